@@ -1,0 +1,203 @@
+"""Configuration: frozen dataclasses, the only place of a default, a range and a unit.
+
+YAML holds what a deployment changes. An unknown key, a wrong type or a value out of range is a `ConfigError`
+that names the nearest valid key or the valid range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ecovla_ros.errors import ConfigError, unknown
+
+METHODS = ("dense", "ecovla", "static", "wanda", "random", "every")
+"""dense: nothing pruned. ecovla: adaptive, triggered (paper). every: refreshed each frame. static: calibration only.
+wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
+
+SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
+RENDERERS = ("auto", "egl", "osmesa", "ray")
+PROFILES = ("gentle", "normal", "fast")
+
+
+def _between(default: float, low: float, high: float, doc: str) -> Any:
+    return field(default=default, metadata={"range": (low, high), "doc": doc})
+
+
+def _one_of(default: str, choices: tuple[str, ...], doc: str) -> Any:
+    return field(default=default, metadata={"choices": choices, "doc": doc})
+
+
+def _doc(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which model, from which checkpoint, and how it runs."""
+
+    model: str = _doc("mini", "name of the model family, see ecovla_ros.build")
+    checkpoint: str = _doc("", "folder of the checkpoint; empty: the one shipped with the package")
+    flow_steps: int = _between(0, 0, 100, "flow-matching (Euler) steps; 0: as the checkpoint was trained for")
+    threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
+    device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
+    seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Environment-aware adaptive pruning (arXiv 2602.00780). Symbols are the paper's."""
+
+    method: str = _one_of("ecovla", METHODS, "what chooses the channels")
+    ratio: float = _between(0.25, 0.0, 0.9, "share of prunable channels left out")
+    sites: tuple[str, ...] = field(
+        default=("lm.mlp",), metadata={"choices": SITE_GROUPS, "doc": "which groups of channels may be pruned"}
+    )
+    skip_layers: tuple[int, ...] = _doc((), "layers that stay dense in every group")
+    p: float = _between(0.05, 0.0, 1.0, "quantile of the similarity history below which a frame triggers (Eq. 6, 7)")
+    window: int = _between(30, 2, 10_000, "T: frames of similarity history")
+    alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
+    decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
+    seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern")
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Playback and guard."""
+
+    profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
+    rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate, Hz")
+    replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm, s")
+    max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped, s")
+    chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused, s")
+    joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold, s")
+    margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits, rad")
+    max_jump_rad: float = _between(0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point, rad")
+
+
+@dataclass(frozen=True)
+class SimConfig:
+    """The built-in simulator."""
+
+    renderer: str = _one_of("ray", RENDERERS, "auto: egl, then osmesa, then ray, the first that draws")
+    width: int = _between(128, 32, 1920, "camera image width, px")
+    height: int = _between(128, 32, 1080, "camera image height, px")
+    task: str = _doc("apple", "apple, bottle or banana")
+    seed: int = _between(0, 0, 2**31 - 1, "seed of the placements")
+    looks: bool = _doc(False, "randomise lights, colours, textures, camera pose and distractors at each reset")
+    image_hz: float = _between(10.0, 1.0, 60.0, "camera rate of the sim node, Hz")
+    state_hz: float = _between(100.0, 10.0, 1000.0, "joint state rate of the sim node, Hz")
+    lock_step: bool = _doc(False, "advance one period per trajectory message instead of with the wall clock")
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """The policy node's inputs."""
+
+    image_age_s: float = _between(0.3, 0.02, 10.0, "no image of a camera for this long: hold, s")
+    sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation, s")
+    deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss, ms")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a deployment may set."""
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    sim: SimConfig = field(default_factory=SimConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
+
+
+def load(path: str | Path) -> Config:
+    """Read a YAML file. Raises ConfigError for a missing file, bad YAML, unknown keys, wrong types and ranges."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration '{path}': {error.strerror}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{path}' is not YAML: {error}") from error
+    return from_mapping(data or {}, str(path))
+
+
+def from_mapping(data: Any, where: str = "configuration") -> Config:
+    """Nested mapping to `Config`. Raises ConfigError."""
+    return typing.cast(Config, _build(Config, data, where))
+
+
+def override(config: Config, **changes: Any) -> Config:
+    """Copy with dotted keys replaced, e.g. `override(c, **{"prune.ratio": 0.4})`. Raises ConfigError."""
+    data = dataclasses.asdict(config)
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        if section not in data or not name:
+            raise ConfigError(unknown("configuration section", key, data))
+        data[section][name] = value
+    return from_mapping(data, "override")
+
+
+def shipped(name: str) -> Path:
+    """Path of a file of config/, in the source tree or installed. Raises ConfigError listing what exists."""
+    for folder in _config_folders():
+        path = folder / name
+        if path.is_file():
+            return path
+    have = sorted({p.name for f in _config_folders() if f.is_dir() for p in f.iterdir() if p.is_file()})
+    raise ConfigError(unknown("configuration file", name, have))
+
+
+def _config_folders() -> tuple[Path, ...]:
+    import sys
+
+    here = Path(__file__).resolve()
+    install = [p / "share" / "ecovla_ros" / "config" for p in here.parents[:6]]
+    return (here.parents[1] / "config", *install, Path(sys.prefix) / "share" / "ecovla_ros" / "config")
+
+
+def _build(cls: type, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a mapping of {', '.join(f.name for f in dataclasses.fields(cls))}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: " + unknown("key", key, fields))
+        here = f"{where}: {key}"
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(typing.cast(type, hints[key]), value, here)
+        else:
+            values[key] = _checked(_typed(hints[key], value, here), fields[key].metadata, here)
+    return cls(**values)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list of {inner.__name__}, got {value!r}")
+        return tuple(_typed(inner, v, where) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _checked(value: Any, meta: Any, where: str) -> Any:
+    for one in value if isinstance(value, tuple) else (value,):
+        if "choices" in meta and one not in meta["choices"]:
+            raise ConfigError(f"{where}: " + unknown("value", one, meta["choices"]))
+        if "range" in meta:
+            low, high = meta["range"]
+            if not low <= one <= high:  # also false for NaN
+                raise ConfigError(f"{where}: {one} is outside [{low}, {high}]")
+    return value

@@ -1,0 +1,110 @@
+"""Values that walk from room to room: frozen, SI units, radians, nanosecond stamps. Imports numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+JOINTS: tuple[str, ...] = tuple(f"joint_{i}" for i in range(1, 8))
+"""Arm joint names in the order of every (7,) array of this package."""
+
+CONTINUOUS: tuple[bool, ...] = (True, False, True, False, True, False, True)
+"""Which arm joints turn without end (reported in [-pi, pi])."""
+
+GRIPPER_JOINT = "robotiq_85_left_knuckle_joint"
+"""Gripper joint of the 2F-85: 0 rad open, `GRIPPER_CLOSED_RAD` closed."""
+
+GRIPPER_CLOSED_RAD = 0.8
+
+CAMERAS: tuple[str, ...] = ("third_person", "wrist")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees at one instant."""
+
+    stamp_ns: int
+    """Stamp of the newest image, nanoseconds of the ROS clock."""
+    images: Mapping[str, np.ndarray]
+    """Camera name -> RGB image, uint8, (H, W, 3)."""
+    joints: np.ndarray
+    """Measured joint positions, rad, (7,), in the order of `JOINTS`."""
+    gripper: float
+    """Measured gripper opening: 0 open, 1 closed."""
+    instruction: str
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """H future actions. Row i is due at `stamp_ns` + (i + 1) * `period_s`."""
+
+    stamp_ns: int
+    """Stamp of the observation this chunk answers."""
+    period_s: float
+    joints: np.ndarray
+    """Absolute joint position targets, rad, (H, 7)."""
+    gripper: np.ndarray
+    """Gripper targets, 0 open .. 1 closed, (H,)."""
+
+    @property
+    def horizon(self) -> int:
+        """Number of actions H."""
+        return len(self.joints)
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """What the arm reports."""
+
+    stamp_ns: int
+    joints: np.ndarray
+    """Positions, rad, (7,)."""
+    velocity: np.ndarray
+    """Velocities, rad/s, (7,)."""
+    gripper: float
+    """0 open .. 1 closed."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One `JointTrajectory` message: strictly rising times after its start, last velocity zero."""
+
+    times_s: np.ndarray
+    """Seconds after the start of the trajectory, (N,)."""
+    positions: np.ndarray
+    """rad, (N, 7)."""
+    velocities: np.ndarray | None = None
+    """rad/s, (N, 7); None: linear interpolation."""
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """Timing and pruning facts of one policy frame."""
+
+    stamp_ns: int
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
+    """Stage name -> milliseconds: decode, encode, trigger, join, prefill, act, post."""
+    total_ms: float = 0.0
+    exposed_ms: float = 0.0
+    """Time the frame waited for the refresh."""
+    refresh_ms: float = 0.0
+    """Duration of the last refresh that has ended."""
+    method: str = "dense"
+    kind: str = "dense"
+    """Which frame this was: dense, sparse or refresh."""
+    similarity: float = float("nan")
+    """Mean cosine similarity of vision tokens with the frame before (Eq. 5); NaN on a first frame."""
+    threshold: float = float("nan")
+    """Sliding quantile the similarity was compared with (Eq. 6)."""
+    triggered: bool = False
+    ratio: float = 0.0
+    """Share of prunable channels left out in this frame."""
+    pattern_age: int = 0
+    """Frames since the pattern last changed."""
+    pattern_id: int = 0
+    swaps: int = 0
+    """Rows swapped by the last refresh that has ended."""
+    fault: str = ""
+    """Why this frame fell back to dense; empty when it did not."""
