@@ -16,8 +16,8 @@ import yaml
 
 from ecovla_ros.errors import ConfigError, unknown
 
-METHODS = ("dense", "ecovla", "static", "wanda", "random", "every")
-"""dense: nothing pruned. ecovla: adaptive, triggered (paper). every: refreshed each frame. static: calibration only.
+METHODS = ("dense", "ecovla", "static", "wanda", "random")
+"""dense: nothing pruned. ecovla: adaptive, triggered (paper). static: calibration only.
 wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")

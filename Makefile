@@ -1,0 +1,36 @@
+# make demo   sets up, drives the three tasks over ROS 2, leaves a bag and a film in out/demo
+# make test   sets up, runs every test
+# Vary: make demo TASK=apple METHOD=dense RATIO=0 SEED=7 OUT=out/mine     make test ARGS="-k wire"     make test ROS=0
+SHELL := /bin/bash
+VENV ?= $(if $(filter 0,$(ROS)),.venv-without-ros,.venv)
+PYTHON ?=
+ROS ?= 1
+TASK ?= all
+METHOD ?= ecovla
+RATIO ?= 0.25
+SEED ?= 0
+OUT ?= out/demo
+ARGS ?=
+
+# A sourced ROS 2 and the wheels of .venv must not meet in one process.
+unexport PYTHONPATH PYTHONHOME CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export AMENT_PREFIX_PATH := $(abspath $(VENV))
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test clean
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+setup:  ## make the virtual environment; a second run needs no network
+	@ROS=$(ROS) tools/setup.sh "$(VENV)" "$(PYTHON)"
+
+demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT)
+	@exec "$(VENV)/bin/ecovla" demo --task "$(TASK)" --method "$(METHOD)" --ratio "$(RATIO)" --seed "$(SEED)" --out "$(OUT)" $(ARGS)
+
+test: setup  ## run every test (ARGS: more for pytest)
+	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
+
+clean:  ## remove what was built; keeps .venv and out
+	rm -rf build install log *.egg-info ecovla_ros/msg ecovla_ros/srv ecovla_ros/*.so "$(VENV)/.ecovla/messages"

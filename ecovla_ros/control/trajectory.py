@@ -1,0 +1,145 @@
+"""What ros2_control's joint_trajectory_controller does with a message, in numpy: the arm's side of the command topic.
+
+Modelled with `interpolate_from_desired_state` on: a new trajectory starts from the last commanded state, replaces the
+running one, and ends at rest holding its last point. Positions alone are interpolated linearly, positions with
+velocities by cubic Hermite splines. Time is handed in as integer nanoseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ecovla_ros.errors import ControlError
+from ecovla_ros.types import CONTINUOUS, JOINTS, Trajectory
+
+NS = 1_000_000_000
+REST_VELOCITY = 1e-5
+"""Largest last velocity that still counts as zero, rad/s (the real controller compares with float epsilon)."""
+
+
+class TrajectoryController:
+    """Holds one trajectory and answers what is commanded now. Not thread-safe: one owner calls it."""
+
+    def __init__(self, positions: np.ndarray) -> None:
+        """Start at rest at `positions` (7,), rad. Raises ControlError unless they are seven finite numbers."""
+        self.hold(positions)
+
+    def hold(self, positions: np.ndarray) -> None:
+        """Drop what is running and command `positions` (7,), rad, at rest. Raises ControlError."""
+        held = np.array(positions, float)
+        if held.shape != (len(JOINTS),) or not np.isfinite(held).all():
+            raise ControlError(f"expected {len(JOINTS)} finite joint positions, got {positions!r}")
+        self._start_ns = 0
+        self._times = np.zeros(1)
+        self._positions = held[None]
+        self._velocities: np.ndarray | None = None
+
+    def accept(
+        self, trajectory: Trajectory, now_ns: int, joint_names: Sequence[str] = JOINTS, stamp_ns: int = 0
+    ) -> None:
+        """Replace the running trajectory from `now_ns` on; `stamp_ns` 0 means that it starts now.
+
+        Raises ControlError, and keeps the running one, for what the real controller refuses: joint names that are not
+        the seven of the arm (any order), times that do not strictly rise, values that are not finite, wrong shapes, a
+        last velocity that is not zero, or a non-zero stamp whose last point lies in the past.
+        """
+        order = _order(joint_names)
+        times, positions, velocities = _checked(trajectory)
+        start_ns = stamp_ns or now_ns
+        if start_ns + times[-1] * NS < now_ns:
+            late = (now_ns - start_ns) / NS - times[-1]
+            raise ControlError(f"the trajectory ended {late:.3f} s ago; stamp it 0 or later than now minus its length")
+        position, velocity = self.sample(now_ns)
+        positions = positions[:, order] + _wrap_offset(position, positions[0, order])
+        velocities = None if velocities is None else velocities[:, order]
+        self._install(start_ns, now_ns, (times, positions, velocities), (position, velocity))
+
+    def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Commanded position (7,), rad, and velocity (7,), rad/s, at `now_ns`."""
+        times = self._times
+        elapsed = (now_ns - self._start_ns) / NS
+        if len(times) == 1 or elapsed >= times[-1]:
+            return self._positions[-1].copy(), np.zeros(len(JOINTS))
+        if elapsed <= times[0]:
+            elapsed = times[0]
+        i = int(np.searchsorted(times, elapsed, side="right"))
+        span, into = times[i] - times[i - 1], elapsed - times[i - 1]
+        p0, p1 = self._positions[i - 1], self._positions[i]
+        if self._velocities is None:
+            slope = (p1 - p0) / span
+            return p0 + slope * into, slope
+        return _hermite(p0, p1, self._velocities[i - 1], self._velocities[i], span, into)
+
+    @property
+    def end_ns(self) -> int:
+        """When the running trajectory comes to rest."""
+        return self._start_ns + round(float(self._times[-1]) * NS)
+
+    def _install(
+        self,
+        start_ns: int,
+        now_ns: int,
+        points: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+        state: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Prepend the commanded `state` at `now_ns` to the points still due; times become relative to `now_ns`."""
+        times = points[0] + (start_ns - now_ns) / NS
+        due = times > 0.0
+        due[-1] = True
+        times = np.maximum(times[due], 1e-9)
+        self._start_ns = now_ns
+        self._times = np.concatenate(([0.0], times))
+        self._positions = np.vstack((state[0], points[1][due]))
+        self._velocities = None if points[2] is None else np.vstack((state[1], points[2][due]))
+
+
+def _order(names: Sequence[str]) -> list[int]:
+    if sorted(names) != sorted(JOINTS):
+        raise ControlError(f"joint names {list(names)} are not the arm's; valid: {', '.join(JOINTS)}, in any order")
+    return [list(names).index(joint) for joint in JOINTS]
+
+
+def _checked(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    times = np.asarray(trajectory.times_s, float)
+    positions = np.asarray(trajectory.positions, float)
+    shape = (len(times) if times.ndim == 1 else 0, len(JOINTS))
+    if shape[0] == 0 or positions.shape != shape:
+        raise ControlError(f"times {times.shape} and positions {positions.shape}; valid: (N,) and (N, 7), N at least 1")
+    if not (np.isfinite(times).all() and np.isfinite(positions).all()):
+        raise ControlError("the trajectory holds NaN or infinity; every time and position must be finite")
+    if times[0] < 0.0 or (np.diff(times) <= 0.0).any():
+        raise ControlError(f"times {times.tolist()} s must not be negative and must strictly rise")
+    if trajectory.velocities is None:
+        return times, positions, None
+    velocities = np.asarray(trajectory.velocities, float)
+    if velocities.shape != shape or not np.isfinite(velocities).all():
+        raise ControlError(f"velocities {velocities.shape} must be finite and of the positions' shape {shape}")
+    if np.abs(velocities[-1]).max() > REST_VELOCITY:
+        raise ControlError(f"the last velocities {velocities[-1].round(4).tolist()} rad/s must be zero")
+    return times, positions, velocities
+
+
+def _wrap_offset(commanded: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Whole turns (7,), rad, that bring the continuous joints of a first point nearest to what is commanded."""
+    turns = np.round((commanded - first) / math.tau)
+    return np.where(CONTINUOUS, turns * math.tau, 0.0)
+
+
+def _hermite(
+    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: float, into: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cubic through (p0, v0) and (p1, v1), `into` seconds after its start of `span` seconds: position, velocity."""
+    s = into / span
+    position = (
+        (2 * s**3 - 3 * s**2 + 1) * p0
+        + (s**3 - 2 * s**2 + s) * span * v0
+        + (3 * s**2 - 2 * s**3) * p1
+        + (s**3 - s**2) * span * v1
+    )
+    velocity = (
+        (6 * s**2 - 6 * s) / span * (p0 - p1) + (3 * s**2 - 4 * s + 1) * v0 + (3 * s**2 - 2 * s) * v1
+    )
+    return position, velocity

@@ -1,0 +1,185 @@
+"""Transformer layers over channel-major weights, the same code for LM and expert, training and inference.
+
+Every row block of a weight belongs to one hidden channel or query head, so that a layer restricted to its first k
+channels is the layer run on the views `w[:k]` (a mask is a permutation; the sparse model is a prefix).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Extend = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
+"""Takes this pass's K and V (B, G, L, head_dim) and gives those to attend to: with the past before them."""
+
+
+class Rope(NamedTuple):
+    """Rotary tables of one pass, each (B or 1, L, 1, head_dim); `sin` carries the sign of the half rotation."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class Use(NamedTuple):
+    """How much of a block runs, and where its energies are added (see models/base.py `Plan`). None: all, nowhere."""
+
+    heads: int | None = None
+    mlp: int | None = None
+    heads_energy: Tensor | None = None
+    mlp_energy: Tensor | None = None
+
+
+FULL = Use()
+
+
+def rope_tables(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and signed sin of positions 0..length-1, each (length, head_dim), float32 (RoFormer, half-split form)."""
+    frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency
+    sin = angle.sin()
+    return torch.cat((angle.cos(),) * 2, -1), torch.cat((-sin, sin), -1)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotary embedding of x (B, L, heads, head_dim): x * cos + (x with swapped halves) * signed sin."""
+    swapped = torch.roll(x, x.shape[-1] // 2, -1)
+    return torch.addcmul(x * rope.cos.to(x.dtype), swapped, rope.sin.to(x.dtype))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention of q (B, G, Lq, head_dim) over k, v (B, G, L, head_dim) where `mask` (B, 1, 1, L) is True.
+
+    The fused kernel, but for bfloat16 gradients on a CPU: there its backward pass takes five times as long as the
+    plain products (torch 2.13, AVX512-BF16).
+    """
+    if not (q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, -1, dtype=q.dtype) @ v
+
+
+def add_energy(buffer: Tensor | None, hidden: Tensor) -> None:
+    """Add sum over the sequence of hidden^2 (1, L, k) to the first k entries of `buffer` (paper, Eq. 8)."""
+    if buffer is not None:
+        buffer[: hidden.shape[-1]] += hidden[0].float().square().sum(0)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's norm: x / rms(x) * (1 + weight), in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) to the same shape; under autocast in the dtype of the products that follow."""
+        out = F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps)
+        device = x.device.type
+        return out.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype)
+
+
+class Mlp(nn.Module):
+    """Gated GELU: (gelu(x gate^T) * (x up^T)) down, each weight (C, width) with `down` stored transposed."""
+
+    def __init__(self, width: int, channels: int, depth: int) -> None:
+        super().__init__()
+        self.gate = weight(channels, width, fan_in=width)
+        self.up = weight(channels, width, fan_in=width)
+        self.down = weight(channels, width, fan_in=2 * depth * channels)
+
+    def forward(self, x: Tensor, kept: int | None = None, energy: Tensor | None = None) -> Tensor:
+        """(B, L, width) to the same shape through the first `kept` channels."""
+        gate, up, down = (w if kept is None else w[:kept] for w in (self.gate, self.up, self.down))
+        hidden = F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up)
+        add_energy(energy, hidden)
+        return hidden @ down
+
+
+class KeyValue(nn.Module):
+    """Norm, and the rows of `vkq` that give V and K: all there is of the LM's last layer."""
+
+    def __init__(self, width: int, kv_heads: int, head_dim: int, eps: float, heads: int = 0) -> None:
+        super().__init__()
+        self.kv_heads, self.head_dim, self.kv_rows = kv_heads, head_dim, 2 * kv_heads * head_dim
+        self.norm = RMSNorm(width, eps)
+        self.vkq = weight(self.kv_rows + heads * head_dim, width, fan_in=width)
+
+    def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """Post-rotary K and V of x (B, L, width), each (B, G, L, head_dim)."""
+        k, v, _ = self.split(F.linear(self.norm(x), self.vkq[: self.kv_rows]), rope)
+        return k, v
+
+    def split(self, vkq: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L, rows) to K, V (B, G, L, head_dim) and Q (B, L, heads, head_dim), K and Q rotated."""
+        rows = vkq.unflatten(-1, (-1, self.head_dim))
+        v, kq = rows[:, :, : self.kv_heads], rotate(rows[:, :, self.kv_heads :], rope)
+        return kq[:, :, : self.kv_heads].transpose(1, 2), v.transpose(1, 2), kq[:, :, self.kv_heads :]
+
+
+class Attention(KeyValue):
+    """Grouped-query attention. Query heads lie rank-major (slot = rank * kv_heads + group), so that every prefix of a
+    multiple of kv_heads slots holds equally many heads of each group, and folding heads into the query sequence is a
+    view: no K/V is repeated and nothing is permuted."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, eps: float, depth: int) -> None:
+        super().__init__(width, kv_heads, head_dim, eps, heads)
+        self.o = weight(heads * head_dim, width, fan_in=2 * depth * heads * head_dim)
+
+    def query(self) -> Tensor:
+        """View of the query rows (heads * head_dim, width)."""
+        return self.vkq[self.kv_rows :]
+
+    def forward(self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: Use) -> Tensor:
+        """(B, L, width) to the same shape. `mask`: (B, 1, 1, keys) bool, True where a key may be seen."""
+        batch, length, _ = x.shape
+        rows = None if use.heads is None else use.heads * self.head_dim
+        vkq = self.vkq if rows is None else self.vkq[: self.kv_rows + rows]
+        k, v, q = self.split(F.linear(self.norm(x), vkq), rope)
+        k, v = extend(k, v)
+        q = q.reshape(batch, -1, self.kv_heads, self.head_dim).transpose(1, 2)
+        hidden = attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
+        add_energy(use.heads_energy, hidden)
+        return hidden @ (self.o if rows is None else self.o[:rows])
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP with residuals."""
+
+    def __init__(
+        self, width: int, mlp: int, heads: int, kv_heads: int, head_dim: int, eps: float, depth: int
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, kv_heads, head_dim, eps, depth)
+        self.norm = RMSNorm(width, eps)
+        self.mlp = Mlp(width, mlp, depth)
+
+    def forward(self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None = None, use: Use = FULL) -> Tensor:
+        """(B, L, width) to the same shape."""
+        x = x + self.attention(x, rope, extend, mask, use)
+        return x + self.mlp(self.norm(x), use.mlp, use.mlp_energy)
+
+
+def run(
+    blocks: Sequence[Block] | nn.ModuleList,
+    x: Tensor,
+    rope: Rope,
+    extends: Sequence[Extend],
+    mask: Tensor | None = None,
+    uses: Sequence[Use] | None = None,
+) -> Tensor:
+    """x (B, L, width) through `blocks`, block i with `extends[i]` and `uses[i]`."""
+    for i, block in enumerate(blocks):
+        x = block(x, rope, extends[i], mask, FULL if uses is None else uses[i])
+    return x
+
+
+def weight(rows: int, columns: int, fan_in: int) -> nn.Parameter:
+    """A (rows, columns) weight, normal with variance 1 / fan_in."""
+    return nn.Parameter(torch.randn(rows, columns) * fan_in**-0.5)

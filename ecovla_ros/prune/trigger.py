@@ -1,0 +1,50 @@
+"""When to refresh the pattern: a sliding quantile of scene similarity (paper, Eq. 6 and 7). Knows no model."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecovla_ros.errors import PruningError
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the trigger says of one frame."""
+
+    fired: bool
+    similarity: float
+    threshold: float
+    """Quantile(H_t, p); NaN while there is no history."""
+
+
+class Trigger:
+    """u_t = 1 iff s_t < Quantile(H_t, p), H_t the last T similarities including s_t.
+
+    A similarity that is not a number (first frame, a camera gone, NaN tokens) fires and stays out of the history:
+    nothing is known of such a scene, and one bad frame must not bend the quantile of the next T.
+    A constant history never fires: nothing is strictly below its own quantile.
+    """
+
+    def __init__(self, p: float, window: int) -> None:
+        if not 0.0 <= p <= 1.0:
+            raise PruningError(f"trigger quantile p = {p}; valid: 0 to 1")
+        if window < 2:
+            raise PruningError(f"trigger window T = {window} frames; valid: 2 or more")
+        self._p = p
+        self._history: deque[float] = deque(maxlen=window)
+
+    def update(self, similarity: float) -> Decision:
+        """Take s_t into the history and decide."""
+        if not math.isfinite(similarity):
+            return Decision(True, similarity, float("nan"))
+        self._history.append(similarity)
+        threshold = float(np.quantile(self._history, self._p))
+        return Decision(similarity < threshold, similarity, threshold)
+
+    def reset(self) -> None:
+        """Forget the history: a new episode, or a clock that jumped."""
+        self._history.clear()

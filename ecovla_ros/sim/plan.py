@@ -1,0 +1,115 @@
+"""The expert's plans: tool poses, one after the other, that pick an object and deliver it. Pure geometry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecovla_ros.control.kinematics import TOOL_DOWN
+
+TILT = math.radians(35.0)
+"""Tool tilt from straight down towards forward for the cabinet: straight down would hit its top."""
+CARRY_HEIGHT = 0.22
+GRASP_HEIGHT = {"apple": 0.034, "banana": 0.026, "bottle": 0.050}
+"""Height of the tool point at the grasp, m."""
+CLOSE_PERIODS, OPEN_PERIODS = 6, 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One tool pose to reach with the gripper in one state, then hold for some periods."""
+
+    position: np.ndarray
+    """m, (3,)."""
+    rotation: np.ndarray
+    """(3, 3)."""
+    closed: float
+    tolerance: float
+    """Distance at which it counts as reached, m."""
+    turn: float
+    """Angle at which it counts as reached, rad."""
+    hold: int = 0
+    """Periods to stay there."""
+    through: float = 0.0
+    """Speed with which to pass, m/s; 0: come to rest."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A grasp: yaw of the jaws, rad, and tool point, m, (3,)."""
+
+    yaw: float
+    point: np.ndarray
+
+
+PICK_STAGES = 4
+"""Approach, descend, close, lift: the plan after them depends on the goal alone."""
+
+
+def turn_z(angle: float) -> np.ndarray:
+    """Rotation (3, 3) about z."""
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _tilted(yaw: float) -> np.ndarray:
+    """Tool rotation (3, 3) leaning forward by `TILT` along the heading `yaw`."""
+    c, s = math.cos(-TILT), math.sin(-TILT)
+    return turn_z(yaw) @ np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]]) @ TOOL_DOWN
+
+
+def pick(name: str, position: np.ndarray, rotation: np.ndarray) -> Pick:
+    """Grasp for an object of that name at `position` (3,) with `rotation` (3, 3)."""
+    point = np.array([position[0], position[1], GRASP_HEIGHT[name]])
+    if name == "banana":
+        point[:2] += (rotation @ np.array([0.0, -0.016, 0.0]))[:2]  # the flesh lies beside the body's origin
+        along = rotation[:, 0]
+        yaw = math.atan2(along[1], along[0])
+        return Pick((yaw + math.pi / 2) % math.pi - math.pi / 2, point)
+    heading = math.atan2(position[1], position[0])
+    return Pick(0.9 * heading if name == "bottle" else min(max(heading, -0.5), 0.5), point)
+
+
+def pick_stages(name: str, grasp: Pick) -> list[Stage]:
+    """Approach, descend, close and lift."""
+    tool = _tilted(grasp.yaw) if name == "bottle" else turn_z(grasp.yaw) @ TOOL_DOWN
+    lifted = grasp.point + np.array([0.0, 0.0, 0.10])
+    if name != "bottle":
+        lifted[2] = CARRY_HEIGHT
+    return [
+        Stage(grasp.point - 0.11 * tool[:, 2], tool, 0.0, 0.02, 0.10, through=0.08),
+        Stage(grasp.point, tool, 0.0, 0.005, 0.06),
+        Stage(grasp.point, tool, 1.0, 0.02, 0.20, hold=CLOSE_PERIODS),
+        Stage(lifted, tool, 1.0, 0.03, 0.30, through=0.10),
+    ]
+
+
+def basket_stages(grasp: Pick, centre: np.ndarray) -> list[Stage]:
+    """Carry over the basket at `centre` (3,), lower, open, retreat upwards."""
+    tool = turn_z(min(max(grasp.yaw, -0.6), 0.6)) @ TOOL_DOWN
+    above, low, away = (np.array([centre[0], centre[1], z]) for z in (CARRY_HEIGHT, 0.125, 0.24))
+    return [
+        Stage(above, tool, 1.0, 0.025, 0.5, through=0.06),
+        Stage(low, tool, 1.0, 0.012, 0.5),
+        Stage(low, tool, 0.0, 0.03, 0.5, hold=OPEN_PERIODS),
+        Stage(away, tool, 0.0, 0.03, 0.5),
+    ]
+
+
+def cabinet_stages(centre: np.ndarray, yaw: float) -> list[Stage]:
+    """Enter the cabinet at `centre` (3,), heading `yaw`, set down, open, retreat the way it came."""
+    tool = _tilted(yaw)
+    inward = np.array([math.cos(yaw), math.sin(yaw), 0.0])
+    inside = np.array([centre[0], centre[1], 0.006 + GRASP_HEIGHT["bottle"] + 0.012])
+    up, deep = np.array([0.0, 0.0, 0.05]), inside - 0.01 * inward
+    down = deep - np.array([0.0, 0.0, 0.010])
+    return [
+        Stage(inside - 0.26 * inward + up, tool, 1.0, 0.03, 0.15, through=0.08),
+        Stage(inside - 0.20 * inward, tool, 1.0, 0.015, 0.08, through=0.05),
+        Stage(deep, tool, 1.0, 0.015, 0.08, through=0.04),
+        Stage(down, tool, 1.0, 0.008, 0.1),
+        Stage(down, tool, 0.0, 0.02, 0.2, hold=OPEN_PERIODS),
+        Stage(deep - 0.23 * inward, tool, 0.0, 0.03, 0.3),
+    ]

@@ -1,0 +1,161 @@
+"""Demonstrations: the expert drives with noise, each frame is labelled with what the clean expert would do next.
+
+Noise comes in pushes of a few periods (a joint offset that lasts), so that the data hold states off the expert's
+path and the way back from them; while the expert closes or opens the gripper it drives without noise.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ecovla_ros.config import SimConfig
+from ecovla_ros.sim.env import KinovaEnv
+from ecovla_ros.sim.expert import Expert
+from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.train.dataset import ShardWriter
+from ecovla_ros.types import CAMERAS
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a data set is made of."""
+
+    episodes: int = 900
+    """Over all tasks, in turn."""
+    seed: int = 1_000_000
+    """Seed of the first episode; evaluation seeds lie below."""
+    renderer: str = "ray"
+    size: int = 96
+    """Policy image size, px."""
+    horizon: int = 16
+    looks: float = 0.25
+    """Share of episodes with randomised looks."""
+    push_rad: float = 0.035
+    """Standard deviation of a push, rad per joint and period."""
+    push_chance: float = 0.12
+    """Chance per period that a push begins."""
+    max_steps: int = 160
+    tail: int = 6
+    """Periods recorded after success: the arm stays where it is."""
+
+
+class Pushes:
+    """Joint offsets of `push_rad` that begin by chance and last two to five periods."""
+
+    def __init__(self, settings: DemoSettings, rng: np.random.Generator) -> None:
+        self._settings, self._rng = settings, rng
+        self._left, self._offset = 0, np.zeros(7)
+
+    def draw(self) -> np.ndarray | None:
+        """Offset of this period, rad (7,), or None."""
+        if self._left == 0 and self._rng.random() < self._settings.push_chance:
+            self._left = int(self._rng.integers(2, 6))
+            self._offset = self._rng.normal(0.0, self._settings.push_rad, 7)
+        if self._left == 0:
+            return None
+        self._left -= 1
+        return self._offset
+
+
+def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dict[str, Any]], bool]:
+    """Drive one episode. Returns its frames (see train.dataset) and whether the task succeeded."""
+    rng = np.random.default_rng(seed)
+    names = list(TASKS)
+    task = names[seed % len(names)]
+    env.reset(task, seed, looks=bool(rng.random() < settings.looks))
+    expert, pushes = Expert(env.world), Pushes(settings, rng)
+    frames: list[dict[str, Any]] = []
+    after = -1
+    for _ in range(settings.max_steps):
+        frames.append(_frame(env, expert, settings, names.index(task), seed))
+        noise = None if expert.gripping else pushes.draw()
+        joints, gripper = expert.act(noise)
+        if env.step(joints, gripper) and after < 0:
+            after = settings.tail
+        if after == 0:
+            return frames, True
+        after -= after > 0
+    return frames, after >= 0
+
+
+def _frame(env: KinovaEnv, expert: Expert, settings: DemoSettings, task: int, seed: int) -> dict[str, Any]:
+    obs, classes = env.observe_labelled()
+    size = (settings.size, settings.size)
+    cells = (settings.size // 4, settings.size // 4)
+    joints, gripper = expert.rollout(settings.horizon)
+    tool, rotation = env.world.tcp()
+    return {
+        "images": np.stack([cv2.resize(obs.images[c], size, interpolation=cv2.INTER_AREA) for c in CAMERAS]),
+        "classes": np.stack(
+            [cv2.resize(classes[c].astype(np.uint8), cells, interpolation=cv2.INTER_NEAREST) for c in CAMERAS]
+        ),
+        "state": np.concatenate([obs.joints, [obs.gripper]]),
+        "actions": np.concatenate([joints, gripper[:, None]], axis=1),
+        "places": env.world.places(),
+        "tool": np.concatenate([tool, rotation.ravel()]),
+        "task": task,
+        "episode": seed,
+    }
+
+
+def collect(
+    folder: Path, settings: DemoSettings, processes: int, progress: Callable[[int, int, float], None]
+) -> None:
+    """Write `settings.episodes` episodes with several processes. `progress(done, total, seconds left)`.
+
+    A shard whose meta.json counts all its episodes is kept: an interrupted run goes on where it stopped.
+    """
+    shards = [
+        (folder / f"shard-{i:03d}", settings, range(settings.seed + i, settings.seed + settings.episodes, processes))
+        for i in range(processes)
+    ]
+    todo = [s for s in shards if _done(s[0]) < len(s[2])]
+    start = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write_shard, args=s) for s in todo]
+    for worker in workers:
+        worker.start()
+    while any(w.is_alive() for w in workers):
+        workers[0].join(2.0)
+        done = sum(_done(s[0]) for s in shards)
+        rate = (time.monotonic() - start) / max(done, 1)
+        progress(done, settings.episodes, rate * (settings.episodes - done))
+        workers = sorted(workers, key=lambda w: not w.is_alive())
+    failed = [w.exitcode for w in workers if w.exitcode]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(workers)} collecting processes ended with {failed}")
+
+
+def _done(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "meta.json").read_text())["episodes"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _write_shard(folder: Path, settings: DemoSettings, seeds: range) -> None:
+    meta: Mapping[str, Any] = {
+        "cameras": list(CAMERAS),
+        "size": settings.size,
+        "horizon": settings.horizon,
+        "renderer": settings.renderer,
+        "instructions": [t.instruction for t in TASKS.values()],
+        "settings": asdict(settings),
+    }
+    writer = ShardWriter(folder, capacity=settings.max_steps * len(seeds), meta=meta)
+    env = KinovaEnv(SimConfig(renderer=settings.renderer))
+    try:
+        for seed in seeds:
+            frames, success = episode(env, seed, settings)
+            writer.append(frames if success else [], success)
+    finally:
+        env.close()

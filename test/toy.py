@@ -1,0 +1,77 @@
+"""A policy of a few lines with real sites: two gated MLP layers in the prefix, one in the action head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
+from ecovla_ros.types import ActionChunk, Observation
+
+WIDTH, CHANNELS, TOKENS, HORIZON = 16, 128, 12, 4
+
+
+class Toy:
+    """Vision tokens are a fixed projection of the image; prefill and act are residual gated MLPs."""
+
+    def __init__(self, seed: int = 0) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.spec = PolicySpec("toy", {"third_person": (4, 4), "wrist": (4, 4)}, HORIZON, 0.1)
+        self._look = torch.randn(48, TOKENS * WIDTH, generator=g) / 7
+        self._out = torch.randn(WIDTH, 8, generator=g)
+        self.sites = [self._site(f"lm.{i}.mlp", "prefill", g) for i in range(2)] + [self._site("expert.0.mlp", "act", g)]
+        self.calibration: dict[str, Tensor] = {}
+
+    def _site(self, key: str, phase: str, g: torch.Generator) -> Site:
+        weights = [torch.randn(CHANNELS, WIDTH, generator=g) / 4 for _ in range(3)]
+        weights[2] *= torch.rand(CHANNELS, 1, generator=g) ** 4  # channels differ in importance
+        group = key.split(".")[0] + ".mlp"
+        return Site(key, group, phase, CHANNELS, 1, tuple(weights[:2]), weights[2])
+
+    def _mlp(self, site: Site, x: Tensor, plan: Plan) -> Tensor:
+        k = plan.kept.get(site.key, site.channels)
+        gate, up = (w[:k] for w in site.producers)
+        n = x / x.square().mean(-1, keepdim=True).sqrt()
+        h = torch.nn.functional.silu(n @ gate.T) * (n @ up.T)
+        if plan.energy is not None and site.key in plan.energy:
+            plan.energy[site.key][:k] += h.float().square().sum(0)
+        return x + h @ site.consumer[:k]
+
+    def encode(self, obs: Observation) -> Seen:
+        vision = {
+            name: (torch.from_numpy(image).float().flatten() / 255 @ self._look).view(TOKENS, WIDTH)
+            for name, image in obs.images.items()
+        }
+        return Seen(vision, torch.cat(list(vision.values())), torch.zeros(8), obs)
+
+    def prefill(self, seen: Seen, plan: Plan) -> Tensor:
+        x = seen.prefix
+        for site in self.sites[:2]:
+            x = self._mlp(site, x, plan)
+        return x.mean(0)
+
+    def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
+        return self._mlp(self.sites[2], handoff + noise @ self._out.T, plan) @ self._out
+
+    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+        values = actions.double().numpy()
+        return ActionChunk(seen.observation.stamp_ns, 0.1, values[:, :7].copy(), values[:, 7].copy())
+
+    def warm_up(self) -> None:
+        return
+
+
+def frames(count: int, seed: int = 0, change_at: tuple[int, ...] = ()) -> list[Observation]:
+    """A scene with a little camera noise that changes wholly at the given frames."""
+    rng = np.random.default_rng(seed)
+    scene = rng.integers(0, 255, (2, 4, 4, 3))
+    out = []
+    for i in range(count):
+        if i in change_at:
+            scene = rng.integers(0, 255, (2, 4, 4, 3))
+        noisy = np.clip(scene + rng.integers(-3, 4, scene.shape), 0, 255).astype(np.uint8)
+        out.append(
+            Observation(i * 100_000_000, {"third_person": noisy[0], "wrist": noisy[1]}, np.zeros(7), 0.0, "go")
+        )
+    return out
