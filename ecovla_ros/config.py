@@ -90,6 +90,7 @@ class SimConfig:
     task: str = _doc("apple", "apple, bottle or banana")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the placements")
     looks: bool = _doc(False, "randomise lights, colours, textures, camera pose and distractors at each reset")
+    episode_s: float = _between(20.0, 1.0, 600.0, "longest episode of an evaluation, s")
     image_hz: float = _between(10.0, 1.0, 60.0, "camera rate of the sim node, Hz")
     state_hz: float = _between(100.0, 10.0, 1000.0, "joint state rate of the sim node, Hz")
     lock_step: bool = _doc(False, "advance one period per trajectory message instead of with the wall clock")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ecovla_ros.control.kinematics import POSITION_LIMIT, joint_velocity, pose_jacobian, rotation_vector
 from ecovla_ros.sim import plan
-from ecovla_ros.sim.plan import PICK_STAGES, Pick, Stage
+from ecovla_ros.sim.plan import Pick, Stage
 from ecovla_ros.sim.world import HOME, World
 
 PERIOD_S = 0.1
@@ -113,16 +113,13 @@ class Expert:
     def _look(self) -> None:
         """Compare the world with the plan: follow a moved object or goal, start over when the grasp is lost."""
         at, axes = self._world.pose(self._world.task.object)
-        stage = self._progress.stage
-        if stage < PICK_STAGES - 2:
-            if self._has_moved(at, axes):
-                self._replan()
-        elif PICK_STAGES - 1 <= stage < len(self._stages) - 2 or self.done:
-            lost = np.linalg.norm(at - self._world.tcp()[0]) > LOST
-            if lost and not self._world.inside() and self._tries < TRIES:
+        phase = "done" if self.done else self._stages[self._progress.stage].phase
+        if phase == "reach" and self._has_moved(at, axes):
+            self._replan()
+        elif phase in ("carry", "done") and self._tries < TRIES and not self._world.inside():
+            if phase == "done" or np.linalg.norm(at - self._world.tcp()[0]) > LOST:
                 self._tries += 1
                 self._replan()
-                return
         if self._goal_has_moved():
             self._goal = self._world.pose(self._world.task.goal)
             self._stages[self._deliver :] = self._deliver_stages()
@@ -141,10 +138,11 @@ class Expert:
         task = self._world.task
         self._object, self._goal = self._world.pose(task.object), self._world.pose(task.goal)
         self._grasp: Pick = plan.pick(task.object, *self._object)
-        clear = self._clear_stages()
-        pick = plan.pick_stages(task.object, self._grasp)
-        self._lead, self._deliver = len(clear), len(clear) + len(pick)
-        self._stages = clear + pick + self._deliver_stages()
+        tool = pose_jacobian(self._world.commanded())[:2]
+        stages = plan.clear_stages(*tool, self._grasp.point) if self._tries else []
+        stages += plan.pick_stages(task.object, self._grasp)
+        self._deliver = len(stages)
+        self._stages = stages + self._deliver_stages()
         self._progress.stage = self._progress.waited = 0
 
     def _deliver_stages(self) -> list[Stage]:
@@ -152,9 +150,6 @@ class Expert:
             return plan.basket_stages(self._grasp, self._goal[0])
         heading = self._goal[1][:, 0]
         return plan.cabinet_stages(self._goal[0], math.atan2(heading[1], heading[0]))
-
-    def _clear_stages(self) -> list[Stage]:
-        return []
 
 
 def _speed(distance: float, cruise: float, braking: float, through: float = 0.0) -> float:

@@ -25,7 +25,8 @@ class Stage:
     """m, (3,)."""
     rotation: np.ndarray
     """(3, 3)."""
-    closed: float
+    phase: str
+    """reach (gripper empty), close, carry, release or leave."""
     tolerance: float
     """Distance at which it counts as reached, m."""
     turn: float
@@ -35,6 +36,11 @@ class Stage:
     through: float = 0.0
     """Speed with which to pass, m/s; 0: come to rest."""
 
+    @property
+    def closed(self) -> float:
+        """Gripper target: 0 open, 1 closed."""
+        return 1.0 if self.phase in ("close", "carry") else 0.0
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -42,10 +48,6 @@ class Pick:
 
     yaw: float
     point: np.ndarray
-
-
-PICK_STAGES = 4
-"""Approach, descend, close, lift: the plan after them depends on the goal alone."""
 
 
 def turn_z(angle: float) -> np.ndarray:
@@ -79,11 +81,25 @@ def pick_stages(name: str, grasp: Pick) -> list[Stage]:
     if name != "bottle":
         lifted[2] = CARRY_HEIGHT
     return [
-        Stage(grasp.point - 0.11 * tool[:, 2], tool, 0.0, 0.02, 0.10, through=0.08),
-        Stage(grasp.point, tool, 0.0, 0.005, 0.06),
-        Stage(grasp.point, tool, 1.0, 0.02, 0.20, hold=CLOSE_PERIODS),
-        Stage(lifted, tool, 1.0, 0.03, 0.30, through=0.10),
+        Stage(grasp.point - 0.11 * tool[:, 2], tool, "reach", 0.02, 0.10, through=0.08),
+        Stage(grasp.point, tool, "reach", 0.005, 0.06),
+        Stage(grasp.point, tool, "close", 0.02, 0.20, hold=CLOSE_PERIODS),
+        Stage(lifted, tool, "carry", 0.03, 0.30, through=0.10),
     ]
+
+
+def clear_stages(position: np.ndarray, rotation: np.ndarray, target: np.ndarray) -> list[Stage]:
+    """Ways out before a new approach to `target` (3,): back along the tool when tilted, then up when low and far."""
+    far = math.hypot(*(target - position)[:2]) > 0.06
+    stages = []
+    if far and rotation[2, 2] > -0.95:
+        heading = rotation[:2, 2] / math.hypot(*rotation[:2, 2])
+        position = position + np.array([-0.20 * heading[0], -0.20 * heading[1], 0.02])
+        stages.append(Stage(position, rotation, "reach", 0.04, 0.2))
+    if far and position[2] < CARRY_HEIGHT - 0.04:
+        up = np.array([position[0], position[1], CARRY_HEIGHT])
+        stages.append(Stage(up, rotation, "reach", 0.03, 0.3))
+    return stages
 
 
 def basket_stages(grasp: Pick, centre: np.ndarray) -> list[Stage]:
@@ -91,10 +107,10 @@ def basket_stages(grasp: Pick, centre: np.ndarray) -> list[Stage]:
     tool = turn_z(min(max(grasp.yaw, -0.6), 0.6)) @ TOOL_DOWN
     above, low, away = (np.array([centre[0], centre[1], z]) for z in (CARRY_HEIGHT, 0.125, 0.24))
     return [
-        Stage(above, tool, 1.0, 0.025, 0.5, through=0.06),
-        Stage(low, tool, 1.0, 0.012, 0.5),
-        Stage(low, tool, 0.0, 0.03, 0.5, hold=OPEN_PERIODS),
-        Stage(away, tool, 0.0, 0.03, 0.5),
+        Stage(above, tool, "carry", 0.025, 0.5, through=0.06),
+        Stage(low, tool, "carry", 0.012, 0.5),
+        Stage(low, tool, "release", 0.03, 0.5, hold=OPEN_PERIODS),
+        Stage(away, tool, "leave", 0.03, 0.5),
     ]
 
 
@@ -106,10 +122,10 @@ def cabinet_stages(centre: np.ndarray, yaw: float) -> list[Stage]:
     up, deep = np.array([0.0, 0.0, 0.05]), inside - 0.01 * inward
     down = deep - np.array([0.0, 0.0, 0.010])
     return [
-        Stage(inside - 0.26 * inward + up, tool, 1.0, 0.03, 0.15, through=0.08),
-        Stage(inside - 0.20 * inward, tool, 1.0, 0.015, 0.08, through=0.05),
-        Stage(deep, tool, 1.0, 0.015, 0.08, through=0.04),
-        Stage(down, tool, 1.0, 0.008, 0.1),
-        Stage(down, tool, 0.0, 0.02, 0.2, hold=OPEN_PERIODS),
-        Stage(deep - 0.23 * inward, tool, 0.0, 0.03, 0.3),
+        Stage(inside - 0.26 * inward + up, tool, "carry", 0.03, 0.15, through=0.08),
+        Stage(inside - 0.20 * inward, tool, "carry", 0.015, 0.08, through=0.05),
+        Stage(deep, tool, "carry", 0.015, 0.08, through=0.04),
+        Stage(down, tool, "carry", 0.008, 0.1),
+        Stage(down, tool, "release", 0.02, 0.2, hold=OPEN_PERIODS),
+        Stage(deep - 0.23 * inward, tool, "leave", 0.03, 0.3),
     ]

@@ -65,7 +65,7 @@ def _set_options(spec: Any, width: int, height: int) -> None:
     visual.global_.offwidth, visual.global_.offheight = width, height
     visual.quality.shadowsize, visual.quality.offsamples = 512, 0
     visual.quality.numslices, visual.quality.numstacks = 16, 8
-    visual.headlight.ambient, visual.headlight.diffuse = [0.35] * 3, [0.25] * 3
+    visual.headlight.ambient, visual.headlight.diffuse = [0.36] * 3, [0.14] * 3
     visual.headlight.specular = [0.0] * 3
     visual.map.znear, visual.map.zfar = 0.02, 20
     spec.stat.extent, spec.stat.center = 1.0, [0.4, 0, 0.2]
@@ -87,7 +87,7 @@ def _add_room(spec: Any) -> None:
     world.add_geom(name="floor", type=geom.mjGEOM_PLANE, material="floor", **floor)
     table = {"pos": [0.40, 0, -0.02], "size": [0.55, 0.70, 0.02], "friction": [0.9, 0.01, 0.001]}
     world.add_geom(name="table", type=geom.mjGEOM_BOX, material="table", **table, **SOLID)
-    for name, eye, aim, level in (("key", (0.2, -0.8, 2.0), (0.15, 0.35, -1), 0.6), ("fill", (1, 1, 1.8), (-0.4, -0.5, -1), 0.25)):
+    for name, eye, aim, level in (("key", (0.2, -0.8, 2.0), (0.15, 0.35, -1), 0.50), ("fill", (1, 1, 1.8), (-0.4, -0.5, -1), 0.18)):
         light = world.add_light(name=name, pos=eye, dir=aim, diffuse=[level] * 3, castshadow=False)
         light.type, light.specular = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, [0.1] * 3
 

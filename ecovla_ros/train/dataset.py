@@ -44,7 +44,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, capacity: int, meta: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._capacity = folder, capacity
+        self._folder = folder
         self._meta = dict(meta, frames=0, episodes=0, successes=0)
         shapes = layout(len(meta["cameras"]), meta["size"], meta["horizon"])
         self._arrays = {
@@ -52,17 +52,15 @@ class ShardWriter:
             for name, (dtype, shape) in shapes.items()
         }
 
-    def append(self, frames: list[Mapping[str, Any]], success: bool) -> bool:
-        """Write one episode; False, and nothing written, when the shard is full."""
+    def append(self, frames: list[Mapping[str, Any]]) -> None:
+        """Write one episode; without frames it is only counted, as one that failed and is not worth imitating."""
         at = self._meta["frames"]
-        if at + len(frames) > self._capacity:
-            return False
         for name, array in self._arrays.items():
-            array[at : at + len(frames)] = np.stack([f[name] for f in frames])
-            array.flush()
+            if frames:
+                array[at : at + len(frames)] = np.stack([f[name] for f in frames])
         self._meta["frames"] += len(frames)
         self._meta["episodes"] += 1
-        self._meta["successes"] += int(success)
+        self._meta["successes"] += bool(frames)
         partial = self._folder / "meta.json.partial"
         partial.write_text(json.dumps(self._meta, indent=1))
         partial.replace(self._folder / "meta.json")

@@ -21,7 +21,7 @@ from ecovla_ros.config import SimConfig
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.expert import Expert
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train.dataset import ShardWriter
+from ecovla_ros.train.dataset import PLACES, ShardWriter
 from ecovla_ros.types import CAMERAS
 
 
@@ -39,8 +39,8 @@ class DemoSettings:
     horizon: int = 16
     looks: float = 0.25
     """Share of episodes with randomised looks."""
-    push_rad: float = 0.035
-    """Standard deviation of a push, rad per joint and period."""
+    push_rad: float = 0.016
+    """Largest standard deviation of a push, rad per joint and period; each episode draws its own up to it."""
     push_chance: float = 0.12
     """Chance per period that a push begins."""
     max_steps: int = 160
@@ -48,18 +48,23 @@ class DemoSettings:
     """Periods recorded after success: the arm stays where it is."""
 
 
+CALM_PERIODS = 8
+"""Periods without pushes from four before the gripper is told to move until its hold has passed."""
+
+
 class Pushes:
     """Joint offsets of `push_rad` that begin by chance and last two to five periods."""
 
     def __init__(self, settings: DemoSettings, rng: np.random.Generator) -> None:
         self._settings, self._rng = settings, rng
+        self._deviation = settings.push_rad * rng.random()
         self._left, self._offset = 0, np.zeros(7)
 
     def draw(self) -> np.ndarray | None:
         """Offset of this period, rad (7,), or None."""
         if self._left == 0 and self._rng.random() < self._settings.push_chance:
             self._left = int(self._rng.integers(2, 6))
-            self._offset = self._rng.normal(0.0, self._settings.push_rad, 7)
+            self._offset = self._rng.normal(0.0, self._deviation, 7)
         if self._left == 0:
             return None
         self._left -= 1
@@ -74,11 +79,12 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
     env.reset(task, seed, looks=bool(rng.random() < settings.looks))
     expert, pushes = Expert(env.world), Pushes(settings, rng)
     frames: list[dict[str, Any]] = []
-    after = -1
+    after, calm = -1, 0
     for _ in range(settings.max_steps):
-        frames.append(_frame(env, expert, settings, names.index(task), seed))
-        noise = None if expert.gripping else pushes.draw()
-        joints, gripper = expert.act(noise)
+        frame = _frame(env, expert, settings, names.index(task), seed)
+        frames.append(frame)
+        calm = CALM_PERIODS if np.ptp(frame["actions"][:4, 7]) > 0 else calm - 1
+        joints, gripper = expert.act(None if calm > 0 else pushes.draw())
         if env.step(joints, gripper) and after < 0:
             after = settings.tail
         if after == 0:
@@ -88,23 +94,33 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
 
 
 def _frame(env: KinovaEnv, expert: Expert, settings: DemoSettings, task: int, seed: int) -> dict[str, Any]:
-    obs, classes = env.observe_labelled()
+    images, classes = _views(env)
+    arm = env.world.arm_state()
     size = (settings.size, settings.size)
     cells = (settings.size // 4, settings.size // 4)
     joints, gripper = expert.rollout(settings.horizon)
     tool, rotation = env.world.tcp()
     return {
-        "images": np.stack([cv2.resize(obs.images[c], size, interpolation=cv2.INTER_AREA) for c in CAMERAS]),
+        "images": np.stack([cv2.resize(images[c], size, interpolation=cv2.INTER_AREA) for c in CAMERAS]),
         "classes": np.stack(
             [cv2.resize(classes[c].astype(np.uint8), cells, interpolation=cv2.INTER_NEAREST) for c in CAMERAS]
         ),
-        "state": np.concatenate([obs.joints, [obs.gripper]]),
+        "state": np.concatenate([arm.joints, [arm.gripper]]),
         "actions": np.concatenate([joints, gripper[:, None]], axis=1),
-        "places": env.world.places(),
+        "places": np.stack([env.world.pose(name)[0] for name in PLACES]),
         "tool": np.concatenate([tool, rotation.ravel()]),
         "task": task,
         "episode": seed,
     }
+
+
+def _views(env: KinovaEnv) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Images and class maps of every camera, of one snapshot."""
+    env.renderer.snapshot(env.world.data)
+    images, classes = {}, {}
+    for camera in CAMERAS:
+        images[camera], classes[camera] = env.renderer.render(camera), env.renderer.segmentation(camera)
+    return images, classes
 
 
 def collect(
@@ -156,6 +172,6 @@ def _write_shard(folder: Path, settings: DemoSettings, seeds: range) -> None:
     try:
         for seed in seeds:
             frames, success = episode(env, seed, settings)
-            writer.append(frames if success else [], success)
+            writer.append(frames if success else [])
     finally:
         env.close()

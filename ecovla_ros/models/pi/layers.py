@@ -6,7 +6,7 @@ channels is the layer run on the views `w[:k]` (a mask is a permutation; the spa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -167,7 +167,7 @@ class Block(nn.Module):
 
 
 def run(
-    blocks: Sequence[Block] | nn.ModuleList,
+    blocks: Iterable[nn.Module],
     x: Tensor,
     rope: Rope,
     extends: Sequence[Extend],

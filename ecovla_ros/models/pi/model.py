@@ -110,7 +110,7 @@ class PiModel(nn.Module):
         past: list[KV] = []
         extends: list[Extend] = [partial(_append_keep, past, *layer) for layer in kv]
         x = self.state_in(state)[:, None].to(self.state_in.weight.dtype)
-        x = run(self.expert[:-1], x, rope, extends, key_mask(seen))
+        x = run(list(self.expert)[:-1], x, rope, extends, key_mask(seen))
         extends[-1](*self.expert[-1].attention.keys_values(x, rope))
         return past, seen
 

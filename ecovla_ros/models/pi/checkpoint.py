@@ -1,0 +1,153 @@
+"""A checkpoint is a folder: model.safetensors, config.json, tokenizer.json. Read strictly: nothing is guessed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ecovla_ros.errors import CheckpointError, unknown
+from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.pi.config import PiConfig
+from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.models.pi.normalise import Normaliser
+from ecovla_ros.models.pi.policy import PiPolicy
+from ecovla_ros.models.pi.prompt import Prompt
+from ecovla_ros.models.pi.sites import sites
+
+FAMILY = "pi"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+SECTIONS = ("family", "model", "spec", "normaliser", "training")
+CALIBRATION = "calibration."
+"""Prefix of the optional calibration energies in the weights file, before the site key."""
+
+
+def save(
+    folder: str | Path,
+    model: PiModel,
+    normaliser: Normaliser,
+    prompt: Prompt,
+    spec: PolicySpec,
+    training: Mapping[str, Any],
+    calibration: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a checkpoint. `training`: settings for the record, JSON values. `calibration`: site key -> energies
+    (C * unit,) in channel order, of a model whose rows are in channel order too. Raises CheckpointError."""
+    energies = dict(calibration or {})
+    _check_calibration(energies, model)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors |= {CALIBRATION + k: v.detach().float().cpu().contiguous() for k, v in energies.items()}
+    document = {
+        "family": FAMILY,
+        "model": model.config.to_dict(),
+        "spec": dataclasses.asdict(spec),
+        "normaliser": normaliser.to_dict(),
+        "training": dict(training),
+    }
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path / WEIGHTS)
+    (path / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    prompt.save(path / TOKENIZER)
+
+
+def load(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, flow_steps: int = 0
+) -> PiPolicy:
+    """Read a checkpoint written by `save`. `flow_steps` 0: as it was trained for.
+
+    Raises CheckpointError: a missing, truncated or foreign file, missing or extra weights, a wrong shape, bad statistics.
+    """
+    path = Path(folder)
+    document = _document(path)
+    config = PiConfig.from_dict(document["model"])
+    spec, normaliser = _spec(document["spec"]), Normaliser.from_dict(document["normaliser"])
+    prompt = Prompt.load(path / TOKENIZER, config.max_prompt)
+    tensors = _tensors(path / WEIGHTS)
+    energies = {k.removeprefix(CALIBRATION): tensors.pop(k).float() for k in list(tensors) if k.startswith(CALIBRATION)}
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in PiModel(config).state_dict().items()}
+    _check_weights({k: v.shape for k, v in tensors.items()}, shapes)
+    model = PiModel(config)
+    model.load_state_dict(tensors, strict=True)
+    model.to(device=device, dtype=dtype)
+    _check_calibration(energies, model)
+    energies = {k: v.to(device) for k, v in energies.items()}
+    return PiPolicy(model, spec, normaliser, prompt, flow_steps, energies)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint folder '{path}'; it must hold {WEIGHTS}, {CONFIG} and {TOKENIZER}")
+    for name in (WEIGHTS, CONFIG, TOKENIZER):
+        if not (path / name).is_file():
+            have = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
+            raise CheckpointError(f"'{path}' has no {name}; found: {have}")
+    try:
+        document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path / CONFIG}' is not JSON: {error}") from error
+    family = document.get("family") if isinstance(document, dict) else None
+    if family != FAMILY:
+        raise CheckpointError(f"'{path / CONFIG}': family is {family!r}, this loader reads '{FAMILY}'")
+    for key in document:
+        if key not in SECTIONS:
+            raise CheckpointError(f"'{path / CONFIG}': " + unknown("section", key, SECTIONS))
+    missing = [key for key in SECTIONS if key not in document]
+    if missing:
+        raise CheckpointError(f"'{path / CONFIG}' has no section {', '.join(missing)}")
+    return document
+
+
+def _spec(data: Any) -> PolicySpec:
+    fields = {f.name: f for f in dataclasses.fields(PolicySpec)}
+    if not isinstance(data, dict):
+        raise CheckpointError(f"spec: expected a mapping of {', '.join(fields)}")
+    for key in data:
+        if key not in fields:
+            raise CheckpointError("spec: " + unknown("key", key, fields))
+    try:
+        values = dict(data)
+        values["cameras"] = {str(k): (int(v[0]), int(v[1])) for k, v in data["cameras"].items()}
+        values["instructions"] = tuple(str(text) for text in data.get("instructions", ()))
+        values["period_s"] = float(data["period_s"])
+        spec = PolicySpec(**values)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"spec is malformed: {error!r}; needed: {', '.join(fields)}") from error
+    if not 0.0 < spec.period_s < 10.0:
+        raise CheckpointError(f"spec: period_s must be within (0, 10) s, got {spec.period_s}")
+    return spec
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is not a complete safetensors file: {error}") from error
+
+
+def _check_weights(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+    for what, names in (("missing", expected.keys() - found.keys()), ("unknown", found.keys() - expected.keys())):
+        if names:
+            raise CheckpointError(f"{len(names)} {what} weights: {', '.join(sorted(names)[:5])}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CheckpointError(f"weight {name} has shape {tuple(found[name])}; the configuration needs {tuple(shape)}")
+
+
+def _check_calibration(energies: Mapping[str, Tensor], model: PiModel) -> None:
+    known = {site.key: site.channels * site.unit for site in sites(model, 1)}
+    for key, energy in energies.items():
+        if key not in known:
+            raise CheckpointError("calibration: " + unknown("site", key, known))
+        if energy.shape != (known[key],):
+            raise CheckpointError(f"calibration of {key} has shape {tuple(energy.shape)}; needed: ({known[key]},)")
+        if not bool(torch.isfinite(energy).all()) or bool((energy < 0).any()):
+            raise CheckpointError(f"calibration of {key} must be finite and not negative")

@@ -1,0 +1,80 @@
+"""Instructions to token ids. A word-level tokenizer for policies trained on few instructions; any saved one is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from ecovla_ros.errors import CheckpointError, ObservationError
+
+PAD, UNKNOWN = "<pad>", "<unknown>"
+
+
+class Prompt:
+    """A tokenizer and the longest prompt of its model."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self._unknown = tokenizer.token_to_id(UNKNOWN)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], max_tokens: int) -> Prompt:
+        """The words of `texts`, lower-cased, in alphabetical order after `<pad>` (id 0) and `<unknown>` (id 1)."""
+        words = sorted({word for text in texts for word in _split(text)})
+        ids = {word: i for i, word in enumerate((PAD, UNKNOWN, *words))}
+        tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        return cls(tokenizer, max_tokens)
+
+    @classmethod
+    def load(cls, path: str | Path, max_tokens: int) -> Prompt:
+        """Read tokenizer.json. Raises CheckpointError."""
+        try:
+            return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")), max_tokens)
+        except OSError as error:
+            raise CheckpointError(f"cannot read tokenizer '{path}': {error.strerror}") from error
+        except Exception as error:  # the bindings raise bare Exception for every kind of malformed file
+            raise CheckpointError(f"'{path}' is not a tokenizer.json: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json."""
+        Path(path).write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+
+    @property
+    def size(self) -> int:
+        """Number of tokens: the least `vocab` a model for this tokenizer can have."""
+        return self.tokenizer.get_vocab_size()
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of `text`, without padding. Raises ObservationError: empty, too long, or with unknown words."""
+        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        if not encoded.ids:
+            raise ObservationError("empty instruction: say what to do, e.g. 'place the apple in the basket'")
+        if self._unknown is not None and self._unknown in encoded.ids:
+            bad = [text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets) if i == self._unknown]
+            known = sorted(set(self.tokenizer.get_vocab()) - {PAD, UNKNOWN})
+            raise ObservationError(f"instruction '{text}' has unknown words: {', '.join(bad)}; known: {', '.join(known)}")
+        if len(encoded.ids) > self.max_tokens:
+            raise ObservationError(f"instruction of {len(encoded.ids)} tokens; at most {self.max_tokens}: '{text}'")
+        return encoded.ids
+
+    def example(self) -> str:
+        """Some valid instruction."""
+        words = sorted(set(self.tokenizer.get_vocab()) - {PAD, UNKNOWN})
+        return next(word for word in words if word.isalpha())
+
+    def batch(self, texts: Iterable[str]) -> tuple[list[list[int]], list[list[bool]]]:
+        """Ids padded on the right to the longest of `texts`, and which are not padding. Raises ObservationError."""
+        rows = [self.ids(text) for text in texts]
+        longest = max((len(row) for row in rows), default=0)
+        ids = [row + [0] * (longest - len(row)) for row in rows]
+        return ids, [[i < len(row) for i in range(longest)] for row in rows]
+
+
+def _split(text: str) -> list[str]:
+    pieces = pre_tokenizers.Whitespace().pre_tokenize_str(text.lower())
+    return [piece for piece, _ in pieces]

@@ -1,0 +1,30 @@
+"""Messages to values and back, by field name: the same code serves rclpy's messages and those read from a bag.
+
+Nothing here imports ROS. A `fill_...` function writes into the message it is handed and gives it back.
+"""
+
+from __future__ import annotations
+
+from ecovla_ros.wire.arm import arm_state, fill_gripper, fill_joint_state, fill_trajectory, gripper, trajectory
+from ecovla_ros.wire.fields import set_stamp, stamp_ns
+from ecovla_ros.wire.frames import chunk, fill_chunk, fill_latency, fill_pruning, observation
+from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
+
+__all__ = [
+    "arm_state",
+    "chunk",
+    "decode_image",
+    "fill_camera_info",
+    "fill_chunk",
+    "fill_gripper",
+    "fill_image",
+    "fill_joint_state",
+    "fill_latency",
+    "fill_pruning",
+    "fill_trajectory",
+    "gripper",
+    "observation",
+    "set_stamp",
+    "stamp_ns",
+    "trajectory",
+]

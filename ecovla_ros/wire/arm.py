@@ -1,0 +1,101 @@
+"""What the arm says and what it is told: joint states and trajectories, joints by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState, Trajectory
+from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
+
+
+def arm_state(msg: Any) -> ArmState:
+    """sensor_msgs/JointState to the arm's state: by name, in any order, other joints ignored.
+
+    A message without velocities counts as an arm at rest. Raises ObservationError for joints that are missing or named
+    twice, for lengths that do not agree, and for values that are not finite.
+    """
+    names = list(msg.name)
+    wanted = (*JOINTS, GRIPPER_JOINT)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ObservationError(f"joint_states lacks {', '.join(missing)}; it holds: {', '.join(names) or 'no joint'}")
+    twice = sorted({name for name in wanted if names.count(name) > 1})
+    if twice:
+        raise ObservationError(f"joint_states names {', '.join(twice)} more than once; valid: each joint once")
+    if len(msg.position) != len(names) or len(msg.velocity) not in (0, len(names)):
+        raise ObservationError(
+            f"joint_states has {len(names)} names, {len(msg.position)} positions and {len(msg.velocity)} velocities; "
+            "valid: as many positions as names, and as many velocities or none"
+        )
+    at = [names.index(name) for name in wanted]
+    position = np.array([msg.position[i] for i in at], float)
+    velocity = np.array([msg.velocity[i] if len(msg.velocity) else 0.0 for i in at[:-1]], float)
+    broken = [n for n, p, v in zip(wanted, position, [*velocity, 0.0]) if not (math.isfinite(p) and math.isfinite(v))]
+    if broken:
+        raise ObservationError(f"joint_states is not finite for {', '.join(broken)}; valid: finite rad and rad/s")
+    closed = min(max(float(position[-1]) / GRIPPER_CLOSED_RAD, 0.0), 1.0)
+    return ArmState(stamp_ns(msg.header.stamp), position[:-1], velocity, closed)
+
+
+def fill_joint_state(msg: Any, state: ArmState, ns: int) -> Any:
+    """Arm and gripper into a sensor_msgs/JointState, as the driver of the real arm publishes them."""
+    set_stamp(msg.header.stamp, ns)
+    msg.name = [*JOINTS, GRIPPER_JOINT]
+    msg.position = sequence(msg.position, "d", np.append(state.joints, state.gripper * GRIPPER_CLOSED_RAD))
+    msg.velocity = sequence(msg.velocity, "d", np.append(state.velocity, 0.0))
+    return msg
+
+
+def fill_trajectory(
+    msg: Any, trajectory: Trajectory, point: Callable[[], Any], names: Sequence[str] = JOINTS
+) -> Any:
+    """Trajectory into a trajectory_msgs/JointTrajectory that starts on arrival (stamp 0). `point`: its point's type."""
+    msg.joint_names = list(names)
+    msg.points = [point() for _ in trajectory.times_s]
+    for i, (target, seconds) in enumerate(zip(msg.points, trajectory.times_s)):
+        set_stamp(target.time_from_start, round(float(seconds) * NS))
+        target.positions = sequence(target.positions, "d", trajectory.positions[i])
+        if trajectory.velocities is not None:
+            target.velocities = sequence(target.velocities, "d", trajectory.velocities[i])
+    return msg
+
+
+def trajectory(msg: Any) -> Trajectory:
+    """trajectory_msgs/JointTrajectory to a trajectory, columns in the order of its `joint_names`.
+
+    Raises ControlError for no point, or points whose lengths do not agree. The controller judges the rest.
+    """
+    width, points = len(msg.joint_names), list(msg.points)
+    if not points:
+        raise ControlError("a trajectory without points; valid: at least one")
+    for field in ("positions", "velocities"):
+        sizes = {len(getattr(point, field)) for point in points}
+        if sizes != {width} and not (field == "velocities" and sizes == {0}):
+            raise ControlError(f"{width} joint names and {field} of {sorted(sizes)}; valid: {width} in every point")
+    velocities = [point.velocities for point in points] if len(points[0].velocities) else None
+    return Trajectory(
+        np.array([stamp_ns(point.time_from_start) / NS for point in points]),
+        np.array([point.positions for point in points], float),
+        None if velocities is None else np.array(velocities, float),
+    )
+
+
+def fill_gripper(msg: Any, closed: float, duration_s: float, point: Callable[[], Any]) -> Any:
+    """Gripper target, 0 open .. 1 closed, into a trajectory_msgs/JointTrajectory that takes `duration_s`."""
+    target = np.array([[closed * GRIPPER_CLOSED_RAD]])
+    return fill_trajectory(msg, Trajectory(np.array([duration_s]), target), point, (GRIPPER_JOINT,))
+
+
+def gripper(msg: Any) -> float:
+    """trajectory_msgs/JointTrajectory of the gripper to its last target, 0 open .. 1 closed. Raises ControlError."""
+    if list(msg.joint_names) != [GRIPPER_JOINT]:
+        raise ControlError(f"gripper trajectory for {list(msg.joint_names)}; valid: {GRIPPER_JOINT}")
+    target = float(trajectory(msg).positions[-1, 0])
+    if not -0.01 <= target <= GRIPPER_CLOSED_RAD + 0.01:
+        raise ControlError(f"gripper target {target} rad; valid: 0 (open) to {GRIPPER_CLOSED_RAD} (closed)")
+    return min(max(target / GRIPPER_CLOSED_RAD, 0.0), 1.0)

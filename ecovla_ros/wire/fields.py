@@ -1,0 +1,30 @@
+"""Stamps and number sequences of messages, whether rclpy's or those read from a bag."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+
+NS = 1_000_000_000
+
+
+def stamp_ns(stamp: Any) -> int:
+    """builtin_interfaces/Time or Duration to nanoseconds."""
+    return int(stamp.sec) * NS + int(stamp.nanosec)
+
+
+def set_stamp(stamp: Any, ns: int) -> None:
+    """Nanoseconds into a builtin_interfaces/Time or Duration."""
+    stamp.sec, stamp.nanosec = divmod(int(ns), NS)
+
+
+def sequence(like: Any, code: str, values: np.ndarray) -> Any:
+    """Values as a message holds them: numpy from a bag, array.array in rclpy (its setters copy anything else slowly)."""
+    flat = np.ascontiguousarray(values, np.uint8 if code == "B" else np.float64).ravel()
+    if isinstance(like, np.ndarray):
+        return flat
+    filled = array(code)
+    filled.frombytes(flat.view(np.uint8).data)
+    return filled

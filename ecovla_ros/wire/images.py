@@ -1,0 +1,78 @@
+"""Images to RGB arrays and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ecovla_ros.errors import ObservationError, unknown
+from ecovla_ros.wire.fields import sequence, set_stamp
+
+CHANNELS: dict[str, tuple[int, ...]] = {
+    "rgb8": (0, 1, 2),
+    "bgr8": (2, 1, 0),
+    "rgba8": (0, 1, 2),
+    "bgra8": (2, 1, 0),
+    "mono8": (0, 0, 0),
+}
+"""Image encoding -> where red, green and blue stand in a pixel."""
+_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+_CODECS = ("jpeg", "jpg", "png")
+_MAX_SIDE = 16_384
+
+
+def decode_image(msg: Any, name: str = "image") -> np.ndarray:
+    """sensor_msgs/Image or CompressedImage to RGB, uint8, (H, W, 3). Row padding (`step`) is honoured.
+
+    Raises ObservationError, naming the camera `name`, for another encoding or for data that do not fit the size.
+    """
+    if hasattr(msg, "encoding"):
+        return _raw(msg, name)
+    codec = str(msg.format).lower()
+    if not any(known in codec for known in _CODECS):
+        raise ObservationError(f"{name}: " + unknown("compressed format", msg.format, ("jpeg", "png")))
+    data = np.frombuffer(msg.data, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise ObservationError(f"{name}: {data.size} bytes of '{msg.format}' do not decode; valid: a whole jpeg or png")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _raw(msg: Any, name: str) -> np.ndarray:
+    if msg.encoding not in CHANNELS:
+        raise ObservationError(f"{name}: " + unknown("image encoding", msg.encoding, CHANNELS))
+    height, width, step, unit = int(msg.height), int(msg.width), int(msg.step), _BYTES[msg.encoding]
+    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
+        raise ObservationError(f"{name}: size {width} x {height} px; valid: 1 to {_MAX_SIDE} px a side")
+    data = np.frombuffer(msg.data, np.uint8)
+    if step < width * unit or data.size < height * step - (step - width * unit):
+        raise ObservationError(
+            f"{name}: {data.size} bytes with step {step} are not {width} x {height} px of {msg.encoding}; valid: a step "
+            f"of at least {width * unit} and step x height bytes"
+        )
+    rows = np.lib.stride_tricks.as_strided(data, (height, width, unit), (step, unit, 1), writeable=False)
+    return np.ascontiguousarray(rows[..., CHANNELS[msg.encoding]])
+
+
+def fill_image(msg: Any, image: np.ndarray, ns: int, frame: str) -> Any:
+    """RGB uint8 (H, W, 3) into a sensor_msgs/Image."""
+    set_stamp(msg.header.stamp, ns)
+    msg.header.frame_id = frame
+    msg.height, msg.width = image.shape[:2]
+    msg.encoding, msg.is_bigendian, msg.step = "rgb8", 0, 3 * image.shape[1]
+    msg.data = sequence(msg.data, "B", image)
+    return msg
+
+
+def fill_camera_info(msg: Any, intrinsics: tuple[float, float, float, float], size: tuple[int, int], ns: int) -> Any:
+    """Pinhole intrinsics (fx, fy, cx, cy), px, of an image (width, height) into a sensor_msgs/CameraInfo."""
+    fx, fy, cx, cy = intrinsics
+    set_stamp(msg.header.stamp, ns)
+    msg.width, msg.height = size
+    msg.distortion_model, msg.d = "plumb_bob", [0.0] * 5
+    msg.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+    msg.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    msg.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return msg
