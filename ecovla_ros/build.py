@@ -35,16 +35,15 @@ def device_of(config: PolicyConfig) -> torch.device:
 
 
 def policy(config: PolicyConfig) -> Any:
-    """Load a policy, set its threads and flow steps, and run every shape once.
+    """Load a policy, set torch's threads, and run every shape once.
 
     Raises ConfigError for an unknown model and CheckpointError for a checkpoint that does not fit.
     """
     folder = checkpoint_of(config)
     module, _, function = MODELS[config.model].partition(":")
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
-    loaded = getattr(importlib.import_module(module), function)(folder, device_of(config), torch.float32)
-    if config.flow_steps:
-        loaded.set_flow_steps(config.flow_steps)
+    load = getattr(importlib.import_module(module), function)
+    loaded = load(folder, device_of(config), torch.float32, flow_steps=config.flow_steps)
     loaded.warm_up()
     return loaded
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,20 @@ def override(config: Config, **changes: Any) -> Config:
             raise ConfigError(unknown("configuration section", key, data))
         data[section][name] = value
     return from_mapping(data, "override")
+
+
+def override_texts(config: Config, texts: Sequence[str]) -> Config:
+    """Copy with "section.key=value" texts applied, values read as YAML. Raises ConfigError."""
+    changes = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"'{text}' is not an override; valid: section.key=value, e.g. prune.ratio=0.4")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"'{text}': the value is not YAML") from error
+    return override(config, **changes)
 
 
 def shipped(name: str) -> Path:

@@ -92,6 +92,11 @@ class Engine:
         self._streams.rest()
         return Step(chunk, self._report(obs, decision, plan, fault))
 
+    @property
+    def sparse_plan(self) -> dict[str, int]:
+        """Site key -> channels a sparse frame runs; empty when dense."""
+        return {} if self._refresh is None else dict(self._refresh.sparse.kept)
+
     def settle(self) -> None:
         """Wait until the pattern of the last frame is in place."""
         self._streams.join()

@@ -9,12 +9,8 @@ import numpy as np
 from ecovla_ros.config import SimConfig
 from ecovla_ros.sim import events, render
 from ecovla_ros.sim.events import Event
-from ecovla_ros.sim.world import TICK_NS, World
+from ecovla_ros.sim.world import PERIOD_TICKS, TICK_NS, World
 from ecovla_ros.types import CAMERAS, Observation, Trajectory
-
-PERIOD_TICKS = 10
-"""Control ticks of one policy period (100 ms)."""
-
 
 class KinovaEnv:
     """One world with a renderer. The same physics and control as the sim node: commands are trajectories."""

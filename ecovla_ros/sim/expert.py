@@ -35,6 +35,10 @@ MOVED, TURNED = 0.01, 0.15
 LOST = 0.06
 """An object farther than this from the tool point is not in the grasp, m."""
 TRIES = 4
+ASIDE = 0.010
+"""Sideways error from which an advance along the tool slows down, m; at twice that it stops."""
+FINE = 0.04
+"""Distance below which noise on the commands spoils a grasp or a release, m."""
 
 
 @dataclass
@@ -60,6 +64,15 @@ class Expert:
     def done(self) -> bool:
         """Whether the plan has ended; from then on the expert holds still."""
         return self._progress.stage >= len(self._stages)
+
+    @property
+    def fine(self) -> bool:
+        """Whether it is at work where millimetres count: closer than `FINE` to a pose it has to come to rest at."""
+        if self.done:
+            return False
+        stage = self._stages[self._progress.stage]
+        tool = pose_jacobian(self._world.commanded())[0]
+        return stage.through == 0.0 and bool(np.linalg.norm(stage.position - tool) < FINE)
 
     def act(self, noise: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """Joint targets (7,), rad, due in one period, and gripper target, 0 or 1; moves on in the plan.
@@ -91,8 +104,8 @@ class Expert:
         tool, turned, slope = pose_jacobian(at)
         while True:
             stage = self._stages[min(progress.stage, len(self._stages) - 1)]
-            gap, angle = stage.position - tool, rotation_vector(stage.rotation @ turned.T)
-            distance, turn = float(np.linalg.norm(gap)), float(np.linalg.norm(angle))
+            gap, angle = _gap(stage, tool), rotation_vector(stage.rotation @ turned.T)
+            distance, turn = float(np.linalg.norm(stage.position - tool)), float(np.linalg.norm(angle))
             if progress.stage >= len(self._stages):
                 break
             reached = distance < stage.tolerance and turn < stage.turn
@@ -102,7 +115,7 @@ class Expert:
                 progress.waited += int(reached)
                 break
             progress.stage, progress.waited = progress.stage + 1, 0
-        twist = np.concatenate((_linear(gap, distance, stage), _angular(angle, turn)))
+        twist = np.concatenate((_linear(gap, stage.through), _angular(angle, turn)))
         posture = POSTURE_GAIN * (HOME - at) if distance > 0.01 else None
         wanted = joint_velocity(at, twist, posture, JOINT_SPEED, slope)
         change = wanted - progress.velocity
@@ -114,13 +127,17 @@ class Expert:
         """Compare the world with the plan: follow a moved object or goal, start over when the grasp is lost."""
         at, axes = self._world.pose(self._world.task.object)
         phase = "done" if self.done else self._stages[self._progress.stage].phase
-        if phase == "reach" and self._has_moved(at, axes):
+        if phase == "reach":
+            astray = self._has_moved(at, axes)
+        else:
+            held = phase not in ("carry", "done") or np.linalg.norm(at - self._world.tcp()[0]) < LOST
+            astray = not held and not self._world.inside() and self._tries < TRIES
+            self._tries += int(astray)
+        if astray and plan.graspable(self._world.task.object, at, axes):
             self._replan()
-        elif phase in ("carry", "done") and self._tries < TRIES and not self._world.inside():
-            if phase == "done" or np.linalg.norm(at - self._world.tcp()[0]) > LOST:
-                self._tries += 1
-                self._replan()
-        if self._goal_has_moved():
+        elif astray:
+            self._give_up()
+        if self._goal_has_moved() and self._deliver < len(self._stages):
             self._goal = self._world.pose(self._world.task.goal)
             self._stages[self._deliver :] = self._deliver_stages()
 
@@ -145,6 +162,13 @@ class Expert:
         self._stages = stages + self._deliver_stages()
         self._progress.stage = self._progress.waited = 0
 
+    def _give_up(self) -> None:
+        """The object cannot be grasped where it is: let go and stay here."""
+        position, rotation = pose_jacobian(self._world.commanded())[:2]
+        self._object = self._world.pose(self._world.task.object)
+        self._stages = [Stage(position, rotation, "leave", 0.03, 0.3)]
+        self._deliver = self._progress.stage = len(self._stages)
+
     def _deliver_stages(self) -> list[Stage]:
         if self._world.task.goal == "basket":
             return plan.basket_stages(self._grasp, self._goal[0])
@@ -158,10 +182,22 @@ def _speed(distance: float, cruise: float, braking: float, through: float = 0.0)
     return min(cruise, brake, max(distance / SETTLE_S, through))
 
 
-def _linear(gap: np.ndarray, distance: float, stage: Stage) -> np.ndarray:
+def _gap(stage: Stage, tool: np.ndarray) -> np.ndarray:
+    """Way still to go (3,), m; of a stage that is reached along the tool, less of the advance the farther beside it."""
+    gap = stage.position - tool
+    if not stage.along:
+        return gap
+    axis = stage.rotation[:, 2]
+    ahead = gap.dot(axis) * axis
+    aside = gap - ahead
+    return aside + ahead * min(max(2.0 - float(np.linalg.norm(aside)) / ASIDE, 0.0), 1.0)
+
+
+def _linear(gap: np.ndarray, through: float) -> np.ndarray:
+    distance = float(np.linalg.norm(gap))
     if distance < 1e-9:
         return np.zeros(3)
-    return gap / distance * _speed(distance, TOOL_SPEED, TOOL_BRAKING, stage.through)
+    return gap / distance * _speed(distance, TOOL_SPEED, TOOL_BRAKING, through)
 
 
 def _angular(angle: np.ndarray, turn: float) -> np.ndarray:

@@ -35,6 +35,8 @@ class Stage:
     """Periods to stay there."""
     through: float = 0.0
     """Speed with which to pass, m/s; 0: come to rest."""
+    along: bool = False
+    """Whether to get there along the tool's axis: sideways errors are mended before advancing."""
 
     @property
     def closed(self) -> float:
@@ -62,6 +64,13 @@ def _tilted(yaw: float) -> np.ndarray:
     return turn_z(yaw) @ np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]]) @ TOOL_DOWN
 
 
+def graspable(name: str, position: np.ndarray, rotation: np.ndarray) -> bool:
+    """Whether an object lies within reach on the table, and the bottle stands."""
+    x, y, z = position
+    upright = name != "bottle" or bool(rotation[2, 2] > 0.8)
+    return upright and 0.30 < x < 0.75 and abs(y) < 0.45 and z > 0.0
+
+
 def pick(name: str, position: np.ndarray, rotation: np.ndarray) -> Pick:
     """Grasp for an object of that name at `position` (3,) with `rotation` (3, 3)."""
     point = np.array([position[0], position[1], GRASP_HEIGHT[name]])
@@ -82,7 +91,7 @@ def pick_stages(name: str, grasp: Pick) -> list[Stage]:
         lifted[2] = CARRY_HEIGHT
     return [
         Stage(grasp.point - 0.11 * tool[:, 2], tool, "reach", 0.02, 0.10, through=0.08),
-        Stage(grasp.point, tool, "reach", 0.005, 0.06),
+        Stage(grasp.point, tool, "reach", 0.005, 0.06, along=True),
         Stage(grasp.point, tool, "close", 0.02, 0.20, hold=CLOSE_PERIODS),
         Stage(lifted, tool, "carry", 0.03, 0.30, through=0.10),
     ]

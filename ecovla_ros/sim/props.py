@@ -73,9 +73,10 @@ def _add_banana(body: Any) -> None:
 
 def _add_bottle(body: Any) -> None:
     """White bottle and cap, blue label. The cap is white: a blue one looks like a cube from above."""
+    grip = {"friction": [0.9, 0.01, 0.003], "condim": 6, **SOLID}  # fallen over, it rolls to a stop
     parts: tuple[tuple[float, float, float, list[float], dict[str, Any]], ...] = (
-        (-0.045, 0.025, 0.024, [0.96, 0.96, 0.96, 1], {"mass": 0.07, **_GRIP}),
-        (0.025, 0.045, 0.022, [0.93, 0.93, 0.90, 1], {"mass": 0.01, **_GRIP}),
+        (-0.045, 0.025, 0.024, [0.96, 0.96, 0.96, 1], {"mass": 0.07, **grip}),
+        (0.025, 0.045, 0.022, [0.93, 0.93, 0.90, 1], {"mass": 0.01, **grip}),
         (-0.025, 0.012, 0.0244, [0.10, 0.35, 0.75, 1], PAINT),
     )
     for low, high, radius, rgba, more in parts:

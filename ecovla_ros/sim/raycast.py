@@ -13,6 +13,7 @@ import numpy as np
 
 from ecovla_ros.sim.cameras import camera_index, focal_px
 from ecovla_ros.sim.scene import SKY_BOTTOM, SKY_TOP, geom_classes, texture_view
+from ecovla_ros.sim.textures import Pyramid
 
 FAR = 10.0
 """Nothing farther than this is drawn, m."""
@@ -35,6 +36,8 @@ class RayRenderer:
         self._cast_of: str | None = None  # camera whose picture geom, distance and normal hold
         self._geom = np.empty(count, np.int32)
         self._distance, self._normal = np.empty(count), np.empty((count, 3))
+        self._pyramids = {name: Pyramid() for name in TEXTURE_METRES}
+        self._focal = 1.0
         self._textured = {name: model.geom(name).id for name in TEXTURE_METRES}
         self._height_of = np.full(model.ngeom, np.nan)
         for index in self._textured.values():
@@ -54,7 +57,7 @@ class RayRenderer:
         image *= self._light(directions)
         for name, index in self._textured.items():
             pixels = np.flatnonzero(self._geom == index)
-            image[pixels] *= self._texture(name, origin, directions[pixels], self._distance[pixels])
+            image[pixels] *= self._texture(name, origin, directions[pixels], self._distance[pixels])[:, None]
         sky = np.flatnonzero(self._geom < 0)
         image[sky] = _sky(directions[sky])
         np.minimum(image, 255.0, out=image)
@@ -77,6 +80,7 @@ class RayRenderer:
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
         origin = self._data.cam_xpos[index].copy()
+        self._focal = focal_px(self._model, index, self._height)
         turned = self._pixel_rays(index) @ self._data.cam_xmat[index].reshape(3, 3).T
         even = np.zeros((self._height, self._width), bool)
         even[::2, ::2] = True
@@ -142,15 +146,19 @@ class RayRenderer:
         return (255.0 * np.where(model.geom_matid[:, None] >= 0, shared, own)).astype(np.float32)
 
     def _texture(self, name: str, origin: np.ndarray, directions: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Texture value, float32 (N, 3) in 0..1, where rays meet a horizontal surface: nearest pixel, tiled."""
-        texture = texture_view(self._model, name)
-        size = len(texture)
-        scale = size / TEXTURE_METRES[name]
-        shift = size * 1000  # positive, so that the cast to int rounds down
-        x = (directions[:, 0] * distance * scale + (origin[0] * scale + shift)).astype(np.int32) % size
-        y = (directions[:, 1] * distance * scale + (origin[1] * scale + shift)).astype(np.int32) % size
-        tile = texture.reshape(-1, 3).astype(np.float32) / 255.0
-        return np.take(tile, y * size + x, axis=0)
+        """Texture value, float32 (N,) in 0..1, where rays meet a horizontal surface; tiled.
+
+        Each pixel reads the averaged copy of the texture whose grain is as coarse as the pixel's footprint.
+        """
+        pyramid = self._pyramids[name]
+        pyramid.update(texture_view(self._model, name))
+        scale = pyramid.size / TEXTURE_METRES[name]
+        shift = pyramid.size * 1000  # positive, so that the cast to int rounds down
+        far = (distance * scale).astype(np.float32)
+        x = (directions[:, 0] * far + np.float32(origin[0] * scale + shift)).astype(np.int32) % pyramid.size
+        y = (directions[:, 1] * far + np.float32(origin[1] * scale + shift)).astype(np.int32) % pyramid.size
+        grain = far / (self._focal * np.sqrt(np.abs(directions[:, 2]) + 1e-6))
+        return pyramid.read(x, y, grain)
 
     def _light(self, directions: np.ndarray) -> np.ndarray:
         """Light that falls on each pixel, float32 (N, 3): headlight and directional lights (Lambert), and ambient."""

@@ -1,4 +1,4 @@
-"""Procedural surface patterns, deterministic: what the table and the floor are covered with."""
+"""Procedural surface patterns, deterministic and grey: what the table and the floor are covered with."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _wood(rng: np.random.Generator) -> np.ndarray:
 
 
 def _checker(rng: np.random.Generator) -> np.ndarray:
-    cell = np.arange(SIZE) * 8 // SIZE
-    return np.where((cell[:, None] + cell[None, :]) % 2 == 0, 1.0, 0.82) + 0.0 * rng.random()
+    cell = np.arange(SIZE) * 8 // SIZE + int(rng.integers(2))
+    return np.where((cell[:, None] + cell[None, :] % 2) % 2 == 0, 1.0, 0.82)
 
 
 def _stripes(rng: np.random.Generator) -> np.ndarray:
@@ -56,4 +56,34 @@ def _speckle(rng: np.random.Generator) -> np.ndarray:
 
 
 def _plain(rng: np.random.Generator) -> np.ndarray:
-    return np.full((SIZE, SIZE), 1.0) + 0.0 * rng.random()
+    return np.full((SIZE, SIZE), rng.uniform(0.9, 1.0))
+
+
+class Pyramid:
+    """A grey texture at half, quarter ... resolution, so that a far surface shows its average and does not flicker."""
+
+    def __init__(self) -> None:
+        self.size = SIZE
+        """Pixels of a side at full resolution."""
+        self._source = np.empty(0, np.uint8)
+        self._levels = np.empty(0, np.float32)
+        self._starts = np.empty(0, np.int32)
+
+    def update(self, pixels: np.ndarray) -> None:
+        """Take over a texture, uint8 (S, S, 3), S a power of two; free when it has not changed."""
+        if np.array_equal(pixels, self._source):
+            return
+        self._source = pixels.copy()
+        levels = [pixels[:, :, 0].astype(np.float32) / 255.0]
+        while len(levels[-1]) > 1:
+            fine = levels[-1]
+            levels.append((fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4)
+        self.size = len(pixels)
+        self._levels = np.concatenate([level.ravel() for level in levels])
+        self._starts = np.cumsum([0] + [level.size for level in levels[:-1]]).astype(np.int32)
+
+    def read(self, x: np.ndarray, y: np.ndarray, grain: np.ndarray) -> np.ndarray:
+        """Values, float32 (N,), 0..1, at columns `x` and rows `y` (N,), int32, for footprints of `grain` pixels."""
+        level = np.clip(np.log2(grain + 1e-6) + 0.5, 0.0, len(self._starts) - 1.0).astype(np.int32)
+        row = (y >> level) * (self.size >> level)
+        return np.take(self._levels, np.take(self._starts, level) + row + (x >> level))

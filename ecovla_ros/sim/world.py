@@ -32,6 +32,8 @@ from ecovla_ros.sim.tasks import TASKS, Task, find
 from ecovla_ros.types import CONTINUOUS, JOINTS, ArmState, Trajectory
 
 TICK_NS = 10_000_000
+PERIOD_TICKS = 10
+"""Control ticks of one policy period (100 ms)."""
 STEPS_PER_TICK = round(TICK_NS * 1e-9 / scene.TIMESTEP_S)
 START_NS = 1_000_000_000
 """Clock at reset: never zero, which ROS takes for "no time"."""
@@ -127,6 +129,17 @@ class World:
         if not 0.0 <= closed <= 1.0:
             raise SimulationError(f"gripper target {closed} is outside [0, 1]; 0 is open, 1 is closed")
         self._closed_target = float(closed)
+
+    def step(self, joints: np.ndarray, gripper: float) -> bool:
+        """Command joint targets (7,), rad, due in one period of 100 ms, and the gripper; advance that period.
+
+        Returns whether the task is solved. Raises ControlError when the controller refuses the targets.
+        """
+        self.accept(Trajectory(np.array([PERIOD_TICKS * TICK_NS * 1e-9]), np.asarray(joints, float).reshape(1, -1)))
+        self.gripper(gripper)
+        for _ in range(PERIOD_TICKS):
+            self.tick()
+        return self.success()
 
     def commanded(self) -> np.ndarray:
         """Joint positions the controller commands now, rad, (7,), not wrapped."""

@@ -1,0 +1,70 @@
+"""A node as a process: start, spin in one thread, end cleanly on SIGINT and SIGTERM however often they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.signals import SignalHandlerOptions
+
+from ecovla_ros.errors import EcovlaError
+
+WAKE_S = 0.1
+"""A signal is noticed within this time, s."""
+
+
+class Closable(Protocol):
+    """A node that has something to say or to end before it goes."""
+
+    def close(self) -> None:
+        """Called once, while publishing still works."""
+        ...
+
+
+class Signals:
+    """Remembers SIGINT and SIGTERM instead of raising in the middle of something."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _frame: Any) -> None:
+        self.received = number
+
+
+def start_ros(arguments: Sequence[str] | None = None) -> None:
+    """`rclpy.init` without its signal handlers, with the ros-* wheels' prefix known."""
+    os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)  # the wheels set it nowhere
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+
+
+def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = None) -> int:
+    """Make the node, spin it until a signal, close it. Exit code: 0, or 2 when it could not start."""
+    signals = Signals()
+    start_ros(arguments)
+    try:
+        node = make()
+    except EcovlaError as error:
+        get_logger(name).fatal(str(error))
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not signals.received and rclpy.ok():
+            executor.spin_once(timeout_sec=WAKE_S)
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,49 @@
+"""What a node is told by parameters: a configuration file and single keys over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rcl_interfaces.msg import ParameterDescriptor
+
+from ecovla_ros import config
+from ecovla_ros.errors import ConfigError
+
+DEFAULT_FILE = "mini_sim.yaml"
+
+
+def declare(node: Any) -> None:
+    """Declare the parameters `config` and `overrides`."""
+    node.declare_parameter(
+        "config", DEFAULT_FILE, ParameterDescriptor(description="YAML file: a path, or the name of a shipped one")
+    )
+    node.declare_parameter(
+        "overrides",
+        [""],
+        ParameterDescriptor(description="keys over the file, each section.key=value, e.g. prune.ratio=0.4"),
+    )
+
+
+def configuration(node: Any) -> config.Config:
+    """The configuration the two parameters mean. Raises ConfigError."""
+    name = str(node.get_parameter("config").value)
+    overrides = [text for text in node.get_parameter("overrides").value if text.strip()]
+    return load(name, overrides)
+
+
+def load(name: str, overrides: Sequence[str]) -> config.Config:
+    """File by path or shipped name, with `section.key=value` texts over it; values are YAML. Raises ConfigError."""
+    loaded = config.load(name if Path(name).is_file() else config.shipped(name))
+    changes = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"override '{text}' has no '='; valid: section.key=value, e.g. prune.ratio=0.4")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{text}': '{value}' is not a YAML value") from error
+    return config.override(loaded, **changes)
