@@ -72,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = measure(chosen.episodes, chosen.seed, chosen.processes)
     for row in rows:
         interval = f"{row['low']:.3f} .. {row['high']:.3f}"
-        line = f"{row['task']:<8} {row['successes']}/{row['episodes']}  95 % {interval}  median steps {row['steps_p50']}"
-        sys.stdout.write(line + "\n")
+        counts = f"{row['task']:<8} {row['successes']}/{row['episodes']}"
+        sys.stdout.write(f"{counts}  95 % {interval}  median steps {row['steps_p50']}\n")
     if chosen.json:
         settings = {"episodes": chosen.episodes, "seed": chosen.seed, "max_steps": MAX_STEPS, "policy": "expert"}
         document.write(chosen.json, rows, settings)

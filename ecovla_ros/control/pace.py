@@ -16,8 +16,8 @@ from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.types import Trajectory
 
-BLENDS_S = (0.2, 0.3, 0.4, 0.6)
-"""Hand-over times that are tried, shortest first, before a chunk is slowed, s."""
+ENTRIES = ((False, 0.4), (True, 0.4), (True, 0.6))
+"""Ways to enter the path that are tried before a chunk is slowed: (speed matched, turning time in s)."""
 MAX_STRETCH = 8.0
 """A chunk that must be slowed by more is not a motion for this arm (the ramp's slowing not counted)."""
 ROUNDS = 24
@@ -100,9 +100,9 @@ def fit(route: playback.Path, now_ns: int, model: TrajectoryController, within: 
     stretch, asked = 1.0, None
     for _ in range(ROUNDS):
         best = UNABLE
-        for i, blend_s in enumerate(BLENDS_S):
-            pace = playback.Pace(stretch, blend_s, options.horizon_s, playback.BRAKE * within.acceleration)
-            trajectory = playback.play(route, now_ns, model.sample, pace)
+        for i, (matched, turn_s) in enumerate(ENTRIES):
+            pace = playback.Pace(stretch, matched, turn_s, options.horizon_s, playback.BRAKE * within.acceleration)
+            trajectory = playback.play(route, now_ns, start, pace)
             if trajectory is None:
                 continue
             excess = within.excess(bounds(trajectory, start))

@@ -10,7 +10,6 @@ at 2 rad/s^2 and 10 Hz) and a straight line not at all. (de Boor, A Practical Gu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,10 @@ from ecovla_ros.types import ActionChunk, Trajectory
 NS = 1_000_000_000
 ENTRY_S = 0.1
 """Earliest first knot, s. A controller that starts d seconds late sees a step of velocity * d over this time."""
+MERGE_S = 0.4
+"""Chunk time over which the distance between the commanded position and the path is given up, s."""
+MATCH = 0.7
+"""Share of the braking deceleration that is used to reach the path's pace."""
 KNOT_S = 0.125
 """Widest spacing of knots, s: a slowed chunk gets knots between its rows."""
 BRAKE = 0.8
@@ -30,6 +33,14 @@ REST_S = 0.05
 
 _BASIS = np.array([[1.0, 4.0, 1.0, 0.0], [-3.0, 0.0, 3.0, 0.0], [3.0, -6.0, 3.0, 0.0], [-1.0, 3.0, -3.0, 1.0]]) / 6.0
 """Row r: weights of four neighbouring control points in the coefficient of s^r. Uniform cubic B-spline."""
+
+
+_EXTEND = {
+    1: np.array([[1.0], [1.0]]),
+    2: np.array([[3.0, -2.0], [2.0, -1.0]]),
+    3: np.array([[6.0, -8.0, 3.0], [3.0, -3.0, 1.0]]),
+}
+"""Rows -2 and -1 from the first one, two or three rows: constant, linear or quadratic continuation."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,9 @@ class Path:
 
 def path(chunk: ActionChunk, rows: np.ndarray) -> Path:
     """Path of a chunk whose checked (unwrapped, clamped) joint rows are `rows` (H, 7)."""
-    step = rows[1] - rows[0] if len(rows) > 1 else np.zeros(rows.shape[1])
-    control = np.vstack((rows[0] - 2.0 * step, rows[0] - step, rows, rows[-1], rows[-1]))
+    head = rows[: min(len(rows), 3)]
+    before = [_EXTEND[len(head)][i] @ head for i in range(2)]
+    control = np.vstack((*before, rows, rows[-1], rows[-1]))
     return Path(chunk.stamp_ns, chunk.period_s, control, np.asarray(chunk.gripper, float))
 
 
@@ -85,46 +97,86 @@ class Pace:
 
     stretch: float
     """At least 1: the path takes this many times as long as the chunk asked for."""
-    blend_s: float
-    """Time over which the trajectory in flight gives way to the path, s."""
+    matched: bool
+    """Whether the path is entered at the speed that the arm has along it, or at its own."""
+    turn_s: float
+    """Time over which the rest of the difference in velocity is given up, s."""
     horizon_s: float
     """Longest trajectory, s."""
     braking: np.ndarray
-    """Deceleration with which the end comes to rest, rad/s^2, (7,)."""
+    """Deceleration with which speed is given up, rad/s^2, (7,)."""
 
 
-def play(route: Path, now_ns: int, flight: Callable[[int], State], pace: Pace) -> Trajectory | None:
+def play(route: Path, now_ns: int, start: State, pace: Pace) -> Trajectory | None:
     """Trajectory from `now_ns` along the rows still due, or None where it cannot come to rest within the horizon.
 
-    `flight` gives the commanded state of the trajectory in flight at an instant. Over `blend_s` the weight passes from
-    it to the path by the minimum-jerk polynomial (Flash and Hogan, 1985): a path that agrees with the flight is
-    followed unchanged, and one that does not is joined without a step in position or velocity. The end brakes
-    along the tangent, before the horizon and before the last row.
+    `start` is the commanded state of the trajectory in flight. A path that agrees with it is followed unchanged.
+    The distance between them is given up over `MERGE_S` of the chunk's time, so that slowing the chunk slows this
+    too; the difference in velocity dv as dv t (1 - t / turn_s)^2. The end brakes along the tangent, before the
+    horizon and before the last row.
     """
-    times, x = _knots(route, now_ns, pace)
-    positions, slopes = route.at(x)
-    velocities = slopes / (route.period_s * pace.stretch)
-    for i in np.flatnonzero(times < pace.blend_s):
-        weight, rate = _minimum_jerk(times[i] / pace.blend_s)
-        old_position, old_velocity = flight(now_ns + round(times[i] * NS))
-        gap = positions[i] - old_position
-        positions[i] = old_position + weight * gap
-        velocities[i] = old_velocity + weight * (velocities[i] - old_velocity) + rate / pace.blend_s * gap
+    begin = max(route.coordinate(now_ns), -1.0)
+    times = _knots(route, begin, pace)
+    x, rate, off = _progress(route, begin, start, times, pace)
+    positions, velocities = _merged(route, begin, start[0], x, rate)
+    left = np.maximum(1.0 - times / pace.turn_s, 0.0)[:, None]
+    positions += times[:, None] * left**2 * off
+    velocities += left * (left - 2.0 * times[:, None] / pace.turn_s) * off
     braking_s = (np.abs(velocities) / pace.braking).max(axis=1, initial=0.0)
     braking_s = np.where(braking_s > 0.0, np.maximum(braking_s, REST_S), 0.0)
-    last_s = (route.rows - 1 - route.coordinate(now_ns)) * route.period_s * pace.stretch
-    ends = (times + braking_s <= pace.horizon_s) & ((times + braking_s / 2 <= last_s) | (x >= route.rows))
+    ahead_s = (route.rows - 1 - x) / np.maximum(rate, 1e-9)
+    ends = (times + braking_s <= pace.horizon_s) & ((braking_s / 2 <= ahead_s) | (x >= route.rows))
     if not ends.any():
         return None
     n = int(np.flatnonzero(ends)[-1]) + 1
-    tail = stop((positions[n - 1], velocities[n - 1]), pace.braking)
     if not velocities[n - 1].any():
         return Trajectory(times[:n], positions[:n], velocities[:n])
+    tail = stop((positions[n - 1], velocities[n - 1]), pace.braking)
     return Trajectory(
         np.concatenate((times[:n], times[n - 1] + tail.times_s)),
         np.vstack((positions[:n], tail.positions)),
         np.vstack((velocities[:n], np.zeros_like(tail.positions))),
     )
+
+
+def _knots(route: Path, begin: float, pace: Pace) -> np.ndarray:
+    """Times of the knots, s: when an evenly played path is at a row, or at equal parts between rows."""
+    row_s = route.period_s * pace.stretch
+    parts = max(1, math.ceil(row_s / KNOT_S - 1e-9))
+    entry = min(ENTRY_S, pace.horizon_s / 4.0)
+    first = math.ceil((begin + entry / row_s) * parts - 1e-6)
+    last = min(math.floor((begin + pace.horizon_s / row_s) * parts + 1e-6), route.rows * parts)
+    return (np.arange(first, last + 1) / parts - begin) * row_s
+
+
+def _progress(
+    route: Path, begin: float, start: State, times: np.ndarray, pace: Pace
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row coordinate (N,) and its rate (N,), rows/s, at `times`; velocity that is not along the path (7,), rad/s."""
+    even = 1.0 / (route.period_s * pace.stretch)
+    _, slope = _merged(route, begin, start[0], np.array([begin]), np.ones(1))
+    along = slope[0]
+    first = even
+    if pace.matched and along.any():
+        first = min(max(float(along @ start[1] / (along @ along)), 0.0), 1.0 / route.period_s)
+    ramp_s = max(float((np.abs(along * (first - even)) / pace.braking).max()) / MATCH, 1e-3)
+    into = np.minimum(times, ramp_s)
+    x = begin + even * times + (first - even) * into * (1.0 - into / (2.0 * ramp_s))
+    return x, even + (first - even) * (1.0 - into / ramp_s), start[1] - along * first
+
+
+def _merged(route: Path, begin: float, commanded: np.ndarray, x: np.ndarray, rate: np.ndarray) -> State:
+    """Positions and velocities (N, 7) at `x`, passed with `rate`, of the path moved to begin at `commanded` (7,).
+
+    What is left of the distance falls as 1 - 3/2 s + 1/2 s^3, s in [0, 1]: at once, and without curvature at its start.
+    """
+    positions, slopes = route.at(x)
+    distance = commanded - route.at(np.array([begin]))[0]  # (1, 7)
+    length = MERGE_S / route.period_s
+    s = np.minimum((x - begin) / length, 1.0)[:, None]
+    positions = positions + (1.0 - 1.5 * s + 0.5 * s**3) * distance
+    slopes = slopes + (1.5 * s**2 - 1.5) / length * distance
+    return positions, slopes * rate[:, None]
 
 
 def stop(state: State, braking: np.ndarray) -> Trajectory:
@@ -133,19 +185,3 @@ def stop(state: State, braking: np.ndarray) -> Trajectory:
     span = max(float((np.abs(velocity) / braking).max()), REST_S)
     target = position + 0.5 * span * velocity
     return Trajectory(np.array([span]), target[None], np.zeros((1, len(target))))
-
-
-def _knots(route: Path, now_ns: int, pace: Pace) -> tuple[np.ndarray, np.ndarray]:
-    """Times after `now_ns` and row coordinates of the rows (and equal parts between rows) that are still due."""
-    start, row_s = max(route.coordinate(now_ns), -1.0), route.period_s * pace.stretch
-    parts = max(1, math.ceil(row_s / KNOT_S - 1e-9))
-    entry = min(ENTRY_S, pace.horizon_s / 4.0)
-    first = math.ceil((start + entry / row_s) * parts - 1e-6)
-    last = min(math.floor((start + pace.horizon_s / row_s) * parts + 1e-6), route.rows * parts)
-    x = np.arange(first, last + 1) / parts
-    return (x - start) * row_s, x
-
-
-def _minimum_jerk(s: float) -> tuple[float, float]:
-    """10 s^3 - 15 s^4 + 6 s^5 and its derivative, s in [0, 1]."""
-    return s**3 * (10.0 - 15.0 * s + 6.0 * s**2), 30.0 * s**2 * (1.0 - s) ** 2

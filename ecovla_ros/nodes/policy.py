@@ -155,15 +155,19 @@ class PolicyNode(LifecycleNode):
     def _infer(self, mailbox: Mailbox) -> None:
         """The inference thread."""
         patience = self._config.node.image_age_s / 2
-        while self._thread is threading.current_thread():
-            images = mailbox.wait(patience)
-            try:
-                if images is None:
-                    self._check_silence(mailbox)
-                else:
-                    self._answer(images)
-            except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
-                self._complain(str(error))
+        try:
+            while self._thread is threading.current_thread():
+                images = mailbox.wait(patience)
+                try:
+                    if images is None:
+                        self._check_silence(mailbox)
+                    else:
+                        self._answer(images)
+                except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
+                    self._complain(str(error))
+        finally:
+            if self._thread is threading.current_thread():  # nobody stopped it: a defect, told before it is raised
+                self._diagnostics.set(diagnostics.ERROR, "the inference thread broke; deactivate and activate")
 
     def _answer(self, images: Mapping[str, Any]) -> None:
         """One frame. Raises ObservationError for input that gives no chunk."""
@@ -195,8 +199,10 @@ class PolicyNode(LifecycleNode):
     def _check_silence(self, mailbox: Mailbox) -> None:
         """Raises ObservationError when a camera says nothing for too long."""
         age_ns, now_ns = round(self._config.node.image_age_s * 1e9), self._now_ns()
+        if now_ns == 0:
+            raise ObservationError("the clock stands at zero; valid: use_sim_time with a publisher on /clock, or without")
         silent = mailbox.silent(now_ns, age_ns)
-        if not silent or 0 <= now_ns - self._since_ns < age_ns or self._thread is None:
+        if not silent or 0 <= now_ns - self._since_ns < age_ns:
             return
         topics = [f"{self._topics[c]} ({self.count_publishers(self._topics[c])} publishers)" for c in silent]
         raise ObservationError(

@@ -12,6 +12,7 @@ from ecovla_ros.sim.events import Event
 from ecovla_ros.sim.world import PERIOD_TICKS, TICK_NS, World
 from ecovla_ros.types import CAMERAS, Observation, Trajectory
 
+
 class KinovaEnv:
     """One world with a renderer. The same physics and control as the sim node: commands are trajectories."""
 

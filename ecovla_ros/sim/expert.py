@@ -130,12 +130,12 @@ class Expert:
         if phase == "reach":
             astray = self._has_moved(at, axes)
         else:
-            held = phase not in ("carry", "done") or np.linalg.norm(at - self._world.tcp()[0]) < LOST
-            astray = not held and not self._world.inside() and self._tries < TRIES
-            self._tries += int(astray)
+            gone = phase in ("carry", "done") and np.linalg.norm(at - self._world.tcp()[0]) > LOST
+            astray = bool(gone) and not self._world.inside() and self._tries < TRIES
         if astray and plan.graspable(self._world.task.object, at, axes):
+            self._tries += int(phase != "reach")
             self._replan()
-        elif astray:
+        elif astray and phase != "done":
             self._give_up()
         if self._goal_has_moved() and self._deliver < len(self._stages):
             self._goal = self._world.pose(self._world.task.goal)

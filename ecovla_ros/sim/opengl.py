@@ -17,7 +17,7 @@ MAX_GEOMS = 500
 
 
 class GlRenderer:
-    """Draws with GL in the thread of the first `render`; `snapshot` may be called in another.
+    """Draws with GL, in the thread of its first picture only.
 
     PyOpenGL reads its back-end once a process: a process draws with egl or with osmesa, never both.
     """

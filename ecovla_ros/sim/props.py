@@ -84,7 +84,11 @@ def _add_bottle(body: Any) -> None:
         body.add_geom(type=_GEOM.mjGEOM_CYLINDER, fromto=ends, size=[radius, 0, 0], rgba=rgba, **more)
 
 
-def _add_boxes(body: Any, boxes: list[tuple[list[float], list[float]]], rgba: list[float], more: dict[str, Any]) -> None:
+Boxes = list[tuple[list[float], list[float]]]
+"""Centre and half sizes of each, m."""
+
+
+def _add_boxes(body: Any, boxes: Boxes, rgba: list[float], more: dict[str, Any]) -> None:
     for centre, half in boxes:
         body.add_geom(type=_GEOM.mjGEOM_BOX, pos=centre, size=half, rgba=rgba, **more)
 
@@ -92,8 +96,8 @@ def _add_boxes(body: Any, boxes: list[tuple[list[float], list[float]]], rgba: li
 def _add_basket(body: Any) -> None:
     """Open box, origin at the centre of its floor, with a lighter rim that is only seen."""
     half, height, thin = BASKET_HALF, BASKET_HEIGHT, WALL / 2
-    walls: list[tuple[list[float], list[float]]] = [([0, 0, thin], [half, half, thin])]
-    rim: list[tuple[list[float], list[float]]] = []
+    walls: Boxes = [([0, 0, thin], [half, half, thin])]
+    rim: Boxes = []
     for side in (half, -half):
         walls += [([side, 0, height / 2], [thin, half + thin, height / 2])]
         walls += [([0, side, height / 2], [half + thin, thin, height / 2])]
@@ -106,7 +110,7 @@ def _add_basket(body: Any) -> None:
 def _add_cabinet(body: Any) -> None:
     """Floor, top, back and two sides; origin at the centre of the floor plate."""
     depth, width, height, thin = CABINET_DEPTH, CABINET_WIDTH, CABINET_HEIGHT, WALL / 2
-    plates: list[tuple[list[float], list[float]]] = [
+    plates: Boxes = [
         ([0, 0, thin], [depth, width, thin]),
         ([0, 0, height], [depth, width, thin]),
         ([depth, 0, height / 2], [thin, width, height / 2]),

@@ -23,7 +23,7 @@ _VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)
 
 
 class RayRenderer:
-    """Flat geometry, Lambert shading, procedural textures. `snapshot` copies; `render` may run in another thread."""
+    """Lambert shading, tiled textures on table and floor, no shadows. Works in any thread, one at a time."""
 
     name = "ray"
 

@@ -24,7 +24,10 @@ _PROBE = "from ecovla_ros.sim.opengl import GlRenderer; GlRenderer.probe({name!r
 
 
 class Renderer(Protocol):
-    """Draws a snapshot of the physics state: `snapshot` where physics runs, the rest in one render thread."""
+    """Draws a snapshot of the physics state.
+
+    One thread calls all of it; physics has to stand still (microseconds) for `snapshot` alone.
+    """
 
     name: str
 

@@ -51,7 +51,7 @@ def build(width: int = 640, height: int = 480) -> Any:
     add_props(spec.worldbody)
     model = spec.compile()
     for name, kind in (("table", "wood"), ("floor", "checker")):
-        _write_texture(model, name, pattern(kind))
+        texture_view(model, name)[:] = pattern(kind)
     return model
 
 
@@ -87,7 +87,8 @@ def _add_room(spec: Any) -> None:
     world.add_geom(name="floor", type=geom.mjGEOM_PLANE, material="floor", **floor)
     table = {"pos": [0.40, 0, -0.02], "size": [0.55, 0.70, 0.02], "friction": [0.9, 0.01, 0.001]}
     world.add_geom(name="table", type=geom.mjGEOM_BOX, material="table", **table, **SOLID)
-    for name, eye, aim, level in (("key", (0.2, -0.8, 2.0), (0.15, 0.35, -1), 0.50), ("fill", (1, 1, 1.8), (-0.4, -0.5, -1), 0.18)):
+    lights = (("key", (0.2, -0.8, 2.0), (0.15, 0.35, -1), 0.50), ("fill", (1, 1, 1.8), (-0.4, -0.5, -1), 0.18))
+    for name, eye, aim, level in lights:
         light = world.add_light(name=name, pos=eye, dir=aim, diffuse=[level] * 3, castshadow=False)
         light.type, light.specular = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, [0.1] * 3
 
@@ -98,10 +99,6 @@ def texture_view(model: Any, name: str) -> np.ndarray:
     rows, columns = int(model.tex_height[texture]), int(model.tex_width[texture])
     start = int(model.tex_adr[texture])
     return model.tex_data[start : start + rows * columns * 3].reshape(rows, columns, 3)
-
-
-def _write_texture(model: Any, name: str, pixels: np.ndarray) -> None:
-    texture_view(model, name)[:] = pixels
 
 
 def geom_classes(model: Any) -> np.ndarray:

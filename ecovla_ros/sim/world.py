@@ -28,7 +28,7 @@ from ecovla_ros.sim.props import (
     OBJECTS,
     REST_HEIGHT,
 )
-from ecovla_ros.sim.tasks import TASKS, Task, find
+from ecovla_ros.sim.tasks import Task, find
 from ecovla_ros.types import CONTINUOUS, JOINTS, ArmState, Trajectory
 
 TICK_NS = 10_000_000
@@ -203,5 +203,3 @@ class World:
         away = np.linalg.norm(self.tcp()[0] - self.pose(self.task.object)[0]) >= HELD_DISTANCE
         return bool(away) and self._closed <= 0.6 and self.inside()
 
-
-__all__ = ["HOME", "START_NS", "TASKS", "TICK_NS", "World"]

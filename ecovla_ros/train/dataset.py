@@ -76,12 +76,15 @@ class Dataset:
             raise CheckpointError(f"no demonstrations in '{folder}'; write some with: ecovla train --stage demos")
         self.meta: dict[str, Any] = json.loads(paths[0].read_text())
         self._shards: list[dict[str, np.ndarray]] = []
+        self.episodes = 0
+        """Demonstrations that succeeded and are in the data."""
         same = ("cameras", "size", "horizon", "renderer", "instructions")
         for path in paths:
             meta = json.loads(path.read_text())
             odd = [k for k in same if meta[k] != self.meta[k]]
             if odd:
                 raise CheckpointError(f"'{path.parent}' differs from '{paths[0].parent}' in {', '.join(odd)}")
+            self.episodes += meta["successes"]
             shapes = layout(len(meta["cameras"]), meta["size"], meta["horizon"])
             shard = {n: np.load(path.parent / f"{n}.npy", mmap_mode="r")[: meta["frames"]] for n in shapes}
             self._shards.append(shard)

@@ -171,6 +171,9 @@ def _write_shard(folder: Path, settings: DemoSettings, seeds: range) -> None:
     env = KinovaEnv(SimConfig(renderer=settings.renderer))
     try:
         for seed in seeds:
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():
+                return  # the run was killed; what is written stays readable
             frames, success = episode(env, seed, settings)
             writer.append(frames if success else [])
     finally:

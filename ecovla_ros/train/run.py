@@ -124,7 +124,7 @@ def _progress(report: Report) -> Callable[[int, int, float], None]:
 
 def _record(settings: TrainSettings, data: Dataset, seconds: float) -> dict[str, Any]:
     return {
-        "settings": asdict(settings), "frames": len(data), "hours": seconds / 3600,
+        "settings": asdict(settings), "episodes": data.episodes, "frames": len(data), "hours": seconds / 3600,
         "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
         "images": {"renderer": data.meta["renderer"]},
     }

@@ -1,0 +1,91 @@
+"""Kinematics: equal to MuJoCo's, the damped solution keeps its limits, the inverse finds what the forward makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ecovla_ros.control import kinematics
+from ecovla_ros.types import JOINTS
+
+mujoco = pytest.importorskip("mujoco")
+
+
+def random_joints(rng: np.random.Generator) -> np.ndarray:
+    bound = np.where(np.isfinite(kinematics.POSITION_LIMIT), kinematics.POSITION_LIMIT, np.pi)
+    return rng.uniform(-bound, bound)
+
+
+def test_pose_and_jacobian_are_mujocos() -> None:
+    from ecovla_ros.sim import scene
+
+    model = scene.build()
+    data = mujoco.MjData(model)
+    places = [int(model.joint(name).qposadr[0]) for name in JOINTS]
+    dofs = [int(model.joint(name).dofadr[0]) for name in JOINTS]
+    linear, angular = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        q = random_joints(rng)
+        data.qpos[places] = q
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        site = model.site("tcp").id
+        mujoco.mj_jacSite(model, data, linear, angular, site)
+        position, rotation = kinematics.pose(q)
+        assert position == pytest.approx(data.site_xpos[site], abs=1e-6)
+        assert rotation == pytest.approx(data.site_xmat[site].reshape(3, 3), abs=1e-6)
+        expected = np.vstack((linear[:, dofs], angular[:, dofs]))
+        assert kinematics.jacobian(q) == pytest.approx(expected, abs=1e-6)
+
+
+def test_rotation_vector_undoes_the_exponential() -> None:
+    rng = np.random.default_rng(1)
+    for angle in (0.0, 1e-9, 1e-3, 1.0, 3.0, np.pi - 1e-9, np.pi):
+        axis = rng.normal(size=3)
+        axis /= np.linalg.norm(axis)
+        x, y, z = axis
+        skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        rotation = np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
+        found = kinematics.rotation_vector(rotation)
+        assert np.linalg.norm(found) == pytest.approx(angle, abs=1e-6)
+        if angle < 3.1:
+            assert found == pytest.approx(angle * axis, abs=1e-6)
+        else:
+            assert abs(found @ axis) == pytest.approx(angle, abs=1e-6)
+
+
+def test_joint_velocity_makes_the_twist_and_keeps_its_limits() -> None:
+    q = np.array([0.1, 0.4, -0.1, 1.4, 0.1, 1.2, -1.5])
+    twist = np.array([0.05, -0.03, 0.02, 0.1, 0.0, -0.1])
+    velocity = kinematics.joint_velocity(q, twist)
+    assert kinematics.jacobian(q) @ velocity == pytest.approx(twist, abs=5e-3)
+    fast = kinematics.joint_velocity(q, 100.0 * twist)
+    assert np.abs(fast).max() == pytest.approx(kinematics.VELOCITY_LIMIT[0])
+    assert fast / np.linalg.norm(fast) == pytest.approx(velocity / np.linalg.norm(velocity), abs=1e-9)
+
+
+def test_posture_moves_the_elbow_but_not_the_tool() -> None:
+    q = np.array([0.1, 0.4, -0.1, 1.4, 0.1, 1.2, -1.5])
+    velocity = kinematics.joint_velocity(q, np.zeros(6), posture=np.array([0, 0, 0.3, 0, 0, 0, 0.0]))
+    assert np.abs(velocity).max() > 0.02
+    assert kinematics.jacobian(q) @ velocity == pytest.approx(np.zeros(6), abs=2e-3)
+
+
+def test_a_joint_at_its_limit_is_not_driven_further() -> None:
+    q = np.array([0.0, 0.4, 0.0, 2.56, 0.0, 1.0, 0.0])
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        assert kinematics.joint_velocity(q, rng.normal(size=6) * 0.2)[3] <= 1e-12
+
+
+def test_inverse_finds_poses() -> None:
+    rng = np.random.default_rng(3)
+    home = np.array([0.0, 0.37, 0.0, 1.43, 0.0, 1.33, -np.pi / 2])
+    for _ in range(20):
+        q = home + rng.uniform(-0.3, 0.3, 7)
+        position, rotation = kinematics.pose(q)
+        found, error = kinematics.inverse(home, position, rotation)
+        assert error < 1e-5
+        assert kinematics.pose(found)[0] == pytest.approx(position, abs=1e-5)
+        assert (np.abs(found) <= kinematics.POSITION_LIMIT).all()

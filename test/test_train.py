@@ -1,0 +1,103 @@
+"""The training stages: labels mean what they say, and a run of seconds leaves a checkpoint that loads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ecovla_ros.config import PruneConfig
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Inline
+from ecovla_ros.errors import CheckpointError
+from ecovla_ros.models.pi import checkpoint
+from ecovla_ros.models.pi.config import MINI
+from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.train import auxiliary, demos, fit, run
+from ecovla_ros.train.dataset import PLACES, Dataset, ShardWriter, layout
+from ecovla_ros.types import CAMERAS, Observation
+
+SETTINGS = run.TrainSettings(
+    demos=demos.DemoSettings(episodes=3, max_steps=130), processes=1, threads=1, vision_minutes=0.01,
+    policy_minutes=0.01, vision_batch=4, policy_batch=4, calibration_frames=4,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    rows = []
+    run.run(folder / "work", folder / "out", SETTINGS, rows.append)
+    return folder
+
+
+def test_cells_of_a_token_are_the_pixels_under_it():
+    classes = torch.arange(24 * 24).view(1, 1, 24, 24)
+    cells = auxiliary.cells(classes)
+    assert cells.shape == (1, 1, 36, 16)
+    token = 6 * 2 + 5  # row 2, column 5
+    assert torch.equal(cells[0, 0, token].view(4, 4), classes[0, 0, 8:12, 20:24])
+
+
+def test_in_tool_frame_is_the_inverse_of_the_tool_pose():
+    g = torch.Generator().manual_seed(0)
+    rotation, _ = torch.linalg.qr(torch.randn(4, 3, 3, generator=g))
+    position, local = torch.randn(4, 3, generator=g), torch.randn(4, 5, 3, generator=g)
+    world = position[:, None] + torch.einsum("bij,bpj->bpi", rotation, local)
+    tool = torch.cat((position, rotation.flatten(1)), 1)
+    assert torch.allclose(auxiliary.in_tool_frame(world, tool), local, atol=1e-5)
+
+
+def test_every_task_knows_its_goal():
+    assert {t.name: t.goal for t in TASKS.values()} == fit.GOALS
+    assert set(TASKS) <= set(PLACES)
+
+
+def test_demonstrations_hold_what_the_expert_would_do(trained):
+    data = Dataset(trained / "work" / "demos")
+    state, actions, episode = data.column("state"), data.column("actions"), data.column("episode")
+    assert len(set(episode)) == data.episodes == 3
+    step = np.abs(actions[:, 0, :7] - state[:, :7])
+    assert step.max() < 0.3  # one period away, pushes and servo lag included
+    assert set(np.unique(actions[..., 7])) == {0.0, 1.0}
+    assert {int(c) for c in np.unique(data.column("classes"))} >= {0, 1, 2, 3, 4, 5, 6}
+
+
+def test_a_finished_run_collects_nothing_again(trained):
+    before = (trained / "work" / "demos" / "shard-000" / "images.npy").stat().st_mtime_ns
+    demos.collect(trained / "work" / "demos", SETTINGS.demos, 1, lambda *_: None)
+    assert (trained / "work" / "demos" / "shard-000" / "images.npy").stat().st_mtime_ns == before
+
+
+def test_the_checkpoint_of_a_run_drives_the_engine_pruned(trained):
+    policy = checkpoint.load(trained / "out")
+    assert set(policy.calibration) == {s.key for s in policy.sites}
+    assert policy.spec.renderer == "ray" and set(policy.spec.instructions) == {t.instruction for t in TASKS.values()}
+    engine = Engine(policy, PruneConfig(ratio=0.25, sites=("lm.mlp", "lm.heads", "expert.mlp")), Inline())
+    engine.calibrate(policy.calibration)
+    image = np.full((128, 128, 3), 90, np.uint8)
+    obs = Observation(1, {c: image for c in CAMERAS}, np.zeros(7), 0.0, "place the apple in the basket")
+    kinds = [engine.step(obs).report.kind for _ in range(3)]
+    assert kinds == ["refresh", "sparse", "sparse"]
+
+
+def test_another_average_is_a_moving_one():
+    model = PiModel(dataclasses.replace(MINI, layers=2))
+    average = PiModel(dataclasses.replace(MINI, layers=2))
+    before = average.state_in.weight.clone()
+    fit._follow(average, model, 0.9)
+    assert torch.allclose(average.state_in.weight, 0.9 * before + 0.1 * model.state_in.weight, atol=1e-6)
+
+
+def test_shards_that_do_not_fit_together_are_named(tmp_path):
+    meta = {"cameras": list(CAMERAS), "size": 32, "horizon": 2, "renderer": "ray", "instructions": ["a"]}
+    frame = {n: np.zeros(s, d) for n, (d, s) in layout(2, 32, 2).items()}
+    for i, renderer in enumerate(("ray", "egl")):
+        ShardWriter(tmp_path / f"shard-{i:03d}", 4, {**meta, "renderer": renderer}).append([frame])
+    with pytest.raises(CheckpointError, match="renderer"):
+        Dataset(tmp_path)
+    with pytest.raises(CheckpointError, match="no demonstrations"):
+        Dataset(tmp_path / "nothing")
