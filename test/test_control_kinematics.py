@@ -89,3 +89,22 @@ def test_inverse_finds_poses() -> None:
         assert error < 1e-5
         assert kinematics.pose(found)[0] == pytest.approx(position, abs=1e-5)
         assert (np.abs(found) <= kinematics.POSITION_LIMIT).all()
+
+
+def test_the_chain_is_the_one_of_kinovas_user_guide() -> None:
+    """Denavit-Hartenberg parameters of the Gen3 user guide, given to 0.1 mm: independent of the offsets used here."""
+    d = (-0.2848, -0.0118, -0.4208, -0.0128, -0.3143, 0.0, -0.1674 - kinematics.TOOL_LENGTH)
+    alpha = (np.pi / 2, np.pi / 2, np.pi / 2, np.pi / 2, np.pi / 2, np.pi / 2, np.pi)
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        q = random_joints(rng)
+        frame = np.diag([1.0, -1.0, -1.0, 1.0])  # the base frame is turned by pi about x
+        for i in range(7):
+            c, s = np.cos(q[i] + (np.pi if i else 0.0)), np.sin(q[i] + (np.pi if i else 0.0))
+            ca, sa = np.cos(alpha[i]), np.sin(alpha[i])
+            frame = frame @ np.array(
+                [[c, -s * ca, s * sa, 0.0], [s, c * ca, -c * sa, 0.0], [0.0, sa, ca, d[i]], [0.0, 0.0, 0.0, 1.0]]
+            )
+        position, rotation = kinematics.pose(q)
+        assert position == pytest.approx(frame[:3, 3], abs=5e-4)
+        assert rotation == pytest.approx(frame[:3, :3], abs=1e-9)

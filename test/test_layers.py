@@ -31,7 +31,7 @@ LIBRARIES = {
     "safetensors": {"models"},
     "tokenizers": {"models"},
     "transformers": {"bench"},
-    "cv2": {"wire", "models", "sim", "train", "nodes"},
+    "cv2": {"wire", "models", "sim", "train", "bags", "nodes"},
     "mujoco": {"sim"},
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},

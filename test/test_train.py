@@ -21,7 +21,7 @@ from ecovla_ros.train.dataset import PLACES, Dataset, ShardWriter, layout
 from ecovla_ros.types import CAMERAS, Observation
 
 SETTINGS = run.TrainSettings(
-    demos=demos.DemoSettings(episodes=3, max_steps=130), processes=1, threads=1, vision_minutes=0.01,
+    demos=demos.DemoSettings(episodes=3, max_steps=130), processes=2, threads=1, vision_minutes=0.01,
     policy_minutes=0.01, vision_batch=4, policy_batch=4, calibration_frames=4,
 )
 
@@ -68,7 +68,7 @@ def test_demonstrations_hold_what_the_expert_would_do(trained):
 
 def test_a_finished_run_collects_nothing_again(trained):
     before = (trained / "work" / "demos" / "shard-000" / "images.npy").stat().st_mtime_ns
-    demos.collect(trained / "work" / "demos", SETTINGS.demos, 1, lambda *_: None)
+    demos.collect(trained / "work" / "demos", SETTINGS.demos, 2, lambda *_: None)
     assert (trained / "work" / "demos" / "shard-000" / "images.npy").stat().st_mtime_ns == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Message(NamedTuple):
 
 def topics(path: str | Path) -> dict[str, str]:
     """Topic -> message type. Raises BagError."""
-    with _open(path) as reader:
+    with closing(_open(path)) as reader:
         return {c.topic: c.msgtype for c in reader.connections}
 
 
@@ -36,7 +37,7 @@ def messages(path: str | Path, wanted: Collection[str]) -> Iterator[Message]:
     What lies before a damaged part is yielded, then BagError tells how many messages were read. Raises BagError for a
     bag that cannot be opened, or that lacks a topic.
     """
-    with _open(path) as reader:
+    with closing(_open(path)) as reader:
         have = {c.topic for c in reader.connections}
         for topic in wanted:
             if topic not in have:

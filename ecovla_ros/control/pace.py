@@ -6,22 +6,21 @@ chunk that no pace brings within limits gives no trajectory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ecovla_ros.control import playback
 from ecovla_ros.control.curve import Bounds, State, bounds
 from ecovla_ros.control.limits import Limits
-from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.types import Trajectory
 
-ENTRIES = ((False, 0.4), (True, 0.4), (True, 0.6))
-"""Ways to enter the path that are tried before a chunk is slowed: (speed matched, turning time in s)."""
 MAX_STRETCH = 8.0
 """A chunk that must be slowed by more is not a motion for this arm (the ramp's slowing not counted)."""
-ROUNDS = 24
+ROUNDS = 6
+"""Paces that are tried."""
 TOLERANCE = 1e-9
+"""Share (velocity, acceleration) and rad by which rounding may exceed a limit."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,18 @@ class Excess:
         return max(self.velocity, self.acceleration, 1.0 if self.inside else 1.25)
 
     @property
+    def causes(self) -> set[str]:
+        """Names of what is exceeded."""
+        over = {"velocity": self.velocity > 1.0, "acceleration": self.acceleration > 1.0, "position": not self.inside}
+        return {name for name, exceeded in over.items() if exceeded}
+
+    @property
     def fits(self) -> bool:
+        """Whether the curve may be sent."""
         return self.inside and max(self.velocity, self.acceleration) <= 1.0 + TOLERANCE
 
 
-UNABLE = Excess(1.25, 1.25, False)
+UNABLE = Excess(1.0, 1.25, True)
 """Stands for a path that cannot come to rest within the horizon."""
 
 
@@ -74,8 +80,8 @@ class Fitted:
     """Within the envelope; None when no pace is."""
     stretch: float
     """Slowing of the trajectory, or where the search ended."""
-    asked: Excess
-    """Excess of the chunk at its own pace, best hand-over."""
+    causes: frozenset[str]
+    """What did not fit at the chunk's own pace: velocity, acceleration, position."""
 
 
 def envelope(limits: Limits, share: float, margin_rad: float, position: np.ndarray) -> Envelope:
@@ -91,39 +97,58 @@ def envelope(limits: Limits, share: float, margin_rad: float, position: np.ndarr
     )
 
 
-def fit(route: playback.Path, now_ns: int, model: TrajectoryController, within: Envelope, options: Options) -> Fitted:
-    """Trajectory along `route` from what `model` commands at `now_ns`, slowed as little as possible.
+def fit(route: playback.Path, now_ns: int, start: State, within: Envelope, horizon_s: float, most: float) -> Fitted:
+    """Trajectory along `route` from the commanded state `start`, slowed as little as possible, by `most` at most.
 
-    At each pace the hand-overs are tried from short to long; the next pace is the one the best of them asks for.
+    Where the motion in flight cannot be turned into the path within limits, it is stopped first.
     """
-    start = model.sample(now_ns)
-    stretch, asked = 1.0, None
+    braking = playback.BRAKE * within.acceleration
+    found = _search(route, now_ns, start, within, playback.Pace(1.0, horizon_s, braking), most)
+    if found.trajectory is not None or not start[1].any():
+        return found
+    halt = playback.stop(start, braking)
+    stopped_s, rest = float(halt.times_s[-1]), (halt.positions[-1], np.zeros_like(start[1]))
+    pace = playback.Pace(1.0, horizon_s - stopped_s, braking)
+    if pace.horizon_s <= playback.REST_S or not within.excess(bounds(halt, start)).fits:
+        return found
+    then = _search(route, now_ns + round(stopped_s * playback.NS), rest, within, pace, most)
+    if then.trajectory is None:
+        return found
+    return Fitted(_after(halt, then.trajectory), then.stretch, found.causes)
+
+
+def _search(
+    route: playback.Path, now_ns: int, start: State, within: Envelope, pace: playback.Pace, most: float
+) -> Fitted:
+    """At each pace every entry is tried; the next pace is the one that the best of them asks for."""
+    speed = route.speed(now_ns, pace.horizon_s)
+    stretch = max(float((speed / within.velocity).max()), 1.0)
+    causes = {"velocity"} if stretch > 1.0 else set()
     for _ in range(ROUNDS):
+        if stretch > most:
+            break
         best = UNABLE
-        for i, (matched, turn_s) in enumerate(ENTRIES):
-            pace = playback.Pace(stretch, matched, turn_s, options.horizon_s, playback.BRAKE * within.acceleration)
-            trajectory = playback.play(route, now_ns, start, pace)
+        for i, entry in enumerate(playback.ENTRIES):
+            trajectory = playback.play(route, now_ns, start, entry, replace(pace, stretch=stretch))
             if trajectory is None:
                 continue
             excess = within.excess(bounds(trajectory, start))
             if excess.fits:
-                return Fitted(trajectory, stretch, asked or excess)
+                return Fitted(trajectory, stretch, frozenset(causes))
             best = excess if i == 0 or excess.slowing < best.slowing else best
-        asked = asked or best
+        causes |= best.causes
         stretch *= min(max(best.slowing, 1.01), 2.0)
-        if stretch > options.most:
-            break
-    return Fitted(None, stretch, asked or UNABLE)
+    return Fitted(None, stretch, frozenset(causes))
 
 
-@dataclass(frozen=True)
-class Options:
-    """Bounds of the search."""
-
-    horizon_s: float
-    """Longest trajectory, s."""
-    most: float = MAX_STRETCH
-    """Largest stretch."""
+def _after(first: Trajectory, then: Trajectory) -> Trajectory:
+    """Both in a row."""
+    assert first.velocities is not None and then.velocities is not None
+    return Trajectory(
+        np.concatenate((first.times_s, first.times_s[-1] + then.times_s)),
+        np.vstack((first.positions, then.positions)),
+        np.vstack((first.velocities, then.velocities)),
+    )
 
 
 def smooth_stop(state: State, limits: Limits) -> Trajectory | None:

@@ -26,7 +26,9 @@ MATCH = 0.7
 """Share of the braking deceleration that is used to reach the path's pace."""
 KNOT_S = 0.125
 """Widest spacing of knots, s: a slowed chunk gets knots between its rows."""
-BRAKE = 0.8
+FINE_S = 0.02
+"""Resolution of the instant at which the end starts to brake, s."""
+BRAKE = 0.9
 """Share of the acceleration limit that is used to come to rest; the rest is for the controller's own timing."""
 REST_S = 0.05
 """Shortest time in which a motion is brought to rest, s."""
@@ -49,40 +51,48 @@ class Path:
 
     stamp_ns: int
     period_s: float
-    control: np.ndarray
-    """Control points (H + 4, 7): two before the first row, straight on; the last row twice more, to end at rest."""
+    cells: np.ndarray
+    """Cubic coefficients (H + 1, 4, 7), lowest power first; cell c runs from x = c - 1 to x = c."""
     gripper: np.ndarray
     """Gripper targets (H,), 0 open .. 1 closed."""
 
     @property
     def rows(self) -> int:
         """Number of rows H of the chunk."""
-        return len(self.control) - 4
+        return len(self.cells) - 1
 
     def coordinate(self, now_ns: int) -> float:
         """Row coordinate x of the instant `now_ns`."""
         return (now_ns - self.stamp_ns) / NS / self.period_s - 1.0
 
+    def speed(self, now_ns: int, horizon_s: float) -> np.ndarray:
+        """Largest speed (7,), rad/s, of the rows due within `horizon_s` of `now_ns`."""
+        start = max(self.coordinate(now_ns), -1.0) + 1.0
+        last = start + horizon_s / self.period_s
+        slopes = self.cells[min(int(start), self.rows) : max(int(last), int(start) + 1), 1]
+        return np.abs(slopes).max(axis=0) / self.period_s
+
     def at(self, x: np.ndarray) -> State:
         """Position (N, 7), rad, and derivative by x (N, 7), rad per row, at row coordinates `x` (N,).
 
-        Defined from the observation (-1) to one row after the last (H); outside, its ends are held.
+        Defined from the observation (-1) to one row after the last (H), where it rests; outside, its ends are held.
         """
-        x = np.clip(x, -1.0, float(self.rows))
-        cell = np.minimum(np.floor(x), self.rows - 1).astype(int)
-        s = x - cell
-        weights = self.control[cell[:, None] + np.arange(1, 5)]  # (N, 4, 7): rows cell - 1 .. cell + 2
-        power = np.stack((np.ones_like(s), s, s**2, s**3), axis=1) @ _BASIS
-        slope = np.stack((np.zeros_like(s), np.ones_like(s), 2.0 * s, 3.0 * s**2), axis=1) @ _BASIS
-        return np.einsum("nk,nkj->nj", power, weights), np.einsum("nk,nkj->nj", slope, weights)
+        y = np.clip(x + 1.0, 0.0, len(self.cells))
+        cell = np.minimum(y.astype(int), self.rows)
+        s = (y - cell)[:, None]
+        a, b, c, d = self.cells[cell].transpose(1, 0, 2)  # each (N, 7)
+        return a + s * (b + s * (c + s * d)), b + s * (2.0 * c + 3.0 * s * d)
 
 
 def path(chunk: ActionChunk, rows: np.ndarray) -> Path:
-    """Path of a chunk whose checked (unwrapped, clamped) joint rows are `rows` (H, 7)."""
-    head = rows[: min(len(rows), 3)]
-    before = [_EXTEND[len(head)][i] @ head for i in range(2)]
-    control = np.vstack((*before, rows, rows[-1], rows[-1]))
-    return Path(chunk.stamp_ns, chunk.period_s, control, np.asarray(chunk.gripper, float))
+    """Path of a chunk whose checked (unwrapped, clamped) joint rows are `rows` (H, 7).
+
+    Control points are two rows before the first, the rows, and the last row twice more.
+    """
+    head = rows[:3]
+    control = np.vstack((_EXTEND[len(head)] @ head, rows, rows[-1], rows[-1]))
+    windows = np.stack([control[i : len(control) - 3 + i] for i in range(4)], axis=1)  # (H + 1, 4, 7)
+    return Path(chunk.stamp_ns, chunk.period_s, _BASIS @ windows, np.asarray(chunk.gripper, float))
 
 
 def due(chunk: ActionChunk, now_ns: int) -> int:
@@ -92,91 +102,129 @@ def due(chunk: ActionChunk, now_ns: int) -> int:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """How a path is joined from the commanded state: one of `ENTRIES`."""
+
+    merged: bool
+    """Whether the path is moved to begin at the commanded position, or its rows are played as they are."""
+    matched: bool
+    """Whether it begins at the speed that the arm has along it, or at its own."""
+    turn_s: float
+    """Time over which the rest of the difference in velocity is given up, s."""
+
+
+ENTRIES = (Entry(False, False, 0.4), Entry(True, False, 0.4), Entry(True, True, 0.4), Entry(True, True, 0.6))
+"""The first is for a path that agrees with the flight, the last for one that turns."""
+
+
+@dataclass(frozen=True)
 class Pace:
-    """How a path is played."""
+    """How fast a path is played."""
 
     stretch: float
     """At least 1: the path takes this many times as long as the chunk asked for."""
-    matched: bool
-    """Whether the path is entered at the speed that the arm has along it, or at its own."""
-    turn_s: float
-    """Time over which the rest of the difference in velocity is given up, s."""
     horizon_s: float
     """Longest trajectory, s."""
     braking: np.ndarray
     """Deceleration with which speed is given up, rad/s^2, (7,)."""
 
 
-def play(route: Path, now_ns: int, start: State, pace: Pace) -> Trajectory | None:
+def play(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> Trajectory | None:
     """Trajectory from `now_ns` along the rows still due, or None where it cannot come to rest within the horizon.
 
-    `start` is the commanded state of the trajectory in flight. A path that agrees with it is followed unchanged.
-    The distance between them is given up over `MERGE_S` of the chunk's time, so that slowing the chunk slows this
-    too; the difference in velocity dv as dv t (1 - t / turn_s)^2. The end brakes along the tangent, before the
-    horizon and before the last row.
+    `start` is the commanded state of the trajectory in flight. The end brakes along the tangent, as late as the
+    horizon and the last row allow.
     """
-    begin = max(route.coordinate(now_ns), -1.0)
-    times = _knots(route, begin, pace)
-    x, rate, off = _progress(route, begin, start, times, pace)
-    positions, velocities = _merged(route, begin, start[0], x, rate)
-    left = np.maximum(1.0 - times / pace.turn_s, 0.0)[:, None]
-    positions += times[:, None] * left**2 * off
-    velocities += left * (left - 2.0 * times[:, None] / pace.turn_s) * off
-    braking_s = (np.abs(velocities) / pace.braking).max(axis=1, initial=0.0)
-    braking_s = np.where(braking_s > 0.0, np.maximum(braking_s, REST_S), 0.0)
-    ahead_s = (route.rows - 1 - x) / np.maximum(rate, 1e-9)
-    ends = (times + braking_s <= pace.horizon_s) & ((braking_s / 2 <= ahead_s) | (x >= route.rows))
+    motion = _join(route, now_ns, start, entry, pace)
+    first_s = min(ENTRY_S, pace.horizon_s / 4.0)
+    if not entry.merged:  # before row 1 the path is a continuation of its rows backwards
+        first_s = max(first_s, (1.0 - motion.begin) * motion.row_s)
+    fine = np.arange(first_s, pace.horizon_s, FINE_S)
+    x, rate, _, velocities = motion.at(fine)
+    braking_s = np.maximum((np.abs(velocities) / pace.braking).max(axis=1, initial=0.0), REST_S)
+    ends = (fine + braking_s <= pace.horizon_s) & ((braking_s * rate / 2.0 <= route.rows - 1 - x) | (x >= route.rows))
     if not ends.any():
         return None
-    n = int(np.flatnonzero(ends)[-1]) + 1
-    if not velocities[n - 1].any():
-        return Trajectory(times[:n], positions[:n], velocities[:n])
-    tail = stop((positions[n - 1], velocities[n - 1]), pace.braking)
+    times = _knots(motion, first_s, float(fine[ends][-1]))
+    _, _, positions, velocities = motion.at(times)
+    tail = stop((positions[-1], velocities[-1]), pace.braking)
     return Trajectory(
-        np.concatenate((times[:n], times[n - 1] + tail.times_s)),
-        np.vstack((positions[:n], tail.positions)),
-        np.vstack((velocities[:n], np.zeros_like(tail.positions))),
+        np.concatenate((times, times[-1] + tail.times_s)),
+        np.vstack((positions, tail.positions)),
+        np.vstack((velocities, np.zeros_like(tail.positions))),
     )
 
 
-def _knots(route: Path, begin: float, pace: Pace) -> np.ndarray:
-    """Times of the knots, s: when an evenly played path is at a row, or at equal parts between rows."""
-    row_s = route.period_s * pace.stretch
-    parts = max(1, math.ceil(row_s / KNOT_S - 1e-9))
-    entry = min(ENTRY_S, pace.horizon_s / 4.0)
-    first = math.ceil((begin + entry / row_s) * parts - 1e-6)
-    last = min(math.floor((begin + pace.horizon_s / row_s) * parts + 1e-6), route.rows * parts)
-    return (np.arange(first, last + 1) / parts - begin) * row_s
+@dataclass(frozen=True)
+class _Motion:
+    """A path joined from a commanded state, as a function of the time after that."""
+
+    route: Path
+    begin: float
+    """Row coordinate at time zero."""
+    row_s: float
+    """Time from row to row once the path is played evenly, s."""
+    distance: np.ndarray
+    """What the path is moved by at its beginning, rad, (7,)."""
+    first: float
+    """Rate of the row coordinate at time zero, rows/s."""
+    ramp_s: float
+    """Time in which the rate becomes even, s."""
+    off: np.ndarray
+    """Difference in velocity that is left at time zero, rad/s, (7,)."""
+    turn_s: float
+
+    def at(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Row coordinate (N,), its rate (N,), position (N, 7) and velocity (N, 7) at `times` (N,)."""
+        even, into = 1.0 / self.row_s, np.minimum(times / self.ramp_s, 1.0)
+        x = self.begin + even * times + (self.first - even) * self.ramp_s * into * (1.0 - into / 2.0)
+        rate = even + (self.first - even) * (1.0 - into)
+        positions, slopes = _moved(self.route, self.begin, self.distance, x)
+        left = np.maximum(1.0 - times / self.turn_s, 0.0)[:, None]
+        positions = positions + times[:, None] * left**2 * self.off
+        velocities = slopes * rate[:, None] + left * (left - 2.0 * times[:, None] / self.turn_s) * self.off
+        return x, rate, positions, velocities
 
 
-def _progress(
-    route: Path, begin: float, start: State, times: np.ndarray, pace: Pace
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row coordinate (N,) and its rate (N,), rows/s, at `times`; velocity that is not along the path (7,), rad/s."""
-    even = 1.0 / (route.period_s * pace.stretch)
-    _, slope = _merged(route, begin, start[0], np.array([begin]), np.ones(1))
-    along = slope[0]
+def _join(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> _Motion:
+    """Motion along `route` that begins at `start`; where it is not merged, only its rows count.
+
+    The distance between the commanded position and the path is given up over `MERGE_S` of the chunk's time, so that
+    slowing the chunk slows this too; the velocity dv that is not the path's as dv t (1 - t / turn_s)^2.
+    """
+    begin, row_s = max(route.coordinate(now_ns), -1.0), route.period_s * pace.stretch
+    even = 1.0 / row_s
+    zero = np.zeros(len(start[0]))
+    if not entry.merged:
+        return _Motion(route, begin, row_s, zero, even, 1.0, zero, entry.turn_s)
+    here = np.array([begin])
+    distance = start[0] - route.at(here)[0][0]
+    along = _moved(route, begin, distance, here)[1][0]
     first = even
-    if pace.matched and along.any():
+    if entry.matched and along.any():
         first = min(max(float(along @ start[1] / (along @ along)), 0.0), 1.0 / route.period_s)
     ramp_s = max(float((np.abs(along * (first - even)) / pace.braking).max()) / MATCH, 1e-3)
-    into = np.minimum(times, ramp_s)
-    x = begin + even * times + (first - even) * into * (1.0 - into / (2.0 * ramp_s))
-    return x, even + (first - even) * (1.0 - into / ramp_s), start[1] - along * first
+    return _Motion(route, begin, row_s, distance, first, ramp_s, start[1] - along * first, entry.turn_s)
 
 
-def _merged(route: Path, begin: float, commanded: np.ndarray, x: np.ndarray, rate: np.ndarray) -> State:
-    """Positions and velocities (N, 7) at `x`, passed with `rate`, of the path moved to begin at `commanded` (7,).
+def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> State:
+    """Position (N, 7) and slope (N, 7), rad per row, at `x` of the path moved by `distance` (7,) at `begin`.
 
     What is left of the distance falls as 1 - 3/2 s + 1/2 s^3, s in [0, 1]: at once, and without curvature at its start.
     """
     positions, slopes = route.at(x)
-    distance = commanded - route.at(np.array([begin]))[0]  # (1, 7)
     length = MERGE_S / route.period_s
     s = np.minimum((x - begin) / length, 1.0)[:, None]
-    positions = positions + (1.0 - 1.5 * s + 0.5 * s**3) * distance
-    slopes = slopes + (1.5 * s**2 - 1.5) / length * distance
-    return positions, slopes * rate[:, None]
+    return positions + (1.0 - 1.5 * s + 0.5 * s**3) * distance, slopes + (1.5 * s**2 - 1.5) / length * distance
+
+
+def _knots(motion: _Motion, first_s: float, last_s: float) -> np.ndarray:
+    """Times of the knots, s: when an evenly played path is at a row, or at equal parts between rows, and `last_s`."""
+    parts = max(1, math.ceil(motion.row_s / KNOT_S - 1e-9))
+    span = motion.row_s / parts
+    phase = motion.begin * parts
+    times = (np.arange(math.ceil(phase), math.floor(phase + last_s / span) + 1) - phase) * span
+    return np.append(times[(times > first_s - 1e-6) & (times < last_s - REST_S / 2.0)], last_s)
 
 
 def stop(state: State, braking: np.ndarray) -> Trajectory:

@@ -87,8 +87,3 @@ class Recent:
         """The message stamped nearest to `stamp_ns`; None when there is none."""
         with self._lock:
             return min(self._messages, key=lambda m: abs(m[0] - stamp_ns), default=(0, None))[1]
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._messages.clear()

@@ -139,7 +139,6 @@ class PolicyNode(LifecycleNode):
     def _receiver(self, camera: str) -> Callable[[Any], None]:
         def receive(msg: Any) -> None:
             if not self._mailbox.put(camera, msg, wire.stamp_ns(msg.header.stamp), self._now_ns()):
-                self._joints.clear()
                 self._new_episode = True
                 self.get_logger().warning(f"{camera}: the clock jumped back; history forgotten")
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rcl_interfaces.msg import ParameterDescriptor
 
 from ecovla_ros import config
-from ecovla_ros.errors import ConfigError
 
 DEFAULT_FILE = "mini_sim.yaml"
 
@@ -35,15 +33,5 @@ def configuration(node: Any) -> config.Config:
 
 
 def load(name: str, overrides: Sequence[str]) -> config.Config:
-    """File by path or shipped name, with `section.key=value` texts over it; values are YAML. Raises ConfigError."""
-    loaded = config.load(name if Path(name).is_file() else config.shipped(name))
-    changes = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"override '{text}' has no '='; valid: section.key=value, e.g. prune.ratio=0.4")
-        try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{text}': '{value}' is not a YAML value") from error
-    return config.override(loaded, **changes)
+    """File by path or shipped name, with `section.key=value` texts over it. Raises ConfigError."""
+    return config.override_texts(config.load(name if Path(name).is_file() else config.shipped(name)), overrides)

@@ -150,7 +150,7 @@ def randomise_looks(world: World, rng: np.random.Generator) -> None:
     happen = [
         Event("light_level", values={"level": rng.uniform(0.55, 1.15)}),
         Event("light_colour", values={"rgb": rng.uniform(0.85, 1.15, 3)}),
-        Event("table_colour", values={"rgb": np.clip(rng.uniform(0.35, 0.85) + rng.uniform(-0.15, 0.15, 3), 0, 1)}),
+        Event("table_colour", values={"rgb": rng.uniform(0.30, 0.68) + rng.uniform(-0.12, 0.12, 3)}),
         Event("table_texture", values={"texture": str(rng.choice(PATTERNS)), "seed": int(rng.integers(1000))}),
     ]
     for name in OBJECTS:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ecovla_ros.models.pi.flow import flow_loss
 from ecovla_ros.models.pi.model import KV, PiModel
+from ecovla_ros.train import parallel
 from ecovla_ros.train.auxiliary import OBJECTS, PromptHead, in_tool_frame
 from ecovla_ros.train.schedule import cosine
 
@@ -60,12 +61,13 @@ def train_policy(
     average = deepcopy(model)
     start, step, saved, mean = time.monotonic(), 0, 0.0, np.zeros(2)
     rows = _batches(len(tokens), batch, generator)
-    while (spent := time.monotonic() - start) < seconds:
+    while (spent := parallel.agree(time.monotonic() - start)) < seconds:
         for group in optimiser.param_groups:
             group["lr"] = rate * cosine(spent / seconds, step)
         losses = _losses(model, head, tokens, columns, prompts, next(rows), draws, generator)
         optimiser.zero_grad(set_to_none=True)
         (losses[0] + 0.3 * losses[1]).backward()
+        parallel.average(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1

@@ -6,7 +6,9 @@ Each stage leaves a file in the work folder; a run that was interrupted goes on 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import platform
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,11 +26,12 @@ from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.normalise import Normaliser, relative
 from ecovla_ros.models.pi.prompt import Prompt
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train import demos, fit, vision
+from ecovla_ros.train import demos, fit, parallel, vision
 from ecovla_ros.train.dataset import PLACES, Dataset
 from ecovla_ros.types import CAMERAS, Observation
 
 Report = Callable[[dict[str, Any]], None]
+COLUMNS = ("state", "actions", "places", "tool", "task")
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ class TrainSettings:
 
     demos: demos.DemoSettings = field(default_factory=demos.DemoSettings)
     processes: int = 2
-    """Collecting processes."""
-    threads: int = 2
+    """Processes that collect, and that train the policy data-parallel."""
+    threads: int = 1
+    """torch threads of the vision stage."""
     vision_minutes: float = 12.0
     policy_minutes: float = 45.0
     vision_batch: int = 64
@@ -59,24 +63,56 @@ def run(folder: Path, out: Path, settings: TrainSettings, report: Report) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     demos.collect(folder / "demos", settings.demos, settings.processes, _progress(report))
     data = Dataset(folder / "demos")
-    columns = {name: data.column(name) for name in ("state", "actions", "places", "tool", "task", "episode")}
     prompt = Prompt.build(data.meta["instructions"], MINI.max_prompt)
     model = PiModel(dataclasses.replace(MINI, vocab=prompt.size))
-    _vision_stage(model, data, columns, folder / "vision.pt", settings, report)
-    tokens = _token_stage(model, data, folder / "tokens.pt", settings, report)
+    _vision_stage(model, data, folder / "vision.pt", settings, report)
+    _token_stage(model, data, folder / "tokens.pt", settings, report)
+    job = (folder, out, settings, model.state_dict(), time.monotonic() - start)
+    if settings.processes > 1:
+        queue = multiprocessing.get_context("spawn").SimpleQueue()
+        watcher = threading.Thread(target=_forward, args=(queue, report), daemon=True)
+        watcher.start()
+        parallel.spawn(settings.processes, folder, _policy_stage, *job, queue.put)
+        queue.put(None)
+        watcher.join()
+    else:
+        _policy_stage(0, *job, report)
+    return out
+
+
+def _forward(queue: Any, report: Report) -> None:
+    while (row := queue.get()) is not None:
+        report(row)
+
+
+def _policy_stage(
+    rank: int, folder: Path, out: Path, settings: TrainSettings, weights: dict[str, Tensor], spent: float, report: Report
+) -> None:
+    """Language model and expert, in one of several processes; the first one reports and saves."""
+    start = time.monotonic()
+    torch.manual_seed(settings.seed)  # what only training has starts alike in every process
+    data = Dataset(folder / "demos")
+    columns = {name: data.column(name) for name in COLUMNS}
+    prompt = Prompt.build(data.meta["instructions"], MINI.max_prompt)
+    model = PiModel(dataclasses.replace(MINI, vocab=prompt.size))
+    model.load_state_dict(weights)
+    tokens: Tensor = torch.load(folder / "tokens.pt", weights_only=True, mmap=True)
     normaliser, inputs = policy_columns(columns)
     ids, real = (torch.tensor(part) for part in prompt.batch(data.meta["instructions"]))
 
     def save(average: PiModel) -> None:
-        settings_of = _record(settings, data, time.monotonic() - start)
-        _save(out, average, normaliser, prompt, data, tokens, settings_of, settings)
+        if rank == 0:
+            record = _record(settings, data, spent + time.monotonic() - start)
+            _save(out, average, normaliser, prompt, data, record, settings)
 
-    average = fit.train_policy(
+    save(fit.train_policy(
         model, tokens, inputs, (ids, real), settings.policy_minutes * 60, settings.policy_batch, settings.policy_rate,
-        settings.draws, settings.seed, report, save,
-    )
-    save(average)
-    return out
+        settings.draws, settings.seed + rank, report if rank == 0 else _silent, save,
+    ))
+
+
+def _silent(row: dict[str, Any]) -> None:
+    """Other processes have nothing of their own to say."""
 
 
 def policy_columns(columns: dict[str, np.ndarray]) -> tuple[Normaliser, dict[str, Tensor]]:
@@ -92,11 +128,9 @@ def policy_columns(columns: dict[str, np.ndarray]) -> tuple[Normaliser, dict[str
     }
 
 
-def _vision_stage(
-    model: PiModel, data: Dataset, columns: dict[str, np.ndarray], path: Path, settings: TrainSettings, report: Report
-) -> None:
+def _vision_stage(model: PiModel, data: Dataset, path: Path, settings: TrainSettings, report: Report) -> None:
     if not path.exists():
-        images = {**columns, "images": data.column("images"), "classes": data.column("classes")}
+        images = {name: data.column(name) for name in (*COLUMNS, "images", "classes")}
         vision.train_vision(
             model, images, settings.vision_minutes * 60, settings.vision_batch, settings.vision_rate, settings.seed,
             report,
@@ -105,11 +139,9 @@ def _vision_stage(
     model.vision.load_state_dict(torch.load(path, weights_only=True))
 
 
-def _token_stage(model: PiModel, data: Dataset, path: Path, settings: TrainSettings, report: Report) -> Tensor:
+def _token_stage(model: PiModel, data: Dataset, path: Path, settings: TrainSettings, report: Report) -> None:
     if not path.exists():
         _write(path, vision.cache_tokens(model, data.column("images"), settings.seed, report))
-    tokens: Tensor = torch.load(path, weights_only=True, mmap=True)
-    return tokens
 
 
 def _write(path: Path, value: Any) -> None:
@@ -131,8 +163,8 @@ def _record(settings: TrainSettings, data: Dataset, seconds: float) -> dict[str,
 
 
 def _save(
-    out: Path, model: PiModel, normaliser: Normaliser, prompt: Prompt, data: Dataset, tokens: Tensor,
-    training: dict[str, Any], settings: TrainSettings,
+    out: Path, model: PiModel, normaliser: Normaliser, prompt: Prompt, data: Dataset, training: dict[str, Any],
+    settings: TrainSettings,
 ) -> None:
     spec = PolicySpec(
         name="mini", cameras={c: (MINI.image_size, MINI.image_size) for c in CAMERAS}, horizon=MINI.horizon,

@@ -63,7 +63,8 @@ def load(
 ) -> PiPolicy:
     """Read a checkpoint written by `save`. `flow_steps` 0: as it was trained for.
 
-    Raises CheckpointError: a missing, truncated or foreign file, missing or extra weights, a wrong shape, bad statistics.
+    Raises CheckpointError: a file missing, truncated or foreign; weights missing, extra, not finite or of a wrong shape;
+    bad statistics.
     """
     path = Path(folder)
     document = _document(path)
@@ -71,11 +72,10 @@ def load(
     spec, normaliser = _spec(document["spec"]), Normaliser.from_dict(document["normaliser"])
     prompt = Prompt.load(path / TOKENIZER, config.max_prompt)
     tensors = _tensors(path / WEIGHTS)
-    energies = {k.removeprefix(CALIBRATION): tensors.pop(k).float() for k in list(tensors) if k.startswith(CALIBRATION)}
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in PiModel(config).state_dict().items()}
-    _check_weights({k: v.shape for k, v in tensors.items()}, shapes)
+    calibrated = [name for name in tensors if name.startswith(CALIBRATION)]
+    energies = {name.removeprefix(CALIBRATION): tensors.pop(name).float() for name in calibrated}
     model = PiModel(config)
+    _check_weights(tensors, model.state_dict())
     model.load_state_dict(tensors, strict=True)
     model.to(device=device, dtype=dtype)
     _check_calibration(energies, model)
@@ -133,13 +133,16 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"'{path}' is not a complete safetensors file: {error}") from error
 
 
-def _check_weights(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+def _check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     for what, names in (("missing", expected.keys() - found.keys()), ("unknown", found.keys() - expected.keys())):
         if names:
             raise CheckpointError(f"{len(names)} {what} weights: {', '.join(sorted(names)[:5])}")
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise CheckpointError(f"weight {name} has shape {tuple(found[name])}; the configuration needs {tuple(shape)}")
+    for name, weight in found.items():
+        shape, needed = tuple(weight.shape), tuple(expected[name].shape)
+        if shape != needed:
+            raise CheckpointError(f"weight {name} has shape {shape}; the configuration needs {needed}")
+        if not weight.is_floating_point() or not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(f"weight {name} is not finite floating-point numbers")
 
 
 def _check_calibration(energies: Mapping[str, Tensor], model: PiModel) -> None:

@@ -120,9 +120,10 @@ def _typed(key: str, value: Any, hints: Mapping[str, Any]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if key == "cameras" or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise CheckpointError(f"model configuration: {key} must be {getattr(hint, '__name__', 'a list of names')}, got {value!r}")
+        kind = "a list of names" if key == "cameras" else hint.__name__
+        raise CheckpointError(f"model configuration: {key} must be {kind}, got {value!r}")
     return value
 
 
 MINI = PiConfig()
-"""The built-in policy: two cameras at 96 px (36 tokens each), LM 6 x 192, expert 6 x 128, 8 query heads on one KV head."""
+"""The built-in policy: two cameras at 96 px (36 tokens each), LM 6 x 192, expert 6 x 128, 8 query heads, 1 KV head."""

@@ -20,7 +20,7 @@ UNUSED = ("model.dit.embed_tokens.", "model.vlm.language_model.norm.", "lm_head.
 def from_transformers(
     hf_model: nn.Module, cameras: tuple[str, ...] = CAMERAS, max_prompt: int = 48, optional_cameras: bool = True
 ) -> PiModel:
-    """A float32 `PiModel` with the weights of `hf_model`. Raises CheckpointError for weights that are missing or left over."""
+    """A float32 `PiModel` with the weights of `hf_model`. Raises CheckpointError: weights missing or left over."""
     config = config_from_transformers(hf_model.config, cameras, max_prompt, optional_cameras)
     state = {k.replace("vision_tower.vision_model.", "vision_tower."): v for k, v in hf_model.state_dict().items()}
     return from_state(config, state)
@@ -67,7 +67,7 @@ def config_from_transformers(hf: Any, cameras: tuple[str, ...], max_prompt: int,
 
 
 def rank_major(rows: Tensor, kv_heads: int, head_dim: int) -> Tensor:
-    """Query rows (heads * head_dim, D) from group-major order (head = group * ranks + rank) to rank * groups + group."""
+    """Query rows (heads * head_dim, D) from group-major (head = group * ranks + rank) to rank * groups + group."""
     blocks = rows.unflatten(0, (kv_heads, -1, head_dim))
     return blocks.transpose(0, 1).reshape(rows.shape)
 
@@ -126,5 +126,6 @@ def _heads(source: _Source) -> dict[str, Tensor]:
     old = "embed_action_time."
     names = {"state_in": f"{old}state_proj", "action_in": f"{old}action_in_proj", "time_in": f"{old}action_time_mlp_in",
              "time_out": f"{old}action_time_mlp_out", "action_out": "action_out_proj"}  # fmt: skip
-    out = {f"{mine}.{kind}": source(f"{theirs}.{kind}") for mine, theirs in names.items() for kind in ("weight", "bias")}
+    kinds = ("weight", "bias")
+    out = {f"{mine}.{kind}": source(f"{theirs}.{kind}") for mine, theirs in names.items() for kind in kinds}
     return out | {"expert_norm.weight": source("model.dit.norm.weight")}

@@ -1,4 +1,4 @@
-"""Flow matching with the signs of pi0: x_t = t * noise + (1 - t) * actions, velocity = noise - actions, t from 1 to 0."""
+"""Flow matching with the signs of pi0: x_t = t * noise + (1 - t) * actions, velocity = noise - actions, from 1 to 0."""
 
 from __future__ import annotations
 

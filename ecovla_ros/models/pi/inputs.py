@@ -43,7 +43,7 @@ def camera_images(images: Mapping[str, Any], config: PiConfig) -> dict[str, NDAr
 
 
 def joint_state(observation: Observation) -> tuple[NDArray[np.float64], float]:
-    """Joints (7,) rad and gripper 0..1 of an observation. Raises ObservationError for a wrong shape, NaN or infinity."""
+    """Joints (7,) rad and gripper 0..1 of an observation. Raises ObservationError: a wrong shape, NaN, infinity."""
     joints = np.asarray(observation.joints, dtype=np.float64)
     if joints.shape != (len(JOINTS),):
         raise ObservationError(f"joints must have shape ({len(JOINTS)},), got {joints.shape}")

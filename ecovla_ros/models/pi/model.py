@@ -35,14 +35,11 @@ class PiModel(nn.Module):
         self.projector = nn.Linear(config.vision_width, config.lm_width)
         self.camera = nn.Parameter(torch.randn(len(config.cameras), config.lm_width) * 0.02) if stem else None
         self.embedding = nn.Parameter(torch.randn(config.vocab, config.lm_width) * config.lm_width**-0.5)
-        eps, heads = config.norm_eps, (config.heads, config.kv_heads, config.head_dim)
-        lm = (Block(config.lm_width, config.lm_mlp, *heads, eps, config.layers) for _ in range(config.layers - 1))
-        expert = (Block(config.expert_width, config.expert_mlp, *heads, eps, config.layers) for _ in range(config.layers))
-        self.lm = nn.ModuleList(lm)
-        self.lm_last = KeyValue(config.lm_width, config.kv_heads, config.head_dim, eps)
-        self.expert = nn.ModuleList(expert)
-        self.expert_norm = RMSNorm(config.expert_width, eps)
+        self.lm = _blocks(config, config.lm_width, config.lm_mlp, config.layers - 1)
+        self.lm_last = KeyValue(config.lm_width, config.kv_heads, config.head_dim, config.norm_eps)
         width = config.expert_width
+        self.expert = _blocks(config, width, config.expert_mlp, config.layers)
+        self.expert_norm = RMSNorm(width, config.norm_eps)
         self.state_in = nn.Linear(config.state_dim, width)
         self.action_in = nn.Linear(config.action_dim, width)
         self.time_in, self.time_out = nn.Linear(2 * width, width), nn.Linear(width, width)
@@ -52,7 +49,7 @@ class PiModel(nn.Module):
         self.register_buffer("rope_sin", sin, persistent=False)
 
     def vision_tokens(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Camera -> uint8 (B, H, W, 3) or float (B, 3, H, W) in [-1, 1], to camera -> tower output (B, N, vision_width).
+        """Images to tower output (B, N, vision_width), by camera: uint8 (B, H, W, 3) or float (B, 3, H, W) in [-1, 1].
 
         The tower runs once for all cameras. Raises ObservationError for a camera the model does not have.
         """
@@ -63,7 +60,7 @@ class PiModel(nn.Module):
         return dict(zip(images, tokens.chunk(len(images))))
 
     def project(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tower output (B, N, vision_width) to LM tokens (B, N, lm_width), with the camera's embedding if there is one."""
+        """Tower output (B, N, vision_width) to LM tokens (B, N, lm_width); the stem's get their camera's embedding."""
         out = {name: self.projector(t) for name, t in tokens.items()}
         if self.camera is not None:
             out = {name: t + self.camera[self.config.cameras.index(name)] for name, t in out.items()}
@@ -88,7 +85,7 @@ class PiModel(nn.Module):
     def velocity(self, kv: Sequence[KV], mask: Tensor | None, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Flow velocity (B * R, H, action_dim) of the noisy actions x_t (B * R, H, action_dim) at times t (B * R,).
 
-        `kv`, `mask` (B, S) and `state` (B, state_dim) are of B prefixes; draws b * R .. b * R + R - 1 belong to prefix b.
+        `kv`, `mask` (B, S) and `state` (B, state_dim) are of B prefixes; draws b * R .. b * R + R - 1 are of prefix b.
         """
         draws, horizon = len(x_t) // len(state), x_t.shape[1]
         start = None if mask is None else mask.long().sum(1, keepdim=True)
@@ -132,6 +129,11 @@ class PiModel(nn.Module):
         index = slice(start, start + length) if positions is None else positions.clamp(min=0)
         cos, sin = self.rope_cos[index], self.rope_sin[index]
         return Rope(cos.unsqueeze(-2), sin.unsqueeze(-2))
+
+
+def _blocks(config: PiConfig, width: int, mlp: int, count: int) -> nn.ModuleList:
+    heads = (config.heads, config.kv_heads, config.head_dim)
+    return nn.ModuleList(Block(width, mlp, *heads, config.norm_eps, config.layers) for _ in range(count))
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:

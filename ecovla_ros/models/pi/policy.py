@@ -47,7 +47,7 @@ class FlowSteps:
 
 
 class PiPolicy:
-    """One policy of the pi0 family (see models/base.py `Policy`). The weights belong to this object: sites reorder them."""
+    """One policy of the pi0 family (see models/base.py `Policy`). Its weights are its own: sites reorder them."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PiPolicy:
         """`flow_steps` 0: as the checkpoint says. Raises CheckpointError where model, spec and tokenizer do not fit."""
         self.config = model.config
         self.model = model.requires_grad_(False).eval()
-        _check(self.config, spec, prompt)
+        _check(self.config, spec, normaliser, prompt)
         self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
         self.flow_steps = flow_steps or self.config.flow_steps
         self.calibration: dict[str, Tensor] = dict(calibration or {})
@@ -95,15 +95,15 @@ class PiPolicy:
         """LM over the prefix into the caches. An earlier hand-off is void afterwards."""
         length, rope = len(seen.prefix), self.model.rope(None, 0, len(seen.prefix))
         extends = [partial(cache.write, 0) for cache in self._cache]
-        energy = plan.energy
-        hidden = run(self.model.lm, seen.prefix[None], rope, extends, None, uses("lm", self.model.lm, plan.kept, energy))
+        use = uses("lm", len(self.model.lm), plan)
+        hidden = run(self.model.lm, seen.prefix[None], rope, extends, None, use)
         extends[-1](*self.model.lm_last.keys_values(hidden, rope))
         return Handoff(length)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
         """Euler steps from `noise` (H, action_dim) at t = 1 to normalised actions (H, action_dim) at t = 0."""
-        use = uses("expert", self.model.expert, plan.kept, plan.energy)
+        use = uses("expert", len(self.model.expert), plan)
         self._write_state(seen.state, handoff.length, use)
         start = handoff.length + 1
         rope = self.model.rope(None, start, self.config.horizon)
@@ -158,7 +158,7 @@ def flow_step_parts(model: PiModel, steps: int) -> FlowSteps:
     return FlowSteps((on_action @ model.action_in.weight.float()).to(dtype), bias.to(dtype))
 
 
-def _check(config: PiConfig, spec: PolicySpec, prompt: Prompt) -> None:
+def _check(config: PiConfig, spec: PolicySpec, normaliser: Normaliser, prompt: Prompt) -> None:
     size = (config.image_size, config.image_size)
     expected = {name: size for name in config.cameras}
     if {name: tuple(hw) for name, hw in spec.cameras.items()} != expected:
@@ -166,6 +166,9 @@ def _check(config: PiConfig, spec: PolicySpec, prompt: Prompt) -> None:
     for name, value in (("horizon", config.horizon), ("action_dim", config.action_dim)):
         if getattr(spec, name) != value:
             raise CheckpointError(f"{name} of the specification is {getattr(spec, name)}, the model's is {value}")
+    rows = len(normaliser.action_mean)
+    if rows != config.horizon:
+        raise CheckpointError(f"normalisation has statistics of {rows} actions; the horizon is {config.horizon}")
     if prompt.size > config.vocab or prompt.max_tokens > config.max_prompt:
         raise CheckpointError(
             f"tokenizer of {prompt.size} tokens, prompts to {prompt.max_tokens}; the model takes {config.vocab} "

@@ -37,7 +37,9 @@ class Prompt:
             return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")), max_tokens)
         except OSError as error:
             raise CheckpointError(f"cannot read tokenizer '{path}': {error.strerror}") from error
-        except Exception as error:  # the bindings raise bare Exception for every kind of malformed file
+        except Exception as error:
+            if type(error) is not Exception:  # the bindings raise Exception itself for every malformed file
+                raise
             raise CheckpointError(f"'{path}' is not a tokenizer.json: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -57,7 +59,8 @@ class Prompt:
         if self._unknown is not None and self._unknown in encoded.ids:
             bad = [text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets) if i == self._unknown]
             known = sorted(set(self.tokenizer.get_vocab()) - {PAD, UNKNOWN})
-            raise ObservationError(f"instruction '{text}' has unknown words: {', '.join(bad)}; known: {', '.join(known)}")
+            words = f"unknown words: {', '.join(bad)}; known: {', '.join(known)}"
+            raise ObservationError(f"instruction '{text}' has {words}")
         if len(encoded.ids) > self.max_tokens:
             raise ObservationError(f"instruction of {len(encoded.ids)} tokens; at most {self.max_tokens}: '{text}'")
         return encoded.ids

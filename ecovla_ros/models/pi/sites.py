@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor, nn
-
-from ecovla_ros.models.base import Site
+from ecovla_ros.models.base import Plan, Site
 from ecovla_ros.models.pi.layers import Block, Use
 from ecovla_ros.models.pi.model import PiModel
 
@@ -23,16 +19,14 @@ def sites(model: PiModel, flow_steps: int) -> tuple[Site, ...]:
     return tuple(found)
 
 
-def uses(
-    name: str, blocks: nn.ModuleList, kept: Mapping[str, int], energy: Mapping[str, Tensor] | None
-) -> list[Use]:
-    """What each block of `name` ("lm" or "expert") runs, given kept counts and energy buffers by site key."""
-    energy = energy or {}
-    keys = [(f"{name}.{i}.heads", f"{name}.{i}.mlp") for i in range(len(blocks))]
+def uses(name: str, count: int, plan: Plan) -> list[Use]:
+    """What each of the `count` blocks of `name` ("lm" or "expert") runs under a plan."""
+    kept, energy = plan.kept, plan.energy or {}
+    keys = [(f"{name}.{i}.heads", f"{name}.{i}.mlp") for i in range(count)]
     return [Use(kept.get(h), kept.get(m), energy.get(h), energy.get(m)) for h, m in keys]
 
 
-def _of_block(key: str, name: str, phase: str, calls: int, block: Block) -> Sequence[Site]:
+def _of_block(key: str, name: str, phase: str, calls: int, block: Block) -> tuple[Site, ...]:
     attention, mlp = block.attention, block.mlp
     gate, up, down, query, o = (w.detach() for w in (mlp.gate, mlp.up, mlp.down, attention.query(), attention.o))
     unit, groups = attention.head_dim, attention.kv_heads

@@ -46,8 +46,8 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) or float (B, 3, H, W) to tokens (B, N, vision_width)."""
-        pixels = to_pixels(images)
-        place = self.coordinates.to(pixels.dtype).expand(len(pixels), -1, -1, -1)
+        pixels = to_pixels(images).to(self.coordinates.dtype)
+        place = self.coordinates.expand(len(pixels), -1, -1, -1)
         grid = self.levels(torch.cat((pixels, place), 1).contiguous(memory_format=torch.channels_last))
         return grid.flatten(2).transpose(1, 2) + self.position
 
