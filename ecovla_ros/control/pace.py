@@ -17,7 +17,7 @@ from ecovla_ros.types import Trajectory
 
 MAX_STRETCH = 8.0
 """A chunk that must be slowed by more is not a motion for this arm (the ramp's slowing not counted)."""
-ROUNDS = 6
+ROUNDS = 8
 """Paces that are tried."""
 TOLERANCE = 1e-9
 """Share (velocity, acceleration) and rad by which rounding may exceed a limit."""
@@ -121,8 +121,8 @@ def _search(
     route: playback.Path, now_ns: int, start: State, within: Envelope, pace: playback.Pace, most: float
 ) -> Fitted:
     """At each pace every entry is tried; the next pace is the one that the best of them asks for."""
-    speed = route.speed(now_ns, pace.horizon_s)
-    stretch = max(float((speed / within.velocity).max()), 1.0)
+    speed = float((route.speed(now_ns, pace.horizon_s / 2.0) / within.velocity).max())
+    stretch = max(0.8 * speed, 1.0)
     causes = {"velocity"} if stretch > 1.0 else set()
     for _ in range(ROUNDS):
         if stretch > most:

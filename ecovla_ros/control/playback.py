@@ -66,11 +66,10 @@ class Path:
         return (now_ns - self.stamp_ns) / NS / self.period_s - 1.0
 
     def speed(self, now_ns: int, horizon_s: float) -> np.ndarray:
-        """Largest speed (7,), rad/s, of the rows due within `horizon_s` of `now_ns`."""
-        start = max(self.coordinate(now_ns), -1.0) + 1.0
-        last = start + horizon_s / self.period_s
-        slopes = self.cells[min(int(start), self.rows) : max(int(last), int(start) + 1), 1]
-        return np.abs(slopes).max(axis=0) / self.period_s
+        """Largest speed (7,), rad/s, at the rows from row 1 on that are due within `horizon_s` of `now_ns`."""
+        first = int(min(max(self.coordinate(now_ns), 0.0), self.rows - 1.0)) + 1
+        last = first + max(int(horizon_s / self.period_s), 1)
+        return np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0) / self.period_s
 
     def at(self, x: np.ndarray) -> State:
         """Position (N, 7), rad, and derivative by x (N, 7), rad per row, at row coordinates `x` (N,).

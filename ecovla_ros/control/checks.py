@@ -1,0 +1,138 @@
+"""What a chunk must be before it may move the arm: one function a check, in the order in which the guard asks.
+
+A check returns what the next one needs or raises `Refused` with its own name, by which the guard counts it. Velocity
+and acceleration are the business of `pace`: they slow a chunk before they refuse it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ecovla_ros.control.limits import Limits
+from ecovla_ros.control.playback import NS, due
+from ecovla_ros.errors import ControlError
+from ecovla_ros.types import CONTINUOUS, JOINTS, ActionChunk
+
+ORDER = (
+    "finite", "shape", "age", "order", "enabled", "clock", "unwrap", "joint_margin", "jump", "ramp", "velocity",
+    "acceleration", "position", "controller",
+)  # fmt: skip
+"""Names of the checks of a chunk. unwrap, joint_margin, ramp, velocity and acceleration count chunks they changed
+(velocity, acceleration and position also those they refused); the others count chunks they refused."""
+
+FUTURE_S = 0.02
+"""A chunk may be this much younger than now: clocks of two machines differ."""
+PERIOD_S = (0.005, 1.0)
+"""Valid period of a chunk, s."""
+MAX_ROWS = 500
+MAX_ANGLE = 100.0
+"""No joint target of this arm is larger, rad."""
+
+_TURNING = np.array(CONTINUOUS)
+
+
+class Refused(ControlError):
+    """A chunk that must not reach the arm, and the check that says so."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(message)
+        self.check = check
+
+
+def finite(chunk: ActionChunk) -> ActionChunk:
+    """The chunk with float arrays. Refuses what is not a number, NaN, infinity and angles no joint has."""
+    joints, gripper = _array(chunk.joints, "joints"), _array(chunk.gripper, "gripper")
+    period = _array(chunk.period_s, "period_s")
+    stamp = chunk.stamp_ns
+    if isinstance(stamp, bool) or not isinstance(stamp, (int, np.integer)) or not 0 <= stamp < 2**63:
+        raise Refused("finite", f"stamp_ns {stamp!r} is not a time in nanoseconds")
+    for name, values in (("joints", joints), ("gripper", gripper), ("period_s", period)):
+        if not np.isfinite(values).all():
+            raise Refused("finite", f"{name} holds NaN or infinity")
+    if joints.size and np.abs(joints).max() > MAX_ANGLE:
+        raise Refused("finite", f"joint target {np.abs(joints).max():.3g} rad; valid: radians up to {MAX_ANGLE}")
+    if period.ndim:
+        raise Refused("shape", f"period_s has shape {period.shape}; valid: one number")
+    return ActionChunk(int(stamp), float(period), joints, np.clip(gripper, 0.0, 1.0))
+
+
+def shape(chunk: ActionChunk) -> None:
+    """Refuses a chunk that is not (H, 7) joints and (H,) gripper with a period of 5 ms to 1 s."""
+    rows = chunk.joints.shape[0] if chunk.joints.ndim else 0
+    if not 1 <= rows <= MAX_ROWS or chunk.joints.shape != (rows, len(JOINTS)) or chunk.gripper.shape != (rows,):
+        raise Refused(
+            "shape",
+            f"joints {chunk.joints.shape} and gripper {chunk.gripper.shape}; valid: (H, {len(JOINTS)}) and (H,) with "
+            f"H from 1 to {MAX_ROWS}",
+        )
+    if not PERIOD_S[0] <= chunk.period_s <= PERIOD_S[1]:
+        raise Refused("shape", f"period {chunk.period_s:.4g} s; valid: {PERIOD_S[0]} to {PERIOD_S[1]}")
+
+
+def age(chunk: ActionChunk, now_ns: int, limit_s: float) -> None:
+    """Refuses an observation older than `limit_s` or from the future, and a chunk with no row still due."""
+    elapsed = (now_ns - chunk.stamp_ns) / NS
+    if elapsed < -FUTURE_S:
+        raise Refused("age", f"its observation lies {-elapsed:.3f} s in the future; are the clocks synchronised?")
+    if elapsed > limit_s:
+        raise Refused("age", f"its observation is {elapsed:.3f} s old; at most {limit_s} s is valid")
+    if due(chunk, now_ns) >= chunk.horizon:
+        raise Refused("age", f"all its {chunk.horizon} rows were due before now, {elapsed:.3f} s after the observation")
+
+
+def order(chunk: ActionChunk, newest_ns: int | None) -> None:
+    """Refuses a duplicate, and a chunk that was overtaken by a newer one."""
+    if newest_ns is not None and chunk.stamp_ns <= newest_ns:
+        late = (newest_ns - chunk.stamp_ns) / NS
+        raise Refused("order", f"its observation is not newer than the last one's ({late:.3f} s before it)")
+
+
+def unwrap(rows: np.ndarray, first: int, commanded: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Rows (H, 7) without a turn between them and with row `first` nearest to `commanded` (7,); whether any changed.
+
+    Continuous joints are reported, and so learned, in [-pi, pi]: a step over the seam would be a turn of the arm.
+    """
+    unwrapped = np.unwrap(rows, axis=0)
+    turns = np.round((commanded - unwrapped[first]) / math.tau) * math.tau
+    result = np.where(_TURNING, unwrapped + turns, rows)
+    return result, bool((np.abs(result - rows) > 1e-6).any())
+
+
+def joint_margin(rows: np.ndarray, limits: Limits, margin_rad: float) -> tuple[np.ndarray, bool]:
+    """Rows (H, 7) clamped to `margin_rad` inside the position limits; whether any was outside.
+
+    Clamping bends the path, but only where it would end in a limit: the other joints go on, as near an obstacle.
+    """
+    clamped = np.clip(rows, limits.lower + margin_rad, limits.upper - margin_rad)
+    return clamped, bool((clamped != rows).any())
+
+
+def jump(target: np.ndarray, commanded: np.ndarray, measured: np.ndarray, limit_rad: float) -> None:
+    """Refuses a first due row (7,) that is further than `limit_rad` from where the arm is commanded or measured."""
+    for what, position in (("commanded", commanded), ("measured", measured)):
+        off = np.abs(distance(target, position))
+        worst = int(off.argmax())
+        if off[worst] > limit_rad:
+            raise Refused(
+                "jump",
+                f"{JOINTS[worst]} would jump {off[worst]:.3f} rad from its {what} position; at most {limit_rad} rad",
+            )
+
+
+def distance(to: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """`to` minus `start`, rad, the short way round for continuous joints."""
+    off = to - start
+    return np.where(_TURNING, off - np.round(off / math.tau) * math.tau, off)
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise Refused("finite", f"{name} is not an array of numbers") from None
+    if array.dtype.kind not in "fiu":
+        raise Refused("finite", f"{name} is not an array of numbers but of {array.dtype}")
+    return array.astype(float)

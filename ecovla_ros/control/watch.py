@@ -1,0 +1,117 @@
+"""What the guard knows of the clock, of the arm and of the gripper. Time is handed in, nanoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ecovla_ros.control.checks import distance
+from ecovla_ros.control.playback import NS
+from ecovla_ros.types import JOINTS, ArmState
+
+BACK_S = 0.001
+"""A clock that steps back by less is taken as standing still."""
+GAP_S = 0.5
+"""Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
+STEADY_RAD = 0.02
+"""Largest difference of two joint states of an arm at rest, rad."""
+REST_VELOCITY = 0.1
+"""Largest measured speed of an arm at rest, rad/s."""
+GRIPPER_STEP = 0.05
+"""The gripper is commanded when its target has moved this far, and at the ends of its stroke."""
+GRIPPER_PERIOD_S = 0.2
+"""Time between two gripper commands, s."""
+
+
+@dataclass
+class Clock:
+    """Tells a clock that walks from one that jumps."""
+
+    last_ns: int | None = None
+
+    def see(self, now_ns: int) -> tuple[int, float]:
+        """The time to use, and by how many seconds the clock jumped (0.0: it did not)."""
+        last = now_ns if self.last_ns is None else self.last_ns
+        step = (now_ns - last) / NS
+        if -BACK_S <= step <= 0.0:
+            now_ns = last
+        self.last_ns = now_ns
+        return now_ns, step if step < -BACK_S or step > GAP_S else 0.0
+
+
+@dataclass
+class ArmWatch:
+    """The last joint states."""
+
+    age_s: float
+    """A joint state older than this is stale, s."""
+    joints: np.ndarray | None = None
+    """Newest measured positions, rad, (7,)."""
+    gripper: float = 0.0
+    stamp_ns: int = 0
+    _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
+    _before: np.ndarray | None = None
+    _received_ns: int = 0
+
+    def see(self, state: ArmState, now_ns: int) -> str:
+        """Keep a joint state. Returns why it was not kept: "state_finite", "state_order", or empty."""
+        joints, velocity = _seven(state.joints), _seven(state.velocity)
+        if joints is None or velocity is None:
+            return "state_finite"
+        if self.joints is not None and state.stamp_ns < self.stamp_ns or state.stamp_ns > now_ns + self.age_s * NS:
+            return "state_order"
+        self._before, self.joints, self._velocity = self.joints, joints, velocity
+        self.gripper = float(state.gripper) if np.isfinite(state.gripper) else self.gripper
+        self.stamp_ns, self._received_ns = state.stamp_ns, now_ns
+        return ""
+
+    def forget(self) -> None:
+        """The clock jumped: no stamp can be compared any more."""
+        self.joints = self._before = None
+
+    def stale(self, now_ns: int) -> str:
+        """Why the joint states cannot be trusted now; empty when they can."""
+        if self.joints is None:
+            return "no joint state yet"
+        age = (now_ns - min(self.stamp_ns, self._received_ns)) / NS
+        return f"the last joint state is {age:.3f} s old; at most {self.age_s} s is valid" if age > self.age_s else ""
+
+    def moving(self) -> str:
+        """Why the arm does not count as standing still; empty when it does."""
+        if self.joints is None or self._before is None:
+            return "two joint states are needed"
+        if np.abs(self._velocity).max() > REST_VELOCITY:
+            return f"the arm moves with {np.abs(self._velocity).max():.2f} rad/s"
+        step = float(np.abs(distance(self.joints, self._before)).max())
+        return f"two joint states differ by {step:.3f} rad" if step > STEADY_RAD else ""
+
+
+@dataclass
+class GripperGate:
+    """Gripper on change, with hysteresis."""
+
+    last: float = 0.0
+    _sent_ns: int | None = None
+
+    def start(self, measured: float) -> None:
+        """The gripper stands at `measured` and was not commanded yet."""
+        self.last, self._sent_ns = min(max(measured, 0.0), 1.0), None
+
+    def command(self, target: float, now_ns: int) -> float | None:
+        """What to send for `target` (0 open .. 1 closed), or None. Targets next to an end of the stroke mean the end."""
+        target = 0.0 if target <= GRIPPER_STEP else 1.0 if target >= 1.0 - GRIPPER_STEP else target
+        too_soon = self._sent_ns is not None and 0 <= now_ns - self._sent_ns < GRIPPER_PERIOD_S * NS
+        if too_soon or abs(target - self.last) < GRIPPER_STEP - 1e-9:
+            return None
+        self.last, self._sent_ns = target, now_ns
+        return target
+
+
+def _seven(values: object) -> np.ndarray | None:
+    """Seven finite floats, or None."""
+    try:
+        array = np.array(values, float)
+    except (TypeError, ValueError):
+        return None
+    return array if array.shape == (len(JOINTS),) and np.isfinite(array).all() else None
