@@ -150,6 +150,9 @@ def test_bad_input_gives_a_diagnostic_and_no_chunk_and_good_input_mends_it(ros: 
     bench.says("s old; valid: up to 0.200 s")
     bench.show(bench.now() + 10**10)
     bench.says("in the future")
+    bench.show(bench.now() + 10**10, cameras=("wrist",))
+    bench.show(bench.now() + 2 * 10**10, cameras=("third_person",))
+    bench.says("wrist is 10.0")
     bench.instruction.publish(String(data="make tea"))
     bench.ros.until(lambda: bench.node._instruction == "make tea")
     bench.show(bench.now())
@@ -206,6 +209,17 @@ def test_the_newest_image_wins_and_what_it_overwrites_is_counted() -> None:
     assert not box.put("wrist", 5, 5, 0), "the clock jumped back"
     box.close()
     assert box.wait(1.0) is None
+
+
+def test_pictures_of_two_instants_are_never_paired() -> None:
+    box = Mailbox(CAMERAS, sync_ns=80)
+    for stamp in (100, 200):  # the reader was busy while both cameras shot twice, and reads between two pictures
+        box.put("third_person", ("third_person", stamp), stamp, 0)
+        if stamp == 100:
+            box.put("wrist", ("wrist", stamp), stamp, 0)
+    assert box.wait(0.0) is None and "wrist is 0.000 s behind" in box.apart and box.dropped == 2
+    box.put("wrist", ("wrist", 200), 200, 0)
+    assert box.wait(0.0) == {name: (name, 200) for name in CAMERAS} and not box.apart
 
 
 def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:

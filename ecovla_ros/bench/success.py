@@ -64,12 +64,12 @@ def schedule(environment: str, seed: int, target: str) -> list[Event]:
     if environment != "shift":
         return []
     rng = np.random.default_rng([seed, 2])
-    x, y = rng.uniform(0.42, 0.58), rng.uniform(-0.10, 0.08)
+    level, dx, dy = rng.uniform(0.5, 0.75), rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04)
     at = int(rng.integers(60, 160))
     return [
-        Event("light_level", tick=at, values=(float(rng.uniform(0.4, 0.7)),)),
-        Event("distractor", tick=at + 20, target="distractor_0", values=(0.40, -0.16)),
-        Event("object_move", tick=at + 40, target=target, values=(float(x), float(y))),
+        Event("light_level", at, {"level": float(level)}),
+        Event("distractor", at + 20, {"object": "distractor_0", "x": 0.40, "y": -0.16}),
+        Event("object_move", at + 40, {"object": target, "dx": float(dx), "dy": float(dy)}),
     ]
 
 

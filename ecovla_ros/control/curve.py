@@ -11,7 +11,7 @@ import numpy as np
 
 from ecovla_ros.types import Trajectory
 
-State = tuple[np.ndarray, np.ndarray]
+Motion = tuple[np.ndarray, np.ndarray]
 """Position (7,), rad, and velocity (7,), rad/s."""
 
 
@@ -29,7 +29,7 @@ class Bounds:
     """Largest magnitude of acceleration, rad/s^2."""
 
 
-def bounds(trajectory: Trajectory, start: State) -> Bounds:
+def bounds(trajectory: Trajectory, start: Motion) -> Bounds:
     """Bounds of `trajectory` (positions and velocities given) when it is entered from `start` at its time zero.
 
     On a segment of T seconds with s = t / T and d = (p1 - p0) / T the velocity is v0 + b s + c s^2 with

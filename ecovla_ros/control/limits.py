@@ -50,7 +50,7 @@ def load(profile: str = "normal", path: str | Path | None = None) -> Limits:
     """Limits of `profile`, from the shipped file or from `path`.
 
     Raises ConfigError for a file that cannot be read, an unknown or missing key, joint or profile, a number that is
-    not positive and finite, and a profile that asks for more than the arm can do.
+    not positive and finite, and any profile that asks for more than the arm can do.
     """
     where = Path(path) if path is not None else shipped(FILE)
     data = _section(_read(where), ("joints", "profiles"), str(where))
@@ -59,19 +59,23 @@ def load(profile: str = "normal", path: str | Path | None = None) -> Limits:
     if profile not in profiles:
         raise ConfigError(f"{where}: " + unknown("profile", profile, profiles))
     arm = [_joint(joints[name], turns, f"{where}: {name}") for name, turns in zip(JOINTS, CONTINUOUS)]
+    read = {name: _profile(name, profiles[name], arm, f"{where}: {name}") for name in PROFILES}
+    return read[profile]
+
+
+def _profile(name: str, data: Any, arm: list[tuple[float, float, float, float]], where: str) -> Limits:
     lower, upper, velocity, acceleration = (_frozen(column) for column in zip(*arm))
-    here = f"{where}: {profile}"
-    chosen = _section(profiles[profile], _PROFILE, here)
+    values = _section(data, _PROFILE, where)
     limits = Limits(
-        profile,
+        name,
         lower,
         upper,
-        _within(chosen["velocity"], velocity, f"{here}: velocity"),
-        _within(chosen["acceleration"], acceleration, f"{here}: acceleration"),
-        *(_positive(chosen[key], f"{here}: {key}") for key in ("tool_speed", "ramp_s", "ramp_start")),
+        _within(values["velocity"], velocity, f"{where}: velocity"),
+        _within(values["acceleration"], acceleration, f"{where}: acceleration"),
+        *(_positive(values[key], f"{where}: {key}") for key in ("tool_speed", "ramp_s", "ramp_start")),
     )
     if limits.ramp_start > 1.0:
-        raise ConfigError(f"{here}: ramp_start: {limits.ramp_start} is outside (0, 1]")
+        raise ConfigError(f"{where}: ramp_start: {limits.ramp_start} is outside (0, 1]")
     return limits
 
 

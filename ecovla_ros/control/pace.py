@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ecovla_ros.control import playback
-from ecovla_ros.control.curve import Bounds, State, bounds
+from ecovla_ros.control.curve import Bounds, Motion, bounds
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.types import Trajectory
 
@@ -97,7 +97,7 @@ def envelope(limits: Limits, share: float, margin_rad: float, position: np.ndarr
     )
 
 
-def fit(route: playback.Path, now_ns: int, start: State, within: Envelope, horizon_s: float, most: float) -> Fitted:
+def fit(route: playback.Path, now_ns: int, start: Motion, within: Envelope, horizon_s: float, most: float) -> Fitted:
     """Trajectory along `route` from the commanded state `start`, slowed as little as possible, by `most` at most.
 
     Where the motion in flight cannot be turned into the path within limits, it is stopped first.
@@ -118,7 +118,7 @@ def fit(route: playback.Path, now_ns: int, start: State, within: Envelope, horiz
 
 
 def _search(
-    route: playback.Path, now_ns: int, start: State, within: Envelope, pace: playback.Pace, most: float
+    route: playback.Path, now_ns: int, start: Motion, within: Envelope, pace: playback.Pace, most: float
 ) -> Fitted:
     """At each pace every entry is tried; the next pace is the one that the best of them asks for."""
     speed = float((route.speed(now_ns, pace.horizon_s / 2.0) / within.velocity).max())
@@ -151,7 +151,7 @@ def _after(first: Trajectory, then: Trajectory) -> Trajectory:
     )
 
 
-def smooth_stop(state: State, limits: Limits) -> Trajectory | None:
+def smooth_stop(state: Motion, limits: Limits) -> Trajectory | None:
     """Stop from `state`, or None where its curve would pass a position limit: then the flight must end by itself."""
     trajectory = playback.stop(state, playback.BRAKE * limits.acceleration)
     within = envelope(limits, 1.0, 0.0, state[0])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecovla_ros.control.curve import State
+from ecovla_ros.control.curve import Motion
 from ecovla_ros.types import ActionChunk, Trajectory
 
 NS = 1_000_000_000
@@ -71,7 +71,7 @@ class Path:
         last = first + max(int(horizon_s / self.period_s), 1)
         return np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0) / self.period_s
 
-    def at(self, x: np.ndarray) -> State:
+    def at(self, x: np.ndarray) -> Motion:
         """Position (N, 7), rad, and derivative by x (N, 7), rad per row, at row coordinates `x` (N,).
 
         Defined from the observation (-1) to one row after the last (H), where it rests; outside, its ends are held.
@@ -128,24 +128,24 @@ class Pace:
     """Deceleration with which speed is given up, rad/s^2, (7,)."""
 
 
-def play(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> Trajectory | None:
+def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> Trajectory | None:
     """Trajectory from `now_ns` along the rows still due, or None where it cannot come to rest within the horizon.
 
     `start` is the commanded state of the trajectory in flight. The end brakes along the tangent, as late as the
     horizon and the last row allow.
     """
-    motion = _join(route, now_ns, start, entry, pace)
+    joined = _join(route, now_ns, start, entry, pace)
     first_s = min(ENTRY_S, pace.horizon_s / 4.0)
     if not entry.merged:  # before row 1 the path is a continuation of its rows backwards
-        first_s = max(first_s, (1.0 - motion.begin) * motion.row_s)
+        first_s = max(first_s, (1.0 - joined.begin) * joined.row_s)
     fine = np.arange(first_s, pace.horizon_s, FINE_S)
-    x, rate, _, velocities = motion.at(fine)
+    x, rate, _, velocities = joined.at(fine)
     braking_s = np.maximum((np.abs(velocities) / pace.braking).max(axis=1, initial=0.0), REST_S)
     ends = (fine + braking_s <= pace.horizon_s) & ((braking_s * rate / 2.0 <= route.rows - 1 - x) | (x >= route.rows))
     if not ends.any():
         return None
-    times = _knots(motion, first_s, float(fine[ends][-1]))
-    _, _, positions, velocities = motion.at(times)
+    times = _knots(joined, first_s, float(fine[ends][-1]))
+    _, _, positions, velocities = joined.at(times)
     tail = stop((positions[-1], velocities[-1]), pace.braking)
     return Trajectory(
         np.concatenate((times, times[-1] + tail.times_s)),
@@ -155,7 +155,7 @@ def play(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> Tr
 
 
 @dataclass(frozen=True)
-class _Motion:
+class _Joined:
     """A path joined from a commanded state, as a function of the time after that."""
 
     route: Path
@@ -185,7 +185,7 @@ class _Motion:
         return x, rate, positions, velocities
 
 
-def _join(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> _Motion:
+def _join(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> _Joined:
     """Motion along `route` that begins at `start`; where it is not merged, only its rows count.
 
     The distance between the commanded position and the path is given up over `MERGE_S` of the chunk's time, so that
@@ -195,7 +195,7 @@ def _join(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> _
     even = 1.0 / row_s
     zero = np.zeros(len(start[0]))
     if not entry.merged:
-        return _Motion(route, begin, row_s, zero, even, 1.0, zero, entry.turn_s)
+        return _Joined(route, begin, row_s, zero, even, 1.0, zero, entry.turn_s)
     here = np.array([begin])
     distance = start[0] - route.at(here)[0][0]
     along = _moved(route, begin, distance, here)[1][0]
@@ -203,10 +203,10 @@ def _join(route: Path, now_ns: int, start: State, entry: Entry, pace: Pace) -> _
     if entry.matched and along.any():
         first = min(max(float(along @ start[1] / (along @ along)), 0.0), 1.0 / route.period_s)
     ramp_s = max(float((np.abs(along * (first - even)) / pace.braking).max()) / MATCH, 1e-3)
-    return _Motion(route, begin, row_s, distance, first, ramp_s, start[1] - along * first, entry.turn_s)
+    return _Joined(route, begin, row_s, distance, first, ramp_s, start[1] - along * first, entry.turn_s)
 
 
-def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> State:
+def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> Motion:
     """Position (N, 7) and slope (N, 7), rad per row, at `x` of the path moved by `distance` (7,) at `begin`.
 
     What is left of the distance falls as 1 - 3/2 s + 1/2 s^3, s in [0, 1]: at once, and without curvature at its start.
@@ -217,16 +217,16 @@ def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> St
     return positions + (1.0 - 1.5 * s + 0.5 * s**3) * distance, slopes + (1.5 * s**2 - 1.5) / length * distance
 
 
-def _knots(motion: _Motion, first_s: float, last_s: float) -> np.ndarray:
+def _knots(joined: _Joined, first_s: float, last_s: float) -> np.ndarray:
     """Times of the knots, s: when an evenly played path is at a row, or at equal parts between rows, and `last_s`."""
-    parts = max(1, math.ceil(motion.row_s / KNOT_S - 1e-9))
-    span = motion.row_s / parts
-    phase = motion.begin * parts
+    parts = max(1, math.ceil(joined.row_s / KNOT_S - 1e-9))
+    span = joined.row_s / parts
+    phase = joined.begin * parts
     times = (np.arange(math.ceil(phase), math.floor(phase + last_s / span) + 1) - phase) * span
     return np.append(times[(times > first_s - 1e-6) & (times < last_s - REST_S / 2.0)], last_s)
 
 
-def stop(state: State, braking: np.ndarray) -> Trajectory:
+def stop(state: Motion, braking: np.ndarray) -> Trajectory:
     """Shortest smooth stop from `state` with at most `braking` (7,), rad/s^2: one knot, constant deceleration."""
     position, velocity = state
     span = max(float((np.abs(velocity) / braking).max()), REST_S)

@@ -57,13 +57,14 @@ class ArmWatch:
     def see(self, state: ArmState, now_ns: int) -> str:
         """Keep a joint state. Returns why it was not kept: "state_finite", "state_order", or empty."""
         joints, velocity = _seven(state.joints), _seven(state.velocity)
-        if joints is None or velocity is None:
+        if joints is None or velocity is None or not isinstance(state.stamp_ns, (int, np.integer)):
             return "state_finite"
         if self.joints is not None and state.stamp_ns < self.stamp_ns or state.stamp_ns > now_ns + self.age_s * NS:
             return "state_order"
         self._before, self.joints, self._velocity = self.joints, joints, velocity
-        self.gripper = float(state.gripper) if np.isfinite(state.gripper) else self.gripper
-        self.stamp_ns, self._received_ns = state.stamp_ns, now_ns
+        if isinstance(state.gripper, (int, float, np.number)) and np.isfinite(state.gripper):
+            self.gripper = float(state.gripper)
+        self.stamp_ns, self._received_ns = int(state.stamp_ns), now_ns
         return ""
 
     def forget(self) -> None:

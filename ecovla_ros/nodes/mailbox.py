@@ -15,14 +15,15 @@ REWIND_NS = 500_000_000
 
 
 class Mailbox:
-    """One slot for each camera. A frame is due when every slot holds something unread."""
+    """One slot for each camera. A frame is due when every slot holds something unread, of about the same stamp: what
+    lies further than `sync_ns` behind the newest waits no longer, so that pairs are never mixed."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(names)
+    def __init__(self, names: Iterable[str], sync_ns: int = REWIND_NS) -> None:
+        self._names, self._sync_ns = tuple(names), sync_ns
         self._changed = threading.Condition()
         self._open = True
         self.dropped = 0
-        """Messages overwritten unread, or refused because a newer one was there."""
+        """Messages overwritten unread, left behind by the other cameras, or refused because a newer one was there."""
         self.clear()
 
     def clear(self) -> None:
@@ -31,6 +32,8 @@ class Mailbox:
             self._unread: dict[str, Any] = {}
             self._newest: dict[str, int] = {}
             self._received: dict[str, int] = {}
+            self.apart = ""
+            """Why messages of all cameras came and yet no frame is due; empty after a frame."""
 
     def put(self, name: str, message: Any, stamp_ns: int, now_ns: int) -> bool:
         """Leave a message, received at `now_ns`. False when its stamp says that the clock jumped back: then everything
@@ -45,6 +48,7 @@ class Mailbox:
                 return True
             self.dropped += name in self._unread
             self._unread[name], self._newest[name], self._received[name] = message, stamp_ns, now_ns
+            self._leave_behind(max(self._newest[n] for n in self._unread))
             self._changed.notify_all()
             return not rewound
 
@@ -55,7 +59,15 @@ class Mailbox:
             if not self._open or len(self._unread) < len(self._names):
                 return None
             taken, self._unread = self._unread, {}
+            self.apart = ""
             return taken
+
+    def _leave_behind(self, newest_ns: int) -> None:
+        for name in [n for n in self._unread if self._newest[n] < newest_ns - self._sync_ns]:
+            behind, valid = (newest_ns - self._newest[name]) / 1e9, self._sync_ns / 1e9
+            self.apart = f"{name} is {behind:.3f} s behind the other cameras; valid: stamps up to {valid:.3f} s apart"
+            del self._unread[name]
+            self.dropped += 1
 
     def silent(self, now_ns: int, age_ns: int) -> list[str]:
         """Cameras from which nothing came during the last `age_ns`."""

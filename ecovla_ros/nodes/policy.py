@@ -77,7 +77,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the inference thread."""
         self._frames = self._missed = 0
-        self._mailbox = Mailbox(self._spec.cameras)
+        self._mailbox = Mailbox(self._spec.cameras, round(self._config.node.sync_s * 1e9))
         self._since_ns = self._now_ns()
         self._new_episode = True
         result = super().on_activate(state)
@@ -196,11 +196,13 @@ class PolicyNode(LifecycleNode):
             )
 
     def _check_silence(self, mailbox: Mailbox) -> None:
-        """Raises ObservationError when a camera says nothing for too long."""
+        """Raises ObservationError when no frame is due because a camera says nothing, or nothing that fits."""
         age_ns, now_ns = round(self._config.node.image_age_s * 1e9), self._now_ns()
         if now_ns == 0:
             raise ObservationError("the clock stands at zero; valid: use_sim_time with a publisher on /clock, or without")
         silent = mailbox.silent(now_ns, age_ns)
+        if not silent and mailbox.apart:
+            raise ObservationError(mailbox.apart)
         if not silent or 0 <= now_ns - self._since_ns < age_ns:
             return
         topics = [f"{self._topics[c]} ({self.count_publishers(self._topics[c])} publishers)" for c in silent]

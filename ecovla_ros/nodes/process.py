@@ -28,12 +28,13 @@ class Closable(Protocol):
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM instead of raising in the middle of something."""
+    """Remembers SIGINT, SIGTERM and SIGHUP instead of raising in the middle of something."""
 
     def __init__(self) -> None:
         self.received = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._remember)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: started by nohup
+                signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: Any) -> None:
         self.received = number

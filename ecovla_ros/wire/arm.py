@@ -13,11 +13,12 @@ from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 
 
-def arm_state(msg: Any) -> ArmState:
+def arm_state(msg: Any, finite: bool = True) -> ArmState:
     """sensor_msgs/JointState to the arm's state: by name, in any order, other joints ignored.
 
     A message without velocities counts as an arm at rest. Raises ObservationError for joints that are missing or named
-    twice, for lengths that do not agree, and for values that are not finite.
+    twice, for lengths that do not agree, and, unless `finite` is False, for values that are not finite (the guard wants
+    to see these: they latch it).
     """
     names = list(msg.name)
     wanted = (*JOINTS, GRIPPER_JOINT)
@@ -36,9 +37,9 @@ def arm_state(msg: Any) -> ArmState:
     position = np.array([msg.position[i] for i in at], float)
     velocity = np.array([msg.velocity[i] if len(msg.velocity) else 0.0 for i in at[:-1]], float)
     broken = [n for n, p, v in zip(wanted, position, [*velocity, 0.0]) if not (math.isfinite(p) and math.isfinite(v))]
-    if broken:
+    if broken and finite:
         raise ObservationError(f"joint_states is not finite for {', '.join(broken)}; valid: finite rad and rad/s")
-    closed = min(max(float(position[-1]) / GRIPPER_CLOSED_RAD, 0.0), 1.0)
+    closed = float(np.clip(position[-1] / GRIPPER_CLOSED_RAD, 0.0, 1.0))
     return ArmState(stamp_ns(msg.header.stamp), position[:-1], velocity, closed)
 
 

@@ -63,7 +63,7 @@ def load(
 ) -> PiPolicy:
     """Read a checkpoint written by `save`. `flow_steps` 0: as it was trained for.
 
-    Raises CheckpointError: a file missing, truncated or foreign; weights missing, extra, not finite or of a wrong shape;
+    Raises CheckpointError: a file missing, truncated or foreign; weights missing, extra, not finite, of a wrong shape;
     bad statistics.
     """
     path = Path(folder)

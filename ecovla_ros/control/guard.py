@@ -1,0 +1,259 @@
+"""The guard: the only way from a chunk to the arm. No ROS, no thread, no clock of its own; one owner calls it.
+
+What it sends is a trajectory whose curve, from the commanded state to rest, was checked against position, velocity and
+acceleration limits. So the arm is safe whenever the guard is silent: what runs ends at rest, within limits, after
+`max_horizon_s` at most. It replaces a checked trajectory only by another one. Inference is not a safety function, and
+neither is this: protective stop and e-stop belong to the arm and its cell.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ecovla_ros.config import ControlConfig
+from ecovla_ros.control import checks
+from ecovla_ros.control.admission import Plan, admit
+from ecovla_ros.control.checks import Refused
+from ecovla_ros.control.flight import Flight
+from ecovla_ros.control.limits import Limits
+from ecovla_ros.control.playback import NS
+from ecovla_ros.control.status import Command, GuardStatus, State
+from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate
+from ecovla_ros.errors import ControlError
+from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
+
+WATCHES = ("state_finite", "state_order", "state_age", "clock_jump", "following", "chunk_end", "stop")
+"""Names of the counters beside `checks.ORDER`. stop: a stop that would have passed a position limit was not sent."""
+REPEATS = 3
+"""Jumps in a row, or joint states in a row away from where the arm is commanded, that latch."""
+
+
+class Guard:
+    """Chunks, joint states and wishes in; at each tick a `Command` out. Times are integer nanoseconds of one clock."""
+
+    def __init__(self, config: ControlConfig, limits: Limits) -> None:
+        self._config, self._limits = config, limits
+        self._clock, self._arm, self._gate = Clock(), ArmWatch(config.joint_state_age_s), GripperGate()
+        self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
+        self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
+        self._commands = self._refusals = self._jumps = self._strays = 0
+        self._flight = Flight()
+        self._plan: Plan | None = None
+        self._pending: ActionChunk | None = None
+        self._newest_ns: int | None = None
+        self._accepted_ns: int | None = None
+        self._ramp_ns: int | None = None
+        self._followed_ns = 0
+        self._estop = self._asked_to_hold = self._stopping = False
+
+    def on_joint_state(self, state: ArmState, now_ns: int) -> None:
+        """What the arm reports. NaN latches an enabled guard."""
+        now_ns = self._see(now_ns)
+        fault = self._arm.see(state, now_ns)
+        if fault:
+            self._counters[fault] += 1
+        if fault == "state_finite" and self._state is not State.DISARMED:
+            self._latch("the joint state holds NaN, infinity or not seven joints")
+
+    def on_chunk(self, chunk: ActionChunk, now_ns: int) -> None:
+        """A chunk from the policy. The newest valid one waits for its turn; the others are counted and dropped."""
+        now_ns = self._see(now_ns)
+        try:
+            chunk = checks.finite(chunk)
+            checks.shape(chunk)
+            checks.age(chunk, now_ns, self._config.chunk_age_s)
+            checks.order(chunk, self._newest_ns)
+            self._newest_ns = chunk.stamp_ns
+            if self._state in (State.DISARMED, State.LATCHED) or self._asked_to_hold:
+                raise Refused("enabled", f"the guard is {self._state.value}: {self._reason}")
+            self._pending = chunk
+        except Refused as refused:
+            self._refuse(refused)
+
+    def on_estop(self, on: bool, now_ns: int) -> None:
+        """The e-stop topic: pressed latches; released only allows a reset."""
+        self._see(now_ns)
+        self._estop = bool(on)
+        if on:
+            self._latch("e-stop is pressed")
+
+    def enable(self, on: bool, now_ns: int) -> tuple[bool, str]:
+        """Allow or forbid motion. Returns whether it is so now, and why. Forbidding stops the arm smoothly."""
+        now_ns = self._see(now_ns)
+        if not on:
+            if self._state is not State.LATCHED:
+                self._rest(State.DISARMED, "disabled")
+            return True, f"{self._state.value}: {self._reason}"
+        if self._state in (State.ARMED, State.RUNNING):
+            return True, "already enabled"
+        if self._state is State.LATCHED:
+            return False, f"latched: {self._reason}. Call reset first"
+        fault = self._unready(now_ns)
+        if fault:
+            return False, f"cannot enable: {fault}"
+        assert self._arm.joints is not None
+        self._flight.seat(self._arm.joints)
+        self._state, self._reason = State.ARMED, "waiting for the first chunk"
+        self._asked_to_hold, self._ramp_ns, self._jumps, self._strays = False, None, 0, 0
+        self._gate.start(self._arm.gripper)
+        return True, "armed; the first motion ramps up"
+
+    def reset(self, now_ns: int) -> tuple[bool, str]:
+        """Leave LATCHED for DISARMED, unless the e-stop is still pressed."""
+        self._see(now_ns)
+        if self._state is not State.LATCHED:
+            return True, f"not latched: {self._state.value}"
+        if self._estop:
+            return False, "release the e-stop first"
+        self._state, self._reason = State.DISARMED, "reset; call enable to move"
+        return True, "reset; call enable to move"
+
+    def hold(self, now_ns: int) -> tuple[bool, str]:
+        """Stop smoothly and stay until enable is called."""
+        self._see(now_ns)
+        if self._state in (State.DISARMED, State.LATCHED):
+            return True, f"nothing moves: {self._state.value}, {self._reason}"
+        self._rest(State.HOLD, "asked to hold; call enable to go on")
+        self._asked_to_hold = True
+        return True, "holding; call enable to go on"
+
+    def tick(self, now_ns: int) -> Command:
+        """What must be sent now. Call it at `config.rate_hz`, before 0.5 s have passed in any case."""
+        now_ns = self._see(now_ns)
+        self._watch(now_ns)
+        trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
+        moving = self._state in (State.ARMED, State.RUNNING) and self._plan is not None
+        if moving and self._pending is None and not self._flight.running(now_ns):
+            self._counters["chunk_end"] += 1
+            self._rest(State.HOLD, "no new chunk: the last one has ended")
+        gripper = None
+        if self._state in (State.ARMED, State.RUNNING) and self._plan is not None:
+            gripper = self._gate.command(self._plan.gripper(now_ns), now_ns)
+        self._commands += trajectory is not None
+        return Command(trajectory, gripper, self._status(now_ns))
+
+    def _see(self, now_ns: int) -> int:
+        """The time to use. After a jump nothing about the flight is known but where it ends, and by when."""
+        last_ns = self._clock.last_ns
+        now_ns, jump_s = self._clock.see(now_ns)
+        if not jump_s or last_ns is None:
+            return now_ns
+        self._counters["clock_jump"] += 1
+        self._flight.clock_jumped(last_ns, now_ns)
+        self._pending = self._newest_ns = self._accepted_ns = None
+        self._arm.forget()
+        if self._state in (State.ARMED, State.RUNNING, State.HOLD):
+            self._rest(State.HOLD, f"the clock jumped by {jump_s:+.3f} s; waiting for the arm to come to rest")
+        self._stopping = False
+        return now_ns
+
+    def _watch(self, now_ns: int) -> None:
+        """Joint states must be fresh, and the arm near where it is commanded."""
+        if self._state not in (State.ARMED, State.RUNNING, State.HOLD):
+            return
+        stale = self._arm.stale(now_ns)
+        if stale and self._state is not State.HOLD:
+            self._counters["state_age"] += 1
+            self._rest(State.HOLD, stale)
+        if stale or self._flight.settling(now_ns) or self._arm.stamp_ns == self._followed_ns:
+            return
+        assert self._arm.joints is not None
+        self._followed_ns = self._arm.stamp_ns
+        off = np.abs(checks.distance(self._arm.joints, self._flight.commanded(now_ns)[0]))
+        self._strays = self._strays + 1 if off.max() > self._config.max_jump_rad else 0
+        if self._strays >= REPEATS:
+            self._counters["following"] += 1
+            joint = JOINTS[int(off.argmax())]
+            self._latch(f"{joint} is {off.max():.3f} rad from where it is commanded: blocked, in fault, or moved")
+
+    def _follow(self, now_ns: int) -> Trajectory | None:
+        """Trajectory of the waiting chunk when it is its turn."""
+        chunk = self._pending
+        if chunk is None or self._state not in (State.ARMED, State.RUNNING, State.HOLD) or self._arm.stale(now_ns):
+            return None
+        if self._accepted_ns is not None and now_ns - self._accepted_ns < self._config.replan_s * NS - 1e6:
+            return None
+        self._pending = None
+        try:
+            return self._accept(chunk, now_ns)
+        except Refused as refused:
+            self._refuse(refused)
+            return None
+
+    def _accept(self, chunk: ActionChunk, now_ns: int) -> Trajectory:
+        """Trajectory of `chunk`, from what is commanded now. Raises Refused."""
+        assert self._arm.joints is not None
+        if self._flight.settling(now_ns):
+            raise Refused("clock", "the clock jumped, and the arm may still be coming to rest")
+        begin_ns = now_ns if self._ramp_ns is None else self._ramp_ns
+        elapsed_s = (now_ns - begin_ns) / NS
+        share = self._limits.ramp(elapsed_s)
+        start = self._flight.commanded(now_ns)
+        plan = admit(chunk, now_ns, start, self._arm.joints, share, self._config, self._limits)
+        try:
+            self._flight.send(plan.trajectory, now_ns)
+        except ControlError as error:
+            raise Refused("controller", f"the controller would refuse it: {error}") from error
+        for name in plan.changed:
+            self._counters[name] += 1
+        self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
+        ramped = elapsed_s >= self._limits.ramp_s
+        self._state = State.RUNNING if ramped else State.ARMED
+        self._reason = "following chunks" if ramped else f"first motion, at {share:.0%} of the velocity limit"
+        return plan.trajectory
+
+    def _stop(self, now_ns: int) -> Trajectory | None:
+        """A smooth stop of what is in flight, sent once."""
+        self._stopping = False
+        if not self._flight.running(now_ns) or self._flight.settling(now_ns):
+            return None
+        trajectory = self._flight.stop(now_ns, self._limits)
+        self._counters["stop"] += trajectory is None
+        return trajectory
+
+    def _rest(self, state: State, reason: str) -> None:
+        """Enter a state in which the arm stands; whatever is in flight is stopped at the next tick."""
+        if self._state is State.ARMED:
+            self._ramp_ns = None
+        self._state, self._reason = state, reason
+        self._pending = self._plan = None
+        self._stopping = True
+
+    def _latch(self, reason: str) -> None:
+        if self._state is not State.LATCHED:
+            self._rest(State.LATCHED, reason)
+
+    def _refuse(self, refused: Refused) -> None:
+        self._counters[refused.check] += 1
+        self._refusals += 1
+        self._refusal = f"{refused.check}: {refused}"
+        if refused.check == "finite" and self._state is not State.DISARMED:
+            self._latch(f"the policy is broken: {refused}")
+        self._jumps += refused.check == "jump"
+        if self._jumps >= REPEATS:
+            self._jumps = 0
+            self._latch(f"{REPEATS} chunks in a row do not start where the arm is; the last: {refused}")
+
+    def _unready(self, now_ns: int) -> str:
+        """Why motion cannot be allowed now; empty when it can."""
+        fault = self._arm.stale(now_ns) or self._arm.moving()
+        if fault:
+            return fault
+        if self._flight.settling(now_ns) or self._flight.running(now_ns):
+            return "the last motion is still coming to rest"
+        assert self._arm.joints is not None
+        outside = (self._arm.joints < self._limits.lower) | (self._arm.joints > self._limits.upper)
+        if outside.any():
+            i = int(outside.argmax())
+            span = f"[{self._limits.lower[i]}, {self._limits.upper[i]}]"
+            return f"{JOINTS[i]} stands at {self._arm.joints[i]:.3f} rad, outside its limits {span}"
+        return ""
+
+    def _status(self, now_ns: int) -> GuardStatus:
+        flying = self._plan is not None and self._flight.running(now_ns)
+        age_s = (now_ns - self._plan.route.stamp_ns) / NS if flying and self._plan else float("nan")
+        stretch = self._plan.stretch if self._plan else 1.0
+        return GuardStatus(
+            self._state.value, self._reason, self._refusal, dict(self._counters), age_s, stretch,
+            self._commands, self._refusals,
+        )  # fmt: skip

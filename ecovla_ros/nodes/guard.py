@@ -1,0 +1,176 @@
+"""Node `guard`: chunks, joint states and wishes in, trajectories within limits out. Imports no torch.
+
+Threads: one, the executor's. `control.guard` decides; this node hands it the time and carries messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from ecovla_ros import wire
+from ecovla_ros.control import limits
+from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.interfaces import ActionChunk
+
+SAY_AGAIN_S = 2.0
+"""The same kind of complaint is logged at most this often, s."""
+LEVELS = {State.HOLD.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR}
+"""State -> diagnostic level; the others are OK."""
+
+
+class GuardNode(Node):
+    """Disarmed until `~/enable`."""
+
+    def __init__(self, **options: Any) -> None:
+        """Read limits and configuration. Raises ConfigError."""
+        super().__init__("guard", **options)
+        settings.declare(self)
+        self.declare_parameter(
+            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+        )
+        config = settings.configuration(self).control
+        self._guard = Guard(config, limits.load(config.profile))
+        self._send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        self._state: JointState | None = None
+        self._input = ""
+        self._said: tuple[str, ...] = ()
+        self._last: GuardStatus | None = None
+        self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
+        self._trajectories = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND)
+        self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
+        self._diagnostics = diagnostics.Diagnostics(self, self._values)
+        self.create_subscription(JointState, "joint_states", self._on_joint_state, qos.SENSOR)
+        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
+        self.create_subscription(Bool, "estop", self._on_estop, qos.COMMAND)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/hold", self._on_hold)
+        self.create_timer(1.0 / config.rate_hz, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
+
+    def close(self) -> None:
+        """The last word: whatever moves is brought to rest."""
+        now_ns = self._now_ns()
+        self._guard.hold(now_ns)
+        self._carry_out(self._guard.tick(now_ns), now_ns)
+        self.get_logger().info("ended; the arm holds")
+
+    def _on_joint_state(self, msg: JointState) -> None:
+        self._state = msg  # read at the next tick: a driver at 1 kHz sends ten times as many as are needed
+
+    def _read_joint_state(self, now_ns: int) -> None:
+        if self._state is None:
+            return
+        msg, self._state = self._state, None
+        try:
+            self._guard.on_joint_state(wire.arm_state(msg, finite=False), now_ns)
+            self._input = ""
+        except ObservationError as error:  # the guard holds once the last good one is too old
+            self._complain(str(error))
+
+    def _on_chunk(self, msg: ActionChunk) -> None:
+        try:
+            self._guard.on_chunk(wire.chunk(msg), self._now_ns())
+        except ControlError as error:
+            self._complain(str(error))
+
+    def _on_estop(self, msg: Bool) -> None:
+        self._guard.on_estop(msg.data, self._now_ns())
+
+    def _on_enable(self, request: Any, response: Any) -> Any:
+        now_ns = self._now_ns()
+        self._read_joint_state(now_ns)
+        response.success, response.message = self._guard.enable(request.data, now_ns)
+        return response
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        del request
+        response.success, response.message = self._guard.reset(self._now_ns())
+        return response
+
+    def _on_hold(self, request: Any, response: Any) -> Any:
+        del request
+        response.success, response.message = self._guard.hold(self._now_ns())
+        return response
+
+    def _tick(self) -> None:
+        now_ns = self._now_ns()
+        self._read_joint_state(now_ns)
+        self._carry_out(self._guard.tick(now_ns), now_ns)
+
+    def _carry_out(self, command: Command, now_ns: int) -> None:
+        """Publish what the guard decided, and say so."""
+        status = self._last = command.status
+        if command.trajectory is not None:
+            self._trajectories.publish(wire.fill_trajectory(JointTrajectory(), command.trajectory, JointTrajectoryPoint))
+        if command.gripper is not None:
+            self._send_gripper(command.gripper)
+        answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
+        said = (status.state, status.reason, status.refusal, self._input)
+        if command.trajectory is None and said == self._said:
+            return
+        if answered:
+            self._answers += 1
+            self._delay_ms = 1e3 * status.chunk_age_s + (self._now_ns() - now_ns) / 1e6
+        self._say(status)
+        if said != self._said:
+            self._said = said
+            self._log(status)
+
+    def _say(self, status: GuardStatus) -> None:
+        level, message = LEVELS.get(status.state, diagnostics.OK), self._message(status)
+        name = self.get_fully_qualified_name()
+        self._status.publish(diagnostics.status(name, level, message, self._values()))
+        self._diagnostics.set(level, message)
+
+    def _message(self, status: GuardStatus) -> str:
+        return f"{status.reason}; {self._input}" if self._input else status.reason
+
+    def _log(self, status: GuardStatus) -> None:
+        text = f"{status.state}: {self._message(status)}" + (f" (refused: {status.refusal})" if status.refusal else "")
+        log = self.get_logger()
+        if status.state == State.LATCHED.value:
+            log.error(text)
+        elif status.state == State.HOLD.value or status.refusal:
+            log.warning(text, throttle_duration_sec=SAY_AGAIN_S)
+        else:
+            log.info(text)
+
+    def _complain(self, message: str) -> None:
+        self._input = message
+        self.get_logger().warning(message, throttle_duration_sec=SAY_AGAIN_S)
+
+    def _values(self) -> dict[str, object]:
+        status = self._last
+        if status is None:
+            return {}
+        return {
+            "state": status.state,
+            "refusal": status.refusal,
+            "chunk_age_ms": 1e3 * status.chunk_age_s,
+            "stretch": status.stretch,
+            "chunks_answered": self._answers,
+            "camera_to_command_ms": self._delay_ms,
+            "commands": status.commands,
+            "refusals": status.refusals,
+            **{f"count_{name}": count for name, count in status.counters.items()},
+        }
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `ros2 run ecovla_ros guard`."""
+    return process.run("guard", GuardNode, arguments)

@@ -1,0 +1,116 @@
+"""A guard, the controller it commands, and the arm: what leaves the guard is run at 1 kHz and kept."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ecovla_ros.config import ControlConfig
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.limits import Limits, load
+from ecovla_ros.control.status import Command
+from ecovla_ros.control.trajectory import TrajectoryController
+from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, Trajectory
+
+MS = 1_000_000
+NS = 1_000_000_000
+TICK = 10 * MS
+START = 100 * NS
+"""Time of the first tick."""
+
+
+class GuardedArm:
+    """`now` is the true time, which the controller has; the guard sees `clock`, which may jump."""
+
+    def __init__(self, start: np.ndarray, profile: str = "normal", **settings: float) -> None:
+        self.limits: Limits = load(profile)
+        self.config = ControlConfig(profile=profile, **settings)
+        self.guard = Guard(self.config, self.limits)
+        self.plant = TrajectoryController(start)
+        self.now, self.skew = START, 0
+        self.enabled = False
+        self.sent: list[Trajectory] = []
+        self.grips: list[float] = []
+        self.last: Command | None = None
+        self.track: list[np.ndarray] = []
+        self.speed: list[np.ndarray] = []
+
+    @property
+    def clock(self) -> int:
+        return self.now + self.skew
+
+    @property
+    def position(self) -> np.ndarray:
+        return self.plant.sample(self.now)[0]
+
+    def report(self, offset: np.ndarray | float = 0.0, late_ns: int = 0) -> None:
+        """The arm says where it is, continuous joints in [-pi, pi] as the real one does."""
+        position, velocity = self.plant.sample(self.now)
+        position = position + offset
+        wrapped = np.where(CONTINUOUS, (position + math.pi) % math.tau - math.pi, position)
+        self.guard.on_joint_state(ArmState(self.clock - late_ns, wrapped, velocity, 0.0), self.clock)
+
+    def tick(self) -> Command:
+        command = self.guard.tick(self.clock)
+        if command.trajectory is not None:
+            self.plant.accept(command.trajectory, self.now)
+            self.sent.append(command.trajectory)
+        if command.gripper is not None:
+            self.grips.append(command.gripper)
+        for _ in range(TICK // MS):
+            position, velocity = self.plant.sample(self.now)
+            self.track.append(position)
+            self.speed.append(velocity)
+            self.now += MS
+        self.last = command
+        return command
+
+    def run(self, seconds: float, report: bool = True) -> Command:
+        for _ in range(max(1, round(seconds * NS / TICK))):
+            if report:
+                self.report()
+            command = self.tick()
+        return command
+
+    def arm(self) -> None:
+        """Enable, which must succeed, on an arm at rest."""
+        self.run(0.03)
+        ok, why = self.guard.enable(True, self.clock)
+        assert ok, why
+
+    def chunk(self, rows: np.ndarray, age_s: float = 0.0, period_s: float = 0.1, gripper: float = 0.0) -> None:
+        stamp = self.clock - round(age_s * NS)
+        self.guard.on_chunk(ActionChunk(stamp, period_s, rows, np.full(len(rows), gripper)), self.clock)
+
+    def acceleration(self) -> np.ndarray:
+        """From the commanded velocities at 1 kHz, rad/s^2, (T, 7)."""
+        return np.diff(np.array(self.speed), axis=0) * 1000.0
+
+    def assert_law(self) -> None:
+        """Everything that ran was within position, velocity and acceleration limits, and everything sent was sound."""
+        track, speed = np.array(self.track), np.array(self.speed)
+        assert np.isfinite(track).all() and np.isfinite(speed).all()
+        assert (track >= self.limits.lower - 1e-9).all() and (track <= self.limits.upper + 1e-9).all()
+        assert (np.abs(speed) <= self.limits.velocity * (1 + 1e-6)).all(), np.abs(speed).max(axis=0)
+        steps = np.abs(np.diff(track, axis=0)) * 1000.0
+        assert (steps <= self.limits.velocity * (1 + 1e-6) + 1e-9).all(), steps.max(axis=0)
+        acceleration = np.abs(self.acceleration())
+        assert (acceleration <= self.limits.acceleration * (1 + 1e-6) + 1e-6).all(), acceleration.max(axis=0)
+        for trajectory in self.sent:
+            assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] > 0
+            assert trajectory.times_s[-1] <= self.config.max_horizon_s + 1e-9
+            assert trajectory.velocities is not None and not trajectory.velocities[-1].any()
+        assert all(0.0 <= grip <= 1.0 for grip in self.grips)
+
+
+def wave(start: np.ndarray, speed: float = 0.5, acceleration: float = 1.8, rise_s: float = 4.0):  # noqa: ANN201
+    """A smooth motion of all joints (function of seconds -> (7,)) from rest at `start`, with these peak values."""
+    rate, size = acceleration / speed, speed**2 / acceleration
+    phase = np.arange(7.0)
+
+    def motion(t: float) -> np.ndarray:
+        warped = t - rise_s / 2 if t >= rise_s else max(t, 0.0) ** 2 / (2 * rise_s)
+        return start + size * (np.sin(rate * warped + phase) - np.sin(phase))
+
+    return motion

@@ -1,0 +1,183 @@
+"""Node `guard` over real topics: nothing moves before enable, bad input holds or latches, what is sent can be sent."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("ecovla_ros.msg")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from graph import Graph, graph, joints
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from ecovla_ros import wire
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.nodes import gripper, qos
+from ecovla_ros.nodes.guard import GuardNode
+from ecovla_ros.nodes.interfaces import ActionChunk as ChunkMessage
+from ecovla_ros.types import JOINTS, ActionChunk
+
+START = 0.1
+
+
+class Arm:
+    """A guard with an arm that stands still, and a policy that wants to move it a little."""
+
+    def __init__(self, ros: Graph, **parameters: Any) -> None:
+        self.ros = ros
+        self.node = ros.start(GuardNode, overrides=["control.joint_state_age_s=0.3"], **parameters)
+        create = ros.tester.create_publisher
+        self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
+        self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))
+        self.estop = ros.matched(create(Bool, "estop", qos.COMMAND))
+        self.sent = ros.listen(JointTrajectory, "joint_trajectory")
+        self.grips = ros.listen(JointTrajectory, "gripper_trajectory")
+        self.status: list[DiagnosticStatus] = ros.listen(DiagnosticStatus, "status", qos.LATCHED)
+        self.ros.until(lambda: self.status, "status")
+        self.talking = True
+        ros.tester.create_timer(0.02, self._talk)
+        ros.spin(0.2)
+
+    def _talk(self) -> None:
+        if self.talking:
+            self.states.publish(joints(self.now(), START))
+
+    def now(self) -> int:
+        return int(self.ros.tester.get_clock().now().nanoseconds)
+
+    def send(self, target: float = START, **changes: Any) -> None:
+        rows = np.tile(np.linspace(START, target, 8)[:, None], (1, 7))
+        chunk = ActionChunk(self.now() - 50_000_000, 0.1, rows, np.full(8, 1.0))
+        msg = wire.fill_chunk(ChunkMessage(), chunk)
+        for name, value in changes.items():
+            setattr(msg, name, value)
+        self.chunks.publish(msg)
+
+    def enable(self, on: bool = True) -> Any:
+        return self.ros.call(SetBool, "guard/enable", SetBool.Request(data=on))
+
+    def values(self) -> dict[str, str]:
+        return {pair.key: pair.value for pair in self.status[-1].values}
+
+    def is_in(self, state: str, says: str = "") -> None:
+        def there() -> bool:
+            return self.values()["state"] == state and says in self.status[-1].message
+
+        self.ros.until(there, f"{state} with '{says}'; said: {self.status[-1].message}")
+
+
+@pytest.fixture
+def ros() -> Iterator[Graph]:
+    with graph() as made:
+        yield made
+
+
+def test_nothing_is_sent_before_enable_and_the_arm_is_brought_to_rest_at_the_end(ros: Graph) -> None:
+    arm = Arm(ros)
+    for _ in range(5):
+        arm.send(START + 0.05)
+        ros.spin(0.03)
+    assert not arm.sent and not arm.grips
+    arm.is_in("DISARMED", "not enabled")
+    assert arm.enable().success
+    arm.send(START + 0.05)
+    ros.until(lambda: arm.sent and arm.grips, "a trajectory and the gripper")
+    trajectory = wire.trajectory(arm.sent[0])
+    assert list(arm.sent[0].joint_names) == list(JOINTS) and wire.stamp_ns(arm.sent[0].header.stamp) == 0
+    assert trajectory.velocities is not None and not trajectory.velocities[-1].any()
+    assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] > 0
+    assert wire.gripper(arm.grips[0]) == 1.0
+    ros.until(lambda: arm.values()["chunks_answered"] == "1", "the delay of the answer")
+    assert 50.0 <= float(arm.values()["camera_to_command_ms"]) < 1000.0
+    count = len(arm.sent)
+    arm.node.close()
+    ros.until(lambda: len(arm.sent) > count, "the hold at the end")
+    assert wire.trajectory(arm.sent[-1]).times_s[-1] < 0.5
+
+
+def test_it_does_not_arm_without_joint_states_and_says_so(ros: Graph) -> None:
+    node = ros.start(GuardNode)
+    answer = ros.call(SetBool, "guard/enable", SetBool.Request(data=True))
+    assert not answer.success and "no joint state yet" in answer.message
+    assert not node._guard._commands
+
+
+def test_stopped_joint_states_hold_and_nan_latches_until_reset(ros: Graph) -> None:
+    arm = Arm(ros)
+    assert arm.enable().success
+    arm.send(START + 0.05)
+    arm.is_in("ARMED", "first motion")
+    arm.talking = False
+    arm.is_in("HOLD", "the last joint state is")
+    arm.talking = True
+    arm.send(START)
+    arm.is_in("ARMED")
+    broken = joints(arm.now(), START)
+    broken.position[2] = math.inf
+    arm.states.publish(broken)
+    arm.is_in("LATCHED", "the joint state holds NaN")
+    answer = arm.enable()
+    assert not answer.success and "Call reset first" in answer.message
+    assert ros.call(Trigger, "guard/reset", Trigger.Request()).success
+    arm.is_in("DISARMED")
+
+
+def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
+    arm = Arm(ros)
+    assert arm.enable().success
+    arm.talking = False
+    lacking = joints(arm.now(), START)
+    lacking.name[6] = "joint_8"
+    arm.states.publish(lacking)
+    arm.is_in("HOLD", "joint_states lacks joint_7")
+    arm.talking = True
+    ros.until(lambda: not arm.node._input, "good joint states")
+    arm.send(horizon=3)
+    ros.until(lambda: "a chunk of horizon 3" in arm.node._input, "the refused chunk")
+    arm.send(positions=[1.5] * 56)
+    ros.until(lambda: "jump" in arm.node._last.refusal, "a refusal")
+
+
+def test_the_estop_latches_and_hold_stays(ros: Graph) -> None:
+    arm = Arm(ros)
+    assert arm.enable().success
+    assert ros.call(Trigger, "guard/hold", Trigger.Request()).success
+    arm.is_in("HOLD", "asked to hold")
+    arm.send(START + 0.05)
+    ros.spin(0.1)
+    assert not arm.sent, "held until enabled"
+    arm.estop.publish(Bool(data=True))
+    arm.is_in("LATCHED", "e-stop")
+    assert "release" in ros.call(Trigger, "guard/reset", Trigger.Request()).message
+
+
+@pytest.mark.parametrize("kind, says", [("topc", "Did you mean 'topic'"), ("parallel_gripper", "topic, none")])
+def test_a_gripper_that_cannot_be_served_is_refused(kind: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "control_msgs.action", None)
+    with pytest.raises(ConfigError, match=says):
+        gripper.sender(None, kind)
+
+
+@pytest.mark.parametrize("kind, action", [("parallel_gripper", "ParallelGripperCommand"), ("gripper_command", "GripperCommand")])
+def test_the_gripper_action_gets_radians(kind: str, action: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    goals: list[Any] = []
+    made = SimpleNamespace(Goal=lambda: SimpleNamespace(command=SimpleNamespace()))
+    module = ModuleType("control_msgs.action")
+    setattr(module, action, made)
+    monkeypatch.setitem(sys.modules, "control_msgs", ModuleType("control_msgs"))
+    monkeypatch.setitem(sys.modules, "control_msgs.action", module)
+    client = SimpleNamespace(server_is_ready=lambda: True, send_goal_async=goals.append)
+    monkeypatch.setattr(gripper, "ActionClient", lambda node, kind, name: client)
+    gripper.sender(None, kind)(0.5)
+    assert np.ravel(goals[0].command.position) == pytest.approx([0.4])
