@@ -14,6 +14,7 @@ from ecovla_ros.bench.statistics import mcnemar
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.prune.site import Site
+from ecovla_ros.sim import events
 
 
 def test_every_method_meets_the_same_scenes():
@@ -29,6 +30,8 @@ def test_what_happens_in_an_episode_depends_on_its_seed_alone():
     assert success.schedule("shift", 7, "apple") == success.schedule("shift", 7, "apple")
     assert success.schedule("shift", 7, "apple") != success.schedule("shift", 8, "apple")
     assert success.schedule("calm", 7, "apple") == []
+    for event in success.schedule("shift", 7, "bottle"):
+        events.check(event)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_a_missing_checkpoint_is_named_and_ends_everything(tmp_path: Path) -> No
     assert process.returncode == 1
     assert "the policy did not configure" in text and "/no/such/folder" in text and "Traceback" not in text
     assert all(gone(pid) for pid in pids(text.split("started", 1)[1].splitlines()[0]))
+    assert json.loads((tmp_path / "summary.json").read_text())["exit_codes"] == {"sim": 0, "guard": 0, "policy": 0}
 
 
 @pytest.mark.parametrize("arguments, says", [

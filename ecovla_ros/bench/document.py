@@ -14,8 +14,10 @@ from typing import Any
 PACKAGES = ("numpy", "mujoco", "torch", "transformers")
 
 
-def write(path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
-    """Write JSON with the keys rows, settings, machine, versions and commit; makes the folder."""
+def write(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], **more: Any
+) -> None:
+    """Write JSON with the keys rows, settings, machine, versions, commit and those of `more`; makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
@@ -24,6 +26,7 @@ def write(path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),
+        **more,
     }
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

@@ -111,14 +111,17 @@ def parity(document: Document) -> str:
 def demo(document: Document) -> str:
     """What `make demo` printed."""
     rows = [
-        [r["task"], "yes" if r["success"] else "no", _number(r.get("seconds")),
-         *(f"{r[a]:.1f} / {r[b]:.1f}" for a, b in (("policy_p50_ms", "policy_p95_ms"), ("command_p50_ms", "command_p95_ms"))),
-         _percent(r["trigger_rate"]), _number(r["pattern_age_mean"]), str(r["frames_dropped"])]
+        [r["task"], "yes" if r["success"] else "no", _number(r["seconds"]), _pair(r, "policy"), _pair(r, "camera_to_command"),
+         _percent(r["trigger_rate"]), _number(r["pattern_age"]), _number(r["frames_dropped"])]
         for r in document["rows"]
     ]
     head = ("task", "solved", "seconds", "policy ms p50 / p95", "camera to command ms p50 / p95", "triggers",
             "pattern age, frames", "frames dropped")
     return markdown(head, rows, source(document, "make demo"))
+
+
+def _pair(row: Document, name: str) -> str:
+    return f"{_number(row[f'{name}_p50_ms'])} / {_number(row[f'{name}_p95_ms'])}"
 
 
 def _number(value: float | None) -> str:

@@ -68,7 +68,7 @@ def schedule(environment: str, seed: int, target: str) -> list[Event]:
     at = int(rng.integers(60, 160))
     return [
         Event("light_level", at, {"level": float(level)}),
-        Event("distractor", at + 20, {"object": "distractor_0", "x": 0.40, "y": -0.16}),
+        Event("distractor", at + 20, {"object": "cube_0", "x": 0.40, "y": -0.16}),
         Event("object_move", at + 40, {"object": target, "dx": float(dx), "dy": float(dy)}),
     ]
 

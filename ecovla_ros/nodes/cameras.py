@@ -50,10 +50,15 @@ class Cameras:
         return str(self._renderer.name)
 
     def shoot(self, data: Any, stamp_ns: int, wait: bool = False) -> None:
-        """Have both cameras drawn as of now. While the last pictures are being drawn: `wait` for them, or skip."""
+        """Have both cameras drawn as of now. While the last pictures are being drawn: `wait` for them, or skip.
+
+        Raises SimulationError when the render thread has broken.
+        """
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._stamp_ns is None or not self._open)
+            if not self._open:
+                raise SimulationError("the render thread broke; its traceback stands above")
             if self._stamp_ns is not None:
                 self.skipped += 1
                 return
@@ -84,18 +89,24 @@ class Cameras:
         with self._changed:
             self._renderer = renderer
             self._changed.notify_all()
-        while True:
+        try:
+            while (stamp_ns := self._next()) is not None:
+                for name in CAMERAS:
+                    self._publish(name, renderer.render(name), stamp_ns)
+                with self._changed:
+                    self._stamp_ns = None
+                    self._changed.notify_all()
+        finally:
             with self._changed:
-                self._changed.wait_for(lambda: self._stamp_ns is not None or not self._open)
-                if not self._open:
-                    break
-                stamp_ns = self._stamp_ns
-            for name in CAMERAS:
-                self._publish(name, renderer.render(name), stamp_ns or 0)
-            with self._changed:
-                self._stamp_ns = None
+                self._open = False
                 self._changed.notify_all()
-        renderer.close()
+            renderer.close()
+
+    def _next(self) -> int | None:
+        """The stamp of the next pictures, once they are due; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stamp_ns is not None or not self._open)
+            return self._stamp_ns if self._open else None
 
     def _publish(self, name: str, picture: np.ndarray, stamp_ns: int) -> None:
         images, infos = self._publishers[name]

@@ -47,7 +47,7 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = None) -> int:
-    """Make the node, spin it until a signal, close it. Exit code: 0, or 2 when it could not start."""
+    """Make the node, spin it until a signal, close it. Exit code: 0; 1 when it failed; 2 when it could not start."""
     signals = Signals()
     start_ros(arguments)
     try:
@@ -58,14 +58,18 @@ def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = No
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    code = 0
     try:
         while not signals.received and rclpy.ok():
             executor.spin_once(timeout_sec=WAKE_S)
     except ExternalShutdownException:
         pass
+    except EcovlaError as error:
+        get_logger(name).fatal(str(error))
+        code = 1
     finally:
         node.close()
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return code

@@ -54,6 +54,7 @@ def save(
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / WEIGHTS)
+    (path / WEIGHTS).chmod(0o644)  # safetensors leaves it readable by its owner alone
     (path / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     prompt.save(path / TOKENIZER)
 
