@@ -88,8 +88,11 @@ class Messages(build_ext):
             "-DBUILD_TESTING=OFF",
             *(["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
         ]
-        for command in (["-S", str(HERE), "-B", str(build), *arguments], ["--build", str(build), "--parallel"],
-                        ["--install", str(build)]):
+        for command in (
+            ["-S", str(HERE), "-B", str(build), *arguments],
+            ["--build", str(build), "--parallel"],
+            ["--install", str(build)],
+        ):
             if subprocess.run([cmake, *command], env=env).returncode:
                 raise SystemExit(f"{NAME}: the messages were not built: cmake {' '.join(command)} failed, see above")
         return stage

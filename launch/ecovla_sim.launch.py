@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import List
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -30,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
     namespace = LaunchConfiguration("namespace")
     told = {
         "config": LaunchConfiguration("config"),
-        "overrides": ParameterValue(LaunchConfiguration("overrides"), value_type=list[str]),
+        "overrides": ParameterValue(LaunchConfiguration("overrides"), value_type=List[str]),
     }
     follows = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
     common = {
@@ -52,15 +54,19 @@ def generate_launch_description() -> LaunchDescription:
     )
     sim = Node(executable="sim", name="sim", parameters=[told], **common)
     profile = PathJoinSubstitution([FindPackageShare("ecovla_ros"), "config", "fastdds.xml"])
-    return LaunchDescription([
-        *(DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
-          for name, default, text, choices in ARGUMENTS),
-        SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
-        sim,
-        guard,
-        policy,
-        *_brought_up(policy, IfCondition(LaunchConfiguration("autostart"))),
-    ])
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
+                for name, default, text, choices in ARGUMENTS
+            ),
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            sim,
+            guard,
+            policy,
+            *_brought_up(policy, IfCondition(LaunchConfiguration("autostart"))),
+        ]
+    )
 
 
 def _brought_up(node: LifecycleNode, condition: IfCondition) -> tuple[EmitEvent, RegisterEventHandler]:
@@ -69,7 +75,9 @@ def _brought_up(node: LifecycleNode, condition: IfCondition) -> tuple[EmitEvent,
     configure = ChangeState(lifecycle_node_matcher=chosen, transition_id=Transition.TRANSITION_CONFIGURE)
     activate = ChangeState(lifecycle_node_matcher=chosen, transition_id=Transition.TRANSITION_ACTIVATE)
     configured = OnStateTransition(
-        target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
+        target_lifecycle_node=node,
+        start_state="configuring",
+        goal_state="inactive",
         entities=[EmitEvent(event=activate)],
     )
     return EmitEvent(event=configure, condition=condition), RegisterEventHandler(configured, condition=condition)

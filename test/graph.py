@@ -17,7 +17,6 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 
 from ecovla_ros import wire
-from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.types import CAMERAS, ActionChunk, ArmState, FrameReport, Observation
 
 TIMEOUT_S = 10.0
@@ -95,8 +94,8 @@ class FakeEngine:
     """Answers at once with the joints it saw; remembers what it was asked."""
 
     def __init__(self, instructions: tuple[str, ...] = ()) -> None:
-        size = {name: (8, 8) for name in CAMERAS}
-        self.policy = SimpleNamespace(spec=PolicySpec("fake", size, 4, 0.1, instructions=instructions))
+        spec = SimpleNamespace(name="fake", cameras=dict.fromkeys(CAMERAS, (8, 8)), instructions=instructions)
+        self.policy = SimpleNamespace(spec=spec)
         self.seen: list[Observation] = []
         self.resets = 0
         self.closed = False

@@ -69,7 +69,7 @@ def rows(arm: GuardedArm, kind: str, rng: np.random.Generator) -> Any:
     if kind == "huge":
         return line * rng.choice([50.0, 1e6, 1e300])
     if kind == "bad":
-        odd = [None, "x", np.zeros(7), np.zeros((n, 6)), np.zeros((0, 7)), [[1.0], [1.0, 2.0]], np.zeros((n, 7), complex)]
+        odd = [None, "x", np.zeros(7), np.zeros((n, 6)), np.zeros((0, 7)), [[1.0], [1.0, 2.0]], np.zeros((n, 7), bool)]
         return odd[int(rng.integers(len(odd)))]
     return line
 
@@ -213,6 +213,17 @@ def test_the_first_motion_ramps_up() -> None:
     assert speeds[-1][1] > 0.45
 
 
+def test_a_ramp_cut_short_by_a_hold_starts_again() -> None:
+    arm = GuardedArm(HOME)
+    arm.arm()
+    stream(arm, 0.8)
+    arm.run(2.0)
+    assert arm.last is not None and arm.last.status.state == "HOLD"
+    arm.chunk(arm.position + FUTURE_ROWS * 0.5)
+    assert arm.run(0.1).status.reason == "first motion, at 10% of the velocity limit"
+    arm.assert_law()
+
+
 def test_a_chunk_too_fast_is_slowed_along_its_own_path() -> None:
     arm = moving_arm()
     rest_within(arm, 1.2)
@@ -274,13 +285,13 @@ def test_targets_beyond_a_limit_stop_at_the_margin_and_are_counted() -> None:
 
 def test_an_arm_within_the_margin_may_come_back() -> None:
     start = HOME.copy()
-    start[1] = 2.22
+    start[[1, 3]] = 2.22, -2.55
     arm = GuardedArm(start)
     arm.arm()
     for _ in range(5):
-        arm.chunk(arm.position - FUTURE_ROWS * 0.2)
+        arm.chunk(arm.position + FUTURE_ROWS * np.array([0.0, -0.2, 0.0, 0.2, 0.0, 0.0, 0.0]))
         arm.run(0.4)
-    assert arm.position[1] < 2.15
+    assert arm.position[1] < 2.15 and arm.position[3] > -2.48
     arm.assert_law()
 
 

@@ -53,7 +53,9 @@ def test_a_chunk_passes_through_cdr() -> None:
 
 
 def test_reports_pass_through_cdr() -> None:
-    report = FrameReport(10**18, {"act": 3.0}, 40.0, 1.0, 9.0, "ecovla", "sparse", 0.9, 0.8, False, 0.25, 4, 2, 31, "why")
+    report = FrameReport(
+        10**18, {"act": 3.0}, 40.0, 1.0, 9.0, "ecovla", "sparse", 0.9, 0.8, False, 0.25, 4, 2, 31, "why"
+    )
     kind = "ecovla_ros/msg/LatencyReport"
     got = sent(wire.fill_latency(blank(kind), report, 7, 1, 55.0, 100.0), kind)
     assert (got.act_ms, got.policy_ms, got.frame, got.deadline_missed) == (3.0, 40.0, 7, False)

@@ -73,10 +73,15 @@ def test_a_missing_checkpoint_is_named_and_ends_everything(tmp_path: Path) -> No
     assert json.loads((tmp_path / "summary.json").read_text())["exit_codes"] == {"sim": 0, "guard": 0, "policy": 0}
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--method", "ecovlaa"), "Did you mean 'ecovla'"), (("--ratio", "2"), "outside [0.0, 0.9]"),
-    (("--domain", "300"), "valid: 1 to 101"), (("--task", "aple"), "Did you mean 'apple'"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--method", "ecovlaa"), "Did you mean 'ecovla'"),
+        (("--ratio", "2"), "outside [0.0, 0.9]"),
+        (("--domain", "300"), "valid: 1 to 101"),
+        (("--task", "aple"), "Did you mean 'apple'"),
+    ],
+)
 def test_what_cannot_start_says_what_could(arguments: tuple[str, str], says: str, tmp_path: Path) -> None:
     text = words(process := start(tmp_path / "out", *arguments))
     assert process.returncode == 2 and says in text and "Traceback" not in text
@@ -108,7 +113,9 @@ def test_success_of_the_task_is_no_fault_and_a_silent_topic_or_a_crash_is() -> N
     counts = dict.fromkeys(summary.TOPICS, 1)
     assert summary.faults({"sim": 0}, counts) == []
     assert summary.faults({"sim": -9}, {**counts, "/latency": 0}) == [
-        "sim ended with exit code -9", "nothing was published on /latency"]
+        "sim ended with exit code -9",
+        "nothing was published on /latency",
+    ]
 
 
 def test_a_domain_somebody_listens_in_is_taken() -> None:

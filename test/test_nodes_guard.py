@@ -169,7 +169,9 @@ def test_a_gripper_that_cannot_be_served_is_refused(kind: str, says: str, monkey
         gripper.sender(None, kind)
 
 
-@pytest.mark.parametrize("kind, action", [("parallel_gripper", "ParallelGripperCommand"), ("gripper_command", "GripperCommand")])
+@pytest.mark.parametrize(
+    "kind, action", [("parallel_gripper", "ParallelGripperCommand"), ("gripper_command", "GripperCommand")]
+)
 def test_the_gripper_action_gets_radians(kind: str, action: str, monkeypatch: pytest.MonkeyPatch) -> None:
     goals: list[Any] = []
     made = SimpleNamespace(Goal=lambda: SimpleNamespace(command=SimpleNamespace()))

@@ -113,13 +113,16 @@ def broken(_config: Any) -> Any:
     raise CheckpointError("no checkpoint at 'x'; valid: a folder with model.safetensors")
 
 
-@pytest.mark.parametrize("parameters, says", [
-    ({}, "no checkpoint at 'x'"),
-    ({"config": "mini_simm.yaml"}, "Did you mean 'mini_sim.yaml'"),
-    ({"overrides": ["prune.ratioo=0.1"]}, "Did you mean 'ratio'"),
-    ({"overrides": ["prune.ratio"]}, "valid: section.key=value"),
-    ({"overrides": ["prune.ratio=2.0"]}, "outside [0.0, 0.9]"),
-])
+@pytest.mark.parametrize(
+    "parameters, says",
+    [
+        ({}, "no checkpoint at 'x'"),
+        ({"config": "mini_simm.yaml"}, "Did you mean 'mini_sim.yaml'"),
+        ({"overrides": ["prune.ratioo=0.1"]}, "Did you mean 'ratio'"),
+        ({"overrides": ["prune.ratio"]}, "valid: section.key=value"),
+        ({"overrides": ["prune.ratio=2.0"]}, "outside [0.0, 0.9]"),
+    ],
+)
 def test_a_wrong_configuration_keeps_it_unconfigured_and_says_why(ros: Graph, parameters: Any, says: str) -> None:
     node = ros.start(lambda **options: PolicyNode(broken, **options), **parameters)
     heard = ros.listen(DiagnosticArray, "/diagnostics")

@@ -97,7 +97,10 @@ def test_the_scene_can_be_laid_anew_and_changed_and_says_what_it_cannot(ros: Gra
 
 def test_an_event_takes_its_numbers_in_order() -> None:
     assert dict(event("object_push", "banana", [1.0, 2.0, 3.0, 0.5]).values) == {
-        "object": "banana", "force": [1.0, 2.0, 3.0], "duration_s": 0.5}
+        "object": "banana",
+        "force": [1.0, 2.0, 3.0],
+        "duration_s": 0.5,
+    }
     assert dict(event("distractor", "", [0.4]).values) == {"x": 0.4}
     with pytest.raises(SimulationError, match="Did you mean 'object_push'"):
         event("object_pusch", "", [])
@@ -140,11 +143,14 @@ def test_everything_said_is_in_the_bag_and_the_film_shows_it(ros: Graph, tmp_pat
     recorder: Any = ros.add(RecordNode(tmp_path / "bag"))
     ros.nodes.append(recorder)
     ros.start(SimNode, overrides=[*SMALL, "sim.image_hz=20.0"])
-    ros.until(lambda: recorder.counts.get("/third_person/image", 0) > 5 and recorder.counts.get("/instruction"), "images")
+    ros.until(
+        lambda: recorder.counts.get("/third_person/image", 0) > 5 and recorder.counts.get("/instruction"), "images"
+    )
     recorder.close()
     recorder.close()  # twice does no harm
     assert {"/clock", "/joint_states", "/wrist/image", "/wrist/camera_info", "/instruction", "/success"} <= set(
-        topics(tmp_path / "bag"))
+        topics(tmp_path / "bag")
+    )
     read = list(messages(tmp_path / "bag", ["/third_person/image", "/joint_states", "/instruction"]))
     assert len([m for m in read if m.topic == "/third_person/image"]) == recorder.counts["/third_person/image"]
     assert wire.arm_state(next(m.value for m in read if m.topic == "/joint_states")).joints.shape == (7,)

@@ -22,15 +22,27 @@ def image(pixels: np.ndarray, encoding: str = "rgb8", pad: int = 0, ns: int = 5_
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
     rows = np.hstack([rows, np.full((height, pad), 77, np.uint8)])
-    return Message(header=header(ns), encoding=encoding, height=height, width=width, step=rows.shape[1],
-                   is_bigendian=0, data=rows.tobytes())
+    return Message(
+        header=header(ns),
+        encoding=encoding,
+        height=height,
+        width=width,
+        step=rows.shape[1],
+        is_bigendian=0,
+        data=rows.tobytes(),
+    )
 
 
 def joint_state(order: list[str] | None = None, ns: int = 5_000_000_000, **changes: float) -> Message:
     values = {name: 0.1 * i for i, name in enumerate(JOINTS)} | {GRIPPER_JOINT: 0.4, "other": math.nan} | changes
     names = order or list(values)
-    return Message(header=header(ns), name=names, position=[values[n] for n in names],
-                   velocity=[0.0 if n == "other" else 0.01 for n in names], effort=[])
+    return Message(
+        header=header(ns),
+        name=names,
+        position=[values[n] for n in names],
+        velocity=[0.0 if n == "other" else 0.01 for n in names],
+        effort=[],
+    )
 
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -38,10 +50,15 @@ ALPHA = np.full((6, 5, 1), 9, np.uint8)
 
 
 @pytest.mark.parametrize("pad", [0, 7])
-@pytest.mark.parametrize("encoding, pixels", [
-    ("rgb8", RGB), ("bgr8", RGB[..., ::-1]), ("rgba8", np.dstack([RGB, ALPHA])),
-    ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])),
-])
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [
+        ("rgb8", RGB),
+        ("bgr8", RGB[..., ::-1]),
+        ("rgba8", np.dstack([RGB, ALPHA])),
+        ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])),
+    ],
+)
 def test_every_colour_encoding_gives_the_same_rgb(encoding: str, pixels: np.ndarray, pad: int) -> None:
     decoded = wire.decode_image(image(np.ascontiguousarray(pixels), encoding, pad))
     np.testing.assert_array_equal(decoded, RGB)
@@ -54,14 +71,17 @@ def test_mono_is_grey_and_png_is_exact() -> None:
     np.testing.assert_array_equal(wire.decode_image(png), RGB)
 
 
-@pytest.mark.parametrize("change, says", [
-    ({"encoding": "rgb88"}, "unknown image encoding 'rgb88'.*bgr8.*mono8.*Did you mean 'rgb8'"),
-    ({"encoding": "16UC1"}, "valid: bgr8, bgra8, mono8, rgb8, rgba8"),
-    ({"data": b"123"}, "3 bytes with step 15 are not 5 x 6 px of rgb8"),
-    ({"step": 14}, "step 14.*at least 15"),
-    ({"height": 0}, "5 x 0 px; valid: 1 to"),
-    ({"width": 10**9, "step": 3 * 10**9}, "valid: 1 to"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"encoding": "rgb88"}, "unknown image encoding 'rgb88'.*bgr8.*mono8.*Did you mean 'rgb8'"),
+        ({"encoding": "16UC1"}, "valid: bgr8, bgra8, mono8, rgb8, rgba8"),
+        ({"data": b"123"}, "3 bytes with step 15 are not 5 x 6 px of rgb8"),
+        ({"step": 14}, "step 14.*at least 15"),
+        ({"height": 0}, "5 x 0 px; valid: 1 to"),
+        ({"width": 10**9, "step": 3 * 10**9}, "valid: 1 to"),
+    ],
+)
 def test_a_bad_image_says_what_is_valid(change: dict, says: str) -> None:
     msg = image(RGB)
     vars(msg).update(change)
@@ -69,10 +89,14 @@ def test_a_bad_image_says_what_is_valid(change: dict, says: str) -> None:
         wire.decode_image(msg, "wrist")
 
 
-@pytest.mark.parametrize("format_, data, says", [
-    ("jpeg", b"", "0 bytes of 'jpeg' do not decode"), ("jpeg", b"not a picture", "do not decode"),
-    ("h264", b"123", "unknown compressed format 'h264'; valid: jpeg, png"),
-])
+@pytest.mark.parametrize(
+    "format_, data, says",
+    [
+        ("jpeg", b"", "0 bytes of 'jpeg' do not decode"),
+        ("jpeg", b"not a picture", "do not decode"),
+        ("h264", b"123", "unknown compressed format 'h264'; valid: jpeg, png"),
+    ],
+)
 def test_a_bad_compressed_image_says_what_is_valid(format_: str, data: bytes, says: str) -> None:
     with pytest.raises(ObservationError, match=says):
         wire.decode_image(Message(header=header(), format=format_, data=data))
@@ -101,14 +125,17 @@ def test_joint_states_without_velocities_are_at_rest_and_a_slack_gripper_is_clip
     assert state.gripper == 1.0 and not state.velocity.any()
 
 
-@pytest.mark.parametrize("msg, says", [
-    (joint_state([*JOINTS[:3], *JOINTS[4:], GRIPPER_JOINT]), "lacks joint_4; it holds: joint_1, "),
-    (joint_state(list(JOINTS)), f"lacks {GRIPPER_JOINT}"),
-    (joint_state(["other"]), "lacks joint_1, .*it holds: other"),
-    (joint_state([*JOINTS, GRIPPER_JOINT, "joint_2"]), "names joint_2 more than once"),
-    (joint_state(joint_6=math.nan), "not finite for joint_6"),
-    (joint_state(joint_1=math.inf), "not finite for joint_1"),
-])
+@pytest.mark.parametrize(
+    "msg, says",
+    [
+        (joint_state([*JOINTS[:3], *JOINTS[4:], GRIPPER_JOINT]), "lacks joint_4; it holds: joint_1, "),
+        (joint_state(list(JOINTS)), f"lacks {GRIPPER_JOINT}"),
+        (joint_state(["other"]), "lacks joint_1, .*it holds: other"),
+        (joint_state([*JOINTS, GRIPPER_JOINT, "joint_2"]), "names joint_2 more than once"),
+        (joint_state(joint_6=math.nan), "not finite for joint_6"),
+        (joint_state(joint_1=math.inf), "not finite for joint_1"),
+    ],
+)
 def test_bad_joint_states_name_the_joint(msg: Message, says: str) -> None:
     with pytest.raises(ObservationError, match=says):
         wire.arm_state(msg)
@@ -127,12 +154,17 @@ def test_an_observation_is_stamped_as_its_newest_image() -> None:
     assert seen.stamp_ns == 10**9 + 30_000_000 and set(seen.images) == set(CAMERAS)
 
 
-@pytest.mark.parametrize("wrist_ns, joints_ns, text, says", [
-    (10**9, 2 * 10**9, "go", "joint_states is 1.000 s away from the newest image; valid: up to 0.050 s"),
-    (10**9 - 60_000_000, 10**9, "go", "wrist is 0.060 s away"),
-    (10**9, 10**9, "  ", "no instruction yet"),
-])
-def test_an_observation_that_does_not_fit_together_is_refused(wrist_ns: int, joints_ns: int, text: str, says: str) -> None:
+@pytest.mark.parametrize(
+    "wrist_ns, joints_ns, text, says",
+    [
+        (10**9, 2 * 10**9, "go", "joint_states is 1.000 s away from the newest image; valid: up to 0.050 s"),
+        (10**9 - 60_000_000, 10**9, "go", "wrist is 0.060 s away"),
+        (10**9, 10**9, "  ", "no instruction yet"),
+    ],
+)
+def test_an_observation_that_does_not_fit_together_is_refused(
+    wrist_ns: int, joints_ns: int, text: str, says: str
+) -> None:
     images = {"third_person": image(RGB, ns=10**9), "wrist": image(RGB, ns=wrist_ns)}
     with pytest.raises(ObservationError, match=says):
         wire.observation(images, joint_state(ns=joints_ns), text, 0.05)
@@ -161,11 +193,17 @@ def test_chunk_columns_are_mapped_by_name() -> None:
     np.testing.assert_array_equal(wire.chunk(msg).joints, a_chunk().joints[:, ::-1])
 
 
-@pytest.mark.parametrize("change, says", [
-    ({"joint_names": ["a"] * 7}, "not the arm's; valid: joint_1"), ({"horizon": 3}, "horizon 3 with 28 positions"),
-    ({"horizon": 0}, "at least 1"), ({"gripper": [0.0]}, "1 gripper targets"), ({"period": 0.0}, "positive number"),
-    ({"period": math.nan}, "positive number"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"joint_names": ["a"] * 7}, "not the arm's; valid: joint_1"),
+        ({"horizon": 3}, "horizon 3 with 28 positions"),
+        ({"horizon": 0}, "at least 1"),
+        ({"gripper": [0.0]}, "1 gripper targets"),
+        ({"period": 0.0}, "positive number"),
+        ({"period": math.nan}, "positive number"),
+    ],
+)
 def test_a_bad_chunk_says_what_is_valid(change: dict, says: str) -> None:
     msg = wire.fill_chunk(chunk_message(), a_chunk())
     vars(msg).update(change)

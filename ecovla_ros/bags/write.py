@@ -44,7 +44,9 @@ class BagWriter:
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except (OSError, WriterError) as error:
-            raise BagError(f"cannot record to '{self.path}': {error}; valid: a folder that does not exist yet") from error
+            raise BagError(
+                f"cannot record to '{self.path}': {error}; valid: a folder that does not exist yet"
+            ) from error
 
     def add(self, topic: str, kind: str, latched: bool = False, reliable: bool = True) -> None:
         """Announce a topic of message type `kind`, e.g. "std_msgs/msg/String". Raises BagError for an unknown type."""

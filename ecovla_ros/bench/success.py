@@ -19,7 +19,7 @@ from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import load as load_limits
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
-from ecovla_ros.errors import CheckpointError, ConfigError, EcovlaError, unknown
+from ecovla_ros.errors import CheckpointError, ConfigError, ControlError, EcovlaError, unknown
 from ecovla_ros.sim.env import PERIOD_TICKS, KinovaEnv
 from ecovla_ros.sim.events import Event
 from ecovla_ros.sim.tasks import TASKS, find
@@ -28,6 +28,10 @@ from ecovla_ros.sim.world import TICK_NS
 ENVIRONMENTS = ("calm", "looks", "shift")
 """calm: the plain scene. looks: random lights, colours, textures, camera pose and distractors, new each episode.
 shift: the light falls, a distractor appears and the object is moved while the arm is on its way."""
+
+
+ARMING_TICKS = 3
+"""Joint states the guard sees before it is enabled."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,13 @@ class Runner:
         env, control = self._env, self._settings.control
         events = schedule(trial.environment, trial.seed, TASKS[trial.task].object)
         env.reset(trial.task, trial.seed, looks=trial.environment == "looks", schedule=events)
-        guard = Guard(control, load_limits(control.profile))
+        guard = self._armed_guard()
         every = max(1, round(control.replan_s * 1e9 / TICK_NS / PERIOD_TICKS)) * PERIOD_TICKS
         reports, solved, path, ticks = [], False, 0.0, 0
         limit = round(self._settings.sim.episode_s * 1e9 / TICK_NS)
-        before = env.world.tcp()[0]
+        before, reason = env.world.tcp()[0], ""
         while ticks < limit and not solved:
             guard.on_joint_state(env.world.arm_state(), env.now_ns)
-            if ticks == 0:
-                guard.enable(True, env.now_ns)
             if ticks % every == 0:
                 try:
                     step = engine.step(env.observe())
@@ -122,10 +124,23 @@ class Runner:
                 guard.on_chunk(step.chunk, env.now_ns)
             command = guard.tick(env.now_ns)
             solved = env.follow(command.trajectory, command.gripper, 1)
-            ticks += 1
+            ticks, reason = ticks + 1, f"{command.status.state}: {command.status.reason}"
             now = env.world.tcp()[0]
             path, before = path + float(np.linalg.norm(now - before)), now
-        return self._row(trial, solved, ticks, reports, path, guard.tick(env.now_ns).status.reason)
+        return self._row(trial, solved, ticks, reports, path, reason)
+
+    def _armed_guard(self) -> Guard:
+        """An enabled guard that has seen the arm stand still. Raises ControlError with its reason when it refuses."""
+        guard = Guard(self._settings.control, load_limits(self._settings.control.profile))
+        for _ in range(ARMING_TICKS):
+            guard.on_joint_state(self._env.world.arm_state(), self._env.now_ns)
+            guard.tick(self._env.now_ns)
+            self._env.follow(None, None, 1)
+        guard.on_joint_state(self._env.world.arm_state(), self._env.now_ns)
+        enabled, why = guard.enable(True, self._env.now_ns)
+        if not enabled:
+            raise ControlError(f"the guard does not allow motion: {why}")
+        return guard
 
     def _row(
         self, trial: Trial, solved: bool, ticks: int, reports: list[Any], path: float, reason: str

@@ -33,8 +33,14 @@ class Plan:
 
 
 def admit(
-    chunk: ActionChunk, now_ns: int, start: Motion, measured: np.ndarray, share: float, config: ControlConfig, limits: Limits
-) -> Plan:  # fmt: skip
+    chunk: ActionChunk,
+    now_ns: int,
+    start: Motion,
+    measured: np.ndarray,
+    share: float,
+    config: ControlConfig,
+    limits: Limits,
+) -> Plan:
     """Plan for `chunk` from the commanded state `start` on, with `share` of the velocity limit. Raises Refused.
 
     `measured` (7,): where the arm reports to be.

@@ -100,7 +100,7 @@ class GripperGate:
         self.last, self._sent_ns = min(max(measured, 0.0), 1.0), None
 
     def command(self, target: float, now_ns: int) -> float | None:
-        """What to send for `target` (0 open .. 1 closed), or None. Targets next to an end of the stroke mean the end."""
+        """What to send for `target` (0 open .. 1 closed), or None. Next to an end of the stroke the end is meant."""
         target = 0.0 if target <= GRIPPER_STEP else 1.0 if target >= 1.0 - GRIPPER_STEP else target
         too_soon = self._sent_ns is not None and 0 <= now_ns - self._sent_ns < GRIPPER_PERIOD_S * NS
         if too_soon or abs(target - self.last) < GRIPPER_STEP - 1e-9:

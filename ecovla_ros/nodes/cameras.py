@@ -25,8 +25,10 @@ class Cameras:
         """Start the render thread. Raises SimulationError when the renderer cannot draw here."""
         self._model, self._size = model, size
         self._publishers = {
-            name: (node.create_publisher(Image, f"{name}/image", qos.SENSOR),
-                   node.create_publisher(CameraInfo, f"{name}/camera_info", qos.SENSOR))
+            name: (
+                node.create_publisher(Image, f"{name}/image", qos.SENSOR),
+                node.create_publisher(CameraInfo, f"{name}/camera_info", qos.SENSOR),
+            )
             for name in CAMERAS
         }
         self._changed = threading.Condition()

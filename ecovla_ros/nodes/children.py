@@ -32,7 +32,10 @@ class Child:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START.format(name=name), *arguments],
-                env=dict(environment), stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                env=dict(environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -89,7 +92,9 @@ def free_domain() -> int:
     for domain in (*DOMAINS[start:], *DOMAINS[:start]):
         if not taken(domain):
             return domain
-    raise ConfigError(f"every ROS domain from {DOMAINS[0]} to {DOMAINS[-1]} is taken on this machine; name one: --domain")
+    raise ConfigError(
+        f"every ROS domain from {DOMAINS[0]} to {DOMAINS[-1]} is taken on this machine; name one: --domain"
+    )
 
 
 def taken(domain: int) -> bool:

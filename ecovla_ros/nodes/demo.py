@@ -38,14 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo. Raises EcovlaError for what cannot start."""
     options = _parser().parse_args(arguments)
     tasks = list(TASKS) if options.task == "all" else [find(options.task).name]
-    overrides = [f"prune.method={options.method}", f"prune.ratio={options.ratio}", f"policy.seed={options.seed}", *options.set]
+    overrides = [
+        f"prune.method={options.method}",
+        f"prune.ratio={options.ratio}",
+        f"policy.seed={options.seed}",
+        *options.set,
+    ]
     loaded = settings.load(options.config, overrides)
     signals = Signals()
     began = time.monotonic()
     domain = _domain(options.domain)
     out = _folder(options.out)
     demo = Demo(out, domain, loaded, {"config": options.config, "overrides": overrides}, signals)
-    _say(f"ROS domain {domain}, this machine only; prune.method {options.method}, ratio {options.ratio}; logs in {out}/log")
+    _say(
+        f"ROS domain {domain}, this machine only; prune.method {options.method}, ratio {options.ratio}; logs in {out}/log"
+    )
     try:
         demo.drive(tasks, options.seed, options.seconds or loaded.sim.episode_s)
     except (EcovlaError, KeyboardInterrupt) as error:
@@ -130,8 +137,12 @@ class Demo:
         """Write summary.json, show the table, and give the exit code."""
         faults = [self.failure] if self.failure else summary.faults(self._codes, self._counts)
         document = {
-            "rows": self.rows, "settings": dict(self._parameters), "topics": self._counts, "exit_codes": self._codes,
-            "seconds": round(seconds, 1), "faults": faults,
+            "rows": self.rows,
+            "settings": dict(self._parameters),
+            "topics": self._counts,
+            "exit_codes": self._codes,
+            "seconds": round(seconds, 1),
+            "faults": faults,
         }
         (self.out / "summary.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         if self.rows:

@@ -70,8 +70,13 @@ class Driver:
         """Wait for the nodes, configure and activate the policy. Raises EcovlaError."""
         for client, name in ((self._scene, "sim"), (self._lifecycle, "policy"), (self._enable, "guard")):
             self.until(client.service_is_ready, START_S, f"the services of {name}")
-        for transition, verb in ((Transition.TRANSITION_CONFIGURE, "configure"), (Transition.TRANSITION_ACTIVATE, "activate")):
-            if not self._ask(self._lifecycle, ChangeState.Request(transition=Transition(id=transition)), START_S).success:
+        for transition, verb in (
+            (Transition.TRANSITION_CONFIGURE, "configure"),
+            (Transition.TRANSITION_ACTIVATE, "activate"),
+        ):
+            if not self._ask(
+                self._lifecycle, ChangeState.Request(transition=Transition(id=transition)), START_S
+            ).success:
                 raise EcovlaError(f"the policy did not {verb}")
 
     def take_down(self) -> None:

@@ -113,7 +113,9 @@ class GuardNode(Node):
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
         if command.trajectory is not None:
-            self._trajectories.publish(wire.fill_trajectory(JointTrajectory(), command.trajectory, JointTrajectoryPoint))
+            self._trajectories.publish(
+                wire.fill_trajectory(JointTrajectory(), command.trajectory, JointTrajectoryPoint)
+            )
         if command.gripper is not None:
             self._send_gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
@@ -125,8 +127,9 @@ class GuardNode(Node):
             self._delay_ms = 1e3 * status.chunk_age_s + (self._now_ns() - now_ns) / 1e6
         self._say(status)
         if said != self._said:
+            if said[:2] != self._said[:2] or status.state != State.DISARMED.value:
+                self._log(status)
             self._said = said
-            self._log(status)
 
     def _say(self, status: GuardStatus) -> None:
         level, message = LEVELS.get(status.state, diagnostics.OK), self._message(status)
@@ -138,11 +141,12 @@ class GuardNode(Node):
         return f"{status.reason}; {self._input}" if self._input else status.reason
 
     def _log(self, status: GuardStatus) -> None:
-        text = f"{status.state}: {self._message(status)}" + (f" (refused: {status.refusal})" if status.refusal else "")
+        refused = status.refusal if status.state != State.DISARMED.value else ""  # to be expected while disarmed
+        text = f"{status.state}: {self._message(status)}" + (f" (refused: {refused})" if refused else "")
         log = self.get_logger()
         if status.state == State.LATCHED.value:
             log.error(text)
-        elif status.state == State.HOLD.value or status.refusal:
+        elif status.state == State.HOLD.value or refused or self._input:
             log.warning(text, throttle_duration_sec=SAY_AGAIN_S)
         else:
             log.info(text)

@@ -178,7 +178,9 @@ class PolicyNode(LifecycleNode):
         self._check_age(newest)
         joints = self._joints.nearest(newest)
         if joints is None:
-            raise ObservationError("no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints")
+            raise ObservationError(
+                "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
+            )
         seen = wire.observation(images, joints, self._instruction, self._config.node.sync_s)
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
@@ -199,7 +201,9 @@ class PolicyNode(LifecycleNode):
         """Raises ObservationError when no frame is due because a camera says nothing, or nothing that fits."""
         age_ns, now_ns = round(self._config.node.image_age_s * 1e9), self._now_ns()
         if now_ns == 0:
-            raise ObservationError("the clock stands at zero; valid: use_sim_time with a publisher on /clock, or without")
+            raise ObservationError(
+                "the clock stands at zero; valid: use_sim_time with a publisher on /clock, or without"
+            )
         silent = mailbox.silent(now_ns, age_ns)
         if not silent and mailbox.apart:
             raise ObservationError(mailbox.apart)

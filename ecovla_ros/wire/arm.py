@@ -52,9 +52,7 @@ def fill_joint_state(msg: Any, state: ArmState, ns: int) -> Any:
     return msg
 
 
-def fill_trajectory(
-    msg: Any, trajectory: Trajectory, point: Callable[[], Any], names: Sequence[str] = JOINTS
-) -> Any:
+def fill_trajectory(msg: Any, trajectory: Trajectory, point: Callable[[], Any], names: Sequence[str] = JOINTS) -> Any:
     """Trajectory into a trajectory_msgs/JointTrajectory that starts on arrival (stamp 0). `point`: its point's type."""
     msg.joint_names = list(names)
     msg.points = [point() for _ in trajectory.times_s]
