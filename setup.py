@@ -106,7 +106,7 @@ class Messages(build_ext):
             shutil.copy2(module, target)
 
     def _lay_prefix(self, stage: Path, package: Path) -> None:
-        """Libraries, `ros2 run` programs and share/ go into the environment's prefix, where the ros-* wheels have theirs."""
+        """Libraries, programs of `ros2 run` and share/ go into the environment's prefix, like those of the wheels."""
         for path in sorted(p for p in stage.rglob("*") if p.is_file()):
             place = path.relative_to(stage)
             if package not in path.parents and place.parts[0] in ("lib", "share") and ".egg-info" not in str(place):

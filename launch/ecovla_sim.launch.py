@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List  # noqa: UP035  launch_ros tells a list of strings by this name
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
@@ -32,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
     namespace = LaunchConfiguration("namespace")
     told = {
         "config": LaunchConfiguration("config"),
-        "overrides": ParameterValue(LaunchConfiguration("overrides"), value_type=List[str]),
+        "overrides": ParameterValue(LaunchConfiguration("overrides"), value_type=List[str]),  # noqa: UP006
     }
     follows = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
     common = {

@@ -114,3 +114,37 @@ def wave(start: np.ndarray, speed: float = 0.5, acceleration: float = 1.8, rise_
         return start + size * (np.sin(rate * warped + phase) - np.sin(phase))
 
     return motion
+
+
+HOME = np.array([0.3, 0.26, 3.0, -2.0, 0.4, 0.95, 1.57])
+EDGE = np.array([3.1, 2.17, -3.1, -2.5, 0.0, 2.03, 0.0])
+AHEAD = np.arange(1, 17)[:, None] * 0.1
+"""Due times of 16 rows after their observation, s, (16, 1)."""
+
+
+def stream(arm: GuardedArm, seconds: float, speed: float = 0.5, acceleration: float = 1.8) -> None:
+    """A policy that follows a smooth motion from where the arm is, 0.12 s of age, every 0.4 s."""
+    motion, begin = wave(arm.position, speed, acceleration, rise_s=2.0), arm.now
+    while arm.now - begin < seconds * NS:
+        observed = (arm.now - begin) / NS - 0.12
+        arm.chunk(np.array([motion(observed + (i + 1) * 0.1) for i in range(16)]), 0.12)
+        arm.run(0.4)
+
+
+def moving_arm(**settings_: float) -> GuardedArm:
+    arm = GuardedArm(HOME, **settings_)
+    arm.arm()
+    stream(arm, 2.4)
+    assert arm.last is not None and arm.last.status.state == "RUNNING" and np.abs(arm.speed[-1]).max() > 0.2
+    return arm
+
+
+def rest_within(arm: GuardedArm, seconds: float) -> None:
+    arm.run(seconds)
+    assert not arm.speed[-1].any()
+    arm.assert_law()
+
+
+def jump_clock(arm: GuardedArm, seconds: float) -> None:
+    arm.skew += round(seconds * NS)
+    arm.tick()

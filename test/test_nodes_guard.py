@@ -36,7 +36,7 @@ class Arm:
 
     def __init__(self, ros: Graph, **parameters: Any) -> None:
         self.ros = ros
-        self.node = ros.start(GuardNode, overrides=["control.joint_state_age_s=0.3"], **parameters)
+        self.node = ros.start(GuardNode, overrides=["control.joint_state_age_s=0.8"], **parameters)
         create = ros.tester.create_publisher
         self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
         self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))

@@ -60,11 +60,11 @@ def test_the_same_trajectories_give_the_same_joints_with_and_without_ros(ros: Gr
     for period in range(12):
         sent, closed = motion(rng, world.commanded()), 0.1 * (period % 9)
         gripper.publish(wire.fill_gripper(JointTrajectory(), closed, 0.1, JointTrajectoryPoint))
-        ros.until(lambda: node._world._closed_target == pytest.approx(closed, abs=1e-9), "gripper")
+        ros.until(lambda c=closed: node._world._closed_target == pytest.approx(c, abs=1e-9), "gripper")
         order = list(rng.permutation(JOINTS))
         msg = wire.fill_trajectory(JointTrajectory(), shuffled(sent, order), JointTrajectoryPoint, order)
         arm.publish(msg)
-        ros.until(lambda: len(heard) >= PERIOD_TICKS * (period + 1), f"period {period}")
+        ros.until(lambda p=period: len(heard) >= PERIOD_TICKS * (p + 1), f"period {period}")
         world.gripper(closed)
         world.accept(wire.trajectory(msg), order)
         for tick in range(PERIOD_TICKS):

@@ -50,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     domain = _domain(options.domain)
     out = _folder(options.out)
     demo = Demo(out, domain, loaded, {"config": options.config, "overrides": overrides}, signals)
-    _say(
-        f"ROS domain {domain}, this machine only; prune.method {options.method}, ratio {options.ratio}; logs in {out}/log"
-    )
+    _say(f"ROS domain {domain}, this machine only; method {options.method}, ratio {options.ratio}; logs in {out}/log")
     try:
         demo.drive(tasks, options.seed, options.seconds or loaded.sim.episode_s)
     except (EcovlaError, KeyboardInterrupt) as error:

@@ -56,8 +56,8 @@ def _action(node: Any, kind: str) -> Send:
         action = getattr(importlib.import_module("control_msgs.action"), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"parameter gripper: '{kind}' needs control_msgs/action/{name} ({error}); install control_msgs, or use one of "
-            "topic, none"
+            f"parameter gripper: '{kind}' needs control_msgs/action/{name} ({error}); install control_msgs, or use "
+            "one of topic, none"
         ) from error
     client = ActionClient(node, action, ACTION)
 

@@ -21,7 +21,7 @@ from std_msgs.msg import String
 from ecovla_ros import wire
 from ecovla_ros.config import Config
 from ecovla_ros.errors import EcovlaError, ObservationError, unknown
-from ecovla_ros.nodes import diagnostics, process, qos, settings
+from ecovla_ros.nodes import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.mailbox import Mailbox, Recent
 
@@ -159,7 +159,9 @@ class PolicyNode(LifecycleNode):
                 images = mailbox.wait(patience)
                 try:
                     if images is None:
-                        self._check_silence(mailbox)
+                        times_ns = self._since_ns, self._now_ns()
+                        age_s = self._config.node.image_age_s
+                        freshness.check_silence(mailbox, self._topics, self.count_publishers, times_ns, age_s)
                     else:
                         self._answer(images)
                 except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
@@ -175,7 +177,7 @@ class PolicyNode(LifecycleNode):
             self._new_episode = False
             self._engine.reset(self._config.policy.seed)
         newest = max(wire.stamp_ns(msg.header.stamp) for msg in images.values())
-        self._check_age(newest)
+        freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
         joints = self._joints.nearest(newest)
         if joints is None:
             raise ObservationError(
@@ -187,33 +189,6 @@ class PolicyNode(LifecycleNode):
         decode_ms = 1e3 * (time.perf_counter() - began)
         step = self._engine.step(seen)
         self._publish(step, decode_ms)
-
-    def _check_age(self, stamp_ns: int) -> None:
-        age, valid = (self._now_ns() - stamp_ns) / 1e9, self._config.node.image_age_s
-        if age > valid:
-            raise ObservationError(f"the newest image is {age:.3f} s old; valid: up to {valid:.3f} s")
-        if age < -valid:
-            raise ObservationError(
-                f"the newest image is stamped {-age:.3f} s in the future; valid: one clock for all (use_sim_time, or NTP)"
-            )
-
-    def _check_silence(self, mailbox: Mailbox) -> None:
-        """Raises ObservationError when no frame is due because a camera says nothing, or nothing that fits."""
-        age_ns, now_ns = round(self._config.node.image_age_s * 1e9), self._now_ns()
-        if now_ns == 0:
-            raise ObservationError(
-                "the clock stands at zero; valid: use_sim_time with a publisher on /clock, or without"
-            )
-        silent = mailbox.silent(now_ns, age_ns)
-        if not silent and mailbox.apart:
-            raise ObservationError(mailbox.apart)
-        if not silent or 0 <= now_ns - self._since_ns < age_ns:
-            return
-        topics = [f"{self._topics[c]} ({self.count_publishers(self._topics[c])} publishers)" for c in silent]
-        raise ObservationError(
-            f"no image for {age_ns / 1e9:.1f} s on {', '.join(topics)}; valid: an image on every one of "
-            f"{', '.join(self._topics.values())}, remap where yours are named otherwise"
-        )
 
     def _publish(self, step: Any, decode_ms: float) -> None:
         report = replace(step.report, stages_ms={**step.report.stages_ms, "decode": decode_ms})

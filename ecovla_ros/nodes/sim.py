@@ -180,7 +180,7 @@ class SimNode(Node):
 def event(kind: str, target: str, values: Sequence[float]) -> Event:
     """An event from a service request: `target` is its name, `values` its numbers in the order of `KINDS`.
 
-    What is left out keeps its default. Raises SimulationError for an unknown kind or a number of values that does not fit.
+    What is left out keeps its default. Raises SimulationError for an unknown kind or values that do not fit.
     """
     if kind not in KINDS:
         raise SimulationError(unknown("event", kind, KINDS))

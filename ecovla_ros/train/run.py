@@ -1,11 +1,13 @@
 """The whole training of the built-in policy, stage by stage: demonstrations, vision, tokens, policy, checkpoint.
 
-Each stage leaves a file in the work folder; a run that was interrupted goes on with the first stage that has none.
+Each stage leaves a file in the work folder; a run that was interrupted goes on with the first stage that has none, and
+the policy stage with the average it saved last.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import platform
 import threading
@@ -95,14 +97,17 @@ def _policy_stage(
     columns = {name: data.column(name) for name in COLUMNS}
     prompt = Prompt.build(data.meta["instructions"], MINI.max_prompt)
     model = PiModel(dataclasses.replace(MINI, vocab=prompt.size))
-    model.load_state_dict(weights)
+    trained = folder / "policy.pt"
+    model.load_state_dict(torch.load(trained, weights_only=True) if trained.exists() else weights)
+    earlier = _hours(out) if trained.exists() else 0.0
     tokens: Tensor = torch.load(folder / "tokens.pt", weights_only=True, mmap=True)
     normaliser, inputs = policy_columns(columns)
     ids, real = (torch.tensor(part) for part in prompt.batch(data.meta["instructions"]))
 
     def save(average: PiModel) -> None:
         if rank == 0:
-            record = _record(settings, data, spent + time.monotonic() - start)
+            _write(trained, average.state_dict())
+            record = _record(settings, data, earlier + (spent + time.monotonic() - start) / 3600)
             _save(out, average, normaliser, prompt, data, record, settings)
 
     save(fit.train_policy(
@@ -154,9 +159,17 @@ def _progress(report: Report) -> Callable[[int, int, float], None]:
     return lambda done, total, left: report({"stage": "demos", "done": done, "of": total, "seconds_left": left})
 
 
-def _record(settings: TrainSettings, data: Dataset, seconds: float) -> dict[str, Any]:
+def _hours(out: Path) -> float:
+    """Hours that went into the checkpoint which this run goes on with."""
+    try:
+        return float(json.loads((out / checkpoint.CONFIG).read_text(encoding="utf-8"))["training"]["hours"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _record(settings: TrainSettings, data: Dataset, hours: float) -> dict[str, Any]:
     return {
-        "settings": asdict(settings), "episodes": data.episodes, "frames": len(data), "hours": seconds / 3600,
+        "settings": asdict(settings), "episodes": data.episodes, "frames": len(data), "hours": hours,
         "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
         "images": {"renderer": data.meta["renderer"]},
     }

@@ -21,7 +21,7 @@ def set_stamp(stamp: Any, ns: int) -> None:
 
 
 def sequence(like: Any, code: str, values: np.ndarray) -> Any:
-    """Values as a message holds them: numpy from a bag, array.array in rclpy (its setters copy anything else slowly)."""
+    """Values as a message holds them: numpy from a bag, array.array in rclpy (whose setters copy all else slowly)."""
     flat = np.ascontiguousarray(values, np.uint8 if code == "B" else np.float64).ravel()
     if isinstance(like, np.ndarray):
         return flat

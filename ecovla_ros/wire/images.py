@@ -49,8 +49,8 @@ def _raw(msg: Any, name: str) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
     if step < width * unit or data.size < height * step - (step - width * unit):
         raise ObservationError(
-            f"{name}: {data.size} bytes with step {step} are not {width} x {height} px of {msg.encoding}; valid: a step "
-            f"of at least {width * unit} and step x height bytes"
+            f"{name}: {data.size} bytes with step {step} are not {width} x {height} px of {msg.encoding}; valid: a "
+            f"step of at least {width * unit} and step x height bytes"
         )
     rows = np.lib.stride_tricks.as_strided(data, (height, width, unit), (step, unit, 1), writeable=False)
     return np.ascontiguousarray(rows[..., CHANNELS[msg.encoding]])

@@ -1,0 +1,90 @@
+"""How the guard stops the arm: smoothly, once, for a reason, and when it goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from guarded_arm import AHEAD, NS, GuardedArm, jump_clock, moving_arm, rest_within, stream
+
+from ecovla_ros.types import ArmState
+
+
+def test_a_dead_policy_leaves_the_arm_at_rest_within_the_horizon() -> None:
+    arm = moving_arm()
+    arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
+    arm.tick()
+    rest_within(arm, 0.8)
+    arm.run(0.1)
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "no new chunk" in arm.last.status.reason
+    sent = len(arm.sent)
+    arm.run(1.0)
+    assert len(arm.sent) == sent
+    stream(arm, 0.8)
+    assert arm.last.status.state == "RUNNING"
+
+
+def test_a_dead_guard_leaves_the_arm_at_rest_within_the_horizon() -> None:
+    arm = moving_arm()
+    end = arm.plant.sample(arm.now + round(arm.config.max_horizon_s * NS))
+    assert not end[1].any()
+
+
+@pytest.mark.parametrize("cause", ["hold", "disable", "estop", "nan state", "nan chunk", "stale state"])
+def test_every_way_to_stop_is_smooth_short_and_then_silent(cause: str) -> None:
+    arm = moving_arm()
+    arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
+    arm.run(0.1)
+    sent, guard, now = len(arm.sent), arm.guard, arm.clock
+    if cause == "hold":
+        guard.hold(now)
+    elif cause == "disable":
+        guard.enable(False, now)
+    elif cause == "estop":
+        guard.on_estop(True, now)
+    elif cause == "nan state":
+        guard.on_joint_state(ArmState(now, np.full(7, np.nan), np.zeros(7), 0.0), now)
+    elif cause == "nan chunk":
+        arm.chunk(np.full((16, 7), np.nan))
+    arm.run(0.15 if cause == "stale state" else 0.02, report=False)
+    assert len(arm.sent) == sent + 1
+    rest_within(arm, 0.4)
+    arm.run(0.5)
+    assert len(arm.sent) == sent + 1 and arm.last is not None
+    expected = {"hold": "HOLD", "stale state": "HOLD", "disable": "DISARMED"}.get(cause, "LATCHED")
+    assert arm.last.status.state == expected
+
+
+def test_after_hold_only_enable_goes_on() -> None:
+    arm = moving_arm()
+    arm.guard.hold(arm.clock)
+    stream(arm, 0.8)
+    assert arm.last is not None and arm.last.status.state == "HOLD" and not arm.speed[-1].any()
+    arm.arm()
+    stream(arm, 0.8)
+    assert arm.last.status.state == "ARMED"
+
+
+def test_fresh_joint_states_end_a_hold_for_stale_ones() -> None:
+    arm = moving_arm()
+    arm.run(0.5, report=False)
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "joint state is" in arm.last.status.reason
+    stream(arm, 0.4)
+    assert arm.last.status.state == "RUNNING"
+
+
+@pytest.mark.parametrize("jump_s", [-30.0, -0.3, 2.0])
+def test_a_clock_jump_holds_in_silence_until_the_arm_rests(jump_s: float) -> None:
+    arm = moving_arm()
+    arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
+    arm.tick()
+    sent = len(arm.sent)
+    jump_clock(arm, jump_s)
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "clock jumped" in arm.last.status.reason
+    while arm.speed[-1].any():
+        arm.chunk(arm.position + AHEAD * 0.1)
+        arm.run(0.1)
+        assert len(arm.sent) == sent or not arm.speed[-1].any()
+    assert arm.last.status.counters["clock"] > 0
+    stream(arm, 0.8)
+    assert arm.last.status.state in ("ARMED", "RUNNING")
+    arm.assert_law()
