@@ -18,7 +18,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test tables clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -31,6 +31,9 @@ demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT
 
 test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
+
+tables:  ## write the tables of README.md from results/*.json
+	@"$(VENV)/bin/python" -m ecovla_ros.bench.report README.md
 
 clean:  ## remove what was built; keeps .venv and out
 	rm -rf build install log *.egg-info ecovla_ros/msg ecovla_ros/srv ecovla_ros/*.so "$(VENV)/.ecovla/messages"

@@ -42,11 +42,16 @@ class Graph:
         self.nodes.append(node)
         return node
 
-    def until(self, condition: Callable[[], Any], what: str = "", timeout_s: float = TIMEOUT_S) -> Any:
+    def until(
+        self, condition: Callable[[], Any], what: str | Callable[[], str] = "", timeout_s: float = TIMEOUT_S
+    ) -> Any:
         """Spin until the condition holds; fails, saying what did not happen."""
         end = time.monotonic() + timeout_s
         while not (value := condition()):
-            assert time.monotonic() < end, f"within {timeout_s} s not seen: {what or condition}"
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"within {timeout_s} s not seen: {what() if callable(what) else what or condition}"
+                )
             self.executor.spin_once(timeout_sec=0.01)
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from ecovla_ros.control.status import Command
 from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, Trajectory
 
+Motion = Callable[[float], np.ndarray]
+"""Seconds to joint positions (7,)."""
 MS = 1_000_000
 NS = 1_000_000_000
 TICK = 10 * MS
@@ -104,8 +107,8 @@ class GuardedArm:
         assert all(0.0 <= grip <= 1.0 for grip in self.grips)
 
 
-def wave(start: np.ndarray, speed: float = 0.5, acceleration: float = 1.8, rise_s: float = 4.0):  # noqa: ANN201
-    """A smooth motion of all joints (function of seconds -> (7,)) from rest at `start`, with these peak values."""
+def wave(start: np.ndarray, speed: float = 0.5, acceleration: float = 1.8, rise_s: float = 4.0) -> Motion:
+    """A smooth motion of all joints from rest at `start`, with these peak values."""
     rate, size = acceleration / speed, speed**2 / acceleration
     phase = np.arange(7.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from guarded_arm import AHEAD, HOME, MS, NS, START, GuardedArm, moving_arm, wave, stream
+from guarded_arm import AHEAD, HOME, MS, NS, START, GuardedArm, moving_arm, rest_within, stream, wave
 
 from ecovla_ros.types import ActionChunk
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from guarded_arm import AHEAD, NS, GuardedArm, jump_clock, moving_arm, rest_within, stream
+from guarded_arm import AHEAD, NS, jump_clock, moving_arm, rest_within, stream
 
 from ecovla_ros.types import ArmState
 

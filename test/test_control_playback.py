@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from guarded_arm import NS, wave
+from guarded_arm import NS, Motion, wave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ LIMITS = load("normal")
 PACE = playback.Pace(1.0, 0.8, playback.BRAKE * LIMITS.acceleration)
 
 
-def chunk_of(motion, stamp_ns: int, period_s: float = 0.1, rows: int = 16) -> ActionChunk:  # noqa: ANN001
+def chunk_of(motion: Motion, stamp_ns: int, period_s: float = 0.1, rows: int = 16) -> ActionChunk:
     times = stamp_ns / NS + np.arange(1, rows + 1) * period_s
     return ActionChunk(stamp_ns, period_s, np.array([motion(t) for t in times]), np.zeros(rows))
 

@@ -67,14 +67,16 @@ class Bench:
         return stamp_ns
 
     def answered(self, count: int = 1) -> Any:
-        self.ros.until(lambda: len(self.chunks) >= count, f"chunk {count}; said: {self.node._diagnostics.message}")
+        self.ros.until(
+            lambda: len(self.chunks) >= count, lambda: f"chunk {count}; said: {self.node._diagnostics.message}"
+        )
         return self.chunks[-1]
 
     def says(self, text: str) -> None:
         """The node's own diagnostic comes to hold this text, on the topic as well."""
         self.ros.until(
             lambda: any(text in s.message for array in self.diagnostics for s in array.status),
-            f"diagnostic '{text}'; said: {self.node._diagnostics.message}",
+            lambda: f"diagnostic '{text}'; said: {self.node._diagnostics.message}",
         )
 
 
