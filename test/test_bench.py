@@ -17,6 +17,8 @@ from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.prune.site import Site
 from ecovla_ros.sim import events
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_every_method_meets_the_same_scenes():
     todo = success.trials(["dense", "ecovla"], [0.25, 0.4], ["apple", "banana"], ["calm", "shift"], 3, 1000)

@@ -124,6 +124,8 @@ def test_stopped_joint_states_hold_and_nan_latches_until_reset(ros: Graph) -> No
     arm.talking = True
     arm.send(START)
     arm.is_in("ARMED")
+    arm.talking = False  # the newest is read, and the broken one shall be it
+    ros.spin(0.05)
     broken = joints(arm.now(), START)
     broken.position[2] = math.inf
     arm.states.publish(broken)

@@ -1,0 +1,84 @@
+"""The checkpoint that ships: it drives the arm, it listens to the instruction, and pruning it is real."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ecovla_ros import build, config
+from ecovla_ros.bench import success
+from ecovla_ros.config import PruneConfig, SimConfig
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Inline
+from ecovla_ros.errors import CheckpointError, ObservationError
+from ecovla_ros.sim.env import KinovaEnv
+from ecovla_ros.sim.tasks import TASKS
+
+SETTINGS = config.override(config.load(config.shipped("mini_sim.yaml")), **{"policy.threads": 1})
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Observations of a few scenes under each instruction."""
+    env = KinovaEnv(SimConfig())
+    seen = [env.reset(task, seed) for seed in range(900, 904) for task in TASKS]
+    env.close()
+    return seen
+
+
+def chunks(method, frames, ratio=0.25, seed=0, sites=("lm.mlp", "lm.heads")):
+    policy = build.policy(SETTINGS.policy)
+    engine = Engine(policy, PruneConfig(method=method, ratio=ratio, sites=sites, seed=seed), Inline())
+    engine.calibrate(policy.calibration)
+    steps = [engine.step(obs) for obs in frames]
+    return np.stack([s.chunk.joints for s in steps]), steps
+
+
+def test_another_instruction_makes_it_take_another_object(frames):
+    joints, _ = chunks("dense", frames)
+    by_scene = joints.reshape(4, len(TASKS), *joints.shape[1:])
+    spread = np.abs(by_scene[:, :, -1] - by_scene[:, :1, -1]).max(-1)[:, 1:]
+    assert spread.min() > 0.05  # rad, at the end of the chunk, in every scene
+
+
+def test_a_random_mask_hurts_more_than_a_scored_one(frames):
+    dense, _ = chunks("dense", frames)
+
+    def error(method, seeds=(0,)):
+        return np.mean([np.abs(chunks(method, frames, 0.375, s)[0] - dense).mean() for s in seeds])
+
+    random = error("random", range(3))
+    assert error("static") < 0.7 * random and error("wanda") < 0.8 * random
+
+
+def test_ratio_zero_equals_dense(frames):
+    dense, pruned = chunks("dense", frames)[0], chunks("ecovla", frames, 0.0)[0]
+    assert np.abs(dense - pruned).max() < 1e-5
+
+
+def test_an_episode_is_deterministic():
+    trial = success.Trial("ecovla", 0.25, "apple", "shift", 31)
+    short = config.override(SETTINGS, **{"sim.episode_s": 3.0})
+    rows = [success.Runner(short).run(trial) for _ in range(2)]
+    timed = ("policy_p50_ms", "policy_p95_ms")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in rows][0] == {
+        k: v for k, v in rows[1].items() if k not in timed
+    }
+    assert rows[0]["frames"] == 8 and rows[0]["path_m"] > 0.01
+
+
+def test_pictures_of_another_renderer_are_refused(monkeypatch):
+    runner = success.Runner
+    policy = build.policy(SETTINGS.policy)
+    policy.spec = dataclasses.replace(policy.spec, renderer="egl")
+    monkeypatch.setattr(build, "policy", lambda _: policy)
+    with pytest.raises(CheckpointError, match="trained on 'egl' images and this run draws with 'ray'"):
+        runner(SETTINGS)
+
+
+def test_an_instruction_it_never_saw_is_named(frames):
+    policy = build.policy(SETTINGS.policy)
+    with pytest.raises(ObservationError, match="known: .*apple"):
+        policy.encode(dataclasses.replace(frames[0], instruction="dance on the table"))
