@@ -100,13 +100,21 @@ unset PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PA
 extras=test
 [[ $ROS == 0 ]] || extras=ros,build,test
 
+build_messages() {
+  pip install --no-build-isolation --no-deps -e . && printf '%s' "$VENV" >ecovla_ros/msg/.built_for
+}
 make_venv() { [[ -x $VENV/bin/python ]] || "$PYTHON" -m venv "$VENV"; }
 
 step 1 "virtual environment with Python $version" place "$VENV" make_venv
 step 2 "pip and build tools" tools "$mine" pip install -c constraints.txt pip setuptools wheel
 step 3 "PyTorch (the largest download)" torch "$mine" pip install -c constraints.txt torch
+# the messages of this tree may have been removed, or built for another environment
+built_for=ecovla_ros/msg/.built_for
+if [[ ! -f $STAMPS/installed || $(<"$STAMPS/installed") != "$mine$ROS" || ! -f $built_for || $(<"$built_for") != "$VENV" ]]; then
+  rm -f "$STAMPS/messages"
+fi
 step 4 "everything else" installed "$mine$ROS" \
   env ECOVLA_WITHOUT_ROS=1 "$VENV/bin/python" -m pip --disable-pip-version-check install --no-build-isolation -c constraints.txt -e ".[$extras]"
 if [[ $ROS != 0 ]]; then
-  step 5 "ROS 2 messages" messages "$mine$built" pip install --no-build-isolation --no-deps -e .
+  step 5 "ROS 2 messages" messages "$mine$built" build_messages
 fi

@@ -7,7 +7,6 @@ reported. 1: something did not work. 2: it could not start. 130: stopped by a si
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from ecovla_ros import config
 from ecovla_ros.bags import film
+from ecovla_ros.bench import document
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes import children, settings, summary
 from ecovla_ros.nodes.children import Child
@@ -134,15 +134,10 @@ class Demo:
     def report(self, seconds: float) -> int:
         """Write summary.json, show the table, and give the exit code."""
         faults = [self.failure] if self.failure else summary.faults(self._codes, self._counts)
-        document = {
-            "rows": self.rows,
-            "settings": dict(self._parameters),
-            "topics": self._counts,
-            "exit_codes": self._codes,
-            "seconds": round(seconds, 1),
-            "faults": faults,
-        }
-        (self.out / "summary.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        document.write(
+            self.out / "summary.json", self.rows, self._parameters, topics=self._counts, exit_codes=self._codes,
+            seconds=round(seconds, 1), faults=faults,
+        )
         if self.rows:
             _say("\n" + summary.table(self.rows) + "\n")
         for fault in faults:
