@@ -18,7 +18,6 @@ pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
 from ecovla_ros.bags.read import messages, topics
-from ecovla_ros.build import SHIPPED
 from ecovla_ros.nodes import children, summary
 from ecovla_ros.nodes.summary import Episode
 
@@ -87,7 +86,6 @@ def test_what_cannot_start_says_what_could(arguments: tuple[str, str], says: str
     assert process.returncode == 2 and says in text and "Traceback" not in text
 
 
-@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no checkpoint is shipped with this tree")
 def test_a_demo_ends_cleanly_and_leaves_bag_film_and_summary(tmp_path: Path) -> None:
     text = words(process := start(tmp_path, "--seconds", "3"))
     assert process.returncode == 0, text
