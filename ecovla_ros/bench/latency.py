@@ -2,8 +2,9 @@
 
 Regime: batch 1, float32, two cameras; the prefix pass is compute-bound, the action head runs a few tokens many times
 and is bound by overhead and weight traffic. Methods are interleaved frame by frame (A, B, ..., A, B, ...) so that a
-drift of the machine hits all alike. Every frame counts: sparse, refresh and dense. Frames come back to back, so a
-refresh on the worker thread has no gap to hide in: `exposed_ms` shows what is left on the critical path.
+drift of the machine hits all alike. Every frame counts: sparse, refresh and dense. The frames of the other variants lie
+between two frames of one, so its refresh has a gap to run in, as it has on an arm; `exposed_ms` is what the next frame
+still waited for. With one variant alone frames come back to back, and there is no gap.
 """
 
 from __future__ import annotations
