@@ -8,7 +8,7 @@ ROS ?= 1
 TASK ?= all
 METHOD ?= ecovla
 RATIO ?= 0.25
-SEED ?= 0
+SEED ?= 1
 OUT ?= out/demo
 ARGS ?=
 

@@ -11,6 +11,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
@@ -23,6 +24,11 @@ START_S = 60.0
 """The nodes have this long to appear, and the policy to load, s."""
 ANSWER_S = 20.0
 """A service has this long to answer, s."""
+STILL_S = 0.3
+"""The arm must have stood for so long before a scene is laid, s: a stop that the guard still sends after it is disabled
+would else reach the controller after the reset, and drive the arm from its new place to the old one."""
+STILL_RAD_S = 0.02
+"""Largest joint velocity of an arm that stands, rad/s."""
 SETTLE_S = 0.5
 """Chunks of the new scene arrive before the arm is enabled, s."""
 Watch = Callable[[], None]
@@ -41,12 +47,14 @@ class Driver:
         listen(PruningState, "pruning", self._on_pruning, qos.REPORT)
         listen(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         listen(DiagnosticStatus, "status", self._on_status, qos.LATCHED)
+        listen(JointState, "joint_states", self._on_joints, qos.SENSOR)
         listen(Bool, "success", self._on_success, qos.LATCHED)
         self._lifecycle = node.create_client(ChangeState, "policy/change_state")
         self._scene = node.create_client(ResetScene, "sim/reset")
         self._enable = node.create_client(SetBool, "guard/enable")
         self._unlatch = node.create_client(Trigger, "guard/reset")
         self._done = False
+        self._moved = time.monotonic()
 
     def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
         """Spin until the condition holds. Raises EcovlaError after `timeout_s`, saying `what` did not happen."""
@@ -88,6 +96,8 @@ class Driver:
     def lay(self, task: str, seed: int) -> Episode:
         """A task's scene, and an answered frame of it; the arm rests. Raises EcovlaError."""
         self.enable(False)
+        stopped = time.monotonic()
+        self.until(lambda: time.monotonic() - max(stopped, self._moved) > STILL_S, ANSWER_S, "the arm to come to rest")
         self._ask(self._unlatch, Trigger.Request(), ANSWER_S)  # the task before may have ended in a latch
         answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), ANSWER_S)
         if not answer.success:
@@ -132,6 +142,10 @@ class Driver:
         if self._episode is not None:
             self._episode.triggered.append(msg.triggered)
             self._episode.pattern_age.append(msg.pattern_age)
+
+    def _on_joints(self, msg: JointState) -> None:
+        if max((abs(v) for v in msg.velocity), default=0.0) > STILL_RAD_S:
+            self._moved = time.monotonic()
 
     def _on_chunk(self, _msg: ActionChunk) -> None:
         self._answered += 1

@@ -17,6 +17,9 @@ from ecovla_ros.errors import EcovlaError
 
 WAKE_S = 0.1
 """A signal is noticed within this time, s."""
+SWITCH_S = 0.0005
+"""How long a thread that draws or infers may keep the interpreter while the executor waits for it, s. Python's own 5 ms
+is half a control tick."""
 
 
 class Closable(Protocol):
@@ -49,6 +52,7 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
 def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = None) -> int:
     """Make the node, spin it until a signal, close it. Exit code: 0; 1 when it failed; 2 when it could not start."""
     signals = Signals()
+    sys.setswitchinterval(SWITCH_S)
     start_ros(arguments)
     try:
         node = make()
