@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import math
 
 import numpy as np
@@ -110,10 +112,10 @@ TIMES = np.array([0.1, 0.2])
     ],
 )
 def test_what_the_real_controller_refuses_is_refused_and_changes_nothing(
-    trajectory: Trajectory, more: dict[str, object], says: str
+    trajectory: Trajectory, more: dict[str, Any], says: str
 ) -> None:
     controller = TrajectoryController(np.full(7, 0.2))
     controller.accept(line(0.4), NOW)
     with pytest.raises(ControlError, match=says):
-        controller.accept(trajectory, NOW + 50 * MS, **more)  # type: ignore[arg-type]
+        controller.accept(trajectory, NOW + 50 * MS, **more)
     assert controller.sample(NOW + 100 * MS)[0] == pytest.approx(np.full(7, 0.4))

@@ -61,13 +61,13 @@ def test_a_body_appears_where_camera_info_projects_it(world: World) -> None:
         assert rows.mean() == pytest.approx(cy + fy * y / z, abs=1.5)
 
 
-def test_filling_flat_blocks_equals_casting_every_ray(world: World) -> None:
+def test_filling_flat_blocks_equals_casting_every_ray(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.reset("apple", 5)
     renderer = ray(world, 97, 64)
     for camera in CAMERAS:
         quick, classes = renderer.render(camera).astype(int), renderer.segmentation(camera)
         whole = ray(world, 97, 64)
-        whole._flat_blocks = lambda: np.zeros((32, 49), bool)  # type: ignore[method-assign]
+        monkeypatch.setattr(whole, "_flat_blocks", lambda: np.zeros((32, 49), bool))
         assert (whole.segmentation(camera) != classes).sum() <= 2
         assert (np.abs(whole.render(camera).astype(int) - quick).max(axis=2) > 3).sum() <= 3
 

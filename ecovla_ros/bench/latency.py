@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ecovla_ros import build, config
 from ecovla_ros.engine.engine import Engine
@@ -113,7 +114,7 @@ def _rows(
                 continue
             times = np.array([_time(r, scope) for r in some])
             yield {
-                "model": settings.policy.model, "dtype": "float32", "threads": settings.policy.threads,
+                "model": settings.policy.model, "dtype": "float32", "threads": torch.get_num_threads(),
                 "device": str(build.device_of(settings.policy)), "method": method,
                 "refresh": "dense" if method == "ecovla" else "none", "ratio": ratio, "scope": scope, "frames": kind,
                 "n": len(some), "mean_ms": float(times.mean()),
