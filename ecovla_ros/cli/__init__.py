@@ -1,0 +1,60 @@
+"""`ecovla`: the programs that need no ROS, and the demo that does. Every figure in the README comes from here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ecovla_ros.errors import ConfigError, EcovlaError
+
+COMMANDS = {
+    "bench": "latency, dense and pruned, interleaved",
+    "eval": "closed-loop success, paired across methods",
+    "replay": "the policy over a recorded bag, deterministic",
+    "train": "demonstrations and the built-in policy, from scratch",
+}
+"""Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; an `EcovlaError` becomes one line on standard error and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["demo"]:
+            return demo(arguments[1:])
+        options = _parser(arguments[:1]).parse_args(arguments)
+        return int(options.run(options))
+    except EcovlaError as error:
+        print(f"ecovla: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ecovla: stopped", file=sys.stderr)
+        return 130
+
+
+def demo(arguments: list[str]) -> int:
+    """Hand over to the only command that needs ROS 2."""
+    try:
+        import rclpy
+    except ImportError as error:
+        raise ConfigError(f"the demo needs ROS 2, and rclpy does not import ({error}); run: make demo") from error
+    from ecovla_ros.nodes import demo as program
+
+    del rclpy
+    return int(program.main(arguments))
+
+
+def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the module of the command that was asked for is imported."""
+    parser = argparse.ArgumentParser(prog="ecovla", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo", help="simulator, policy and guard over ROS 2 (see: ecovla demo --help)")
+    for name, what in COMMANDS.items():
+        sub = commands.add_parser(name, help=what, description=what)
+        if [name] == list(command):
+            module = importlib.import_module(f"ecovla_ros.cli.{'evaluate' if name == 'eval' else name}")
+            module.add_options(sub)
+            sub.set_defaults(run=module.run)
+    return parser
