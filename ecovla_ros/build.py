@@ -18,6 +18,18 @@ from ecovla_ros.prune import pattern
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
 
+SHAPES = {
+    "pi0": "ecovla_ros.models.shapes:pi0",
+    "pi05": "ecovla_ros.models.shapes:pi05",
+    "openvla-oft": "ecovla_ros.models.shapes:openvla_oft",
+    "cogact": "ecovla_ros.models.shapes:cogact",
+    "pi0-reduced": "ecovla_ros.models.shapes:pi0_reduced",
+    "pi05-reduced": "ecovla_ros.models.shapes:pi05_reduced",
+    "openvla-oft-reduced": "ecovla_ros.models.shapes:openvla_oft_reduced",
+    "cogact-reduced": "ecovla_ros.models.shapes:cogact_reduced",
+}
+"""Shape name -> module:function that makes a policy of that shape with random weights."""
+
 SHIPPED = Path(__file__).resolve().parent / "checkpoints"
 
 
@@ -47,6 +59,14 @@ def policy(config: PolicyConfig) -> Any:
     loaded = load(folder, device_of(config), torch.float32, flow_steps=config.flow_steps)
     loaded.warm_up()
     return loaded
+
+
+def shape(name: str, device: str | torch.device, dtype: torch.dtype, seed: int) -> Any:
+    """A policy of a named shape with random weights, for measuring. Raises ConfigError for an unknown name."""
+    if name not in SHAPES:
+        raise ConfigError(unknown("shape", name, SHAPES))
+    module, _, function = SHAPES[name].partition(":")
+    return getattr(importlib.import_module(module), function)(device, dtype, seed)
 
 
 def engine(config: Config, streams: Streams | None = None) -> Engine:

@@ -76,9 +76,9 @@ def llama(model, config, sequence, causal):
     from transformers import LlamaConfig, LlamaModel
 
     shape = LlamaConfig(
-        vocab_size=config.vocab, hidden_size=config.width, intermediate_size=config.mlp, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, head_dim=config.head_dim, rms_norm_eps=config.norm_eps,
-        attn_implementation="eager", max_position_embeddings=512,
+        vocab_size=config.vocab, hidden_size=config.width, intermediate_size=config.mlp,
+        num_hidden_layers=config.layers, num_attention_heads=config.heads, head_dim=config.head_dim,
+        rms_norm_eps=config.norm_eps, attn_implementation="eager", max_position_embeddings=512,
     )  # fmt: skip
     theirs = LlamaModel(shape).eval()
     weights = {"embed_tokens.weight": model.embedding, "norm.weight": model.norm.weight}
@@ -86,7 +86,8 @@ def llama(model, config, sequence, causal):
         attention, mlp = block.attention, block.mlp
         weights |= {f"layers.{i}.self_attn.{n}_proj.weight": getattr(attention, n) for n in "qkv"}
         weights |= {f"layers.{i}.mlp.{n}_proj.weight": getattr(mlp, n) for n in ("gate", "up")}
-        weights |= {f"layers.{i}.self_attn.o_proj.weight": attention.o.T, f"layers.{i}.mlp.down_proj.weight": mlp.down.T}
+        weights |= {f"layers.{i}.self_attn.o_proj.weight": attention.o.T}
+        weights |= {f"layers.{i}.mlp.down_proj.weight": mlp.down.T}
         weights |= {f"layers.{i}.input_layernorm.weight": attention.norm.weight}
         weights |= {f"layers.{i}.post_attention_layernorm.weight": block.norm.weight}
     theirs.load_state_dict(weights, strict=True)
@@ -108,9 +109,8 @@ def towers(model, config, images):
                   "image_size": config.image_size, "patch_size": config.patch, "hidden_act": "gelu",
                   "layer_norm_eps": 1e-6}  # fmt: skip
         if shape.prefix:
-            theirs = Dinov2WithRegistersModel(
-                Dinov2WithRegistersConfig(**common, mlp_ratio=shape.mlp // shape.width, num_register_tokens=shape.prefix - 1)
-            )
+            common |= {"mlp_ratio": shape.mlp // shape.width, "num_register_tokens": shape.prefix - 1}
+            theirs = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**common))
             weights = _dinov2(tower)
         else:
             theirs = SiglipVisionModel(SiglipVisionConfig(**common, intermediate_size=shape.mlp, vision_use_head=False))

@@ -1,4 +1,4 @@
-"""OpenVLA-OFT and CogACT: agreement with transformers' parts and with their papers' arithmetic, and the laws of pruning."""
+"""OpenVLA-OFT and CogACT: agreement with transformers' parts and the published arithmetic, and the laws of pruning."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def dit(net, x, time, condition):
         out = attention.o_bias.expand_as(h)
         for head in range(len(attention.o) // d):
             rows = slice(head * d, (head + 1) * d)
-            q, k, v = (n @ w[rows].T + b[rows] for w, b in zip((attention.q, attention.k, attention.v), attention.biases))
+            weights = (attention.q, attention.k, attention.v)
+            q, k, v = (n @ w[rows].T + b[rows] for w, b in zip(weights, attention.biases))
             out = out + torch.softmax(q @ k.T / d**0.5, -1) @ v @ attention.o[rows]
         h = h + out
         n = F.layer_norm(h, h.shape[-1:], eps=1e-6)
@@ -179,7 +180,7 @@ def test_energies_are_the_squares_of_what_the_last_weights_multiply(family, spar
 
 
 def watch(key, block, into, kept):
-    """Solve X_int W^T = output for X_int: the output of a block's parts, without bias, through the pseudo-inverse."""
+    """Hooks that compute X_int of a block's attention, head by head, and of its MLP anew, and add its squares."""
 
     def attention(module, arguments, output):
         rows = kept.get(f"{key}.heads", len(module.o) // module.head_dim) * module.head_dim

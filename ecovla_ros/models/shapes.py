@@ -54,7 +54,7 @@ OFT_REDUCED = PrismaticConfig(
 )
 COGACT = CogactConfig()
 COGACT_REDUCED = CogactConfig(
-    image_size=112, towers=REDUCED_TOWERS, vocab=1024, width=512, mlp=1376, layers=8, heads=16, head_dim=32,
+    towers=REDUCED_TOWERS, vocab=1024, width=512, mlp=1376, layers=8, heads=16, head_dim=32,
     dit_width=192, dit_layers=4, dit_heads=6,
 )  # fmt: skip
 
@@ -100,7 +100,7 @@ def cogact_reduced(device: Device, dtype: torch.dtype, seed: int) -> CogactPolic
 
 
 def random_weights(make: Callable[[], Model], device: Device, dtype: torch.dtype, seed: int) -> Model:
-    """The module that `make` builds, its weights drawn where and as they will run; torch's generator stays as it was."""
+    """What `make` builds, its weights drawn where and as they will run; torch's generator stays as it was."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(_cuda(device)), torch.device(device):
         torch.manual_seed(seed)

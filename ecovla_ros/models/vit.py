@@ -1,4 +1,4 @@
-"""Vision transformer layers, the same for every tower of this package: SigLIP of pi0, DINOv2 and SigLIP of Prismatic."""
+"""Vision transformer layers, the same for every tower: SigLIP of pi0, DINOv2 and SigLIP of Prismatic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class VitLayer(nn.Module):
     """Pre-norm attention and MLP with biases. `qkv` rows: all of Q, all of K, all of V."""
 
     def __init__(self, width: int, heads: int, mlp: int, gelu: str = "tanh", scaled: bool = False) -> None:
-        """`gelu`: "tanh" or "none" (exact). `scaled`: what a branch adds is scaled per channel (DINOv2's LayerScale)."""
+        """`gelu`: "tanh" or "none" (exact). `scaled`: a branch is scaled per channel (DINOv2's LayerScale)."""
         super().__init__()
         self.heads, self.gelu = heads, gelu
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)

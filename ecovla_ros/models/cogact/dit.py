@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.models.pi.layers import Use, run
-from ecovla_ros.models.prismatic.layers import PlainBlock, bare_norm, own
+from ecovla_ros.models.prismatic.layers import UNTURNED, PlainBlock, bare_norm, own
 
 FREQUENCIES, LONGEST = 256, 10_000.0
 """Width and longest period of the sinusoidal time embedding."""
@@ -23,7 +23,9 @@ FREQUENCIES, LONGEST = 256, 10_000.0
 class Dit(nn.Module):
     """`layers` blocks of `width`; conditions come as vectors of `condition_width`."""
 
-    def __init__(self, width: int, layers: int, heads: int, horizon: int, action_dim: int, condition_width: int) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, horizon: int, action_dim: int, condition_width: int
+    ) -> None:
         super().__init__()
         self.action_in = nn.Linear(action_dim, width)
         self.time_in, self.time_out = nn.Linear(FREQUENCIES, width), nn.Linear(width, width)
@@ -37,7 +39,8 @@ class Dit(nn.Module):
 
     def times(self, times: Tensor) -> Tensor:
         """Embeddings (n, width) of training times (n,): depend on nothing else."""
-        frequency = torch.exp(-math.log(LONGEST) * torch.arange(FREQUENCIES // 2, device=times.device) * 2 / FREQUENCIES)
+        index = torch.arange(FREQUENCIES // 2, dtype=torch.float32, device=times.device)
+        frequency = torch.exp(-math.log(LONGEST) * index * 2 / FREQUENCIES)
         angle = times.float()[:, None] * frequency
         waves = torch.cat((angle.cos(), angle.sin()), 1).to(self.time_in.weight.dtype)
         return self.time_out(F.silu(self.time_in(waves)))
@@ -54,5 +57,5 @@ class Dit(nn.Module):
         tokens = torch.cat((condition[:, None], actions), 1) + self.position  # (R, 1 + H, width)
         hidden = tokens.flatten(0, 1)[None]
         mask = None if count == 1 else self.halves
-        hidden = run(self.blocks, hidden, None, [own] * len(self.blocks), mask, uses)
+        hidden = run(self.blocks, hidden, UNTURNED, [own] * len(self.blocks), mask, uses)
         return self.action_out(self.norm(hidden))[0].unflatten(0, (count, -1))[:, 1:]

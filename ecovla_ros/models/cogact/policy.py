@@ -22,7 +22,7 @@ from ecovla_ros.types import ActionChunk
 
 
 class CogactPolicy(PrismaticPolicy):
-    """See models/base.py `Policy`. Sites: MLP channels and heads of the language model ("lm") and the head ("expert")."""
+    """See models/base.py `Policy`. Sites: MLP channels and heads of language model ("lm") and head ("expert")."""
 
     def __init__(
         self, model: CogactModel, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt, flow_steps: int = 0,
@@ -36,8 +36,8 @@ class CogactPolicy(PrismaticPolicy):
         self._steps = ddim_steps(self.flow_steps)
         self._guided = model.config.guidance > 1.0
         self.sites = (
-            *sites("lm", "prefill", 1, list(model.lm)),
-            *sites("expert", "act", self.flow_steps, list(model.dit.blocks)),
+            *sites("lm", "prefill", 1, model.lm),
+            *sites("expert", "act", self.flow_steps, model.dit.blocks),
         )
         with torch.inference_mode():
             self._times = model.dit.times(torch.tensor([s.time for s in self._steps], device=self.device))

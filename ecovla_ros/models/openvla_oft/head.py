@@ -31,7 +31,7 @@ class HeadBlock(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """The L1 regression head: the hidden states of the `action_dim` slots of one action, side by side, to that action."""
+    """The L1 regression head: hidden states of the `action_dim` slots of one action, side by side, to that action."""
 
     def __init__(self, width: int, action_dim: int, blocks: int = 2) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ class OftPolicy(PrismaticPolicy):
         """Raises CheckpointError where model, spec, statistics and tokenizer do not fit."""
         super().__init__(model, spec, normaliser, prompt, calibration, bucket)
         self.model = model
-        self.sites = sites("lm", "prefill", 1, list(model.lm))
+        self.sites = sites("lm", "prefill", 1, model.lm)
 
     def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
         """Begin, vision, state, prompt, slots, end: (S, width)."""

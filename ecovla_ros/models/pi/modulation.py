@@ -1,4 +1,4 @@
-"""pi0.5's adaptive RMS norm: the time scales, shifts and gates every branch of the expert. It depends on nothing else."""
+"""pi0.5's adaptive RMS norm: a flow step's time, and nothing else, scales, shifts and gates the expert's branches."""
 
 from __future__ import annotations
 

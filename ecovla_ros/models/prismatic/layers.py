@@ -10,32 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.pi.layers import Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
+from ecovla_ros.models.pi.layers import ALL, Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
 from ecovla_ros.models.pi.modulation import Modulation
 from ecovla_ros.prune.site import SiteUse
 
 
 class MultiHead(Attention):
-    """Multi-head attention. `rope` None: no positions are rotated in."""
+    """Multi-head attention. `rotary`: positions are rotated in; else the tables of a call are not looked at."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, norm: nn.Module, depth: int, bias: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, head_dim: int, norm: nn.Module, depth: int, bias: bool = False,
+        rotary: bool = True,
+    ) -> None:
         nn.Module.__init__(self)
         rows = heads * head_dim
-        self.head_dim, self.norm = head_dim, norm
+        self.head_dim, self.norm, self.rotary = head_dim, norm, rotary
         self.q, self.k, self.v = (weight(rows, width, fan_in=width) for _ in range(3))
         self.o = weight(rows, width, fan_in=2 * depth * rows)
         self.biases = nn.Parameter(torch.zeros(3, rows)) if bias else None
         self.o_bias = nn.Parameter(torch.zeros(width)) if bias else None
 
-    def project(self, normed: Tensor, rows: int, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, normed: Tensor, rows: int, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, width) to K, V (B, heads, L, head_dim) and Q (B, L, heads, head_dim) of the first `rows` rows."""
         q, k, v = (self._rows(normed, i, rows) for i in range(3))
-        if rope is not None:
+        if self.rotary:
             q, k = rotate(q, rope), rotate(k, rope)
         return k.transpose(1, 2), v.transpose(1, 2), q
 
     def forward(
-        self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = SiteUse(),
+        self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = ALL,
         valid: Tensor | None = None, modulation: Modulation | None = None,
     ) -> Tensor:
         """(B, L, width) to the same shape. `mask`: (…, L, keys) bool, True where a key may be seen."""
@@ -93,19 +96,23 @@ class PlainMlp(Mlp):
             energy += squares.sum(0) if valid is None else valid @ squares
         return out
 
-    def forward(self, x: Tensor, use: SiteUse = SiteUse(), valid: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels."""
         return super().forward(x, use, valid) + self.down_bias
 
 
 class PlainBlock(Block):
-    """Pre-norm multi-head attention and plain MLP, norms without weights, biases everywhere: a block of CogACT's DiT."""
+    """Pre-norm multi-head attention and plain MLP, norms without weights, biases: a block of CogACT's DiT."""
 
     def __init__(self, width: int, mlp: int, heads: int, depth: int) -> None:
         nn.Module.__init__(self)
-        self.attention = MultiHead(width, heads, width // heads, bare_norm(width), depth, bias=True)
+        self.attention = MultiHead(width, heads, width // heads, bare_norm(width), depth, bias=True, rotary=False)
         self.norm = bare_norm(width)
         self.mlp = PlainMlp(width, mlp, depth)
+
+
+UNTURNED = Rope(torch.ones(()), torch.zeros(()))
+"""What a pass without rotary positions is called with."""
 
 
 def bare_norm(width: int) -> nn.LayerNorm:

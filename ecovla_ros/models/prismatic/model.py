@@ -39,7 +39,7 @@ class Prismatic(nn.Module):
         self.register_buffer("past", past, persistent=False)
 
     def vision_tokens(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Images, uint8 (B, H, W, 3) or float (B, 3, H, W) in [-1, 1], to language-model tokens (B, N, width), by camera.
+        """Images, uint8 (B, H, W, 3) or float (B, 3, H, W) in [-1, 1], to tokens (B, N, width) of Llama, by camera.
 
         Raises ObservationError for a camera the model does not have.
         """

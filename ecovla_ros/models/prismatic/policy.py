@@ -1,4 +1,4 @@
-"""What the two Prismatic policies share at batch 1: observations in, joint targets out (see models/base.py `Policy`)."""
+"""What the two Prismatic policies share at batch 1: observations in, joint targets out (see models/base.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PrismaticPolicy:
         self, model: Prismatic, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt,
         calibration: Mapping[str, Tensor] | None = None, bucket: int = 1,
     ) -> None:
-        """`bucket`: prompts are padded to a multiple of so many tokens, so that free text has few shapes; 1: not padded.
+        """`bucket`: prompts are padded to a multiple of so many tokens, so that free text has few shapes; 1: never.
 
         Raises CheckpointError where model, spec, statistics and tokenizer do not fit.
         """

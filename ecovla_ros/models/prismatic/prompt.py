@@ -22,7 +22,7 @@ class QuestionPrompt(Prompt):
         self.begin, self.closing = begin, closing
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of the whole prompt for the instruction `text`. Raises ObservationError: empty, unknown, too long."""
+        """Token ids of the whole prompt for an instruction. Raises ObservationError: empty, unknown words, too long."""
         if not text.strip():
             raise ObservationError("empty instruction: say what to do, e.g. 'place the apple in the basket'")
         ids = [self.begin, *super().ids(QUESTION.format(text.lower())), *self.closing]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecovla_ros.models.base import Plan, Site
 from ecovla_ros.models.pi.layers import Block, Use
 from ecovla_ros.models.prismatic.layers import MultiHead
 
 
-def sites(name: str, phase: str, calls: int, blocks: Sequence[Block]) -> tuple[Site, ...]:
+def sites(name: str, phase: str, calls: int, blocks: Iterable[nn.Module]) -> tuple[Site, ...]:
     """MLP channels and heads of every block of `name` ("lm" or "expert"), which runs `calls` times a frame.
 
     Heads cannot be probed: K and V of a head that did not run are nowhere.
     """
     found: list[Site] = []
     for i, block in enumerate(blocks):
-        found += (_mlp(f"{name}.{i}.mlp", name, phase, calls, block), _heads(f"{name}.{i}.heads", name, phase, calls, block))
+        assert isinstance(block, Block)
+        found.append(_mlp(f"{name}.{i}.mlp", name, phase, calls, block))
+        found.append(_heads(f"{name}.{i}.heads", name, phase, calls, block))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Prismatic's eyes: two vision transformers on the same image, their tokens side by side, and a projector of three layers."""
+"""Prismatic's eyes: two vision transformers on one image, their tokens side by side, and a projector."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from ecovla_ros.models.vit import VitLayer, to_pixels
 
 
 class Tower(nn.Module):
-    """Patch tokens before the last block, without a final norm (timm's `get_intermediate_layers` of the penultimate
-    block). The last block, the norm and the pooling head of the published tower are read by nothing and do not exist."""
+    """Patch tokens before the last block, without a final norm (timm's `get_intermediate_layers`, next to last block).
+
+    The last block, the norm and the pooling head of the published tower are read by nothing and do not exist.
+    """
 
     def __init__(self, config: TowerConfig, tokens: int, patch: int) -> None:
         super().__init__()
