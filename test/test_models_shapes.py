@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from ecovla_ros import build
+from ecovla_ros.config import PruneConfig
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models import shapes
 from ecovla_ros.models.base import DENSE, Plan
@@ -88,3 +91,29 @@ def test_reduced_shapes_run_and_are_the_same_for_the_same_seed(name):
 def test_an_unknown_shape_is_refused_and_the_nearest_named():
     with pytest.raises(ConfigError, match="unknown shape 'openvla_oft'.*openvla-oft"):
         build.shape("openvla_oft", "cpu", torch.float32, 0)
+
+
+@pytest.mark.parametrize("refresh", ["dense", "probe"])
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_engine_prunes_every_family_and_gives_the_weights_back(name, refresh):
+    """MLP channels by probe, whole heads that own their K/V by dense frames; at the end every row is in its place."""
+    policy = build.shape(name, "cpu", torch.float32, 0)
+    groups = {s.group for s in policy.sites if s.hidden is not None or refresh == "dense"}
+    config = PruneConfig(
+        method="every", refresh=refresh, ratio=0.4, sites=tuple(sorted(groups)), probe_tokens=8, hysteresis=0.0
+    )
+    weights = [w.clone() for s in policy.sites for w in (*s.producers, s.consumer, *s.extra)]
+    engine = Engine(policy, config, Inline())
+    rng = np.random.default_rng(1)
+    kinds, swaps = [], 0
+    for i in range(4):
+        images = {c: rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for c, hw in policy.spec.cameras.items()}
+        report = engine.step(Observation(i + 1, images, np.zeros(7), 0.0, shapes.TEXT)).report
+        assert report.fault == ""
+        kinds.append(report.kind)
+        swaps += report.swaps
+    assert swaps > 0
+    assert set(kinds) == {"refresh"}, "every frame measures"
+    engine.close()
+    after = [w for s in policy.sites for w in (*s.producers, s.consumer, *s.extra)]
+    assert all(torch.equal(a, b) for a, b in zip(weights, after))

@@ -101,8 +101,12 @@ class PiPolicy:
         mask = None if seen.valid is None else key_mask(seen.valid[None])
         hidden = run(self.model.lm, seen.prefix[None], rope, extends, mask, use)
         extends[-1](*self.model.lm_last.keys_values(hidden, rope))
-        self._last = length, seen.valid
+        self.mark(seen)
         return Handoff(length)
+
+    def mark(self, seen: Seen) -> None:
+        """The probe of query heads reads the K/V of this pass: remember its length and padding."""
+        self._last = len(seen.prefix), seen.valid
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
