@@ -19,8 +19,8 @@ from ecovla_ros.prune import pattern
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
 
-<<<<<<< HEAD
 SHAPES = {
+    "pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid",
     "pi0": "ecovla_ros.models.shapes:pi0",
     "pi05": "ecovla_ros.models.shapes:pi05",
     "openvla-oft": "ecovla_ros.models.shapes:openvla_oft",
@@ -30,11 +30,7 @@ SHAPES = {
     "openvla-oft-reduced": "ecovla_ros.models.shapes:openvla_oft_reduced",
     "cogact-reduced": "ecovla_ros.models.shapes:cogact_reduced",
 }
-"""Shape name -> module:function that makes a policy of that shape with random weights."""
-=======
-SHAPES = {"pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid"}
 """Model name -> module:function that makes random weights of that shape: (device, dtype, seed, bucket)."""
->>>>>>> main
 
 SHIPPED = Path(__file__).resolve().parent / "checkpoints"
 
@@ -90,14 +86,6 @@ def captured(policy: Any, config: PolicyConfig) -> Any:
 def _function(name: str) -> Any:
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
-
-
-def shape(name: str, device: str | torch.device, dtype: torch.dtype, seed: int) -> Any:
-    """A policy of a named shape with random weights, for measuring. Raises ConfigError for an unknown name."""
-    if name not in SHAPES:
-        raise ConfigError(unknown("shape", name, SHAPES))
-    module, _, function = SHAPES[name].partition(":")
-    return getattr(importlib.import_module(module), function)(device, dtype, seed)
 
 
 def engine(config: Config, streams: Streams | None = None) -> Engine:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
 from ecovla_ros import build
-from ecovla_ros.config import PruneConfig
+from ecovla_ros.config import PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError
@@ -17,6 +19,12 @@ from ecovla_ros.models.cogact.model import CogactModel
 from ecovla_ros.models.openvla_oft.model import OftModel
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.types import Observation
+
+
+def make(name, device, dtype, seed, **options):
+    module, _, function = build.SHAPES[name].partition(":")
+    return getattr(importlib.import_module(module), function)(device, dtype, seed, **options)
+
 
 REDUCED = [name for name in build.SHAPES if name.endswith("-reduced")]
 
@@ -58,7 +66,7 @@ def test_the_full_shapes_have_the_published_sizes():
 
 @pytest.mark.parametrize("name", ["pi0", "pi05", "openvla-oft", "cogact"])
 def test_every_full_shape_builds_without_memory(name):
-    policy = build.shape(name, "meta", torch.bfloat16, 0)
+    policy = make(name, "meta", torch.bfloat16, 0)
     assert policy.dtype == torch.bfloat16 and {s.group for s in policy.sites} >= {"lm.mlp", "lm.heads"}
     for site in policy.sites:
         assert site.channels % site.step == 0 and len(site.consumer) == site.channels * site.unit
@@ -67,7 +75,7 @@ def test_every_full_shape_builds_without_memory(name):
 @pytest.mark.parametrize("name", REDUCED)
 def test_reduced_shapes_run_and_are_the_same_for_the_same_seed(name):
     generator = torch.get_rng_state()
-    first, again, other = (build.shape(name, "cpu", torch.float32, seed) for seed in (3, 3, 4))
+    first, again, other = (make(name, "cpu", torch.float32, seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), generator), "a policy must not move the process's generator"
     first.warm_up()
     size = parameters(first.model)
@@ -89,15 +97,15 @@ def test_reduced_shapes_run_and_are_the_same_for_the_same_seed(name):
 
 
 def test_an_unknown_shape_is_refused_and_the_nearest_named():
-    with pytest.raises(ConfigError, match="unknown shape 'openvla_oft'.*openvla-oft"):
-        build.shape("openvla_oft", "cpu", torch.float32, 0)
+    with pytest.raises(ConfigError, match="unknown model 'openvla_oft'.*openvla-oft"):
+        build.policy(PolicyConfig(model="openvla_oft"))
 
 
 @pytest.mark.parametrize("refresh", ["dense", "probe"])
 @pytest.mark.parametrize("name", REDUCED)
 def test_the_engine_prunes_every_family_and_gives_the_weights_back(name, refresh):
     """MLP channels by probe, whole heads that own their K/V by dense frames; at the end every row is in its place."""
-    policy = build.shape(name, "cpu", torch.float32, 0)
+    policy = make(name, "cpu", torch.float32, 0)
     groups = {s.group for s in policy.sites if s.hidden is not None or refresh == "dense"}
     config = PruneConfig(
         method="every", refresh=refresh, ratio=0.4, sites=tuple(sorted(groups)), probe_tokens=8, hysteresis=0.0

@@ -59,44 +59,44 @@ COGACT_REDUCED = CogactConfig(
 )  # fmt: skip
 
 
-def pi0(device: Device, dtype: torch.dtype, seed: int) -> PiPolicy:
+def pi0(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
     """pi0 as published: PaliGemma 2B with a 300M expert."""
-    return _pi("pi0", PI0, device, dtype, seed)
+    return _pi("pi0", PI0, device, dtype, seed, bucket)
 
 
-def pi05(device: Device, dtype: torch.dtype, seed: int) -> PiPolicy:
+def pi05(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
     """pi0.5 as published."""
-    return _pi("pi05", PI05, device, dtype, seed)
+    return _pi("pi05", PI05, device, dtype, seed, bucket)
 
 
-def pi0_reduced(device: Device, dtype: torch.dtype, seed: int) -> PiPolicy:
+def pi0_reduced(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
     """pi0 at reduced width."""
-    return _pi("pi0-reduced", PI0_REDUCED, device, dtype, seed)
+    return _pi("pi0-reduced", PI0_REDUCED, device, dtype, seed, bucket)
 
 
-def pi05_reduced(device: Device, dtype: torch.dtype, seed: int) -> PiPolicy:
+def pi05_reduced(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
     """pi0.5 at reduced width."""
-    return _pi("pi05-reduced", PI05_REDUCED, device, dtype, seed)
+    return _pi("pi05-reduced", PI05_REDUCED, device, dtype, seed, bucket)
 
 
-def openvla_oft(device: Device, dtype: torch.dtype, seed: int) -> OftPolicy:
+def openvla_oft(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> OftPolicy:
     """OpenVLA-OFT as published for two cameras and the state: 7B."""
-    return _oft("openvla-oft", OFT, device, dtype, seed)
+    return _oft("openvla-oft", OFT, device, dtype, seed, bucket)
 
 
-def openvla_oft_reduced(device: Device, dtype: torch.dtype, seed: int) -> OftPolicy:
+def openvla_oft_reduced(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> OftPolicy:
     """OpenVLA-OFT at reduced width."""
-    return _oft("openvla-oft-reduced", OFT_REDUCED, device, dtype, seed)
+    return _oft("openvla-oft-reduced", OFT_REDUCED, device, dtype, seed, bucket)
 
 
-def cogact(device: Device, dtype: torch.dtype, seed: int) -> CogactPolicy:
+def cogact(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> CogactPolicy:
     """CogACT-Base as published: 7B with DiT-B."""
-    return _cogact("cogact", COGACT, device, dtype, seed)
+    return _cogact("cogact", COGACT, device, dtype, seed, bucket)
 
 
-def cogact_reduced(device: Device, dtype: torch.dtype, seed: int) -> CogactPolicy:
+def cogact_reduced(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> CogactPolicy:
     """CogACT at reduced width."""
-    return _cogact("cogact-reduced", COGACT_REDUCED, device, dtype, seed)
+    return _cogact("cogact-reduced", COGACT_REDUCED, device, dtype, seed, bucket)
 
 
 def random_weights(make: Callable[[], Model], device: Device, dtype: torch.dtype, seed: int) -> Model:
@@ -116,20 +116,25 @@ def _cuda(device: Device) -> list[torch.device]:
     return [place] if place.type == "cuda" else []
 
 
-def _pi(name: str, config: PiConfig, device: Device, dtype: torch.dtype, seed: int) -> PiPolicy:
+def _pi(name: str, config: PiConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int) -> PiPolicy:
     model = random_weights(lambda: PiModel(config), device, dtype, seed)
     words = TEXT if config.variant == "pi0" else state_prompt(TEXT, range(256))
-    return PiPolicy(model, _spec(name, config), _statistics(config.horizon), Prompt.build([words], config.max_prompt))
+    prompt = Prompt.build([words], config.max_prompt)
+    return PiPolicy(model, _spec(name, config), _statistics(config.horizon), prompt, bucket=bucket)
 
 
-def _oft(name: str, config: PrismaticConfig, device: Device, dtype: torch.dtype, seed: int) -> OftPolicy:
+def _oft(name: str, config: PrismaticConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int) -> OftPolicy:
     model = random_weights(lambda: OftModel(config, END), device, dtype, seed)
-    return OftPolicy(model, _spec(name, config), _statistics(config.horizon), _question(config, ()))
+    prompt = _question(config, ())
+    return OftPolicy(model, _spec(name, config), _statistics(config.horizon), prompt, bucket=bucket)
 
 
-def _cogact(name: str, config: CogactConfig, device: Device, dtype: torch.dtype, seed: int) -> CogactPolicy:
+def _cogact(
+    name: str, config: CogactConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int
+) -> CogactPolicy:
     model = random_weights(lambda: CogactModel(config), device, dtype, seed)
-    return CogactPolicy(model, _spec(name, config), _statistics(config.horizon), _question(config, (END,)))
+    prompt = _question(config, (END,))
+    return CogactPolicy(model, _spec(name, config), _statistics(config.horizon), prompt, bucket=bucket)
 
 
 def _question(config: PrismaticConfig, closing: tuple[int, ...]) -> QuestionPrompt:
