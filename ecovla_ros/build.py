@@ -19,7 +19,17 @@ from ecovla_ros.prune import pattern
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
 
-SHAPES = {"pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid"}
+SHAPES = {
+    "pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid",
+    "pi0": "ecovla_ros.models.shapes:pi0",
+    "pi05": "ecovla_ros.models.shapes:pi05",
+    "openvla-oft": "ecovla_ros.models.shapes:openvla_oft",
+    "cogact": "ecovla_ros.models.shapes:cogact",
+    "pi0-reduced": "ecovla_ros.models.shapes:pi0_reduced",
+    "pi05-reduced": "ecovla_ros.models.shapes:pi05_reduced",
+    "openvla-oft-reduced": "ecovla_ros.models.shapes:openvla_oft_reduced",
+    "cogact-reduced": "ecovla_ros.models.shapes:cogact_reduced",
+}
 """Model name -> module:function that makes random weights of that shape: (device, dtype, seed, bucket)."""
 
 SHIPPED = Path(__file__).resolve().parent / "checkpoints"
