@@ -11,7 +11,7 @@ import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import latency, macs, report, scenes, success, variants
+from ecovla_ros.bench import device, latency, macs, report, scenes, success, variants
 from ecovla_ros.bench.statistics import mcnemar
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.models.base import Plan, PolicySpec
@@ -176,3 +176,23 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, match, capsys):
 def test_every_shipped_configuration_loads():
     paths = [p for p in config.shipped("mini_sim.yaml").parent.glob("*_sim.yaml")]
     assert paths and all(isinstance(config.load(p), config.Config) for p in paths)
+
+
+def test_the_roofline_is_the_larger_of_bytes_and_products():
+    import torch
+
+    x, w = torch.randn(1, 64), torch.randn(64, 32)
+    with device.Roofline(flops_per_s=1e6, bytes_per_s=1e9) as slow_products:
+        x @ w
+    with device.Roofline(flops_per_s=1e12, bytes_per_s=1e3) as slow_memory:
+        torch.addmm(torch.zeros(32), x, w)
+    assert slow_products.seconds == pytest.approx(2 * 64 * 32 / 1e6)
+    assert slow_memory.seconds == pytest.approx(4 * 64 * 32 / 1e3)
+    assert device.peaks_of("NVIDIA GeForce RTX 3090") == device.PEAKS["3090"] and device.peaks_of("cpu") is None
+
+
+def test_a_sparse_frame_has_a_lower_bound():
+    policy, obs = small.policy(), small.observation()
+    kept = Plan({s.key: s.channels // 2 for s in policy.sites})
+    dense, sparse = (device.bound_ms(policy, obs, p, small.noise(), (1e12, 1e9)) for p in (Plan(), kept))
+    assert all(0 < sparse[k] < dense[k] for k in ("prefill", "act"))

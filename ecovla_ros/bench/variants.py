@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ecovla_ros import build, config
+from ecovla_ros.bench.device import Timed
 from ecovla_ros.bench.scenes import stream
 from ecovla_ros.engine.calibration import calibration
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.models.base import Policy
+from ecovla_ros.prune import pattern
 
 CALIBRATION_FRAMES = 4
 """Frames of another seed that a policy without calibration of its own is calibrated on."""
@@ -70,9 +72,15 @@ class Bench:
         if variant.refresh != "none":
             changes["prune.refresh"] = variant.refresh
         prune = config.override(self.settings, **changes).prune
-        engine = Engine(build.captured(self.policies[index], self.settings.policy), prune, streams, seed)
+        policy = build.captured(self.policies[index], self.settings.policy)
+        if build.device_of(self.settings.policy).type == "cuda":
+            policy = Timed(policy)
+        engine = Engine(policy, prune, streams, seed)
         if variant.method != "dense":
             engine.calibrate(self._energies)
+        if prune.pattern and variant.method != "dense":
+            engine.adopt(pattern.load(prune.pattern))
+        engine.warm_up()
         return engine
 
 
