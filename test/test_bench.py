@@ -134,10 +134,12 @@ def test_fidelity_tells_a_scored_pattern_from_a_random_one(tmp_path):
     assert rows["ecovla", "probe", 0.5, "calm"]["n"] + rows["ecovla", "probe", 0.5, "changing"]["n"] == 60
 
 
-def test_a_run_that_does_not_fit_into_memory_says_what_it_needs(monkeypatch):
-    monkeypatch.setattr(variants.os, "sysconf", lambda name: 1)
-    with pytest.raises(ConfigError, match="GiB more and .* free; valid: fewer"):
-        variants.Bench(config.Config(), variants.variants(["static"], ["probe"], [0.25]), 0)
+@pytest.mark.parametrize("model", ["pi05", "openvla-oft", "cogact"])
+def test_a_run_that_does_not_fit_into_memory_says_what_it_needs(model, monkeypatch):
+    monkeypatch.setattr(variants.os, "sysconf", lambda name: 1 << 15)  # 1 GiB
+    settings = config.override(config.Config(), **{"policy.model": model, "policy.dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r"need \d\d?\.\d GiB and 1.0 GiB are free; valid: fewer"):
+        variants.Bench(settings, variants.variants(["static"], ["probe"], [0.25]), 0)
 
 
 def test_readme_tables_are_those_of_the_result_files():
@@ -196,3 +198,16 @@ def test_a_sparse_frame_has_a_lower_bound():
     kept = Plan({s.key: s.channels // 2 for s in policy.sites})
     dense, sparse = (device.bound_ms(policy, obs, p, small.noise(), (1e12, 1e9)) for p in (Plan(), kept))
     assert all(0 < sparse[k] < dense[k] for k in ("prefill", "act"))
+
+
+def test_the_command_of_a_table_is_the_one_that_wrote_it():
+    import argparse
+
+    from ecovla_ros.cli import bench
+
+    parser = argparse.ArgumentParser()
+    bench.add_options(parser)
+    defaults = vars(parser.parse_args([]))
+    assert {k: defaults[k] for k in report.BENCH_DEFAULTS} == report.BENCH_DEFAULTS
+    words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
+    assert report.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])
