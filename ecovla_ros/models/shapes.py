@@ -32,6 +32,9 @@ Model = TypeVar("Model", bound=nn.Module)
 TEXT = "place the apple in the basket"
 """The instruction the bench measures with; the tokenizer of a shape knows its words."""
 
+LONG_TEXT = "pick up the red apple beside the blue mug and place it gently in the round wicker basket"
+"""The instruction of `pi0-mid`: eighteen words, as long as people's."""
+
 PI0 = PiConfig(
     vision="siglip", image_size=224, patch=14, vision_width=1152, vision_layers=27, vision_heads=16, vision_mlp=4304,
     vocab=257_152, max_prompt=48, lm_width=2048, lm_mlp=16_384, layers=18, heads=8, kv_heads=1, head_dim=256,
@@ -133,9 +136,10 @@ def _pi(name: str, config: PiConfig, device: Device, dtype: torch.dtype, seed: i
 def around(name: str, model: PiModel, bucket: int = 1) -> PiPolicy:
     """A policy of a model that comes without a checkpoint: statistics and a tokenizer made up here."""
     config = model.config
-    words = TEXT if config.variant == "pi0" else state_prompt(TEXT, range(256))
+    text = LONG_TEXT if name == "pi0-mid" else TEXT
+    words = text if config.variant == "pi0" else state_prompt(text, range(256))
     prompt = Prompt.build([words], config.max_prompt)
-    return PiPolicy(model, _spec(name, config), _statistics(config.horizon), prompt, bucket=bucket)
+    return PiPolicy(model, _spec(name, config, text), _statistics(config.horizon), prompt, bucket=bucket)
 
 
 def _oft(name: str, config: PrismaticConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int) -> OftPolicy:
@@ -158,9 +162,9 @@ def _question(config: PrismaticConfig, closing: tuple[int, ...]) -> QuestionProm
     return QuestionPrompt(words, config.max_prompt, BEGIN, (empty, *closing))
 
 
-def _spec(name: str, config: PiConfig | PrismaticConfig) -> PolicySpec:
+def _spec(name: str, config: PiConfig | PrismaticConfig, text: str = TEXT) -> PolicySpec:
     cameras = {camera: (config.image_size, config.image_size) for camera in config.cameras}
-    return PolicySpec(name, cameras, config.horizon, 0.1, config.action_dim, instructions=(TEXT,))
+    return PolicySpec(name, cameras, config.horizon, 0.1, config.action_dim, instructions=(text,))
 
 
 def _statistics(horizon: int) -> Normaliser:
