@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ecovla_ros import wire
+from ecovla_ros.bags.inputs import clock_offset
 from ecovla_ros.bags.salvage import Raw
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import limits
@@ -50,7 +51,7 @@ class Guarded:
         except (ObservationError, BagError):
             return  # as in the node: the guard holds once the last good one is too old
         if self._offset_ns is None:
-            self._offset_ns = _offset(state.stamp_ns, raw.time_ns)
+            self._offset_ns = clock_offset(state.stamp_ns, raw.time_ns)
         self._guard.on_joint_state(state, raw.time_ns - self._offset_ns)
 
     def chunk(self, chunk: ActionChunk, time_ns: int) -> None:
@@ -84,8 +85,3 @@ class Guarded:
     def _now(self, time_ns: int) -> int:
         """The clock of the stamps at a time of the recorder's."""
         return time_ns - (self._offset_ns or 0)
-
-
-def _offset(stamp_ns: int, time_ns: int) -> int:
-    """Recorder's clock minus that of the stamps: zero when they are the same, as they are for a wall clock."""
-    return 0 if abs(time_ns - stamp_ns) < 1_000_000_000 else time_ns - stamp_ns

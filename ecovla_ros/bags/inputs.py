@@ -20,6 +20,8 @@ KINDS = {"joint_states": ("sensor_msgs/msg/JointState",), "instruction": ("std_m
 """Input -> message types it may have. Every other input is a camera: `IMAGES`."""
 ENDINGS = ("image", "image/compressed", "image_raw", "image_raw/compressed", "color/image_raw", "color/image_raw/compressed")
 """What a camera's topic is called where nothing else is said: the first of these that the bag has."""
+SAME_NS = 1_000_000_000
+"""A stamp no farther from the recorder's clock belongs to the same clock, ns."""
 GRID_NS = 5_000_000
 """A picture this much early still counts as the one that is due, ns."""
 
@@ -89,6 +91,11 @@ def stamp_of(raw: Raw) -> int:
     except (struct.error, IndexError) as error:
         raise ObservationError(f"a message of {raw.topic} has {len(raw.data)} bytes; valid: a header and more") from error
     return int(sec) * 1_000_000_000 + int(nanosec)
+
+
+def clock_offset(stamp_ns: int, time_ns: int) -> int:
+    """Recorder's clock minus that of the stamps, ns, from one message: zero when both follow the wall clock."""
+    return 0 if abs(time_ns - stamp_ns) < SAME_NS else time_ns - stamp_ns
 
 
 class Feed:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from ecovla_ros.errors import BagError, ControlError, ObservationError
 from ecovla_ros.types import JOINTS, ActionChunk, FrameReport
 
 STAGES = ("decode", "encode", "trigger", "join", "prefill", "act", "post")
-DTYPE = "float32"
-"""What the policy computes in (ecovla_ros.build)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _answer(engine: Any, frame: Frame, seed: int, decode_ms: float, pattern: str
     except (ObservationError, ControlError) as error:
         return Answer(frame.time_ns, seen.stamp_ns, str(error))
     stages = {**step.report.stages_ms, "decode": decode_ms}
-    report = FrameReport(**{**vars(step.report), "stages_ms": stages})
+    report = replace(step.report, stages_ms=stages)
     return Answer(frame.time_ns, seen.stamp_ns, "", step.chunk, report, pattern)
 
 
@@ -124,13 +122,14 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
         engine = build.engine(settings, Inline())
         stack.callback(engine.close)
         spec = engine.policy.spec
+        dtype = str(getattr(engine.policy, "dtype", "float32")).removeprefix("torch.")
         rate_hz = 1.0 / spec.period_s if options.rate == "policy" else float(options.rate)
         feed = Feed(bag, topics, settings.node, options.instruction, spec.instructions, rate_hz)
         guard = Guarded(settings.control) if options.guard else None
         heard = _listener(bag, topics["joint_states"], writer, guard)
         try:
             for answer in answers(bag, engine, feed, settings.policy.seed, options.pace, heard):
-                result.rows.append(_row(answer, settings.node.deadline_ms) | _guarded(answer, guard))
+                result.rows.append(_row(answer, settings.node.deadline_ms, dtype) | _guarded(answer, guard))
                 if writer is not None:
                     writer.answer(answer, feed.dropped)
         except BagError as error:
@@ -165,31 +164,27 @@ def _guarded(answer: Answer, guard: Guarded | None) -> dict[str, Any]:
     return {"guard": guard.state}
 
 
-def _row(answer: Answer, deadline_ms: float) -> dict[str, Any]:
+def _row(answer: Answer, deadline_ms: float, dtype: str) -> dict[str, Any]:
     row: dict[str, Any] = {"time_ns": answer.time_ns, "stamp_ns": answer.stamp_ns}
     report, chunk = answer.report, answer.chunk
     if report is None or chunk is None:
         return row | {"held": answer.held}
     row.update({f"{stage}_ms": round(report.stages_ms.get(stage, 0.0), 4) for stage in STAGES})
-    row.update(
-        policy_ms=round(report.total_ms, 4), exposed_ms=round(report.exposed_ms, 4),
-        refresh_ms=round(report.refresh_ms, 4), deadline_ms=deadline_ms,
-        deadline_missed=bool(report.total_ms > deadline_ms), method=report.method, kind=report.kind,
-        triggered=report.triggered, similarity=_finite(report.similarity), threshold=_finite(report.threshold),
-        ratio=report.ratio, pattern_id=report.pattern_id, pattern_age=report.pattern_age, swaps=report.swaps,
-        pattern=answer.pattern, fault=report.fault, dtype=DTYPE, joints=chunk.joints.tolist(),
-        grippers=chunk.gripper.tolist(),
-    )
+    row.update(policy_ms=report.total_ms, deadline_ms=deadline_ms, deadline_missed=bool(report.total_ms > deadline_ms))
+    row.update({f.name: getattr(report, f.name) for f in fields(report) if f.name not in ("stages_ms", "total_ms")})
+    row = {k: _plain(v) for k, v in row.items()}
+    row.update(pattern=answer.pattern, dtype=dtype, joints=chunk.joints.tolist(), grippers=chunk.gripper.tolist())
     row.update({name: float(value) for name, value in zip(JOINTS, chunk.joints[0])}, gripper=float(chunk.gripper[0]))
     return row
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what was not there is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fingerprint(engine: Any) -> str:
-    """First 12 hexadecimal digits of the hash of a pattern; empty when dense."""
-    engine.settle()
-    pattern = engine.pattern
-    return hashlib.sha256(json.dumps(pattern, sort_keys=True).encode()).hexdigest()[:12] if pattern else ""
+    """First 12 hexadecimal digits of the hash of the channels a sparse frame keeps; empty when dense."""
+    orders, kept = engine.patterns(), engine.sparse_plan
+    pattern = {key: sorted(order[: kept[key]]) for key, order in sorted(orders.items())}
+    return hashlib.sha256(json.dumps(pattern).encode()).hexdigest()[:12] if pattern else ""

@@ -13,6 +13,7 @@ COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
     "eval": "closed-loop success, paired across methods",
     "replay": "the policy over a recorded bag, deterministic",
+    "report": "one HTML file with the charts of a bag, a document or a live run",
     "train": "demonstrations and the built-in policy, from scratch",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""

@@ -97,15 +97,11 @@ class Engine:
         """Site key -> channels a sparse frame runs; empty when dense."""
         return {} if self._refresh is None else dict(self._refresh.sparse.kept)
 
-    @property
-    def pattern(self) -> dict[str, list[int]]:
-        """Site key -> channels a sparse frame keeps, sorted; empty when dense. True between `settle` and the next frame."""
-        if self._refresh is None:
-            return {}
-        return {
-            site.key: partition.kept_channels(stack.kept).tolist()
-            for stack in self._refresh.stacks for site, partition in zip(stack.sites, stack.partitions)
-        }
+    def patterns(self) -> dict[str, list[int]]:
+        """Site key -> its channels by slot, the kept ones first; empty when dense."""
+        self._streams.join()
+        stacks = [] if self._refresh is None else self._refresh.stacks
+        return {p.site.key: p.channel.tolist() for stack in stacks for p in stack.partitions}
 
     def settle(self) -> None:
         """Wait until the pattern of the last frame is in place."""
