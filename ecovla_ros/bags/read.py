@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import apsw
+from backports.zstd import ZstdError
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import ReaderError
@@ -24,7 +25,7 @@ from ecovla_ros.bags.salvage import Raw, Remains
 from ecovla_ros.errors import BagError, unknown
 
 BROKEN = (
-    ReaderError, AnyReaderError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError, MemoryError,
+    ZstdError, ReaderError, AnyReaderError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError, MemoryError,
     OverflowError,
 )  # fmt: skip
 """What rosbags and the libraries below it raise for a file that is no whole bag."""
@@ -57,7 +58,7 @@ class Bag:
 
     def _open(self) -> None:
         files = _files(self.path)
-        if self.path.is_dir() and not files:
+        if self.path.is_dir() and not files and not (self.path / "metadata.yaml").is_file():
             raise BagError(f"'{self.path}' holds no {' and no '.join(ENDINGS)} file; valid: {VALID}")
         why = ""
         for paths in ([self.path], files):

@@ -80,5 +80,5 @@ class Remains:
                 for i, time_ns, data in base.execute("SELECT topic_id, timestamp, data FROM messages NOT INDEXED"):
                     if kinds[i][0] in wanted:
                         yield Raw(*kinds[i], time_ns, data)
-        except (apsw.Error, KeyError) as error:
+        except (apsw.Error, KeyError, TypeError, ValueError) as error:
             self.why = f"its pages are damaged ({error})"
