@@ -70,9 +70,9 @@ class Remains:
 
     def _from_sqlite(self, wanted: Collection[str]) -> Iterator[Raw]:
         try:
+            vfs = _WholePages(self.path)
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-            with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags)) as base:
-                base.execute("PRAGMA writable_schema=ON")  # makes sqlite read a file that is shorter than it should be
+            with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
                 kinds = {i: (name, kind) for i, name, kind in base.execute("SELECT id, name, type FROM topics")}
                 self.topics.update(kinds.values())
                 if not wanted:
@@ -80,5 +80,37 @@ class Remains:
                 for i, time_ns, data in base.execute("SELECT topic_id, timestamp, data FROM messages NOT INDEXED"):
                     if kinds[i][0] in wanted:
                         yield Raw(*kinds[i], time_ns, data)
-        except (apsw.Error, KeyError, TypeError, ValueError) as error:
+        except (apsw.Error, KeyError, TypeError, ValueError, OSError) as error:
             self.why = f"its pages are damaged ({error})"
+
+
+class _WholePages(apsw.VFS):
+    """Lets sqlite open a file that is shorter than its header says, and fails when it asks for what is not there: sqlite
+    itself would take missing pages for zeros."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            head = file.read(100)
+        page = int.from_bytes(head[16:18], "big") or 1
+        page = 65_536 if page == 1 else page
+        self.said = page * int.from_bytes(head[28:32], "big")
+        self.have = path.stat().st_size // page * page
+        self.vfs_name = f"ecovla_{id(self)}"
+        super().__init__(self.vfs_name, "")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  sqlite's name
+        return _CutFile(self, name, flags)
+
+
+class _CutFile(apsw.VFSFile):
+    def __init__(self, vfs: _WholePages, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+        self._vfs = vfs
+        super().__init__("", name, flags)
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return max(self._vfs.said, self._vfs.have)
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        if offset + amount > self._vfs.have:
+            raise apsw.IOError(f"page at byte {offset} of {self._vfs.said} is missing")
+        return super().xRead(amount, offset)
