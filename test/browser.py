@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -104,8 +105,8 @@ def browser() -> Iterator[Browser]:
             "--remote-debugging-pipe", "--hide-scrollbars",
         ]  # fmt: skip
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"', "sh", *command],
-            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, pass_fds=(3, 4), preexec_fn=lambda: _to_3_and_4(theirs_in, theirs_out),  # noqa: PLW1509
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         os.close(theirs_in)
         os.close(theirs_out)
@@ -120,3 +121,10 @@ def browser() -> Iterator[Browser]:
                 process.wait()
             os.close(into)
             os.close(out)
+
+
+def _to_3_and_4(into: int, out: int) -> None:
+    """Where chromium's pipe is. By way of high numbers, as either may be 3 or 4 already."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in (into, out)]
+    for number, fd in zip((3, 4), high):
+        os.dup2(fd, number)

@@ -85,3 +85,36 @@ def of(events: Iterable[Event], *topics: str) -> list[int]:
 
 def written(folder: Path, events: Sequence[Event], name: str = "bag") -> Path:
     return sample.write(folder / name, events)
+
+
+class Busy(Stay):
+    """Stays, and reports frames as an adaptive policy would; every tenth triggers."""
+
+    def step(self, obs: Observation) -> Any:
+        made = super().step(obs)
+        i = len(self.seen) - 1
+        stages = {"encode": 4.0 + i % 3, "trigger": 0.1, "join": 0.5 * (i % 10 == 1), "prefill": 9.0, "act": 20.0 + i % 7, "post": 0.2}
+        kind = "refresh" if i % 10 == 0 else "sparse"
+        report = FrameReport(
+            obs.stamp_ns, stages, sum(stages.values()), stages["join"], 3.5, "ecovla", kind,
+            0.99 if i else float("nan"), 0.985 if i > 1 else float("nan"), i % 10 == 0, 0.25, i % 10, i // 10, 12,
+        )  # fmt: skip
+        return SimpleNamespace(chunk=made.chunk, report=report)
+
+
+def answered(path: Path, out: Path, engine: Any, deadline_ms: float = 34.0) -> Path:
+    """A bag with the answers of an engine, and those of the guard."""
+    from ecovla_ros.bags.answers import AnswerBag
+    from ecovla_ros.bags.guarded import Guarded
+
+    with Bag(path) as bag:
+        topics = choose(bag, {})
+        writer, guard = AnswerBag(out, bag, topics, deadline_ms), Guarded(config.ControlConfig())
+        listen = replay._listener(bag, topics["joint_states"], writer, guard)
+        feed = Feed(bag, topics, NodeConfig())
+        for answer in replay.answers(bag, engine, feed, 0, heard=listen):
+            writer.answer(answer, feed.dropped)
+            if answer.chunk is not None:
+                guard.chunk(answer.chunk, answer.time_ns)
+        writer.close()
+    return out

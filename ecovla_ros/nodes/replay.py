@@ -16,6 +16,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
+from std_msgs.msg import String
 
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import IMAGES, choose, clock_offset, mapping, stamp_of
@@ -49,6 +50,8 @@ class ReplayNode(Node):
         self._patient_ns = steady_ns() + round(wait_s * 1e9)
         self._clock_topic = self.create_publisher(ClockMessage, "/clock", qos.SENSOR)
         self._publishers = {topic: self._publisher(name, self._bag.topics[topic]) for name, topic in topics.items()}
+        self._text = str(self.get_parameter("instruction").value)
+        self._instruction = self.create_publisher(String, "instruction", qos.LATCHED) if self._text else None
         self._offset_ns = self._first_offset([t for name, t in topics.items() if name != "instruction"])
         self.played, self.rounds = 0, 0
         self._rewind()
@@ -86,16 +89,8 @@ class ReplayNode(Node):
         self._begin_ns = self._next.time_ns
         self._clock_ns = self._begin_ns - CLOCK_NS
         self._started_ns: int | None = None
-        text = str(self.get_parameter("instruction").value)
-        if text:
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        from std_msgs.msg import String
-
-        if not hasattr(self, "_instruction"):
-            self._instruction = self.create_publisher(String, "instruction", qos.LATCHED)
-        self._instruction.publish(String(data=text))
+        if self._instruction is not None:
+            self._instruction.publish(String(data=self._text))
 
     @property
     def ready(self) -> bool:
