@@ -93,7 +93,7 @@ def test_played_with_its_timing_the_live_policy_answers_from_fresh_pictures(ros:
     bag = written(tmp_path, old)
     policy(ros, tmp_path / "small", prune__method="dense")
     chunks = ros.listen(ActionChunk, "action_chunk", qos.COMMAND)
-    clock = ros.listen(Clock, "/clock")
+    clock = ros.listen(Clock, "/clock", qos.SENSOR)
     player = ros.start(ReplayNode, bag=str(bag), loop=True)
     ros.until(lambda: player.rounds == 1, "the end of the bag", 30.0)
     ros.spin(0.3)
@@ -125,6 +125,21 @@ def test_it_publishes_the_inputs_by_the_policys_names_and_waits_for_readers(ros:
     ros.spin(0.2)
     assert [len(heard[f"{c}/image/compressed"]) for c in CAMERAS] == pytest.approx([5, 5], abs=1)
     assert heard["instruction"][0].data == "go" and len(heard["joint_states"]) >= 20
+
+
+def test_the_program_ends_with_the_bag_and_with_1_where_it_is_damaged(tmp_path: Path) -> None:
+    bag = written(tmp_path, list(Sample(seconds=2.0, size=96, encoding="rgb8").events()))
+    program = "import sys; from ecovla_ros.nodes.replay import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "--ros-args", "-p", f"bag:={bag}", "-p", "rate:=20.0", "-p", "wait_s:=0.0"]
+    surroundings = {**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
+    whole = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60)
+    assert whole.returncode == 0 and "the end: 141 messages played" in whole.stderr
+    bag = sample.write(tmp_path / "sqlite", Sample(seconds=2.0, size=96, encoding="rgb8").events(), "sqlite3")
+    command[command.index(f"bag:={tmp_path / 'bag'}")] = f"bag:={bag}"
+    file = next(bag.glob("*.db3"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    cut = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60)
+    assert cut.returncode == 1 and "is damaged" in cut.stderr and "Traceback" not in cut.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,12 @@ CLOCK_NS = 10_000_000
 class ReplayNode(Node):
     """One bag, from its start, once every topic has a reader."""
 
-    def __init__(self, steady_ns: Callable[[], int] = time.monotonic_ns, **options: Any) -> None:
-        """Open the bag. Raises BagError or ConfigError."""
+    def __init__(
+        self, ended: Callable[[], None] = lambda: None, steady_ns: Callable[[], int] = time.monotonic_ns, **options: Any
+    ) -> None:
+        """Open the bag; `ended` is called at its end. Raises BagError or ConfigError."""
         super().__init__("replay", **options)
-        self._steady_ns = steady_ns
+        self._ended, self._steady_ns = ended, steady_ns
         rate, wait_s, paused = self._declared()
         self._bag = Bag(str(self.get_parameter("bag").value))
         try:
@@ -49,14 +51,14 @@ class ReplayNode(Node):
         self._rate, self._paused = rate, paused
         self._patient_ns = steady_ns() + round(wait_s * 1e9)
         self._clock_topic = self.create_publisher(ClockMessage, "/clock", qos.SENSOR)
-        self._publishers = {topic: self._publisher(name, self._bag.topics[topic]) for name, topic in topics.items()}
+        self._outputs = {topic: self._publisher(name, self._bag.topics[topic]) for name, topic in topics.items()}
         self._text = str(self.get_parameter("instruction").value)
         self._instruction = self.create_publisher(String, "instruction", qos.LATCHED) if self._text else None
         self._offset_ns = self._first_offset([t for name, t in topics.items() if name != "instruction"])
         self.played, self.rounds = 0, 0
         self._rewind()
         self.create_timer(TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.get_logger().info(f"{self._bag.path}: {', '.join(self._publishers)}; waiting for readers")
+        self.get_logger().info(f"{self._bag.path}: {', '.join(self._outputs)}; waiting for readers")
 
     def _declared(self) -> tuple[float, float, bool]:
         def declare(name: str, default: Any, text: str) -> Any:
@@ -84,7 +86,7 @@ class ReplayNode(Node):
         raise BagError(f"'{self._bag.path}' holds no message on {', '.join(topics)}")
 
     def _rewind(self) -> None:
-        self._messages: Iterator[Raw] = self._bag.raw(list(self._publishers))
+        self._messages: Iterator[Raw] = self._bag.raw(list(self._outputs))
         self._next: Raw | None = next(self._messages)
         self._begin_ns = self._next.time_ns
         self._clock_ns = self._begin_ns - CLOCK_NS
@@ -95,7 +97,7 @@ class ReplayNode(Node):
     @property
     def ready(self) -> bool:
         """Whether every topic has a reader."""
-        return all(p.get_subscription_count() for p in self._publishers.values())
+        return all(p.get_subscription_count() for p in self._outputs.values())
 
     def step(self) -> Raw | None:
         """Publish the next message, and the clock before it; None at the end. Raises BagError at a damage."""
@@ -103,7 +105,7 @@ class ReplayNode(Node):
         if raw is None:
             return None
         self._tell_time(raw.time_ns)
-        self._publishers[raw.topic].publish(raw.data)
+        self._outputs[raw.topic].publish(raw.data)
         self.played += 1
         self._next = next(self._messages, None)
         return raw
@@ -135,7 +137,7 @@ class ReplayNode(Node):
             self._rewind()
         else:
             self._paused = True
-            rclpy.try_shutdown()
+            self._ended()
 
     def close(self) -> None:
         """Close the bag."""
@@ -144,4 +146,4 @@ class ReplayNode(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `ros2 run ecovla_ros replay --ros-args -p bag:=my_bag`."""
-    return process.run("replay", ReplayNode, arguments)
+    return process.run("replay", lambda: ReplayNode(rclpy.try_shutdown), arguments)
