@@ -1,5 +1,6 @@
-"""The live nodes on a recorded bag: `ros2 launch ecovla_ros ecovla_replay.launch.py bag:=my_bag`. Policy and guard follow
-the bag's clock; the guard stays disarmed, and its trajectories go where no controller listens. Ends with the bag."""
+"""The live nodes on a recorded bag: `ros2 launch ecovla_ros ecovla_replay.launch.py bag:=my_bag`. Policy and guard
+follow the bag's clock; the guard stays disarmed, and its trajectories go where no controller listens. Ends with the
+bag."""
 
 from __future__ import annotations
 

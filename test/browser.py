@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 LIMIT_S = 60.0
 
 
@@ -34,7 +36,13 @@ class Browser:
 
     def open(self, path: Path, width: int, height: int = 900, scale: float = 1.0) -> None:
         """Load a file in a window of this size and wait until it is laid out."""
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600)
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
         self._events.clear()
         self._ask("Page.navigate", url=path.resolve().as_uri())
         self._until(lambda: any(e["method"] == "Page.loadEventFired" for e in self._events))
@@ -50,8 +58,11 @@ class Browser:
     def errors(self) -> list[str]:
         """Exceptions and console errors."""
         found = [json.dumps(e["params"]) for e in self._events if e["method"] == "Runtime.exceptionThrown"]
-        return found + [json.dumps(e["params"]) for e in self._events if e["method"] == "Log.entryAdded"
-                        and e["params"]["entry"]["level"] == "error"]
+        return found + [
+            json.dumps(e["params"])
+            for e in self._events
+            if e["method"] == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"
+        ]
 
     def run(self, script: str) -> Any:
         """Value of a JavaScript expression; promises are awaited."""
@@ -71,7 +82,9 @@ class Browser:
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._count += 1
         number = self._count
-        message = {"id": number, "method": method, "params": parameters} | ({"sessionId": self._session} if self._session else {})
+        message = {"id": number, "method": method, "params": parameters} | (
+            {"sessionId": self._session} if self._session else {}
+        )
         os.write(self._into, json.dumps(message).encode() + b"\0")
         answers: list[dict[str, Any]] = []
         self._until(lambda: bool(answers), lambda m: answers.append(m) if m.get("id") == number else None)
@@ -105,8 +118,11 @@ def browser() -> Iterator[Browser]:
             "--remote-debugging-pipe", "--hide-scrollbars",
         ]  # fmt: skip
         process = subprocess.Popen(
-            command, pass_fds=(3, 4), preexec_fn=lambda: _to_3_and_4(theirs_in, theirs_out),  # noqa: PLW1509
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command,
+            pass_fds=(3, 4),
+            preexec_fn=lambda: _to_3_and_4(theirs_in, theirs_out),  # noqa: PLW1509
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(theirs_in)
         os.close(theirs_out)

@@ -39,7 +39,9 @@ class Stay:
 
     def __init__(self, rows: int = 4, period_s: float = 0.1) -> None:
         self._rows, self._period_s = rows, period_s
-        self.policy = SimpleNamespace(spec=SimpleNamespace(cameras=dict.fromkeys(CAMERAS), instructions=(), period_s=period_s))
+        self.policy = SimpleNamespace(
+            spec=SimpleNamespace(cameras=dict.fromkeys(CAMERAS), instructions=(), period_s=period_s)
+        )
         self.seen: list[Observation] = []
         self.resets: list[int] = []
         self.sparse_plan: dict[str, int] = {}
@@ -93,7 +95,14 @@ class Busy(Stay):
     def step(self, obs: Observation) -> Any:
         made = super().step(obs)
         i = len(self.seen) - 1
-        stages = {"encode": 4.0 + i % 3, "trigger": 0.1, "join": 0.5 * (i % 10 == 1), "prefill": 9.0, "act": 20.0 + i % 7, "post": 0.2}
+        stages = {
+            "encode": 4.0 + i % 3,
+            "trigger": 0.1,
+            "join": 0.5 * (i % 10 == 1),
+            "prefill": 9.0,
+            "act": 20.0 + i % 7,
+            "post": 0.2,
+        }
         kind = "refresh" if i % 10 == 0 else "sparse"
         report = FrameReport(
             obs.stamp_ns, stages, sum(stages.values()), stages["join"], 3.5, "ecovla", kind,
@@ -110,7 +119,7 @@ def answered(path: Path, out: Path, engine: Any, deadline_ms: float = 34.0) -> P
     with Bag(path) as bag:
         topics = choose(bag, {})
         writer, guard = AnswerBag(out, bag, topics, deadline_ms), Guarded(config.ControlConfig())
-        listen = replay._listener(bag, topics["joint_states"], writer, guard)
+        listen = replay.listener(bag, topics["joint_states"], writer, guard)
         feed = Feed(bag, topics, NodeConfig())
         for answer in replay.answers(bag, engine, feed, 0, heard=listen):
             writer.answer(answer, feed.dropped)

@@ -62,7 +62,9 @@ def written_by_hand(path: Path, storage: StoragePlugin, mode: CompressionMode | 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("mode", [None, CompressionMode.FILE, CompressionMode.MESSAGE, CompressionMode.STORAGE])
-def test_every_storage_and_compression_reads_alike(tmp_path: Path, storage: StoragePlugin, mode: CompressionMode | None) -> None:
+def test_every_storage_and_compression_reads_alike(
+    tmp_path: Path, storage: StoragePlugin, mode: CompressionMode | None
+) -> None:
     if (storage, mode) == (StoragePlugin.SQLITE3, CompressionMode.STORAGE):
         pytest.skip("sqlite3 has no compression of its own")
     ours = sample.write(tmp_path / "ours", SHORT.events())
@@ -135,7 +137,9 @@ def written_by_mcap(path: Path, compression: CompressionType) -> Path:
 
 
 @pytest.mark.parametrize("compression", [CompressionType.NONE, CompressionType.LZ4, CompressionType.ZSTD])
-def test_a_foreign_mcap_reads_alike_and_a_flipped_bit_ends_it_there(tmp_path: Path, compression: CompressionType) -> None:
+def test_a_foreign_mcap_reads_alike_and_a_flipped_bit_ends_it_there(
+    tmp_path: Path, compression: CompressionType
+) -> None:
     whole = heard(sample.write(tmp_path / "ours", RAW.events()))
     file = written_by_mcap(tmp_path / "theirs.mcap", compression)
     assert heard(file) == whole
@@ -176,7 +180,9 @@ def test_whatever_is_broken_only_a_bag_error_comes_out(tmp_path: Path, storage: 
         broken = bytearray(data[: rng.choice([len(data), rng.randrange(len(data))])])
         for _ in range(rng.choice([0, 1, 8, 64])):
             if broken:
-                broken[rng.choice([rng.randrange(len(broken)), len(broken) - 1 - rng.randrange(min(len(broken), 500))])] = rng.randrange(256)
+                broken[
+                    rng.choice([rng.randrange(len(broken)), len(broken) - 1 - rng.randrange(min(len(broken), 500))])
+                ] = rng.randrange(256)
         file.write_bytes(bytes(broken))
         until_damage(bag)  # any other exception fails the test
 
@@ -220,7 +226,7 @@ def test_the_sample_is_the_same_every_time_and_small(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
-    """Peak of a stream through 24 MB and through 96 MB; the figure for 2 GB is measured by ecovla_ros.report.measure."""
+    """Peak of a stream through 24 MB and through 96 MB; report/measure has the figure for 2 GB."""
     import subprocess
 
     program = (

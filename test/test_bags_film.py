@@ -32,10 +32,18 @@ def test_a_second_of_the_bag_is_a_second_of_the_film(tmp_path: Path) -> None:
     bag = written(tmp_path, list(SHORT.events()))
     assert film.make(bag, tmp_path / "a.mp4") == 20
     count, rate, pictures = seen(tmp_path / "a.mp4")
-    assert count == 20 and rate == pytest.approx(10.0) and pictures[0].shape == (film.HEIGHT + film.STRIP, 2 * film.HEIGHT, 3)
+    assert (
+        count == 20
+        and rate == pytest.approx(10.0)
+        and pictures[0].shape == (film.HEIGHT + film.STRIP, 2 * film.HEIGHT, 3)
+    )
     assert np.abs(pictures[0].astype(int) - pictures[-1]).mean() > 5, "the scene changes in the middle"
     assert film.make(bag, tmp_path / "b.mp4", 20.0) == pytest.approx(39, abs=1)
-    gone = [e for e in SHORT.events() if "image" not in e.topic or not 0.45 < (e.time_ns - 1_700_000_000 * 10**9) / 1e9 < 1.05]
+    gone = [
+        e
+        for e in SHORT.events()
+        if "image" not in e.topic or not 0.45 < (e.time_ns - 1_700_000_000 * 10**9) / 1e9 < 1.05
+    ]
     assert film.make(written(tmp_path, gone, "gap"), tmp_path / "c.mp4") == 20, "a gap is a still, not a cut"
 
 

@@ -42,8 +42,17 @@ def test_the_shipped_policy_answers_as_it_did(
 
 def rows() -> list[dict[str, Any]]:
     chunk = [[0.1 * j + i for j in range(7)] for i in range(3)]
-    answered = [{"stamp_ns": i, "kind": "sparse", "pattern": "ab", "dtype": "float32", "joints": copy.deepcopy(chunk),
-                 "grippers": [0.0, 0.5, 1.0]} for i in range(4)]
+    answered = [
+        {
+            "stamp_ns": i,
+            "kind": "sparse",
+            "pattern": "ab",
+            "dtype": "float32",
+            "joints": copy.deepcopy(chunk),
+            "grippers": [0.0, 0.5, 1.0],
+        }
+        for i in range(4)
+    ]
     return [*answered, {"stamp_ns": 4, "held": "no image for 0.3 s on /wrist/image"}]
 
 

@@ -69,11 +69,15 @@ def test_bag_live_nodes_and_plain_functions_give_the_same_chunks(ros: Graph, tmp
             ros.until(lambda: node._instruction and node._now_ns() > 0, "instruction and clock")
         elif raw.topic == "/joint_states":
             stamp = stamp_of(raw)
-            ros.until(lambda s=stamp: (m := node._joints.nearest(s)) and wire.stamp_ns(m.header.stamp) == s, "joint state")
+            ros.until(
+                lambda s=stamp: (m := node._joints.nearest(s)) and wire.stamp_ns(m.header.stamp) == s, "joint state"
+            )
         elif raw.topic == f"/{CAMERAS[-1]}/image":
             stamp = stamp_of(raw)
-            ros.until(lambda s=stamp: chunks and wire.stamp_ns(chunks[-1].header.stamp) == s,
-                      lambda: f"a chunk; said: {node._diagnostics.message}")
+            ros.until(
+                lambda s=stamp: chunks and wire.stamp_ns(chunks[-1].header.stamp) == s,
+                lambda: f"a chunk; said: {node._diagnostics.message}",
+            )
     small = settings(tmp_path / "small")
     rows = replay.run(small, bag).rows
     assert len(chunks) == len(rows) == 20 and {"sparse", "refresh"} == {row["kind"] for row in rows}
@@ -97,14 +101,21 @@ def test_played_with_its_timing_the_live_policy_answers_from_fresh_pictures(ros:
     player = ros.start(ReplayNode, bag=str(bag), loop=True)
     ros.until(lambda: player.rounds == 1, "the end of the bag", 30.0)
     ros.spin(0.3)
-    rows = {row["stamp_ns"]: row["joints"] for row in replay.run(settings(tmp_path / "small", **{"prune.method": "dense"}), bag).rows}
+    rows = {
+        row["stamp_ns"]: row["joints"]
+        for row in replay.run(settings(tmp_path / "small", **{"prune.method": "dense"}), bag).rows
+    }
     assert len(chunks) >= 0.7 * len(rows)
     for msg in chunks:
         assert rows[wire.stamp_ns(msg.header.stamp)] == wire.chunk(msg).joints.tolist()
     times = [wire.stamp_ns(m.clock) for m in clock]
     begin = sample.START_NS - 900_000_000 * 10**9
     first_round = [t for t in times[: times.index(max(times)) + 1]]
-    assert first_round == sorted(first_round) and begin <= first_round[0] and max(times) - begin == pytest.approx(2e9, abs=1e8)
+    assert (
+        first_round == sorted(first_round)
+        and begin <= first_round[0]
+        and max(times) - begin == pytest.approx(2e9, abs=1e8)
+    )
 
 
 def test_it_publishes_the_inputs_by_the_policys_names_and_waits_for_readers(ros: Graph, tmp_path: Path) -> None:
@@ -117,8 +128,10 @@ def test_it_publishes_the_inputs_by_the_policys_names_and_waits_for_readers(ros:
     assert player.played == 0
     heard: dict[str, list[Any]] = {}
     for kind, topic, profile in (
-        (CompressedImage, "third_person/image/compressed", qos.SENSOR), (CompressedImage, "wrist/image/compressed", qos.SENSOR),
-        (JointState, "joint_states", qos.COMMAND), (String, "instruction", qos.LATCHED),
+        (CompressedImage, "third_person/image/compressed", qos.SENSOR),
+        (CompressedImage, "wrist/image/compressed", qos.SENSOR),
+        (JointState, "joint_states", qos.COMMAND),
+        (String, "instruction", qos.LATCHED),
     ):
         heard[topic] = ros.listen(kind, topic, profile)
     ros.until(lambda: player.played == len(events), "every message")
@@ -130,7 +143,18 @@ def test_it_publishes_the_inputs_by_the_policys_names_and_waits_for_readers(ros:
 def test_the_program_ends_with_the_bag_and_with_1_where_it_is_damaged(tmp_path: Path) -> None:
     bag = written(tmp_path, list(Sample(seconds=2.0, size=96, encoding="rgb8").events()))
     program = "import sys; from ecovla_ros.nodes.replay import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "--ros-args", "-p", f"bag:={bag}", "-p", "rate:=20.0", "-p", "wait_s:=0.0"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "--ros-args",
+        "-p",
+        f"bag:={bag}",
+        "-p",
+        "rate:=20.0",
+        "-p",
+        "wait_s:=0.0",
+    ]
     surroundings = {**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
     whole = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60)
     assert whole.returncode == 0 and "the end: 141 messages played" in whole.stderr
@@ -151,7 +175,9 @@ def test_the_program_ends_with_the_bag_and_with_1_where_it_is_damaged(tmp_path: 
         ({"map": ["wrist=/x"]}, BagError, "--map wrist=TOPIC"),
     ],
 )
-def test_what_it_cannot_play_it_names(ros: Graph, tmp_path: Path, parameters: Any, error: type[Exception], says: str) -> None:
+def test_what_it_cannot_play_it_names(
+    ros: Graph, tmp_path: Path, parameters: Any, error: type[Exception], says: str
+) -> None:
     bag = written(tmp_path, list(Sample(seconds=0.2, size=32, encoding="rgb8").events()))
     with pytest.raises(error, match=says):
         ros.start(ReplayNode, **{"bag": str(bag), **parameters})
@@ -169,7 +195,9 @@ def test_the_recorder_keeps_what_was_said_before_it_came_and_every_topic_since(r
     for i in range(5):
         clock.publish(Clock(clock=wire_time(i)))
         pictures.publish(Image(height=1, width=1, encoding="rgb8", step=3, data=[i, i, i]))
-        ros.until(lambda n=i: recorder.counts.get("/wrist/image", 0) > n and recorder.counts.get("/clock", 0) > n, "a message")
+        ros.until(
+            lambda n=i: recorder.counts.get("/wrist/image", 0) > n and recorder.counts.get("/clock", 0) > n, "a message"
+        )
     recorder.close()
     with Bag(tmp_path / "bag") as bag:
         assert bag.latched >= {"/instruction"} and "/wrist/image" not in bag.latched
@@ -196,8 +224,15 @@ def test_diagnostics_are_what_rqt_and_foxglove_show(ros: Graph, tmp_path: Path) 
     for array in heard:
         for status in array.status:
             keys = [pair.key for pair in status.values]
-            assert status.name in ("/policy", "/guard") and status.hardware_id and len(keys) == len(set(keys)) and all(keys)
-            assert status.level in (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR) and status.message
+            assert (
+                status.name in ("/policy", "/guard")
+                and status.hardware_id
+                and len(keys) == len(set(keys))
+                and all(keys)
+            )
+            assert (
+                status.level in (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR) and status.message
+            )
 
 
 def test_a_live_run_is_recorded_and_reported(ros: Graph, tmp_path: Path) -> None:
@@ -215,3 +250,29 @@ def test_a_live_run_is_recorded_and_reported(ros: Graph, tmp_path: Path) -> None
     assert "live.html" in output and (tmp_path / "live.html").stat().st_size > 1e6
     with Bag(tmp_path / "live") as bag:
         assert bag.counts()["/joint_states"] > 20
+
+
+def test_the_overrides_for_ros2_bag_record_fit_what_the_nodes_offer(ros: Graph) -> None:
+    """A subscription may ask for no more than is offered, and keeps what is kept for late joiners."""
+    import yaml
+    from graph import FakeEngine
+    from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+
+    from ecovla_ros import config
+    from ecovla_ros.nodes.guard import GuardNode
+    from ecovla_ros.nodes.sim import SimNode
+
+    node = ros.start(lambda **options: PolicyNode(lambda config: FakeEngine(), **options))
+    ros.start(GuardNode)
+    ros.start(SimNode, overrides=["sim.width=32", "sim.height=32"])
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    assert ros.call(ChangeState, f"{node.get_name()}/change_state", request).success
+    asked = yaml.safe_load(config.shipped("ros2bag/record_qos.yaml").read_text())
+    for topic, profile in asked.items():
+        offers = ros.tester.get_publishers_info_by_topic(topic)
+        assert offers, f"nobody publishes {topic}"
+        for offer in offers:
+            reliable = offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+            latched = offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            assert reliable or profile["reliability"] == "best_effort", topic
+            assert latched == (profile["durability"] == "transient_local"), topic

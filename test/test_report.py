@@ -1,4 +1,4 @@
-"""The report: what it reads is what was recorded, what it draws is what it read, and it is one file that needs no other."""
+"""The report: it reads what was recorded, draws what it read, and is one file that needs no other."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from small_bag import STILL, Busy, answered, shifted, written
 
 from ecovla_ros import cli
 from ecovla_ros.bags import read, sample
-from ecovla_ros.bench import document
 from ecovla_ros.bags.sample import Sample
+from ecovla_ros.bench import document
 from ecovla_ros.control import limits
 from ecovla_ros.errors import BagError
-from ecovla_ros.report import charts, from_bag, from_document, page
-from ecovla_ros.report.story import STAGES, Story
+from ecovla_ros.report import charts, from_bag, from_document, motion, page, timeline
+from ecovla_ros.report.story import STAGES, Command, Story
 
 LIMITS = limits.load("normal")
 
@@ -40,9 +40,14 @@ def test_a_story_holds_what_the_bag_holds(bag: Path, story: Story) -> None:
     np.testing.assert_allclose(story.columns["policy_ms"], [m.policy_ms for m in latency])
     np.testing.assert_allclose(story.columns["similarity"], [m.similarity for m in pruning])
     assert story.columns["triggered"].tolist() == [m.triggered for m in pruning]
-    assert story.columns["deadline_missed"].tolist() == [m.deadline_missed for m in latency] and story.columns["deadline_missed"].any()
+    assert (
+        story.columns["deadline_missed"].tolist() == [m.deadline_missed for m in latency]
+        and story.columns["deadline_missed"].any()
+    )
     assert story.instructions[0][1] == STILL.instruction
-    assert [c.state for c in story.changes][0] == "DISARMED" and {"ARMED", "RUNNING"} <= {c.state for c in story.changes}
+    assert [c.state for c in story.changes][0] == "DISARMED" and {"ARMED", "RUNNING"} <= {
+        c.state for c in story.changes
+    }
     commands = list(read.messages(bag, ["/joint_trajectory"]))
     assert len(story.commands) == len(commands) > 3
     for name in ("third_person", "wrist"):
@@ -66,13 +71,15 @@ def test_histogram_counts_every_frame_and_lines_keep_their_extremes(story: Story
 
 
 def test_the_timeline_draws_a_refresh_frame_stage_by_stage_and_its_side_stream(story: Story) -> None:
-    made = charts.timeline(story)
+    made = timeline.timeline(story)
     assert made is not None
     figure, caption = made
     i = int(caption.split()[1])
     assert story.columns["kind"][i] == "refresh" and story.columns["triggered"][i]
     main = [bar for bar in figure.data if bar.y[0] == "main"]
-    first = sorted((bar for bar in main), key=lambda bar: bar.base[0])[: sum(story.columns[f"{s}_ms"][i] > 0 for s in STAGES)]
+    first = sorted((bar for bar in main), key=lambda bar: bar.base[0])[
+        : sum(story.columns[f"{s}_ms"][i] > 0 for s in STAGES)
+    ]
     assert sum(bar.x[0] for bar in first) == pytest.approx(sum(story.columns[f"{s}_ms"][i] for s in STAGES))
     for a, b in zip(first, first[1:]):
         assert b.base[0] == pytest.approx(a.base[0] + a.x[0]), "no gap and no overlap"
@@ -83,14 +90,16 @@ def test_the_timeline_draws_a_refresh_frame_stage_by_stage_and_its_side_stream(s
 
 
 def test_commands_are_measured_against_the_limits(bag: Path, story: Story) -> None:
-    fast = charts.Command(0.0, np.array([0.1, 0.2]), np.zeros((2, 7)), np.tile(2.0 * LIMITS.velocity, (2, 1)))
-    unnamed = charts.Command(1.0, np.array([0.1, 0.2]), np.array([np.zeros(7), 0.05 * LIMITS.velocity]), np.full((2, 7), np.nan))
-    figure = charts.speeds(Story("x", commands=[fast, unnamed]), LIMITS)
+    fast = Command(0.0, np.array([0.1, 0.2]), np.zeros((2, 7)), np.tile(2.0 * LIMITS.velocity, (2, 1)))
+    unnamed = Command(
+        1.0, np.array([0.1, 0.2]), np.array([np.zeros(7), 0.05 * LIMITS.velocity]), np.full((2, 7), np.nan)
+    )
+    figure = motion.speeds(Story("x", commands=[fast, unnamed]), LIMITS)
     assert figure is not None
     assert figure.data[0].y == pytest.approx([200.0, 50.0])
-    joint = charts.joint(story, 1, LIMITS)
+    joint = motion.joint(story, 1, LIMITS)
     assert joint is not None and sorted(shape.y0 for shape in joint.layout.shapes) == pytest.approx([-2.24, 2.24])
-    assert charts.joint(Story("nothing"), 1, LIMITS) is None
+    assert motion.joint(Story("nothing"), 1, LIMITS) is None
 
 
 class Addresses(HTMLParser):
@@ -115,8 +124,16 @@ def test_the_page_is_one_file_and_says_what_was_measured(story: Story, tmp_path:
     css = text.partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in css and "@import" not in css
     p50, p95, p99 = (f"{np.percentile(story.columns['policy_ms'], q):.1f} ms" for q in (50, 95, 99))
-    for heading in ("One frame, two streams", "Stages", "Latency", "What the cameras saw", "When the scene changes", "Pattern age",
-                    "states", "Commands against limits"):
+    for heading in (
+        "One frame, two streams",
+        "Stages",
+        "Latency",
+        "What the cameras saw",
+        "When the scene changes",
+        "Pattern age",
+        "states",
+        "Commands against limits",
+    ):
         assert heading in text
     for words in (p50, p95, p99, STILL.instruction, "RUNNING", "4 (10.0 %)"):
         assert words in text, words
@@ -124,7 +141,14 @@ def test_the_page_is_one_file_and_says_what_was_measured(story: Story, tmp_path:
 
 def test_what_people_write_cannot_break_out_of_the_page(bag: Path) -> None:
     evil = "<script>alert(1)</script>"
-    told = Story(evil, instructions=[(0.0, evil)], notes=[evil], facts={evil: evil}, tables={evil: [{evil: evil}]}, held=[(0.0, evil)])
+    told = Story(
+        evil,
+        instructions=[(0.0, evil)],
+        notes=[evil],
+        facts={evil: evil},
+        tables={evil: [{evil: evil}]},
+        held=[(0.0, evil)],
+    )
     assert evil not in page.page(told, LIMITS).replace("</head>", "", 1)
 
 
@@ -132,11 +156,16 @@ def test_a_document_of_replay_tells_the_same_frames(bag: Path, story: Story, tmp
     rows = [
         {"time_ns": 10**9 + i * 10**8, "stamp_ns": 10**9 + i * 10**8, **{k: v for k, v in frame.items() if k != "t"}}
         for i, frame in enumerate(
-            {k: (c[i].item() if hasattr(c[i], "item") else c[i]) for k, c in story.columns.items()} for i in range(story.frames)
+            {k: (c[i].item() if hasattr(c[i], "item") else c[i]) for k, c in story.columns.items()}
+            for i in range(story.frames)
         )
     ]
     rows = [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in rows]
-    document.write(tmp_path / "rows.json", [*rows, {"time_ns": 9 * 10**9, "stamp_ns": 0, "held": "no image for 0.3 s"}], {"bag": "x"})
+    document.write(
+        tmp_path / "rows.json",
+        [*rows, {"time_ns": 9 * 10**9, "stamp_ns": 0, "held": "no image for 0.3 s"}],
+        {"bag": "x"},
+    )
     told = from_document.read(tmp_path / "rows.json")
     for name in ("policy_ms", "similarity", "pattern_age", "triggered", "kind"):
         np.testing.assert_array_equal(told.columns[name], story.columns[name])
@@ -145,7 +174,17 @@ def test_a_document_of_replay_tells_the_same_frames(bag: Path, story: Story, tmp
 
 
 def test_other_documents_become_tables(tmp_path: Path) -> None:
-    rows = [{"method": "ecovla", "ratio": 0.25, "scope": "policy", "frames": "all", "p50_ms": 36.0, "p95_ms": 51.0, "p99_ms": 57.0}]
+    rows = [
+        {
+            "method": "ecovla",
+            "ratio": 0.25,
+            "scope": "policy",
+            "frames": "all",
+            "p50_ms": 36.0,
+            "p95_ms": 51.0,
+            "p99_ms": 57.0,
+        }
+    ]
     document.write(tmp_path / "bench.json", rows, {})
     text = page.page(from_document.read(tmp_path / "bench.json"), LIMITS)
     assert "ecovla" in text and "<td>36</td>" in text
@@ -180,7 +219,11 @@ def test_frames_are_joined_by_stamp_whatever_their_order(tmp_path: Path) -> None
     shuffled = [shifted(e, 0.05) if "image" in e.topic else e for e in events]
     bag = answered(written(tmp_path, shuffled), tmp_path / "late", Busy())
     told = from_bag.read(bag)
-    assert told.frames == 40 and np.isfinite(told.columns["policy_ms"]).all() and (told.columns["method"] == "ecovla").all()
+    assert (
+        told.frames == 40
+        and np.isfinite(told.columns["policy_ms"]).all()
+        and (told.columns["method"] == "ecovla").all()
+    )
 
 
 def test_the_command_reports_bags_and_documents(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +233,9 @@ def test_the_command_reports_bags_and_documents(bag: Path, tmp_path: Path, capsy
     assert row["frames"] == 40 and row["bytes"] == out.stat().st_size and "40 frames" in capsys.readouterr().out
     assert cli.main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "again.html")]) == 0
     capsys.readouterr()
-    for wrong, says in ((["none"], "nothing at 'none'"), ([str(bag), "--out", "/proc/no/r.html"], "cannot write"),
-                        ([str(tmp_path / "live"), "--live", "0"], "valid: 0.5 to 86400")):
+    for wrong, says in (
+        (["none"], "nothing at 'none'"),
+        ([str(bag), "--out", "/proc/no/r.html"], "cannot write"),
+        ([str(tmp_path / "live"), "--live", "0"], "valid: 0.5 to 86400"),
+    ):
         assert cli.main(["report", *wrong]) == 2 and says in capsys.readouterr().err

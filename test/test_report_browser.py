@@ -35,7 +35,9 @@ def test_it_is_drawn_whole_without_a_request(report: Path, chromium: Browser, wi
     assert chromium.requests == [report.resolve().as_uri()] and chromium.errors == []
     charts = chromium.run("document.querySelectorAll('.plotly-graph-div').length")
     assert charts > 15 and chromium.run("document.querySelectorAll('.plotly-graph-div .main-svg').length") >= charts
-    assert chromium.run("[...document.querySelectorAll('.plotly-graph-div')].every(d => d.querySelector('path, .bars, .scatterlayer'))")
+    assert chromium.run(
+        "[...document.querySelectorAll('.plotly-graph-div')].every(d => d.querySelector('path, .bars, .scatterlayer'))"
+    )
     assert chromium.run("[...document.images].length") == 2 * from_bag.PICTURES
     assert chromium.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
@@ -46,12 +48,12 @@ def test_it_is_readable_at_this_width(report: Path, chromium: Browser, width: in
     chromium.open(report, width)
     assert chromium.run("document.documentElement.scrollWidth") <= width
     assert chromium.run(
-        "[...document.querySelectorAll('.plotly-graph-div')].every(d => d.getBoundingClientRect().right <= innerWidth + 1 "
-        "&& d.getBoundingClientRect().width > 200)"
+        "[...document.querySelectorAll('.plotly-graph-div')].every(d => d.getBoundingClientRect().right "
+        "<= innerWidth + 1 && d.getBoundingClientRect().width > 200)"
     )
     small = chromium.run(
         "[...document.querySelectorAll('text, p, td, th, figcaption, li, span')].filter(e => e.textContent.trim() && "
-        "!e.closest('.bartext, .bars') && parseFloat(getComputedStyle(e).fontSize) < 10).map(e => e.textContent).slice(0, 5)"
+        "!e.closest('.bartext, .bars') && parseFloat(getComputedStyle(e).fontSize) < 10).map(e => e.textContent)"
     )
     assert small == []
 

@@ -29,10 +29,12 @@ def named(part: Any, keys: tuple[str, ...]) -> Iterator[str]:
 
 def field_exists(kinds: Kinds, path: str) -> str:
     """Why a message path leads nowhere; empty when it leads to a number, a word or a picture."""
-    topic = next((t for t in sorted(foxglove.TOPICS, key=len, reverse=True) if path == t or path.startswith(t + ".")), None)
+    topic = next(
+        (t for t in sorted(foxglove.TOPICS, key=len, reverse=True) if path == t or path.startswith(t + ".")), None
+    )
     if topic is None:
         return f"{path}: no such topic"
-    kind, steps = foxglove.TOPICS[topic], re.findall(r"[A-Za-z_]\w*|\[[^\]]*\]|\{[^}]*\}", path[len(topic):])
+    kind, steps = foxglove.TOPICS[topic], re.findall(r"[A-Za-z_]\w*|\[[^\]]*\]|\{[^}]*\}", path[len(topic) :])
     node: tuple[Nodetype, Any] = (Nodetype.NAME, kind)
     for step in steps:
         if step.startswith("["):

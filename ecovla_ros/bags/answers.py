@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class AnswerBag:
             if trajectory is not None:
                 message = blank(TOPICS["/joint_trajectory"])
                 point = "trajectory_msgs/msg/JointTrajectoryPoint"
-                put("/joint_trajectory", time_ns, wire.fill_trajectory(message, trajectory, lambda: blank(point)))
+                put("/joint_trajectory", time_ns, wire.fill_trajectory(message, trajectory, partial(blank, point)))
             said = blank(TOPICS["/status"])
             said.level, said.name, said.message = LEVELS.get(status.state, 0), "/guard", status.reason
             said.hardware_id = "kinova_gen3"

@@ -28,17 +28,25 @@ RATES = (1.0, 60.0)
 """Pictures a second that a film may have."""
 GAP_S = 10.0
 """A longer silence of all cameras is left out, s."""
-TEXTS = {"std_msgs/msg/String": "instruction", "std_msgs/msg/Bool": "success", "diagnostic_msgs/msg/DiagnosticStatus": "status"}
+TEXTS = {
+    "std_msgs/msg/String": "instruction",
+    "std_msgs/msg/Bool": "success",
+    "diagnostic_msgs/msg/DiagnosticStatus": "status",
+}
 
 
 def make(
-    bag: str | Path, film: str | Path, rate_hz: float = 0.0, drawn: Callable[[int], None] = lambda count: None,
+    bag: str | Path,
+    film: str | Path,
+    rate_hz: float = 0.0,
+    drawn: Callable[[int], None] = lambda count: None,
     cameras: Sequence[str] = (),
 ) -> int:
     """Write `film` (.mp4) and return its number of pictures; a second of the film is a second of the bag.
 
-    `rate_hz`: pictures a second; 0: as many as the first camera took. `cameras`: image topics, from left to right; none:
-    those of the policy, else whatever the bag has. `drawn` is told the number of pictures so far, and may raise to stop.
+    `rate_hz`: pictures a second; 0: as many as the first camera took. `cameras`: image topics, from left to right;
+    none: those of the policy, else whatever the bag has. `drawn` is told the number of pictures so far, and may raise
+    to stop.
     Raises BagError; of a damaged bag after the film of what could be read is complete.
     """
     with Bag(bag) as source:
@@ -65,7 +73,9 @@ def _cameras(bag: Bag, asked: Sequence[str]) -> list[str]:
     images = [topic for topic, kind in bag.topics.items() if kind in IMAGES]
     wrong = [topic for topic in asked if topic not in images]
     if wrong or not images:
-        raise BagError(f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {', '.join(images) or IMAGES[0]}")
+        raise BagError(
+            f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {', '.join(images) or IMAGES[0]}"
+        )
     if asked:
         return list(asked)
     usual = [next((t for e in ENDINGS if (t := f"/{name}/{e}") in images), "") for name in CAMERAS]
@@ -120,7 +130,9 @@ class _Reel:
                 raise
             return False  # a broken picture: the film goes on with the next one
         seconds = (due_ns - (self._begin_ns or due_ns)) / 1e9
-        frame = _frame(pictures, self._said["instruction"], max(seconds, 0.0), self._said["success"], self._said["status"])
+        frame = _frame(
+            pictures, self._said["instruction"], max(seconds, 0.0), self._said["success"], self._said["status"]
+        )
         if self._writer is None:
             self._writer, self._size = _open(self._film, frame, self._rate_hz), (frame.shape[1], frame.shape[0])
         if (frame.shape[1], frame.shape[0]) != self._size:

@@ -33,14 +33,23 @@ def golden_replay(request: pytest.FixtureRequest) -> Callable[..., list[dict[str
     here = request.path.parent
 
     def check(
-        bag: str | Path, method: str = "ecovla", ratio: float = 0.25, configuration: str = "mini_sim.yaml",
-        topics: tuple[str, ...] = (), instruction: str = "", allowed: float | None = None, name: str = "", **overrides: Any,
+        bag: str | Path,
+        method: str = "ecovla",
+        ratio: float = 0.25,
+        configuration: str = "mini_sim.yaml",
+        topics: tuple[str, ...] = (),
+        instruction: str = "",
+        allowed: float | None = None,
+        name: str = "",
+        **overrides: Any,
     ) -> list[dict[str, Any]]:
         """`bag`: relative to the test. `topics`: "input=topic" texts. `allowed`: rad, else by dtype. `overrides`:
         configuration keys with "__" for the dot, e.g. policy__seed=1. `name`: of the golden file."""
         path = Path(configuration)
         loaded = config.load(path if path.is_file() else config.shipped(configuration))
-        changes = {"prune.method": method, "prune.ratio": ratio} | {k.replace("__", "."): v for k, v in overrides.items()}
+        changes = {"prune.method": method, "prune.ratio": ratio} | {
+            k.replace("__", "."): v for k, v in overrides.items()
+        }
         options = replay.Options(topics=mapping(topics), instruction=instruction)
         found = replay.run(config.override(loaded, **changes), here / bag, options)
         if found.damage:
@@ -52,7 +61,9 @@ def golden_replay(request: pytest.FixtureRequest) -> Callable[..., list[dict[str
             pytest.fail(f"no golden actions at {file}; make them: pytest {FLAG}")
         wrong = golden.differences(found.rows, golden.read(file), allowed)
         if wrong:
-            pytest.fail(f"{len(wrong)} of {len(found.rows)} frames differ from {file}:\n{golden.table(wrong)}", pytrace=False)
+            pytest.fail(
+                f"{len(wrong)} of {len(found.rows)} frames differ from {file}:\n{golden.table(wrong)}", pytrace=False
+            )
         return found.rows
 
     return check

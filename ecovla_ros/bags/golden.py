@@ -11,7 +11,7 @@ from typing import Any
 from ecovla_ros.errors import BagError, unknown
 
 TOLERANCES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
-"""What the policy computes in -> largest difference of two joint targets (rad) or gripper targets that counts as none."""
+"""What the policy computes in -> largest difference of joint (rad) and gripper targets that counts as none."""
 KEPT = ("stamp_ns", "kind", "triggered", "pattern", "dtype", "held")
 """Beside the chunks, what a golden file keeps of a row."""
 SHOWN = 12
@@ -33,7 +33,9 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
         return [dict(row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BagError(f"'{path}' is neither golden actions nor a document of ecovla replay --json: {error!r}") from error
+        raise BagError(
+            f"'{path}' is neither golden actions nor a document of ecovla replay --json: {error!r}"
+        ) from error
 
 
 def tolerance(expected: Sequence[Row]) -> float:
@@ -51,7 +53,9 @@ def differences(rows: Sequence[Row], expected: Sequence[Row], allowed: float | N
     found: list[dict[str, Any]] = []
     for i in range(max(len(rows), len(expected))):
         if i >= len(rows) or i >= len(expected):
-            found.append({"frame": i, "what": "only in the golden file" if i >= len(rows) else "not in the golden file"})
+            found.append(
+                {"frame": i, "what": "only in the golden file" if i >= len(rows) else "not in the golden file"}
+            )
             continue
         found += _frame(i, rows[i], expected[i], allowed)
     return found
@@ -60,11 +64,19 @@ def differences(rows: Sequence[Row], expected: Sequence[Row], allowed: float | N
 def _frame(i: int, row: Row, golden: Row, allowed: float) -> list[dict[str, Any]]:
     head = {"frame": i, "stamp_ns": row.get("stamp_ns")}
     if ("joints" in row) != ("joints" in golden):
-        return [head | {"what": "held" if "joints" in golden else "answered", "golden": golden.get("held", "a chunk"),
-                        "now": row.get("held", "a chunk")}]
+        return [
+            head
+            | {
+                "what": "held" if "joints" in golden else "answered",
+                "golden": golden.get("held", "a chunk"),
+                "now": row.get("held", "a chunk"),
+            }
+        ]
     for key in ("stamp_ns", "kind", "pattern"):
         if key in golden and golden[key] != row.get(key):
-            return [head | {"what": key, "golden": golden[key], "now": row.get(key), "difference": _largest(row, golden)}]
+            return [
+                head | {"what": key, "golden": golden[key], "now": row.get(key), "difference": _largest(row, golden)}
+            ]
     difference = _largest(row, golden)
     if difference <= allowed:
         return []
@@ -74,7 +86,9 @@ def _frame(i: int, row: Row, golden: Row, allowed: float) -> list[dict[str, Any]
 
 def table(found: Sequence[Row]) -> str:
     """The differences as text, the first `SHOWN` of them."""
-    columns = [c for c in ("frame", "stamp_ns", "what", "golden", "now", "difference", "allowed") if any(c in f for f in found)]
+    columns = [
+        c for c in ("frame", "stamp_ns", "what", "golden", "now", "difference", "allowed") if any(c in f for f in found)
+    ]
     cells = [columns] + [[_cell(f.get(c)) for c in columns] for f in found[:SHOWN]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths)) for row in cells]
@@ -92,7 +106,10 @@ def largest(rows: Sequence[Row], expected: Sequence[Row]) -> float:
 def _chunk(row: Row) -> dict[str, Any]:
     if "joints" not in row:
         return {}
-    return {"joints": [[round(v, 7) for v in r] for r in row["joints"]], "grippers": [round(v, 7) for v in row["grippers"]]}
+    return {
+        "joints": [[round(v, 7) for v in r] for r in row["joints"]],
+        "grippers": [round(v, 7) for v in row["grippers"]],
+    }
 
 
 def _flat(row: Row) -> list[float]:

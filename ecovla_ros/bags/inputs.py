@@ -18,7 +18,14 @@ from ecovla_ros.wire.pairing import History, Pairing
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 KINDS = {"joint_states": ("sensor_msgs/msg/JointState",), "instruction": ("std_msgs/msg/String",)}
 """Input -> message types it may have. Every other input is a camera: `IMAGES`."""
-ENDINGS = ("image", "image/compressed", "image_raw", "image_raw/compressed", "color/image_raw", "color/image_raw/compressed")
+ENDINGS = (
+    "image",
+    "image/compressed",
+    "image_raw",
+    "image_raw/compressed",
+    "color/image_raw",
+    "color/image_raw/compressed",
+)
 """What a camera's topic is called where nothing else is said: the first of these that the bag has."""
 SAME_NS = 1_000_000_000
 """A stamp no farther from the recorder's clock belongs to the same clock, ns."""
@@ -48,7 +55,7 @@ class Frame:
 
 
 def mapping(texts: Sequence[str], cameras: Sequence[str] = CAMERAS) -> dict[str, str]:
-    """"input=topic" texts as input -> topic. Raises BagError for an unknown input."""
+    """ "input=topic" texts as input -> topic. Raises BagError for an unknown input."""
     valid = (*cameras, *KINDS)
     topics = {}
     for text in texts:
@@ -59,7 +66,9 @@ def mapping(texts: Sequence[str], cameras: Sequence[str] = CAMERAS) -> dict[str,
     return topics
 
 
-def choose(bag: Bag, mapped: Mapping[str, str], cameras: Sequence[str] = CAMERAS, instruction: str = "") -> dict[str, str]:
+def choose(
+    bag: Bag, mapped: Mapping[str, str], cameras: Sequence[str] = CAMERAS, instruction: str = ""
+) -> dict[str, str]:
     """Input -> topic of this bag. An `instruction` given here needs none in the bag.
 
     Raises BagError for a topic that is not there, or that holds messages of another type.
@@ -68,7 +77,9 @@ def choose(bag: Bag, mapped: Mapping[str, str], cameras: Sequence[str] = CAMERAS
     for name in (*cameras, *KINDS):
         if name == "instruction" and instruction:
             continue
-        names = [mapped[name]] if name in mapped else [f"/{name}/{e}" for e in ENDINGS] if name in cameras else [f"/{name}"]
+        names = (
+            [mapped[name]] if name in mapped else [f"/{name}/{e}" for e in ENDINGS] if name in cameras else [f"/{name}"]
+        )
         topic = next((t for t in names if t in bag.topics), names[0])
         try:
             bag.need([topic])
@@ -89,7 +100,9 @@ def stamp_of(raw: Raw) -> int:
     try:
         sec, nanosec = struct.unpack_from("<iI" if raw.data[1] & 1 else ">iI", raw.data, 4)
     except (struct.error, IndexError) as error:
-        raise ObservationError(f"a message of {raw.topic} has {len(raw.data)} bytes; valid: a header and more") from error
+        raise ObservationError(
+            f"a message of {raw.topic} has {len(raw.data)} bytes; valid: a header and more"
+        ) from error
     return int(sec) * 1_000_000_000 + int(nanosec)
 
 
@@ -102,11 +115,16 @@ class Feed:
     """Takes a bag's messages one by one and says when a frame is due. Pictures that are not used are never decoded."""
 
     def __init__(
-        self, bag: Bag, topics: Mapping[str, str], node: NodeConfig, instruction: str = "",
-        instructions: Collection[str] = (), rate_hz: float = 0.0,
+        self,
+        bag: Bag,
+        topics: Mapping[str, str],
+        node: NodeConfig,
+        instruction: str = "",
+        instructions: Collection[str] = (),
+        rate_hz: float = 0.0,
     ) -> None:
-        """`topics` as `choose` gives them. `instructions`: those the policy knows; none: any. `rate_hz`: at most so many
-        frames a second of the stamps; 0: every frame."""
+        """`topics` as `choose` gives them. `instructions`: those the policy knows; none: any. `rate_hz`: at most so
+        many frames a second of the stamps; 0: every frame."""
         self._bag, self._node, self._known, self._rate_hz = bag, node, instructions, rate_hz
         self._names = {topic: name for name, topic in topics.items()}
         self.cameras = tuple(n for n in topics if n not in KINDS)
@@ -162,7 +180,9 @@ class Feed:
         assert self._began_ns is not None
         silent = [c for c in self.cameras if time_ns - self._received.get(c, self._began_ns) > age_ns]
         if silent and not self._silent:
-            yield Held(time_ns, 0, f"no image for {age_ns / 1e9:.1f} s on {', '.join(self._by_name[c] for c in silent)}")
+            yield Held(
+                time_ns, 0, f"no image for {age_ns / 1e9:.1f} s on {', '.join(self._by_name[c] for c in silent)}"
+            )
         self._silent = bool(silent)
 
     def _wanted(self, stamp_ns: int) -> bool:

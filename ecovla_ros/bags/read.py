@@ -25,8 +25,8 @@ from ecovla_ros.bags.salvage import Raw, Remains
 from ecovla_ros.errors import BagError, unknown
 
 BROKEN = (
-    ZstdError, ReaderError, AnyReaderError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError, MemoryError,
-    OverflowError,
+    ZstdError, ReaderError, AnyReaderError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError,
+    MemoryError, OverflowError,
 )  # fmt: skip
 """What rosbags and the libraries below it raise for a file that is no whole bag."""
 ENDINGS = (".mcap", ".db3")
@@ -88,7 +88,8 @@ class Bag:
         """Topics whose last message was offered to late joiners (transient local)."""
         connections = self._reader.connections if self._reader is not None else []
         return {
-            c.topic for c in connections
+            c.topic
+            for c in connections
             if any(q.durability == QosDurability.TRANSIENT_LOCAL for q in getattr(c.ext, "offered_qos_profiles", ()))
         }
 

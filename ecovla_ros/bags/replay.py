@@ -71,8 +71,13 @@ class Options:
 
 
 def answers(
-    bag: Bag, engine: Any, feed: Feed, seed: int, pace: Callable[[int], None] = lambda time_ns: None,
-    heard: Callable[[Raw], None] = lambda raw: None, clock: Callable[[], float] = time.perf_counter,
+    bag: Bag,
+    engine: Any,
+    feed: Feed,
+    seed: int,
+    pace: Callable[[int], None] = lambda time_ns: None,
+    heard: Callable[[Raw], None] = lambda raw: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Answer]:
     """Answer every frame that `feed` finds in the bag. `heard` is told each message first.
 
@@ -126,7 +131,7 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
         rate_hz = 1.0 / spec.period_s if options.rate == "policy" else float(options.rate)
         feed = Feed(bag, topics, settings.node, options.instruction, spec.instructions, rate_hz)
         guard = Guarded(settings.control) if options.guard else None
-        heard = _listener(bag, topics["joint_states"], writer, guard)
+        heard = listener(bag, topics["joint_states"], writer, guard)
         try:
             for answer in answers(bag, engine, feed, settings.policy.seed, options.pace, heard):
                 result.rows.append(_row(answer, settings.node.deadline_ms, dtype) | _guarded(answer, guard))
@@ -141,7 +146,7 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
     return result
 
 
-def _listener(bag: Bag, states: str, writer: AnswerBag | None, guard: Guarded | None) -> Callable[[Raw], None]:
+def listener(bag: Bag, states: str, writer: AnswerBag | None, guard: Guarded | None) -> Callable[[Raw], None]:
     """What each message of the bag is told to, beside the policy."""
 
     def heard(raw: Raw) -> None:

@@ -85,8 +85,8 @@ class Remains:
 
 
 class _WholePages(apsw.VFS):
-    """Lets sqlite open a file that is shorter than its header says, and fails when it asks for what is not there: sqlite
-    itself would take missing pages for zeros."""
+    """Lets sqlite open a file that is shorter than its header says, and fails when it asks for what is not there:
+    sqlite itself would take missing pages for zeros."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:

@@ -27,14 +27,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratio", type=float, help="override prune.ratio")
     if REFRESH is not None:
         parser.add_argument("--refresh", default="", help="override prune.refresh")
-    parser.add_argument("--map", action="append", default=[], metavar="INPUT=TOPIC",
-                        help="topic of third_person, wrist, joint_states or instruction")
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="INPUT=TOPIC",
+        help="topic of third_person, wrist, joint_states or instruction",
+    )
     parser.add_argument("--instruction", default="", help="the task in words, in place of the bag's")
-    parser.add_argument("--rate", default="0", help="answer at most so many frames a second of the bag; 'policy': the policy's "
-                        "rate; 0: every frame")
-    parser.add_argument("--pace", choices=("fast", "real"), default="fast", help="real: a second of the bag takes a second")
-    parser.add_argument("--guard", action="store_true",
-                        help="send the chunks through the guard as well; open loop: the recorded arm does not follow")
+    parser.add_argument(
+        "--rate",
+        default="0",
+        help="answer at most so many frames a second of the bag; 'policy': the policy's rate; 0: every frame",
+    )
+    parser.add_argument(
+        "--pace", choices=("fast", "real"), default="fast", help="real: a second of the bag takes a second"
+    )
+    parser.add_argument(
+        "--guard",
+        action="store_true",
+        help="send the chunks through the guard as well; open loop: the recorded arm does not follow",
+    )
     parser.add_argument("--out", type=Path, help="folder of a new bag: the inputs and the answers")
     parser.add_argument("--golden", type=Path, help="compare the chunks with those of this file (or an earlier --json)")
     parser.add_argument("--regenerate", action="store_true", help="write the --golden file anew instead of comparing")
@@ -42,33 +55,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla replay`. Exit code 1: the chunks differ from the golden ones. 2: the bag is damaged."""
-    from ecovla_ros.bags import golden, inputs
+    from ecovla_ros.bags import inputs
     from ecovla_ros.bags import replay as program
     from ecovla_ros.bench import document
 
     if options.regenerate and not options.golden:
         raise ConfigError("--regenerate writes the file of --golden; valid: both, or neither")
-    how = program.Options(inputs.mapping(options.map), options.instruction, _rate(options.rate), options.guard,
-                          real_time() if options.pace == "real" else lambda time_ns: None)
+    how = program.Options(
+        inputs.mapping(options.map),
+        options.instruction,
+        _rate(options.rate),
+        options.guard,
+        real_time() if options.pace == "real" else lambda time_ns: None,
+    )
     began = time.perf_counter()
     found = program.run(_settings(options), options.bag, how, options.out)
     _show(found, time.perf_counter() - began)
     if options.json:
         document.write(options.json, found.rows, plain(options))
-    code = 0
-    if options.golden and options.regenerate:
-        golden.write(options.golden, found.rows)
-        print(f"golden actions of {len(found.rows)} frames written to {options.golden}")
-    elif options.golden:
-        expected = golden.read(options.golden)
-        wrong = golden.differences(found.rows, expected)
-        print(golden.table(wrong) if wrong else f"as golden: largest difference {golden.largest(found.rows, expected):.3g}, "
-              f"allowed {golden.tolerance(expected):g}")
-        code = int(bool(wrong))
+    code = _golden(options, found.rows) if options.golden else 0
     if found.damage:
         print(f"ecovla: {found.damage}", file=sys.stderr)
         return 2
     return code
+
+
+def _golden(options: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+    """Write the golden actions or compare with them; 1 when they differ."""
+    from ecovla_ros.bags import golden
+
+    if options.regenerate:
+        golden.write(options.golden, rows)
+        print(f"golden actions of {len(rows)} frames written to {options.golden}")
+        return 0
+    expected = golden.read(options.golden)
+    wrong = golden.differences(rows, expected)
+    if wrong:
+        print(golden.table(wrong))
+        return 1
+    largest, allowed = golden.largest(rows, expected), golden.tolerance(expected)
+    print(f"as golden: largest difference {largest:.3g}, allowed {allowed:g}")
+    return 0
 
 
 def real_time(
@@ -114,7 +141,10 @@ def _show(found: Any, seconds: float) -> None:
     print_table(found.rows[-10:], columns)
     answered = sum("joints" in row for row in found.rows)
     span = (found.rows[-1]["time_ns"] - found.rows[0]["time_ns"]) / 1e9
-    print(f"{answered} frames answered in {seconds:.1f} s ({span:.1f} s of the bag), {len(found.rows) - answered} times held, "
-          f"{found.dropped} pictures in no frame")
+    print(
+        f"{answered} frames answered in {seconds:.1f} s ({span:.1f} s of the bag), {len(found.rows) - answered} times "
+        "held, "
+        f"{found.dropped} pictures in no frame"
+    )
     for why in dict.fromkeys(row["held"] for row in found.rows if "held" in row):
         print(f"held: {why}")

@@ -13,7 +13,9 @@ from ecovla_ros.errors import BagError, ConfigError
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("source", type=Path, help="a bag, or a document written with --json; with --live: folder of the new bag")
+    parser.add_argument(
+        "source", type=Path, help="a bag, or a document written with --json; with --live: folder of the new bag"
+    )
     parser.add_argument("--out", type=Path, help="the HTML file; without it, the source's name with .html")
     parser.add_argument("--live", type=float, metavar="SECONDS", help="record the running nodes first (needs ROS 2)")
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a rerun recording (needs rerun-sdk)")
@@ -60,7 +62,9 @@ def _record(bag: Path, seconds: float) -> None:
     try:
         import rclpy
     except ImportError as error:
-        raise ConfigError(f"--live needs ROS 2, and rclpy does not import ({error}); run it in a sourced shell") from error
+        raise ConfigError(
+            f"--live needs ROS 2, and rclpy does not import ({error}); run it in a sourced shell"
+        ) from error
     from ecovla_ros.nodes import listen
 
     del rclpy

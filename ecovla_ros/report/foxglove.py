@@ -39,32 +39,44 @@ STATE = '/status.values[:]{key=="state"}.value'
 """Foxglove's message path to the guard's state."""
 
 
+PLOTS: dict[str, list[tuple[str, str]]] = {
+    "Stages of a policy frame, ms": [(f"/latency.{name}_ms", name) for name in (*STAGES, "policy", "deadline")],
+    "Similarity and threshold": [(f"/pruning.{name}", name) for name in ("similarity", "threshold")],
+    "Triggers and pattern age": [(f"/pruning.{name}", name) for name in ("triggered", "pattern_age", "swaps")],
+    "Joints: measured and commanded, rad": [
+        *((f"/joint_states.position[{i}]", name) for i, name in enumerate(JOINTS)),
+        *((f"{COMMAND}.points[0].positions[{i}]", f"{name} command") for i, name in enumerate(JOINTS)),
+    ],
+}
+"""Title -> message path and label of each line."""
+
+
 def build() -> str:
     """The layout as JSON text, indented. Raises ConfigError where foxglove-sdk is not installed."""
     try:
         from foxglove import layouts
     except ImportError as error:
-        raise ConfigError(f"the layout is built with foxglove-sdk ({error}); pip install -c constraints.txt foxglove-sdk") from error
-    column = _container(layouts, "column")
-    row = _container(layouts, "row")
+        raise ConfigError(
+            f"the layout is built with foxglove-sdk ({error}); pip install -c constraints.txt foxglove-sdk"
+        ) from error
+    column, row = _container(layouts, "column"), _container(layouts, "row")
     cameras = row(*(_image(layouts, camera) for camera in CAMERAS))
-    stages = _plot(layouts, "Stages of a policy frame, ms", [(f"/latency.{s}_ms", s) for s in STAGES]
-                   + [("/latency.policy_ms", "policy"), ("/latency.deadline_ms", "deadline")])
-    scene = _plot(layouts, "Similarity and threshold", [("/pruning.similarity", "similarity"), ("/pruning.threshold", "threshold")])
-    trigger = _plot(layouts, "Triggers and pattern age", [("/pruning.triggered", "trigger"), ("/pruning.pattern_age", "pattern age"),
-                                                          ("/pruning.swaps", "swaps")])
-    joints = _plot(layouts, "Joints: measured and commanded, rad", [
-        *((f"/joint_states.position[{i}]", name) for i, name in enumerate(JOINTS)),
-        *((f"{COMMAND}.points[0].positions[{i}]", f"{name} command") for i, name in enumerate(JOINTS)),
-    ])
-    states = layouts.StateTransitionsPanel(title="Guard", config=layouts.StateTransitionsConfig(
-        paths=[layouts.StateTransitionsSeries(value=path, label=label, timestamp_method="receiveTime")
-               for path, label in ((STATE, "guard"), ("/pruning.kind", "frame"))]))
-    health = layouts.DiagnosticsSummaryPanel(config=layouts.DiagnosticsSummaryConfig(topic_to_render="/diagnostics", sort_by_level=True))
     buttons = row(*(_button(layouts, name, request) for name, (_, request) in SERVICES.items()))
-    left = column(cameras, states, health, buttons)
-    made = layouts.Layout(content=row(left, column(stages, scene, trigger, joints)))
+    shown = layouts.DiagnosticsSummaryConfig(topic_to_render="/diagnostics", sort_by_level=True)
+    health = layouts.DiagnosticsSummaryPanel(config=shown)
+    plots = [_plot(layouts, title, paths) for title, paths in PLOTS.items()]
+    left = column(cameras, _states(layouts), health, buttons)
+    made = layouts.Layout(content=row(left, column(*plots)))
     return json.dumps(json.loads(made.to_json()), indent=1) + "\n"
+
+
+def _states(layouts: Any) -> Any:
+    """The guard's state and the kind of each frame over time."""
+    paths = ((STATE, "guard"), ("/pruning.kind", "frame"))
+    series = [
+        layouts.StateTransitionsSeries(value=path, label=label, timestamp_method="receiveTime") for path, label in paths
+    ]
+    return layouts.StateTransitionsPanel(title="Guard", config=layouts.StateTransitionsConfig(paths=series))
 
 
 def _container(layouts: Any, direction: str) -> Any:
@@ -80,7 +92,10 @@ def _image(layouts: Any, camera: str) -> Any:
 
 
 def _plot(layouts: Any, title: str, paths: Sequence[tuple[str, str]]) -> Any:
-    series = [layouts.PlotSeries(value=path, label=label, enabled=True, timestamp_method="receiveTime") for path, label in paths]
+    series = [
+        layouts.PlotSeries(value=path, label=label, enabled=True, timestamp_method="receiveTime")
+        for path, label in paths
+    ]
     return layouts.PlotPanel(title=title, config=layouts.PlotConfig(paths=series, show_legend=True, is_synced=True))
 
 

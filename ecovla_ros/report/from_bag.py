@@ -64,7 +64,9 @@ def read(path: str | Path, done: Callable[[float], None] = lambda share: None) -
             story.pictures[topic] = [((ns - begin_ns) / 1e9, picture) for ns, picture in found]
     _say_what_is_missing(story, bag.topics)
     if not story.frames and not story.changes and not len(story.measured) and not any(story.pictures.values()):
-        raise BagError(f"'{path}' tells nothing: " + (story.notes[0] if story.notes else "no message that a report shows"))
+        raise BagError(
+            f"'{path}' tells nothing: " + (story.notes[0] if story.notes else "no message that a report shows")
+        )
     return story
 
 
@@ -158,7 +160,13 @@ def _first(bag: Bag, topic: str, messages: Iterator[Raw], story: Story) -> Itera
 
 
 def _say_what_is_missing(story: Story, topics: Mapping[str, str]) -> None:
-    names = {LATENCY: "latency", PRUNING: "pruning", STATUS: "the guard's status", TRAJECTORY: "commands", STATE: "joint states"}
+    names = {
+        LATENCY: "latency",
+        PRUNING: "pruning",
+        STATUS: "the guard's status",
+        TRAJECTORY: "commands",
+        STATE: "joint states",
+    }
     missing = [name for kind, name in names.items() if kind not in topics.values()]
     if missing:
         story.notes.append(f"not recorded: {', '.join(missing)}")

@@ -19,7 +19,9 @@ def read(path: str | Path) -> Story:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = [dict(row) for row in document["rows"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BagError(f"'{path}' is not a document of this package: {error!r}; valid: JSON with the key rows, from --json") from error
+        raise BagError(
+            f"'{path}' is not a document of this package: {error!r}; valid: JSON with the key rows, from --json"
+        ) from error
     if not rows:
         raise BagError(f"'{path}' holds no row")
     story = Story(Path(path).name, facts=_facts(document))
@@ -39,7 +41,9 @@ def _frames(story: Story, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row.get("guard") and (not story.changes or story.changes[-1].state != row["guard"]):
             story.changes.append(Change(row["t"], row["guard"], "as seen with each frame"))
-    story.notes.append("from a replay's document: pictures, joint states and commands are in the bag (ecovla replay --out)")
+    story.notes.append(
+        "from a replay's document: pictures, joint states and commands are in the bag (ecovla replay --out)"
+    )
 
 
 def _facts(document: Mapping[str, Any]) -> dict[str, str]:
@@ -50,5 +54,7 @@ def _facts(document: Mapping[str, Any]) -> dict[str, str]:
     if document.get("commit"):
         facts["commit"] = str(document["commit"])[:11]
     if document.get("settings"):
-        facts["settings"] = ", ".join(f"{k}={v}" for k, v in document["settings"].items() if v not in (None, "", [], False))
+        facts["settings"] = ", ".join(
+            f"{k}={v}" for k, v in document["settings"].items() if v not in (None, "", [], False)
+        )
     return facts

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ecovla_ros.control.limits import Limits
-from ecovla_ros.report import charts
+from ecovla_ros.report import charts, motion, tags, timeline
 from ecovla_ros.report.story import STAGES, Story
 from ecovla_ros.types import JOINTS
 
-CONFIG = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 EVENTS = 200
 """Lines of a table of events, at most."""
 
@@ -40,29 +35,44 @@ def page(story: Story, limits: Limits) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<title>{_text(story.title)} - ecovla report</title>\n<style>\n{style}</style>\n"
+        f"<title>{tags.text(story.title)} - ecovla report</title>\n<style>\n{style}</style>\n"
         f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
 def _sections(story: Story, limits: Limits) -> list[str]:
     return [
-        _head(story), _tiles(story), *_tables(story), _timeline(story), _stages(story),
-        _section("Latency", "policy: encode to chunk. camera to chunk: stamp of the picture to the chunk published.",
-                 _chart(charts.latency(story)), _worst(story)),
+        _head(story),
+        _tiles(story),
+        *_tables(story),
+        _timeline(story),
+        _stages(story),
+        tags.section(
+            "Latency",
+            "policy: encode to chunk. camera to chunk: stamp of the picture to the chunk published.",
+            tags.chart(charts.latency(story)),
+            _worst(story),
+        ),
         _pictures(story),
-        _section("When the scene changes", "A frame whose vision tokens are less like those of the frame before than the threshold "
-                 "(arXiv 2602.00780, Eq. 5-7) triggers a new pattern.", _chart(charts.similarity(story))),
-        _section("Pattern age", "Frames since the pattern last changed.", _chart(charts.pattern_age(story))),
-        _states(story), _commands(story, limits), _held(story), _facts(story),
+        tags.section(
+            "When the scene changes",
+            "A frame whose vision tokens are less like those of the frame before than the threshold "
+            "(arXiv 2602.00780, Eq. 5-7) triggers a new pattern.",
+            tags.chart(charts.similarity(story)),
+        ),
+        tags.section("Pattern age", "Frames since the pattern last changed.", tags.chart(charts.pattern_age(story))),
+        _states(story),
+        _commands(story, limits),
+        _held(story),
+        _facts(story),
     ]
 
 
 def _head(story: Story) -> str:
-    said = "".join(f"<li>{t:.1f} s: {_text(text)}</li>" for t, text in story.instructions[:20])
-    notes = "".join(f"<li>{_text(note)}</li>" for note in story.notes)
+    said = "".join(f"<li>{t:.1f} s: {tags.text(text)}</li>" for t, text in story.instructions[:20])
+    notes = "".join(f"<li>{tags.text(note)}</li>" for note in story.notes)
     return (
-        f"<header><h1>{_text(story.title)}</h1>"
+        f"<header><h1>{tags.text(story.title)}</h1>"
         + (f'<ul class="said">{said}</ul>' if said else "")
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + "</header>"
@@ -77,19 +87,19 @@ def _tiles(story: Story) -> str:
     tiles = [("frames", f"{story.frames}"), ("duration", f"{story.seconds:.1f} s")]
     if len(total):
         tiles += [(f"policy p{q}", f"{np.percentile(total, q):.1f} ms") for q in (50, 95, 99)]
-        tiles.append(("deadline misses", _share(story.columns["deadline_missed"])))
+        tiles.append(("deadline misses", tags.share(story.columns["deadline_missed"])))
     methods = sorted(set(story.columns["method"]) - {""})
     if methods:
         tiles.append(("method", ", ".join(methods)))
     if set(methods) - {"dense"}:
-        tiles.append(("triggers", _share(story.columns["triggered"])))
-    cells = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for name, value in tiles)
+        tiles.append(("triggers", tags.share(story.columns["triggered"])))
+    cells = "".join(f"<div><b>{tags.text(value)}</b><span>{tags.text(name)}</span></div>" for name, value in tiles)
     return f'<section class="tiles">{cells}</section>'
 
 
 def _timeline(story: Story) -> str:
-    made = charts.timeline(story) if story.frames else None
-    return _section("One frame, two streams", made[1], _chart(made[0])) if made else ""
+    made = timeline.timeline(story) if story.frames else None
+    return tags.section("One frame, two streams", made[1], tags.chart(made[0])) if made else ""
 
 
 def _stages(story: Story) -> str:
@@ -105,12 +115,14 @@ def _stages(story: Story) -> str:
             continue
         quantiles = [f"{np.percentile(values, q):.2f}" for q in (50, 95, 99)]
         rows.append([stage, str(len(values)), f"{values.mean():.2f}", *quantiles, f"{values.max():.2f}"])
-        chart = _chart(charts.histogram(values, stage))
+        chart = tags.chart(charts.histogram(values, stage))
         cells.append(f"<figure><figcaption>{stage}</figcaption>{chart}</figure>")
     if not rows:
         return ""
-    table = _table(("stage", "n", "mean", "p50", "p95", "p99", "max"), rows)
-    return _section("Stages", "Milliseconds. The refresh runs beside the frame.", table, f'<div class="grid">{"".join(cells)}</div>')
+    table = tags.table(("stage", "n", "mean", "p50", "p95", "p99", "max"), rows)
+    return tags.section(
+        "Stages", "Milliseconds. The refresh runs beside the frame.", table, f'<div class="grid">{"".join(cells)}</div>'
+    )
 
 
 def _worst(story: Story) -> str:
@@ -122,22 +134,34 @@ def _worst(story: Story) -> str:
     for i in np.argsort(-total)[:5]:
         parts = {s: float(np.nan_to_num(story.columns[f"{s}_ms"][i])) for s in STAGES}
         longest = max(parts, key=lambda s: parts[s])
-        rows.append([f"{story.columns['t'][i]:.2f}", story.columns["kind"][i], f"{total[i]:.1f}", f"{longest} {parts[longest]:.1f}",
-                     "missed" if story.columns["deadline_missed"][i] else ""])
-    return "<h3>The slowest frames</h3>" + _table(("s", "kind", "policy ms", "longest stage, ms", "deadline"), rows)
+        rows.append(
+            [
+                f"{story.columns['t'][i]:.2f}",
+                story.columns["kind"][i],
+                f"{total[i]:.1f}",
+                f"{longest} {parts[longest]:.1f}",
+                "missed" if story.columns["deadline_missed"][i] else "",
+            ]
+        )
+    return "<h3>The slowest frames</h3>" + tags.table(("s", "kind", "policy ms", "longest stage, ms", "deadline"), rows)
 
 
 def _pictures(story: Story) -> str:
     strips = []
     for topic, pictures in story.pictures.items():
         shots = "".join(
-            f'<figure><img alt="{_text(topic)} at {t:.1f} s" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+            f'<figure><img alt="{tags.text(topic)} at {t:.1f} s" src="data:image/jpeg;base64,'
+            f'{base64.b64encode(jpeg).decode()}">'
             f"<figcaption>{t:.1f} s{_mark(story, t)}</figcaption></figure>"
             for t, jpeg in pictures
         )
         if shots:
-            strips.append(f'<h3>{_text(topic)}</h3><div class="strip" tabindex="0">{shots}</div>')
-    return _section("What the cameras saw", "Evenly along the time axis; scroll to the side.", *strips) if strips else ""
+            strips.append(f'<h3>{tags.text(topic)}</h3><div class="strip" tabindex="0">{shots}</div>')
+    return (
+        tags.section("What the cameras saw", "Evenly along the time axis; scroll to the side.", *strips)
+        if strips
+        else ""
+    )
 
 
 def _mark(story: Story, t: float) -> str:
@@ -149,69 +173,52 @@ def _mark(story: Story, t: float) -> str:
 def _states(story: Story) -> str:
     rows = [[f"{c.t:.2f}", c.state, c.reason] for c in story.changes[:EVENTS]]
     more = f"<p>... and {len(story.changes) - EVENTS} more</p>" if len(story.changes) > EVENTS else ""
-    table = "<details><summary>Every change</summary>" + _table(("s", "state", "why"), rows) + more + "</details>" if rows else ""
-    return _section("The guard's states", "", _chart(charts.states(story)), table)
+    table = (
+        "<details><summary>Every change</summary>" + tags.table(("s", "state", "why"), rows) + more + "</details>"
+        if rows
+        else ""
+    )
+    return tags.section("The guard's states", "", tags.chart(motion.states(story)), table)
 
 
 def _commands(story: Story, limits: Limits) -> str:
     cells = []
     for i, name in enumerate(JOINTS):
-        chart = _chart(charts.joint(story, i, limits))
+        chart = tags.chart(motion.joint(story, i, limits))
         if chart:
             cells.append(f"<figure><figcaption>{name}</figcaption>{chart}</figure>")
     if not cells:
         return ""
     what = f"Blue: commanded, grey: measured, red: limits of profile {limits.profile}."
-    return _section("Commands against limits", what, f'<div class="grid">{"".join(cells)}</div>',
-                    "<h3>Speed of every command</h3>" if story.commands else "", _chart(charts.speeds(story, limits)))
+    return tags.section(
+        "Commands against limits",
+        what,
+        f'<div class="grid">{"".join(cells)}</div>',
+        "<h3>Speed of every command</h3>" if story.commands else "",
+        tags.chart(motion.speeds(story, limits)),
+    )
 
 
 def _held(story: Story) -> str:
     rows = [[f"{t:.2f}", why] for t, why in story.held[:EVENTS]]
-    return _section("No chunk", f"{len(story.held)} times the policy gave none.", _table(("s", "why"), rows)) if rows else ""
+    return (
+        tags.section("No chunk", f"{len(story.held)} times the policy gave none.", tags.table(("s", "why"), rows))
+        if rows
+        else ""
+    )
 
 
 def _tables(story: Story) -> list[str]:
     made = []
     for heading, rows in story.tables.items():
         keys = list(dict.fromkeys(k for row in rows for k in row))
-        cells = [[_number(row.get(k)) for k in keys] for row in rows[:EVENTS]]
-        made.append(_section(heading.capitalize(), "", _chart(charts.percentiles(rows)), _table(keys, cells)))
+        cells = [[tags.number(row.get(k)) for k in keys] for row in rows[:EVENTS]]
+        made.append(
+            tags.section(heading.capitalize(), "", tags.chart(charts.percentiles(rows)), tags.table(keys, cells))
+        )
     return made
 
 
 def _facts(story: Story) -> str:
     rows = [[key, value] for key, value in story.facts.items()]
-    return _section("Where this comes from", "", _table(("", ""), rows)) if rows else ""
-
-
-def _section(heading: str, what: str, *parts: str) -> str:
-    if not any(parts):
-        return ""
-    return f"<section><h2>{_text(heading)}</h2>" + (f"<p>{_text(what)}</p>" if what else "") + "".join(parts) + "</section>"
-
-
-def _chart(figure: go.Figure | None) -> str:
-    if figure is None:
-        return ""
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, default_width="100%"))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_text(name)}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _share(flags: np.ndarray) -> str:
-    return f"{int(flags.sum())} ({100 * flags.mean():.1f} %)" if len(flags) else "-"
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    return tags.section("Where this comes from", "", tags.table(("", ""), rows)) if rows else ""

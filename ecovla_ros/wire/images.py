@@ -39,8 +39,8 @@ CONVERTED: dict[str, tuple[int, int]] = {
 }
 """Image encoding -> bytes of a pixel, and OpenCV's conversion."""
 _BYTES = {
-    "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "rgb16": 6, "bgr16": 6, "rgba16": 8, "bgra16": 8, "mono16": 2,
-    "8UC1": 1, "8UC3": 3, "8UC4": 4, **{name: size for name, (size, _) in CONVERTED.items()},
+    "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "rgb16": 6, "bgr16": 6, "rgba16": 8, "bgra16": 8,
+    "mono16": 2, "8UC1": 1, "8UC3": 3, "8UC4": 4, **{name: size for name, (size, _) in CONVERTED.items()},
 }  # fmt: skip
 _CODECS = ("jpeg", "jpg", "png", "webp")
 _MAX_SIDE = 16_384
@@ -59,7 +59,9 @@ def decode_image(msg: Any, name: str = "image") -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
-        raise ObservationError(f"{name}: {data.size} bytes of '{msg.format}' do not decode; valid: a whole jpeg, png or webp")
+        raise ObservationError(
+            f"{name}: {data.size} bytes of '{msg.format}' do not decode; valid: a whole jpeg, png or webp"
+        )
     return np.ascontiguousarray(image[..., ::-1])
 
 
