@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import List  # noqa: UP035  launch_ros tells a list of strings by this name
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable, Shutdown
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -53,7 +53,7 @@ def generate_launch_description() -> LaunchDescription:
         "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
         "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
     }
-    replay = Node(executable="replay", name="replay", parameters=[played], on_exit=Shutdown(), **common)
+    replay = Node(executable="replay", name="replay", parameters=[played], on_exit=_all, **common)
     chosen = matches_action(policy)
     profile = PathJoinSubstitution([FindPackageShare("ecovla_ros"), "config", "fastdds.xml"])
     return LaunchDescription(
@@ -70,6 +70,11 @@ def generate_launch_description() -> LaunchDescription:
             _then(policy, "activating", "active", replay),
         ]
     )
+
+
+def _all(event: object, context: LaunchContext) -> list[Shutdown]:
+    """The bag has ended: so do the others, unless they already do."""
+    return [] if context.is_shutdown else [Shutdown()]
 
 
 def _change(chosen: object, transition: int) -> ChangeState:

@@ -122,7 +122,7 @@ def answered(path: Path, out: Path, engine: Any, deadline_ms: float = 34.0) -> P
         listen = replay.listener(bag, topics["joint_states"], writer, guard)
         feed = Feed(bag, topics, NodeConfig())
         for answer in replay.answers(bag, engine, feed, 0, heard=listen):
-            writer.answer(answer, feed.dropped)
+            writer.answer(answer)
             if answer.chunk is not None:
                 guard.chunk(answer.chunk, answer.time_ns)
         writer.close()

@@ -44,7 +44,7 @@ class AnswerBag:
         """An input, as it is."""
         self._writer.write(raw.topic, raw.time_ns, raw.data)
 
-    def answer(self, answer: Answer, dropped: int) -> None:
+    def answer(self, answer: Answer) -> None:
         """Chunk, latency and pruning, at the time of the frame: a bag does not depend on how fast it was made."""
         report, chunk = answer.report, answer.chunk
         if report is None or chunk is None:
@@ -55,7 +55,7 @@ class AnswerBag:
         age_ms = (late_ms if abs(late_ms) < 1e3 else 0.0) + report.stages_ms.get("decode", 0.0) + report.total_ms
         put("/action_chunk", at, wire.fill_chunk(blank(TOPICS["/action_chunk"]), chunk))
         latency = blank(TOPICS["/latency"])
-        put("/latency", at, wire.fill_latency(latency, report, self._frame, dropped, age_ms, self._deadline_ms))
+        put("/latency", at, wire.fill_latency(latency, report, self._frame, answer.dropped, age_ms, self._deadline_ms))
         put("/pruning", at, wire.fill_pruning(blank(TOPICS["/pruning"]), report))
 
     def guard(self, news: Iterable[News]) -> None:

@@ -41,6 +41,8 @@ class Held:
     stamp_ns: int
     """Of the newest picture; 0 when none came."""
     why: str
+    dropped: int
+    """Pictures so far that were in no frame."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Frame:
     observation: Observation
     new_episode: bool
     """The first frame, one after an instruction, or one after the clock jumped back."""
+    dropped: int
+    """Pictures so far that were in no frame."""
 
 
 def mapping(texts: Sequence[str], cameras: Sequence[str] = CAMERAS) -> dict[str, str]:
@@ -73,7 +77,7 @@ def choose(
 
     Raises BagError for a topic that is not there, or that holds messages of another type.
     """
-    chosen = {}
+    chosen: dict[str, str] = {}
     for name in (*cameras, *KINDS):
         if name == "instruction" and instruction:
             continue
@@ -159,7 +163,7 @@ class Feed:
             else:
                 self._picture(name, raw)
         except ObservationError as error:
-            yield Held(raw.time_ns, 0, str(error))
+            yield Held(raw.time_ns, 0, str(error), self.dropped)
         yield from self._silence(raw.time_ns)
         if self._pairing.due:
             images = self._pairing.take()
@@ -180,9 +184,8 @@ class Feed:
         assert self._began_ns is not None
         silent = [c for c in self.cameras if time_ns - self._received.get(c, self._began_ns) > age_ns]
         if silent and not self._silent:
-            yield Held(
-                time_ns, 0, f"no image for {age_ns / 1e9:.1f} s on {', '.join(self._by_name[c] for c in silent)}"
-            )
+            why = f"no image for {age_ns / 1e9:.1f} s on {', '.join(self._by_name[c] for c in silent)}"
+            yield Held(time_ns, 0, why, self.dropped)
         self._silent = bool(silent)
 
     def _wanted(self, stamp_ns: int) -> bool:
@@ -198,8 +201,8 @@ class Feed:
         try:
             seen = self._observation(images, stamp_ns)
         except ObservationError as error:
-            return Held(time_ns, stamp_ns, str(error))
-        frame = Frame(time_ns, seen, self._new)
+            return Held(time_ns, stamp_ns, str(error), self.dropped)
+        frame = Frame(time_ns, seen, self._new, self.dropped)
         self._new = False
         return frame
 

@@ -35,12 +35,10 @@ class Kinds:
         except TypesysError as error:
             raise BagError(f"the definition of {kind} cannot be read: {error}") from error
         for _, fields in found.values():
-            for _, (node, detail) in fields:
-                inner = detail if node == Nodetype.NAME else detail[0]
-                if node in (Nodetype.ARRAY, Nodetype.SEQUENCE):
-                    node, inner = inner
-                if node == Nodetype.NAME and inner not in found:
-                    self.learn(inner)
+            for _, field in fields:
+                node, detail = _element(field)
+                if node == Nodetype.NAME and detail not in found:
+                    self.learn(str(detail))
         self.store.register(found)
 
     def new(self, kind: str) -> type:
@@ -76,6 +74,12 @@ class Kinds:
         if inner == Nodetype.BASE and what[0] != "string":
             return np.zeros(count, {"octet": np.uint8, "byte": np.uint8, "char": np.uint8}.get(what[0], what[0]))
         return [self._zero(inner, what) for _ in range(count)]
+
+
+def _element(field: Any) -> tuple[Nodetype, Any]:
+    """What a field, or each element of a list, is."""
+    node, detail = field
+    return detail[0] if node in (Nodetype.ARRAY, Nodetype.SEQUENCE) else (node, detail)
 
 
 def definition(kind: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros import build
+from ecovla_ros.bags.ahead import ahead
 from ecovla_ros.bags.answers import AnswerBag
 from ecovla_ros.bags.guarded import Guarded
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
@@ -40,6 +41,8 @@ class Answer:
     report: FrameReport | None = None
     pattern: str = ""
     """Fingerprint of the channels that sparse frames kept in this frame; empty when dense."""
+    dropped: int = 0
+    """Pictures so far that were in no frame."""
 
 
 @dataclass
@@ -84,19 +87,33 @@ def answers(
     Raises BagError where the bag is damaged.
     """
     pattern = _fingerprint(engine)
-    for raw in bag.raw(list(feed.topics)):
-        heard(raw)
-        began = clock()
-        for found in feed.take(raw):
-            if isinstance(found, Held):
-                yield Answer(found.time_ns, found.stamp_ns, found.why)
-                continue
-            decode_ms = 1e3 * (clock() - began)
+    for messages, found, decode_ms in ahead(_found(bag, feed, clock)):
+        for raw in messages:
+            heard(raw)
+        if isinstance(found, Held):
+            yield Answer(found.time_ns, found.stamp_ns, found.why, dropped=found.dropped)
+        elif found is not None:
             pace(found.time_ns)
             answer = _answer(engine, found, seed, decode_ms, pattern)
             yield answer
             if answer.report is not None and answer.report.kind == "refresh":
                 pattern = _fingerprint(engine)
+
+
+def _found(bag: Bag, feed: Feed, clock: Callable[[], float]) -> Iterator[tuple[list[Raw], Frame | Held | None, float]]:
+    """Messages up to the one that gave a frame, the frame, and how long it took to decode, ms."""
+    messages: list[Raw] = []
+    try:
+        for raw in bag.raw(feed.topics):
+            messages.append(raw)
+            began = clock()
+            for found in feed.take(raw):
+                yield messages, found, 1e3 * (clock() - began)
+                messages = []
+    except BagError:
+        yield messages, None, 0.0
+        raise
+    yield messages, None, 0.0
 
 
 def _answer(engine: Any, frame: Frame, seed: int, decode_ms: float, pattern: str) -> Answer:
@@ -106,10 +123,10 @@ def _answer(engine: Any, frame: Frame, seed: int, decode_ms: float, pattern: str
     try:
         step = engine.step(seen)
     except (ObservationError, ControlError) as error:
-        return Answer(frame.time_ns, seen.stamp_ns, str(error))
+        return Answer(frame.time_ns, seen.stamp_ns, str(error), dropped=frame.dropped)
     stages = {**step.report.stages_ms, "decode": decode_ms}
     report = replace(step.report, stages_ms=stages)
-    return Answer(frame.time_ns, seen.stamp_ns, "", step.chunk, report, pattern)
+    return Answer(frame.time_ns, seen.stamp_ns, "", step.chunk, report, pattern, frame.dropped)
 
 
 def run(settings: Config, path: str | Path, options: Options = Options(), out: str | Path | None = None) -> Replay:
@@ -136,7 +153,7 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
             for answer in answers(bag, engine, feed, settings.policy.seed, options.pace, heard):
                 result.rows.append(_row(answer, settings.node.deadline_ms, dtype) | _guarded(answer, guard))
                 if writer is not None:
-                    writer.answer(answer, feed.dropped)
+                    writer.answer(answer)
         except BagError as error:
             result.damage = str(error)
         result.dropped = feed.dropped

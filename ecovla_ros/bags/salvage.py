@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import closing
@@ -13,6 +14,8 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, DataEnd, Message, Schema
 from mcap.stream_reader import StreamReader
 from zstandard import ZstdError
+
+from ecovla_ros.bags import pages
 
 BROKEN = (McapError, ZstdError, struct.error, OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError)
 """What mcap's stream reader raises where a file is damaged."""
@@ -70,18 +73,27 @@ class Remains:
 
     def _from_sqlite(self, wanted: Collection[str]) -> Iterator[Raw]:
         try:
-            vfs = _WholePages(self.path)
-            flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-            with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
-                kinds = {i: (name, kind) for i, name, kind in base.execute("SELECT id, name, type FROM topics")}
-                self.topics.update(kinds.values())
-                if not wanted:
-                    return
-                for i, time_ns, data in base.execute("SELECT topic_id, timestamp, data FROM messages NOT INDEXED"):
-                    if kinds[i][0] in wanted:
-                        yield Raw(*kinds[i], time_ns, data)
+            kinds = self._sqlite_topics()
+            self.why = "pages of it are missing"
+            if not wanted:
+                return
+            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                with memoryview(data) as view:
+                    for _, (_, topic, time_ns, message) in pages.rows(view, columns=4):
+                        if topic not in kinds or not isinstance(time_ns, int) or not isinstance(message, bytes):
+                            continue  # a row of another table
+                        if kinds[topic][0] in wanted:
+                            yield Raw(*kinds[topic], time_ns, message)
         except (apsw.Error, KeyError, TypeError, ValueError, OSError) as error:
             self.why = f"its pages are damaged ({error})"
+
+    def _sqlite_topics(self) -> dict[object, tuple[str, str]]:
+        vfs = _WholePages(self.path)
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
+            kinds = {i: (name, kind) for i, name, kind in base.execute("SELECT id, name, type FROM topics")}
+            self.topics.update(kinds.values())
+            return kinds
 
 
 class _WholePages(apsw.VFS):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,12 +37,13 @@ TEN_MINUTES = Sample(seconds=600.0, size=128, image_hz=10.0, state_hz=100.0, enc
 LARGE = Sample(seconds=167.0, size=448, image_hz=10.0, state_hz=100.0, encoding="rgb8")
 """2 GB."""
 STREAM = """
-import resource, sys
+import sys
 from ecovla_ros import wire
 from ecovla_ros.bags.read import Bag
 with Bag(sys.argv[1]) as bag:
     images = [t for t, k in bag.topics.items() if k.endswith("Image")]
-    total, early, peak = sum(bag.counts().values()), 0, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = lambda: next(l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM"))
+    total, early = sum(bag.counts().values()), 0
     for i, raw in enumerate(bag.raw(list(bag.topics))):
         value = bag.decode(raw)
         if raw.topic in images:
@@ -97,7 +99,7 @@ def answered(source: Path, out: Path) -> Path:
         heard = replay.listener(bag, topics["joint_states"], writer, guard)
         feed = Feed(bag, topics, settings.node)
         for answer in replay.answers(bag, Pretended(), feed, 0, heard=heard):
-            writer.answer(answer, feed.dropped)
+            writer.answer(answer)
             if answer.chunk is not None:
                 guard.chunk(answer.chunk, answer.time_ns)
         writer.close()
@@ -186,12 +188,16 @@ def memory(bags: dict[str, Path]) -> list[Row]:
     return rows
 
 
+def _minute(storage: str, path: Path) -> Path:
+    return sample.write(path, MINUTE.events(), storage)
+
+
 def damage(bags: dict[str, Path]) -> list[Row]:
     """Share of the messages of a bag of which the second half is cut off that are read."""
     rows = []
     folder = bags["minute"].parent
     for storage, ending in (("mcap", "mcap"), ("sqlite3", "db3")):
-        whole = _once(folder / f"half-{storage}", lambda p, s=storage: sample.write(p, MINUTE.events(), s))
+        whole = _once(folder / f"half-{storage}", partial(_minute, storage))
         data = next(whole.glob(f"*.{ending}")).read_bytes()
         cut = folder / f"cut.{ending}"
         cut.write_bytes(data[: len(data) // 2])
