@@ -45,6 +45,17 @@ def _doc(default: Any, doc: str) -> Any:
 
 
 @dataclass(frozen=True)
+class EmbodimentConfig:
+    """What a published checkpoint does not say of itself: how its training data name and measure this arm."""
+
+    cameras: tuple[str, ...] = _doc((), "camera=slot for each camera, e.g. third_person=base_0_rgb")
+    actions: str = _one_of("absolute", ("absolute", "relative"), "joint targets, or their difference from the joints now")
+    gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
+    period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
+    statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """Which model, from which checkpoint, and how it runs."""
 
@@ -57,6 +68,7 @@ class PolicyConfig:
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
+    embodiment: EmbodimentConfig = field(default_factory=EmbodimentConfig)
 
 
 @dataclass(frozen=True)

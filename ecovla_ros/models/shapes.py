@@ -33,7 +33,8 @@ TEXT = "place the apple in the basket"
 """The instruction the bench measures with; the tokenizer of a shape knows its words."""
 
 PI0 = PiConfig(
-    vision="siglip", image_size=224, patch=14, vision_width=1152, vision_layers=27, vision_heads=16, vision_mlp=4304,
+    vision="siglip", fit="pad", image_size=224, patch=14, vision_width=1152, vision_layers=27, vision_heads=16,
+    vision_mlp=4304,
     vocab=257_152, max_prompt=48, lm_width=2048, lm_mlp=16_384, layers=18, heads=8, kv_heads=1, head_dim=256,
     expert_width=1024, expert_mlp=4096, state_dim=32, action_dim=32, horizon=50, flow_steps=10,
 )  # fmt: skip
@@ -118,7 +119,7 @@ def _cuda(device: Device) -> list[torch.device]:
 
 def _pi(name: str, config: PiConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int) -> PiPolicy:
     model = random_weights(lambda: PiModel(config), device, dtype, seed)
-    words = TEXT if config.variant == "pi0" else state_prompt(TEXT, range(256))
+    words = TEXT if config.variant == "pi0" else state_prompt(TEXT, range(-1, 256))
     prompt = Prompt.build([words], config.max_prompt)
     return PiPolicy(model, _spec(name, config), _statistics(config.horizon), prompt, bucket=bucket)
 

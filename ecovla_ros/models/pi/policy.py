@@ -137,7 +137,8 @@ class PiPolicy:
         size = self.config.image_size
         images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
         word = self.prompt.example()
-        buckets = range(1, self.prompt.max_tokens + 1, self.bucket) if self.bucket > 1 else (1,)
+        spare = self.prompt.max_tokens - len(self.prompt.ids(self._words(word, np.zeros(8))))
+        buckets = range(1, spare + 2, self.bucket) if self.bucket > 1 else (1,)
         for text in self.spec.instructions or tuple(" ".join([word] * n) for n in buckets):
             yield Observation(0, images, np.zeros(7), 0.0, text)
 
