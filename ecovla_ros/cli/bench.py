@@ -32,6 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=int, default=0, metavar="EVERY",
                         help="also run transformers' PI0 on the same weights, on every so many turns")
     parser.add_argument("--fidelity", action="store_true", help="error of the actions against dense instead of latency")
+    parser.add_argument("--nodes", type=int, default=0, metavar="ROUNDS",
+                        help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant")
     parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
 
 
@@ -41,10 +43,11 @@ def run(options: argparse.Namespace) -> int:
     from ecovla_ros.bench.variants import variants
 
     settings = config.override(settings_of(options), **{"policy.model": options.model})
-    if options.frames < 1 or options.warm_up < 0 or options.reference < 0:
-        raise ConfigError("--frames must be at least 1, --warm-up and --reference at least 0")
+    if options.frames < 1 or min(options.warm_up, options.reference, options.nodes) < 0:
+        raise ConfigError("--frames must be at least 1, --warm-up, --reference and --nodes at least 0")
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios))
-    rows, columns = _fidelity(options, settings, chosen) if options.fidelity else _latency(options, settings, chosen)
+    measure = _nodes if options.nodes else _fidelity if options.fidelity else _latency
+    rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
     if options.json:
         document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
@@ -81,3 +84,17 @@ def _fidelity(
     progress = Progress(options.frames * len(chosen), "frames")
     rows = fidelity.measure(settings, chosen, options.frames, options.seed, lambda done, total: progress.to(done))
     return rows, FIDELITY
+
+
+def _nodes(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros.bench import graph
+
+    if options.model != "mini":
+        raise ConfigError(f"--nodes drives the built-in simulator, which has a policy for mini alone, not {options.model}")
+    progress = Progress(options.nodes * len(chosen), "demos")
+    rows = graph.measure(
+        chosen, options.set, "apple", options.seed or 1, options.nodes, lambda done, total: progress.to(done)
+    )
+    return rows, LATENCY

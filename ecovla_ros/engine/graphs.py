@@ -126,6 +126,7 @@ class Graphed:
         """The policy's."""
         self.inner.mark(seen)
 
+    @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Any:
         """Copy the frame in and replay; the hand-off is the same object every time."""
         graphs = self._of(seen, plan)
@@ -140,6 +141,7 @@ class Graphed:
         self.inner.mark(seen)
         return graphs.handoff
 
+    @torch.inference_mode()
     def act(self, seen: Seen, handoff: Any, plan: Plan, noise: Tensor) -> Tensor:
         """Copy the noise in and replay; the actions lie in the same tensor every time."""
         graphs = self._of(seen, plan)
