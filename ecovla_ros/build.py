@@ -19,6 +19,14 @@ from ecovla_ros.prune import pattern
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
 
+PUBLISHED = {
+    "pi0": "ecovla_ros.models.pi.published:load",
+    "pi05": "ecovla_ros.models.pi.published:load",
+    "openvla-oft": "ecovla_ros.models.openvla_oft.checkpoint:load",
+    "cogact": "ecovla_ros.models.cogact.checkpoint:load",
+}
+"""Model name -> module:function that loads a published checkpoint folder for this arm, as `policy.embodiment` says."""
+
 SHAPES = {
     "pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid",
     "pi0": "ecovla_ros.models.shapes:pi0",
@@ -73,6 +81,12 @@ def policy(config: PolicyConfig) -> Any:
     bucket = config.bucket or (32 if device.type == "cuda" else 1)
     if config.model in SHAPES and not config.checkpoint:
         return _function(SHAPES[config.model])(device, dtype, config.seed, bucket)
+    if config.model in PUBLISHED:
+        load = _function(PUBLISHED[config.model])
+        options = {"flow_steps": config.flow_steps, "bucket": bucket}
+        return load(Path(config.checkpoint), device, dtype, config.embodiment, **options)
+    if config.model not in MODELS:
+        raise ConfigError(f"'{config.model}' has random weights only; checkpoints are for {', '.join(PUBLISHED)}")
     load = _function(MODELS[config.model])
     return load(checkpoint_of(config), device, dtype, flow_steps=config.flow_steps, bucket=bucket)
 
@@ -90,6 +104,8 @@ def _function(name: str) -> Any:
 
 def engine(config: Config, streams: Streams | None = None) -> Engine:
     """Policy, refresh and streams, calibrated and warm. Raises ConfigError, CheckpointError or PruningError."""
+    if config.policy.model in SHAPES and not config.policy.checkpoint:
+        raise ConfigError(f"model '{config.policy.model}' needs policy.checkpoint: random weights only measure")
     loaded = policy(config.policy)
     runs = captured(loaded, config.policy)
     built = Engine(runs, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)

@@ -1,4 +1,4 @@
-"""Which of this arm's cameras fills which of a checkpoint's image slots. Never by position: a wrong view says nothing."""
+"""Which of this arm's cameras fills which image slot of a checkpoint. Never by position: a wrong view says nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ecovla_ros.types import CAMERAS
 
 
 def cameras_by_slot(embodiment: EmbodimentConfig, slots: Sequence[str], needed: bool) -> tuple[str, ...]:
-    """Camera names in the order of the checkpoint's `slots`; slots without a camera are left out unless all are `needed`.
+    """Camera names in the order of a checkpoint's `slots`; slots without a camera are left out unless all are `needed`.
 
     Raises CheckpointError for a mapping that is missing, doubled, or names what is not there.
     """
@@ -30,6 +30,6 @@ def cameras_by_slot(embodiment: EmbodimentConfig, slots: Sequence[str], needed: 
     missing = [slot for slot in slots if slot not in chosen]
     if not chosen or (needed and missing):
         raise CheckpointError(
-            f"{where}: no camera for slot {', '.join(missing)}; valid: one of {', '.join(CAMERAS)} for each, as camera=slot"
+            f"{where}: no camera for slot {', '.join(missing)}; valid: camera=slot with one of {', '.join(CAMERAS)}"
         )
     return tuple(chosen[slot] for slot in slots if slot in chosen)

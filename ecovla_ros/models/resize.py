@@ -15,16 +15,16 @@ from ecovla_ros.errors import ConfigError, unknown
 Image = NDArray[np.uint8]
 
 FITS = ("area", "pad", "crop", "bicubic")
-"""area: stretched, mean over areas (mini). pad: kept in proportion on black, bilinear (openpi, lerobot). crop: stretched,
-then the middle 0.9 of the area (OpenVLA-OFT, whose Lanczos filter is replaced by the mean over areas). bicubic: stretched
-(CogACT)."""
+"""area: stretched, mean over areas (mini). pad: in proportion, on black, bilinear (openpi, lerobot). crop: stretched,
+then the middle 0.9 of the area (OpenVLA-OFT; its Lanczos filter is replaced by the mean over areas). bicubic:
+stretched (CogACT)."""
 
 CROP = 0.9
 """Share of the area that `crop` keeps."""
 
 
 def resize(image: Image, size: int, fit: str = "area") -> Image:
-    """(H, W, 3) uint8 to (size, size, 3), the same for training and inference. Raises ConfigError for an unknown fit."""
+    """(H, W, 3) uint8 to (size, size, 3), the same for training and inference. Raises ConfigError: an unknown fit."""
     if fit not in FITS:
         raise ConfigError(unknown("fit", fit, FITS))
     square = image.shape[:2] == (size, size)

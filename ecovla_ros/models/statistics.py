@@ -90,7 +90,7 @@ def of_lerobot(folder: Path, modes: Mapping[str, Any]) -> Statistics:
     paths = sorted(folder.glob("policy_preprocessor_step_*_normalizer_processor.safetensors"))
     if len(paths) != 1:
         raise CheckpointError(
-            f"'{folder}' has {len(paths)} files policy_preprocessor_step_*_normalizer_processor.safetensors; one is needed"
+            f"'{folder}' must hold one policy_preprocessor_step_*_normalizer_processor.safetensors; found {len(paths)}"
         )
     try:
         flat = load_file(paths[0])
@@ -100,8 +100,9 @@ def of_lerobot(folder: Path, modes: Mapping[str, Any]) -> Statistics:
     for key, kind in (("observation.state", "STATE"), ("action", "ACTION")):
         mode = {"MEAN_STD": "mean_std", "QUANTILES": "quantiles", "MIN_MAX": "min_max"}.get(str(modes.get(kind)))
         if mode is None:
-            raise CheckpointError(f"'{folder}': normalization_mapping of {kind} is {modes.get(kind)!r}; valid: MEAN_STD, "
-                                  "QUANTILES, MIN_MAX")
+            raise CheckpointError(
+                f"'{folder}': normalization_mapping of {kind}: {modes.get(kind)!r}; valid: MEAN_STD, QUANTILES, MIN_MAX"
+            )
         values = {name.removeprefix(key + "."): v for name, v in flat.items() if name.startswith(key + ".")}
         if not values:
             raise CheckpointError(f"'{paths[0]}' has no statistics of '{key}'; it has {', '.join(sorted(flat))}")
@@ -126,7 +127,7 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> No
     for what, values in (("state", of.state), ("actions", of.action)):
         if values is not None and values.mean.shape != (WIDTH,):
             raise CheckpointError(
-                f"{of.source}: {what} have {values.mean.size} dimensions; this arm has {WIDTH}: seven joints and the gripper"
+                f"{of.source}: {what} of {values.mean.size} dimensions; this arm has {WIDTH}: seven joints, the gripper"
             )
     state = of.state or Affine(np.zeros(WIDTH), np.ones(WIDTH))
     ends = embodiment.gripper
@@ -139,13 +140,13 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> No
 
 def _choose(found: Mapping[str, Any], name: str, nothing: str) -> Any:
     if not found:
-        raise CheckpointError(f"{nothing}: without statistics of its training data a checkpoint must not drive anything")
+        raise CheckpointError(f"{nothing}: without statistics of its training data a checkpoint drives nothing")
     if name:
         if name not in found:
             raise CheckpointError(unknown("statistics (policy.embodiment.statistics)", name, found))
         return found[name]
     if len(found) > 1:
-        raise CheckpointError(f"statistics of several data sets: {', '.join(found)}; choose: policy.embodiment.statistics")
+        raise CheckpointError(f"statistics of several data sets: {', '.join(found)}; set policy.embodiment.statistics")
     return next(iter(found.values()))
 
 

@@ -52,7 +52,7 @@ class Weights:
         """Raises CheckpointError if a weight was not used that does not begin with one of `unread`."""
         extra = sorted(name for name in self.unused if not name.startswith(tuple(unread)))
         if extra:
-            raise CheckpointError(f"{self.where}: {len(extra)} weights this model does not have: {', '.join(extra[:5])}")
+            raise CheckpointError(f"{self.where}: {len(extra)} weights too many: {', '.join(extra[:5])}")
 
     def _near(self, name: str) -> str:
         tail = name.rsplit(".", 2)[-2:]
@@ -126,8 +126,8 @@ class _Blank(TorchFunctionMode):
         keywords = dict(keywords or {})
         if function is torch.randn:
             return torch.empty(*arguments, **keywords)
-        if function in (Tensor.uniform_, Tensor.normal_):
-            return arguments[0]
+        if getattr(function, "__module__", "") == "torch.nn.init" or function in (Tensor.uniform_, Tensor.normal_):
+            return arguments[0] if arguments else keywords["tensor"]
         return function(*arguments, **keywords)
 
 

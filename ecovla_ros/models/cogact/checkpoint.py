@@ -1,4 +1,4 @@
-"""Published CogACT checkpoints: config.json, dataset_statistics.json, checkpoints/NAME.pt, and Llama 2's tokenizer.json."""
+"""Published CogACT checkpoints: config.json, dataset_statistics.json, checkpoints/NAME.pt, Llama 2's tokenizer.json."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def config_of(document: Any, weights: Weights, cameras: tuple[str, ...]) -> Coga
     vla = document.get("vla") if isinstance(document, Mapping) else None
     base = vla.get("base_vlm") if isinstance(vla, Mapping) else None
     if not isinstance(base, str) or "dinosiglip-224px" not in base:
-        raise CheckpointError(f"config.json: vla.base_vlm is {base!r}; valid: a model on dinosiglip-224px with Llama 2 7B")
+        raise CheckpointError(f"config.json: vla.base_vlm is {base!r}; valid: one with dinosiglip-224px and Llama 2 7B")
     position = weights.shapes.get(f"{NET}positional_embedding")
     action = weights.shapes.get(f"{NET}x_embedder.linear.weight")
     if position is None or action is None:

@@ -47,7 +47,7 @@ def load(
     document, stats = read_json(path / "config.json"), statistics_of(path, embodiment)
     head, projector = (open_archive(component(path, name)) for name in ("action_head", "proprio_projector"))
     cameras = cameras_by_slot(embodiment, SLOTS, needed=True)
-    config = config_of(document, head, projector, cameras)
+    config = config_of(document, head, projector, cameras, embodiment.chunk)
     norm = statistics.normaliser(stats, config.horizon, embodiment)
     words = Prompt.load(path / "tokenizer.json", config.max_prompt).tokenizer
     with ExitStack() as files:
@@ -75,7 +75,7 @@ def from_weights(
 
 
 def config_of(
-    document: Any, head: Weights, projector: Weights, cameras: tuple[str, ...]
+    document: Any, head: Weights, projector: Weights, cameras: tuple[str, ...], chunk: int
 ) -> PrismaticConfig:
     """Shape from config.json and from the sizes of head and projector. Raises CheckpointError."""
     if not isinstance(document, Mapping) or document.get("model_type") not in ("openvla", "prismatic"):
@@ -87,13 +87,13 @@ def config_of(
     state = bare(projector).shapes.get("fc1.weight")
     if last is None or first is None or state is None:
         raise CheckpointError(
-            f"{head.where} must hold model.fc1 and model.fc2 (the L1 head), {projector.where} fc1 (the state's projector)"
+            f"{head.where} must hold model.fc1 and model.fc2 (L1 head), {projector.where} fc1 (projector of the state)"
         )
     return PrismaticConfig(
         cameras=cameras, vocab=text["vocab_size"], width=text["hidden_size"], mlp=text["intermediate_size"],
         layers=text["num_hidden_layers"], heads=text["num_attention_heads"],
         head_dim=text["hidden_size"] // text["num_attention_heads"], norm_eps=text["rms_norm_eps"],
-        action_dim=last[0], state_dim=state[1], horizon=8,
+        action_dim=last[0], state_dim=state[1], horizon=chunk,
     )  # fmt: skip
 
 

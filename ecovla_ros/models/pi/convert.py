@@ -48,7 +48,7 @@ def from_weights(config: PiConfig, weights: Weights, device: str | torch.device,
 def config_of_transformers(
     document: Mapping[str, Any], cameras: tuple[str, ...], max_prompt: int, optional_cameras: bool
 ) -> PiConfig:
-    """`PiConfig` of a transformers `PI0Config` as a mapping. Raises CheckpointError: incomplete, or heads not shared."""
+    """`PiConfig` of a transformers `PI0Config` as a mapping. Raises CheckpointError: incomplete, heads not shared."""
     try:
         vlm, expert = document["vlm_config"], document["dit_config"]
         lm, vision = vlm["text_config"], vlm["vision_config"]
@@ -134,7 +134,8 @@ def _heads(source: Weights, config: PiConfig) -> Iterator[tuple[str, Tensor]]:
         yield "expert_norm.weight", source("model.dit.norm.weight")
     else:
         names |= {"time_in": "time_mlp_in", "time_out": "time_mlp_out"}
-        norms = [f"layers.{i}.{n}" for i in range(config.layers) for n in ("input_layernorm", "post_attention_layernorm")]
+        pair = ("input_layernorm", "post_attention_layernorm")
+        norms = [f"layers.{i}.{n}" for i in range(config.layers) for n in pair]
         for kind in KINDS:
             yield f"modulator.{kind}", torch.stack([source(f"model.dit.{n}.dense.{kind}") for n in (*norms, "norm")])
     for mine, theirs in names.items():

@@ -80,7 +80,7 @@ class Prompt:
 
 
 class GemmaPrompt(Prompt):
-    """PaliGemma's tokenizer as openpi uses it: the begin token before the text, and `ending` after it, encoded apart."""
+    """PaliGemma's tokenizer as openpi uses it: a begin token before the text, and `ending` after it, encoded apart."""
 
     BEGIN = 2
     ending = ""

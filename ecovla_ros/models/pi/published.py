@@ -82,17 +82,18 @@ def describe(folder: Path, weights: Weights, embodiment: EmbodimentConfig) -> Pu
         return Published("transformers", config, OPENPI_SLOTS, _openpi_statistics(folder, variant, embodiment))
     if document.get("type") in ("pi0", "pi05"):
         if document["type"] != variant:
-            raise CheckpointError(f"'{folder}': config.json says {document['type']}, the weights are those of {variant}")
+            raise CheckpointError(f"'{folder}': config.json says {document['type']}, the weights are of {variant}")
         slots = tuple(k.removeprefix(IMAGES) for k in document.get("input_features", {}) if k.startswith(IMAGES))
         if not slots:
             raise CheckpointError(f"'{folder / 'config.json'}': input_features name no '{IMAGES}…'")
         stats = statistics.of_lerobot(folder, document.get("normalization_mapping") or {})
-        return Published("lerobot", _openpi_config(document, variant, "chunk_size", "max_action_dim"), slots, stats)
+        config = _openpi_config(document, variant, "chunk_size", "max_action_dim")
+        return Published("lerobot", config, slots, stats)
     if "action_horizon" in document and "paligemma_variant" in document:
         config = _openpi_config(document, variant, "action_horizon", "action_dim")
         return Published("openpi", config, OPENPI_SLOTS, _openpi_statistics(folder, variant, embodiment))
     raise CheckpointError(
-        f"'{folder / 'config.json'}' is none of: transformers' (model_type pi0), lerobot's (type pi0 or pi05), openpi's "
+        f"'{folder / 'config.json'}' is none of: transformers' (model_type pi0), lerobot's (type pi0, pi05), openpi's "
         "(action_horizon and paligemma_variant)"
     )
 

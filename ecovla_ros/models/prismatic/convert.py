@@ -1,4 +1,4 @@
-"""Published weights of Prismatic models as this package's. Two namings: OpenVLA's (transformers) and Prismatic's own."""
+"""Published weights of Prismatic models as this package's, in two namings: OpenVLA's and Prismatic's own."""
 
 from __future__ import annotations
 
