@@ -13,7 +13,8 @@ from ecovla_ros.config import Config, PolicyConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import CudaRecorder, Graphed
 from ecovla_ros.engine.streams import Streams, streams_for
-from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros.errors import CheckpointError, ConfigError, unknown
+from ecovla_ros.models.weights import read_json
 from ecovla_ros.prune import pattern
 
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
@@ -89,6 +90,32 @@ def policy(config: PolicyConfig) -> Any:
         raise ConfigError(f"'{config.model}' has random weights only; checkpoints are for {', '.join(PUBLISHED)}")
     load = _function(MODELS[config.model])
     return load(checkpoint_of(config), device, dtype, flow_steps=config.flow_steps, bucket=bucket)
+
+
+def outline(config: PolicyConfig) -> Any:
+    """The policy of a published checkpoint without memory for its weights: all is checked but the numbers.
+
+    Raises ConfigError for a model that has no published form, and CheckpointError.
+    """
+    if config.model not in PUBLISHED:
+        raise ConfigError(unknown("published model", config.model, PUBLISHED))
+    load = _function(PUBLISHED[config.model])
+    return load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+
+
+def family_of(folder: Path) -> str:
+    """Which of `PUBLISHED` a checkpoint folder is, by its config.json. Raises CheckpointError."""
+    document = read_json(folder / "config.json")
+    kind = document if isinstance(document, dict) else {}
+    if kind.get("model_type") in ("openvla", "prismatic"):
+        return "openvla-oft"
+    if "vla" in kind:
+        return "cogact"
+    if kind.get("type") in ("pi0", "pi05"):
+        return str(kind["type"])
+    if kind.get("model_type") == "pi0" or "paligemma_variant" in kind:
+        return "pi05"
+    raise CheckpointError(f"'{folder / 'config.json'}' is of no family known here: {', '.join(PUBLISHED)}")
 
 
 def captured(policy: Any, config: PolicyConfig) -> Any:

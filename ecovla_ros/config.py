@@ -69,7 +69,9 @@ class PolicyConfig:
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
-    embodiment: EmbodimentConfig = field(default_factory=EmbodimentConfig)
+    embodiment: EmbodimentConfig = field(
+        default_factory=EmbodimentConfig, metadata={"doc": "what a published checkpoint does not say of itself"}
+    )
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,15 @@ def override(config: Config, **changes: Any) -> Config:
     """Copy with dotted keys replaced, e.g. `override(c, **{"prune.ratio": 0.4})`. Raises ConfigError."""
     data = dataclasses.asdict(config)
     for key, value in changes.items():
-        section, _, name = key.partition(".")
-        if section not in data or not name:
+        *sections, name = key.split(".")
+        place = data
+        for section in sections:
+            place = place.get(section)
+            if not isinstance(place, dict):
+                raise ConfigError(unknown("configuration section", key, data))
+        if not sections:
             raise ConfigError(unknown("configuration section", key, data))
-        data[section][name] = value
+        place[name] = value
     return from_mapping(data, "override")
 
 

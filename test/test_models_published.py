@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ecovla_ros import build, config
+from ecovla_ros import build, cli, config
 from ecovla_ros.config import EmbodimentConfig, PolicyConfig
 from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.models import shapes, statistics
@@ -590,3 +590,28 @@ def test_blank_weights_are_made_without_a_draw():
     made = blank(lambda: torch.nn.Linear(3, 3), "cpu", torch.bfloat16)
     assert made.weight.dtype == torch.bfloat16 and torch.equal(torch.get_rng_state(), state)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_inspect_reads_headers_and_tells_what_matters(oft_folder, capsys, monkeypatch):
+    folder, _ = oft_folder
+    monkeypatch.setattr(torch.Tensor, "isfinite", None)  # whoever looks at a number fails
+    assert cli.main(["inspect", str(folder), "--set", "policy.embodiment.chunk=3"]) == 0
+    told = capsys.readouterr().out
+    for text in ("openvla-oft", "third_person -> slot primary", "joint targets", "-0.20..0.60", "lm.heads", "refresh dense"):
+        assert text in told, text
+
+
+@pytest.mark.parametrize("extra, told", [([], "gen3, bridge"), (["--set", "policy.embodiment.statistics=x"], "gen3")])
+def test_inspect_says_in_one_line_what_is_wrong(oft_folder, capsys, extra, told):
+    arguments = ["inspect", str(oft_folder[0]), "--config", "mini_sim.yaml", *extra]
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and told in said
+
+
+def test_what_is_no_checkpoint_is_no_family(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot read"):
+        build.family_of(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(CheckpointError, match="pi05.*openvla-oft"):
+        build.family_of(tmp_path)

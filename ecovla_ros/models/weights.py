@@ -41,6 +41,10 @@ class Weights:
             raise CheckpointError(f"{self.where}: weight '{name}' is not finite floating-point numbers")
         return tensor
 
+    def outline(self) -> Weights:
+        """Names and shapes alone: what is read is a tensor without memory."""
+        return Weights(self.shapes, lambda n: torch.empty(self.shapes[n], device="meta"), self.where)
+
     def renamed(self, rename: Callable[[str], str]) -> Weights:
         """The same tensors under other names. Raises CheckpointError where two would get the same name."""
         old = {rename(name): name for name in self.shapes}

@@ -41,7 +41,7 @@ def load(
 ) -> OftPolicy:
     """A policy of this arm. Raises CheckpointError: anything missing, left over, malformed, or of another arm.
 
-    `flow_steps` is not used: the head is a regression.
+    `flow_steps` is not used: the head is a regression. On the device "meta" no weight is read.
     """
     path = Path(folder)
     document, stats = read_json(path / "config.json"), statistics_of(path, embodiment)
@@ -51,7 +51,10 @@ def load(
     norm = statistics.normaliser(stats, config.horizon, embodiment)
     words = Prompt.load(path / "tokenizer.json", config.max_prompt).tokenizer
     with ExitStack() as files:
-        model = from_weights(config, open_safetensors(path, files), head, projector, device, dtype)
+        parts = (open_safetensors(path, files), head, projector)
+        if torch.device(device).type == "meta":
+            parts = tuple(part.outline() for part in parts)
+        model = from_weights(config, *parts, device, dtype)
     size = (config.image_size,) * 2
     spec = PolicySpec(path.name, {c: size for c in cameras}, config.horizon, embodiment.period_s, config.action_dim)
     return OftPolicy(model, spec, norm, QuestionPrompt(words, config.max_prompt, BEGIN, (EMPTY,)), bucket=bucket)
