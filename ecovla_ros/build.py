@@ -29,7 +29,7 @@ PUBLISHED = {
 """Model name -> module:function that loads a published checkpoint folder for this arm, as `policy.embodiment` says."""
 
 SHAPES = {
-    "pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid",
+    "pi0-mid": "ecovla_ros.models.shapes:pi0_mid",
     "pi0": "ecovla_ros.models.shapes:pi0",
     "pi05": "ecovla_ros.models.shapes:pi05",
     "openvla-oft": "ecovla_ros.models.shapes:openvla_oft",
@@ -116,6 +116,11 @@ def family_of(folder: Path) -> str:
     if kind.get("model_type") == "pi0" or "paligemma_variant" in kind:
         return "pi05"
     raise CheckpointError(f"'{folder / 'config.json'}' is of no family known here: {', '.join(PUBLISHED)}")
+
+
+def shape(config: PolicyConfig) -> Any:
+    """A policy of a named shape without memory for its weights (torch's meta device)."""
+    return _function(SHAPES[config.model])(torch.device("meta"), dtype_of(config), config.seed)
 
 
 def captured(policy: Any, config: PolicyConfig) -> Any:

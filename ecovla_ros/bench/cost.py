@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ecovla_ros.bench.device import PEAKS
 from ecovla_ros.models.cogact.policy import CogactPolicy
 from ecovla_ros.models.openvla_oft.policy import OftPolicy
 from ecovla_ros.models.pi.policy import PiPolicy
@@ -49,9 +50,8 @@ class Peak(NamedTuple):
 
 
 GPUS: Mapping[str, Peak] = {
-    "RTX 3090": Peak(71.2, 936.0), "RTX 4090": Peak(165.2, 1008.0), "AGX Orin 64": Peak(42.6, 204.8),
-    "AGX Thor": Peak(258.0, 273.0), "H200": Peak(989.0, 4800.0),
-}  # fmt: skip
+    name: Peak(PEAKS[name][0] / 1e12, PEAKS[name][1] / 1e9) for name in ("3090", "4090", "Orin", "Thor", "H200")
+}
 """Vendors' numbers; real engines reach 60 to 86 % of a bound that is computed from them."""
 
 
