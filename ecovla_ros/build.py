@@ -70,13 +70,15 @@ def set_threads(config: PolicyConfig) -> None:
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
 
 
-def policy(config: PolicyConfig) -> Any:
+def policy(config: PolicyConfig, serving: bool = False) -> Any:
     """Load a policy, or make one of random weights where the name is a shape, and set torch's threads.
 
     Raises ConfigError for an unknown model and CheckpointError for a checkpoint that does not fit.
     """
     if config.model not in MODELS and config.model not in SHAPES:
         raise ConfigError(unknown("model", config.model, (*MODELS, *SHAPES)))
+    if config.embodiment.other and not serving:
+        raise ConfigError("policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` only")
     set_threads(config)
     device, dtype = device_of(config), dtype_of(config)
     bucket = config.bucket or (32 if device.type == "cuda" else 1)
@@ -134,11 +136,11 @@ def _function(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def engine(config: Config, streams: Streams | None = None) -> Engine:
+def engine(config: Config, streams: Streams | None = None, serving: bool = False) -> Engine:
     """Policy, refresh and streams, calibrated and warm. Raises ConfigError, CheckpointError or PruningError."""
-    if config.policy.model in SHAPES and not config.policy.checkpoint:
+    if config.policy.model in SHAPES and not config.policy.checkpoint and not serving:
         raise ConfigError(f"model '{config.policy.model}' needs policy.checkpoint: random weights only measure")
-    loaded = policy(config.policy)
+    loaded = policy(config.policy, serving)
     runs = captured(loaded, config.policy)
     built = Engine(runs, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)
     if loaded.calibration:

@@ -53,6 +53,7 @@ class EmbodimentConfig:
     gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
     period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
     statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
+    other: bool = _doc(False, "another arm than this one: state and actions stay as its data have them; for serving only")
     chunk: int = _between(8, 1, 1000, "actions of a chunk, where a checkpoint does not say it (OpenVLA-OFT)")
 
 
@@ -190,6 +191,11 @@ def override(config: Config, **changes: Any) -> Config:
 
 def override_texts(config: Config, texts: Sequence[str]) -> Config:
     """Copy with "section.key=value" texts applied, values read as YAML. Raises ConfigError."""
+    return override(config, **values_of(texts))
+
+
+def values_of(texts: Sequence[str]) -> dict[str, Any]:
+    """"key=value" texts as a mapping, values read as YAML. Raises ConfigError."""
     changes = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -199,7 +205,7 @@ def override_texts(config: Config, texts: Sequence[str]) -> Config:
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"'{text}': the value is not YAML") from error
-    return override(config, **changes)
+    return changes
 
 
 def shipped(name: str) -> Path:

@@ -19,21 +19,23 @@ LEVELS = [
     {"models", "control"},
     {"engine", "sim"},
     {"build"},
-    {"bench", "train", "bags"},
+    {"bench", "train", "bags", "serve"},
     {"nodes"},
     {"cli"},
 ]
 """From the bottom up; a room imports itself and rooms below, never one of its own line."""
 
 LIBRARIES = {
-    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes"},
+    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes", "serve"},
     "yaml": {"config", "control"},
     "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
     "triton": {"kernels"},
     "safetensors": {"models"},
     "tokenizers": {"models"},
     "transformers": {"bench"},
-    "cv2": {"wire", "models", "sim", "train", "bags", "nodes"},
+    "websockets": {"serve"},
+    "msgpack": {"serve"},
+    "cv2": {"serve", "wire", "models", "sim", "train", "bags", "nodes"},
     "mujoco": {"sim"},
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},

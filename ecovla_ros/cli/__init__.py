@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "closed-loop success, paired across methods",
     "inspect": "what a published checkpoint is and would cost; reads no weights",
     "replay": "the policy over a recorded bag, deterministic",
+    "serve": "the policy behind a websocket, for vla-eval and openpi clients",
     "train": "demonstrations and the built-in policy, from scratch",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""

@@ -57,6 +57,10 @@ def facts(policy: Any, family: str, embodiment: config.EmbodimentConfig) -> Iter
     for text in embodiment.cameras:
         camera, _, slot = text.partition("=")
         yield "camera", f"{camera} -> slot {slot}, {shape.image_size} x {shape.image_size} px, fit {shape.fit}"
+    if embodiment.other:
+        state, action = norm.widths
+        yield "another arm", f"state of {state}, actions of {action} numbers, as its data have them; for serving only"
+        return
     yield "state", _ranges(norm.state_mean, norm.state_std)
     kind = "differences from the joints now" if norm.relative else "joint targets"
     ends = f"gripper {norm.action_gripper[0]:g} open, {norm.action_gripper[1]:g} closed"

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ecovla_ros.config import EmbodimentConfig
-from ecovla_ros.errors import CheckpointError, unknown
+from ecovla_ros.errors import CheckpointError, ObservationError, unknown
 from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.weights import read_json
+from ecovla_ros.types import ActionChunk, Observation
 
 WIDTH = 8
 """Seven joints and the gripper."""
@@ -122,8 +123,44 @@ def of_data_sets(path: Path, table: Any, name: str, mode: str, floor: float, wit
     return Statistics(state, affine(entry["action"], mode, floor, f"'{path}': {key}.action"), mode, str(path))
 
 
-def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Normaliser:
-    """For seven joints and the gripper. Raises CheckpointError where the data are of another arm."""
+@dataclass(frozen=True)
+class Foreign:
+    """Of another arm: states come, and actions go, in the units of its data. What `Normaliser` is for this one."""
+
+    of: Statistics
+    horizon: int
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers of a state and of an action."""
+        return 0 if self.of.state is None else self.of.state.mean.size, self.of.action.mean.size
+
+    @property
+    def action_mean(self) -> tuple[tuple[float, ...], ...]:
+        """One row for each action."""
+        return (tuple(self.of.action.mean.tolist()),) * self.horizon
+
+    def observed(self, observation: Observation) -> NDArray[np.float64]:
+        """Normalised state (D,). Raises ObservationError: none, of another width, NaN, infinity."""
+        if self.of.state is None:
+            return np.zeros(0)
+        width = self.widths[0]
+        raw = np.asarray(() if observation.state is None else observation.state, dtype=np.float64)
+        if raw.shape != (width,) or not np.isfinite(raw).all():
+            raise ObservationError(f"the state must be {width} finite numbers, got shape {raw.shape}")
+        return (raw - self.of.state.mean) / self.of.state.std
+
+    def chunk(self, normalised: Any, observation: Observation, period_s: float) -> ActionChunk:
+        """Normalised actions (H, D) as `raw`; joints are zero, or NaN where an action is not finite."""
+        raw = np.asarray(normalised, dtype=np.float64) * self.of.action.std + self.of.action.mean
+        none = np.where(np.isfinite(raw).all(1), 0.0, np.nan)
+        return ActionChunk(observation.stamp_ns, period_s, np.repeat(none[:, None], 7, 1), none, raw)
+
+
+def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Any:
+    """For seven joints and the gripper, or for another arm. Raises CheckpointError where the data do not fit."""
+    if embodiment.other:
+        return Foreign(of, horizon)
     for what, values in (("state", of.state), ("actions", of.action)):
         if values is not None and values.mean.shape != (WIDTH,):
             raise CheckpointError(

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ecovla_ros.errors import CheckpointError, unknown
-from ecovla_ros.types import CONTINUOUS
+from ecovla_ros.models.pi.inputs import joint_state
+from ecovla_ros.types import CONTINUOUS, ActionChunk, Observation
 
 Array = NDArray[np.float64]
 
@@ -89,6 +90,20 @@ class Normaliser:
         """Plain values for JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v if isinstance(v, bool) else np.asarray(v).tolist() for k, v in values.items()}
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers of a state and of an action."""
+        return WIDTH, WIDTH
+
+    def observed(self, observation: Observation) -> Array:
+        """Normalised state (8,) of an observation. Raises ObservationError: a wrong shape, NaN, infinity."""
+        return self.state(*joint_state(observation))
+
+    def chunk(self, normalised: ArrayLike, observation: Observation, period_s: float) -> ActionChunk:
+        """Normalised actions (H, 8) as the answer to an observation."""
+        joints, gripper = self.targets(normalised, observation.joints)
+        return ActionChunk(observation.stamp_ns, period_s, joints, gripper)
 
     def state(self, joints: ArrayLike, gripper: ArrayLike) -> Array:
         """Joints (…, 7) rad and gripper (…) 0..1 to the normalised state (…, 8)."""
