@@ -53,7 +53,7 @@ class EmbodimentConfig:
     gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
     period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
     statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
-    other: bool = _doc(False, "another arm than this one: state and actions stay as its data have them; for serving only")
+    other: bool = _doc(False, "another arm than this one: state and actions as its data have them; for serving only")
     chunk: int = _between(8, 1, 1000, "actions of a chunk, where a checkpoint does not say it (OpenVLA-OFT)")
 
 

@@ -25,6 +25,12 @@ def observation(policy):
     return module.observation(policy.config), module.noise(policy.config)
 
 
+def counted_macs(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 @pytest.mark.parametrize("name", POLICIES)
 def test_multiply_accumulates_are_those_that_torch_counts(name, ratio):
@@ -33,14 +39,14 @@ def test_multiply_accumulates_are_those_that_torch_counts(name, ratio):
     kept = {s.key: kept_count(s.channels, ratio, s.step) for s in policy.sites}
     plan = Plan(kept) if ratio else DENSE
     prompt = len(policy.prompt.ids(obs.instruction))
-    counted = {}
     with torch.inference_mode():
-        for stage, run in (("vision", lambda: policy.encode(obs)), ("prefill", lambda: policy.prefill(seen, plan)),
-                           ("act", lambda: policy.act(seen, handoff, plan, noise))):  # fmt: skip
-            with FlopCounterMode(display=False) as counter:
-                value = run()
-            seen, handoff = (value, None) if stage == "vision" else (seen, value)
-            counted[stage] = counter.get_total_flops() / 2
+        seen = policy.encode(obs)
+        handoff = policy.prefill(seen, plan)
+        counted = {
+            "vision": counted_macs(lambda: policy.encode(obs)),
+            "prefill": counted_macs(lambda: policy.prefill(seen, plan)),
+            "act": counted_macs(lambda: policy.act(seen, handoff, plan, noise)),
+        }
     found = [p for p in cost.products(policy, prompt) if p.weights]  # torch does not count attention on a CPU
     for stage in cost.STAGES:
         assert cost.macs(found, stage, ratio, ALL) == pytest.approx(counted[stage], rel=1e-3), stage

@@ -1,4 +1,4 @@
-"""Published checkpoints: every key and shape of them and no other, the right statistics, refusals that name the fault."""
+"""Published checkpoints: every key and shape and no other, the right statistics, refusals that name the fault."""
 
 from __future__ import annotations
 
@@ -597,7 +597,8 @@ def test_inspect_reads_headers_and_tells_what_matters(oft_folder, capsys, monkey
     monkeypatch.setattr(torch.Tensor, "isfinite", None)  # whoever looks at a number fails
     assert cli.main(["inspect", str(folder), "--set", "policy.embodiment.chunk=3"]) == 0
     told = capsys.readouterr().out
-    for text in ("openvla-oft", "third_person -> slot primary", "joint targets", "-0.20..0.60", "lm.heads", "refresh dense"):
+    expected = ("openvla-oft", "third_person -> slot primary", "joint targets", "-0.20..0.60", "lm.heads", "refresh dense")
+    for text in expected:
         assert text in told, text
 
 

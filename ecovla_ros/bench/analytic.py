@@ -23,7 +23,7 @@ GROUPS = ("lm.mlp", "lm.heads")
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row per full shape and ratio: MACs by stage, weight bytes streamed, and the lower bound on every GPU, bfloat16."""
+    """One row per full shape and ratio: MACs by stage, weight bytes read, and the lower bound on every GPU, bfloat16."""
     out = []
     for name, ratios in RATIOS.items():
         module, _, function = build.SHAPES[name].partition(":")
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in made:
         bounds = "  ".join(f"{gpu} {ms:.1f}" for gpu, ms in row["bound_ms"].items())
         total = sum(row[f"{stage}_gmac"] for stage in cost.STAGES)
-        sys.stdout.write(f"{row['model']:<12} {row['ratio']:<6} {total:7.0f} GMAC {row['weights_gb']:5.1f} GB  {bounds} ms\n")
+        head = f"{row['model']:<12} {row['ratio']:<6} {total:7.0f} GMAC {row['weights_gb']:5.1f} GB"
+        sys.stdout.write(f"{head}  {bounds} ms\n")
     if chosen.json:
         peaks = {gpu: peak._asdict() for gpu, peak in cost.GPUS.items()}
         settings = {"dtype": "bfloat16", "prompt": PROMPT, "groups": list(GROUPS), "peaks": peaks, "measured": False}

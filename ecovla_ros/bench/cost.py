@@ -71,7 +71,9 @@ def streamed(found: Iterable[Product], ratio: float = 0.0, groups: Iterable[str]
     return sum(size * p.weights * p.calls * p.share(ratio, groups) for p in found)
 
 
-def bound_ms(found: Iterable[Product], peak: Peak, ratio: float = 0.0, groups: Iterable[str] = (), size: int = 2) -> float:
+def bound_ms(
+    found: Iterable[Product], peak: Peak, ratio: float = 0.0, groups: Iterable[str] = (), size: int = 2
+) -> float:
     """No frame is faster, ms: every product takes the longer of its arithmetic and its weights; the rest is free."""
     seconds = 0.0
     for p in found:

@@ -41,10 +41,12 @@ def run(options: argparse.Namespace) -> int:
          **{gpu: cost.bound_ms(found, peak, ratio, groups) for gpu, peak in cost.GPUS.items()}}
         for ratio in numbers(options.ratios)
     ]  # fmt: skip
-    print(f"\nPer frame, bfloat16, prompt of {options.prompt} tokens, {', '.join(groups)} pruned. GPUs: no frame is faster, ms.")
+    print(f"\nPer frame in bfloat16, prompt of {options.prompt} tokens; {', '.join(groups)} pruned.")
+    print("GPUs: computed lower bound, ms; no frame is faster. Not measured.")
     print_table(rows, tuple(rows[0]))
     if options.json:
-        document.write(options.json, rows, {**plain(options), **dict(facts(policy, family, settings.policy.embodiment))})
+        told = [list(pair) for pair in facts(policy, family, settings.policy.embodiment)]
+        document.write(options.json, rows, {**plain(options), "facts": told})
     return 0
 
 

@@ -34,7 +34,7 @@ def unpack(data: Any) -> Any:
 
 
 def pack(value: Any, form: str) -> bytes:
-    """Plain values and arrays to bytes. `form`: "openpi" or "vla-eval", which name the parts of an array differently."""
+    """Plain values and arrays to bytes. `form`: "openpi" or "vla-eval", whose keys of an array are bytes or text."""
     packed: bytes = msgpack.packb(value, default=lambda v: _parts(v, form), use_bin_type=True)
     return packed
 
@@ -72,7 +72,7 @@ def _dtype(name: Any) -> np.dtype[Any]:
 def _values(data: Any, name: Any, shape: Any) -> NDArray[Any]:
     if not isinstance(data, bytes) or len(shape) > 8:
         raise ValueError("an array needs bytes and at most 8 axes")
-    return np.frombuffer(data, dtype=_dtype(name)).reshape([int(n) for n in shape])
+    return np.frombuffer(data, dtype=_dtype(name)).reshape([int(n) for n in shape]).copy()
 
 
 def _picture(data: Any) -> NDArray[np.uint8]:

@@ -27,6 +27,8 @@ PROTOCOLS = ("vla-eval", "openpi")
 VERSION = 1
 """Of vla-eval's protocol."""
 HEALTH = ("/health", "/healthz")
+PING_S, GONE_S = 60.0, 300.0
+"""How often a client is pinged, and after what silence it is given up, s; simulators block for tens of seconds."""
 BUSY = 1013
 """Websocket's "try again later"."""
 
@@ -43,8 +45,9 @@ class PolicyServer:
     async def start(self, host: str, port: int) -> Server:
         """Listen; the caller closes it. Raises OSError for a port that is taken."""
         return await serve(
-            self._client, host, port, compression=None, max_size=MAX_BYTES, process_request=_health, ping_interval=None
-        )
+            self._client, host, port, compression=None, max_size=MAX_BYTES, process_request=_health,
+            ping_interval=PING_S, ping_timeout=GONE_S,
+        )  # fmt: skip
 
     def close(self) -> None:
         """End the inference thread, after what it is doing."""

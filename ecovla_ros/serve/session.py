@@ -95,7 +95,8 @@ class Session:
             raise ObservationError(f"the state ({', '.join(self.keys.state)}) is not numbers: {error}") from error
         state = np.concatenate(parts)
         if state.size != needed:
-            raise ObservationError(f"the state ({', '.join(self.keys.state)}) has {state.size} numbers; needed: {needed}")
+            keys = ", ".join(self.keys.state)
+            raise ObservationError(f"the state ({keys}) has {state.size} numbers; needed: {needed}")
         return state
 
     def _look(self, message: Mapping[str, Any], key: str) -> Any:
