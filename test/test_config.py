@@ -54,7 +54,8 @@ def test_every_field_says_what_it_is():
 def test_a_section_within_a_section_is_overridden_and_checked():
     texts = ["policy.embodiment.cameras=[wrist=a]", "policy.embodiment.period_s=0.2"]
     made = config.override_texts(config.Config(), texts)
-    assert (made.policy.embodiment.cameras, made.policy.embodiment.period_s) == (("wrist=a",), 0.2)
+    found = made.policy.embodiment
+    assert (found.cameras, found.period_s) == (("wrist=a",), 0.2)
     for text, match in (("policy.embodiment.camera=[]", "Did you mean 'cameras'"), ("policy.model.x=1", "section")):
         with pytest.raises(ConfigError, match=match):
             config.override_texts(config.Config(), [text])

@@ -20,13 +20,15 @@ LEVELS = [
     {"engine", "sim"},
     {"build"},
     {"bench", "train", "bags", "serve"},
+    {"report"},
     {"nodes"},
     {"cli"},
 ]
 """From the bottom up; a room imports itself and rooms below, never one of its own line."""
 
 LIBRARIES = {
-    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes", "serve"},
+    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes",
+              "report", "serve"},
     "yaml": {"config", "control"},
     "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
     "triton": {"kernels"},
@@ -35,11 +37,19 @@ LIBRARIES = {
     "transformers": {"bench"},
     "websockets": {"serve"},
     "msgpack": {"serve"},
-    "cv2": {"serve", "wire", "models", "sim", "train", "bags", "nodes"},
+    "cv2": {"wire", "models", "sim", "train", "bags", "nodes", "report", "serve"},
     "mujoco": {"sim"},
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
     "rclpy": {"nodes", "cli"},
+    "apsw": {"bags"},
+    "backports": {"bags"},
+    "mcap": {"bags"},
+    "pytest": {"bags"},
+    "zstandard": {"bags"},
+    "plotly": {"report"},
+    "foxglove": {"report"},
+    "rerun": {"report"},
 }
 """Third-party library -> rooms that may import it. Message packages go where rclpy goes."""
 

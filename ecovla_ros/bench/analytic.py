@@ -23,7 +23,7 @@ GROUPS = ("lm.mlp", "lm.heads")
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row per full shape and ratio: MACs by stage, weight bytes read, and the lower bound on every GPU, bfloat16."""
+    """One row per full shape and ratio: MACs by stage, weight bytes read, and the lower bounds by GPU, bfloat16."""
     out = []
     for name, ratios in RATIOS.items():
         module, _, function = build.SHAPES[name].partition(":")

@@ -197,6 +197,13 @@ def analytic(document: Document) -> str:
     return markdown(head, rows, note)
 
 
+def bags(document: Document) -> str:
+    """Speed, size, memory and damage of bags."""
+    rows = [[r["case"], r["what"], f"{_number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
+    command = "python -m ecovla_ros.report.measure"
+    return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
+
+
 def _pair(row: Document, name: str) -> str:
     return f"{_number(row[f'{name}_p50_ms'])} / {_number(row[f'{name}_p95_ms'])}"
 
@@ -231,6 +238,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
     "analytic": ("analytic.json", analytic),
+    "bags": ("bags.json", bags),
 }
 
 if __name__ == "__main__":
