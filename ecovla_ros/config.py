@@ -54,6 +54,7 @@ class EmbodimentConfig:
     period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
     statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
     other: bool = _doc(False, "another arm than this one: state and actions as its data have them; for serving only")
+    prompt_state: bool = _doc(True, "whether pi0.5's prompt tells the state; openpi's pi05_libero does not")
     chunk: int = _between(8, 1, 1000, "actions of a chunk, where a checkpoint does not say it (OpenVLA-OFT)")
 
 

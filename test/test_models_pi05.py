@@ -170,6 +170,13 @@ def test_the_state_reaches_the_actions_through_the_prompt_alone():
     assert not [k for k in names if k.startswith("expert") and k.endswith("norm.weight")]
 
 
+def test_without_the_state_in_the_prompt_nothing_of_it_reaches_the_actions():
+    of, noise = policy(dataclasses.replace(PI05, prompt_state=False)), small.noise(PI05)
+    one = small.observation(PI05)
+    other = dataclasses.replace(one, joints=one.joints + 0.5)
+    assert torch.equal(small.actions(of, one, DENSE, noise), small.actions(of, other, DENSE, noise))
+
+
 def test_the_time_is_worked_out_once():
     """No product with the modulator's weights is left in a frame."""
     of, obs, noise = policy(), small.observation(PI05), small.noise(PI05)

@@ -24,7 +24,7 @@ from ecovla_ros.engine.streams import Inline  # noqa: E402
 from ecovla_ros.errors import ConfigError, ObservationError  # noqa: E402
 from ecovla_ros.models import statistics  # noqa: E402
 from ecovla_ros.models.openvla_oft.policy import OftPolicy  # noqa: E402
-from ecovla_ros.serve import codec, server, session  # noqa: E402
+from ecovla_ros.serve import codec, ensemble, server, session  # noqa: E402
 
 WIDTH = 5
 """Numbers of an action of the other arm here; its state has 4."""
@@ -302,3 +302,46 @@ def test_a_port_that_is_taken_is_one_line(capsys):
         assert cli.main([*arguments, "--set", "prune.method=dense"]) == 2
     said = capsys.readouterr().err
     assert "cannot listen at 127.0.0.1" in said and said.count("\n") == 1
+
+
+def test_an_ensemble_is_cogacts_weighted_mean_of_what_chunks_say_of_now():
+    rng = np.random.default_rng(0)
+    chunks = rng.normal(size=(6, 4, 3)).astype(np.float32)
+    made = ensemble.Ensemble(3, alpha=0.7)
+    for now in range(6):
+        got = made.action(chunks[now])
+        said = [chunks[now - age][age] for age in range(min(3, now + 1))]
+        cosines = [float(s @ said[0] / np.linalg.norm(s) / np.linalg.norm(said[0])) for s in said]
+        weights = np.exp(0.7 * np.array(cosines))
+        assert np.allclose(got, sum(w * s for w, s in zip(weights, said)) / weights.sum(), atol=1e-5)
+    made.reset()
+    assert np.allclose(made.action(chunks[0]), chunks[0][0], atol=1e-6)
+
+
+def test_equal_chunks_agree_and_short_ones_fall_silent():
+    chunk = np.tile(np.arange(2, dtype=np.float32)[:, None] + 1.0, (1, 3))  # rows 1 and 2
+    made = ensemble.Ensemble(5, alpha=0.0)
+    assert np.allclose(made.action(chunk), 1.0)
+    for _ in range(4):
+        assert np.allclose(made.action(chunk), 1.5), "only two chunks still speak"
+    assert np.isfinite(made.action(np.zeros((2, 3), np.float32))).all()
+    with pytest.raises(ConfigError, match="1 or more"):
+        ensemble.Ensemble(0, 0.1)
+
+
+def test_a_session_with_an_ensemble_infers_for_every_action():
+    plain = session.Session(engine(), session.OPENPI, True)
+    averaged = session.Session(engine(), session.OPENPI, True, ensemble=ensemble.Ensemble(2, 0.0))
+    first, second = plain.chunk(libero(0)), plain.chunk(libero(1))
+    assert np.allclose(averaged.action(libero(0)), first[0], atol=1e-4)
+    assert np.allclose(averaged.action(libero(1)), (second[0] + first[1]) / 2, atol=1e-4)
+    averaged.start()
+    assert np.allclose(averaged.action(libero(1)), second[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["openvla_oft_libero.yaml", "pi05_libero.yaml", "cogact_simpler.yaml"])
+def test_the_papers_rows_are_configurations_that_only_serve(name):
+    settings = config.load(config.shipped(name))
+    assert settings.policy.embodiment.other and settings.policy.model in build.PUBLISHED
+    with pytest.raises(ConfigError, match="serve. only"):
+        build.engine(settings)

@@ -19,6 +19,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one")
     parser.add_argument("--execute", type=int, default=0, help="vla-eval: actions handed out per inference; 0: all")
+    parser.add_argument("--ensemble", type=int, default=0, help="vla-eval: chunks averaged for every action; 0: none")
+    parser.add_argument("--alpha", type=float, default=0.1, help="how much an ensemble favours chunks that agree")
     parser.add_argument("--gripper", default="as-is", choices=("as-is", "openvla"), help="openvla: for LIBERO")
     parser.add_argument("--image", action="append", default=[], metavar="CAMERA=KEY", help="where an image lies")
     parser.add_argument("--state", default="", help="comma-separated keys of the state")
@@ -29,17 +31,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`ecovla serve`."""
     try:
-        from ecovla_ros.serve import server, session
+        from ecovla_ros.serve import ensemble, server, session
     except ImportError as error:
         raise ConfigError(f"serving needs two more packages: pip install websockets msgpack ({error})") from error
     from ecovla_ros import build
 
+    if options.ensemble and options.execute:
+        raise ConfigError("--ensemble infers for every action: --execute does not go with it")
     settings = settings_of(options)
+    averaged = ensemble.Ensemble(options.ensemble, options.alpha) if options.ensemble else None
     engine = build.engine(settings, serving=True)
     protocol = session.VLA_EVAL if options.protocol == "vla-eval" else session.OPENPI
     made = session.Session(
         engine, session.keys_of(protocol, options.image, options.state, options.text),
-        settings.policy.embodiment.other, options.execute, options.gripper, settings.policy.seed, time.time_ns,
+        settings.policy.embodiment.other, options.execute, averaged, options.gripper, settings.policy.seed, time.time_ns,
     )  # fmt: skip
     asks = {"send_wrist_image": "wrist" in engine.policy.spec.cameras, "send_state": True, **values_of(options.ask)}
     try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.errors import ConfigError, ObservationError
+from ecovla_ros.serve.ensemble import Ensemble
 from ecovla_ros.types import Observation
 
 GRIPPERS = ("as-is", "openvla")
@@ -45,6 +46,8 @@ class Session:
     """Whether the checkpoint is of another arm: the state goes in, and the actions come out, as its data have them."""
     execute: int = 0
     """Actions of a chunk that are handed out one by one before the next inference; 0: all."""
+    ensemble: Ensemble | None = None
+    """Averages the last chunks instead: an inference for every action."""
     gripper: str = "as-is"
     seed: int = 0
     clock: Callable[[], int] = field(default=lambda: 0)
@@ -55,18 +58,17 @@ class Session:
         """A new episode: forget the last one."""
         self.engine.reset(self.seed)
         self._left = []
+        if self.ensemble is not None:
+            self.ensemble.reset()
 
     def chunk(self, message: Any) -> NDArray[np.float32]:
         """Actions (H, D) for an observation. Raises ObservationError, ControlError, PruningError."""
-        made = self.engine.step(self.observation(message)).chunk
-        values = np.concatenate((made.joints, made.gripper[:, None]), 1) if made.raw is None else made.raw
-        out = values.astype(np.float32)
-        if self.gripper == "openvla":
-            out[:, -1] = -np.sign(2.0 * out[:, -1] - 1.0)
-        return out
+        return self._turned(self._infer(message))
 
     def action(self, message: Any) -> NDArray[np.float32]:
         """The next action (D,): of the chunk at hand, or of a new one. Raises as `chunk`."""
+        if self.ensemble is not None:
+            return self._turned(self.ensemble.action(self._infer(message))[None])[0]
         if not self._left:
             chunk = self.chunk(message)
             self._left = list(chunk[: self.execute or len(chunk)])
@@ -84,6 +86,18 @@ class Session:
         state = self._state(message)
         arm = np.zeros(7) if self.other else state[:7]
         return Observation(self.clock(), images, arm, 0.0 if self.other else float(state[7]), text, state)
+
+    def _infer(self, message: Any) -> NDArray[np.float32]:
+        made = self.engine.step(self.observation(message)).chunk
+        values = np.concatenate((made.joints, made.gripper[:, None]), 1) if made.raw is None else made.raw
+        return values.astype(np.float32)
+
+    def _turned(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Actions (N, D) with the gripper as the client has it."""
+        if self.gripper == "openvla":
+            actions = actions.copy()
+            actions[:, -1] = -np.sign(2.0 * actions[:, -1] - 1.0)
+        return actions
 
     def _state(self, message: Mapping[str, Any]) -> NDArray[np.float64]:
         needed = self.engine.policy.normaliser.widths[0] if self.other else 8

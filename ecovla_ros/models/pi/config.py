@@ -29,6 +29,8 @@ class PiConfig:
     cameras: tuple[str, ...] = CAMERAS
     """Camera slots in the order of the prefix."""
     variant: str = "pi0"
+    prompt_state: bool = True
+    """pi0.5: whether the state is in the prompt; without, the policy does not know it."""
     optional_cameras: bool = False
     """Whether an observation may come without an image of some (not all) cameras."""
     vision: str = "stem"

@@ -157,7 +157,8 @@ class PiPolicy:
 
     def _words(self, instruction: str, state: NDArray[np.float64]) -> str:
         """What the prompt says: the instruction, in pi0.5 with the normalised state (8,) behind it."""
-        return instruction if self.config.variant == "pi0" else state_prompt(instruction, state_bins(state))
+        told = self.config.variant == "pi05" and self.config.prompt_state
+        return state_prompt(instruction, state_bins(state)) if told else instruction
 
     def _suffix_rope(self, valid: Tensor | None, start: int, length: int) -> Rope:
         """Rotary tables behind the prefix: padding takes up room in the caches, and no position."""

@@ -65,10 +65,10 @@ def load(
         found = describe(path, weights, embodiment)
         horizon, size = found.config.horizon, (found.config.image_size,) * 2
         cameras = cameras_by_slot(embodiment, found.slots, needed=False)
-        config = dataclasses.replace(found.config, cameras=cameras)
+        config = dataclasses.replace(found.config, cameras=cameras, prompt_state=embodiment.prompt_state)
         norm = statistics.normaliser(found.statistics, horizon, embodiment)
         prompt = GemmaPrompt.load(path / "tokenizer.json", config.max_prompt)
-        prompt.ending = "\n" if config.variant == "pi0" else ""
+        prompt.ending = "" if config.variant == "pi05" and config.prompt_state else "\n"
         model = from_weights(config, weights, device, dtype)
     spec = PolicySpec(path.name, {c: size for c in cameras}, horizon, embodiment.period_s, config.action_dim)
     return PiPolicy(model, spec, norm, prompt, flow_steps, bucket=bucket)
