@@ -82,6 +82,10 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
     set_threads(config)
     device, dtype = device_of(config), dtype_of(config)
     bucket = config.bucket or (32 if device.type == "cuda" else 1)
+    return _with_fewer_tokens(_made(config, device, dtype, bucket), config)
+
+
+def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket: int) -> Any:
     if config.model in SHAPES and not config.checkpoint:
         return _function(SHAPES[config.model])(device, dtype, config.seed, bucket)
     if config.model in PUBLISHED:
@@ -92,6 +96,14 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
         raise ConfigError(f"'{config.model}' has random weights only; checkpoints are for {', '.join(PUBLISHED)}")
     load = _function(MODELS[config.model])
     return load(checkpoint_of(config), device, dtype, flow_steps=config.flow_steps, bucket=bucket)
+
+
+def _with_fewer_tokens(made: Any, config: PolicyConfig) -> Any:
+    if config.fastv:
+        if not hasattr(made, "prune_tokens"):
+            raise ConfigError(f"policy.fastv does not go with '{config.model}'; valid: openvla-oft, cogact")
+        made.prune_tokens(config.fastv_layer, config.fastv)
+    return made
 
 
 def outline(config: PolicyConfig) -> Any:
@@ -140,6 +152,8 @@ def engine(config: Config, streams: Streams | None = None, serving: bool = False
     """Policy, refresh and streams, calibrated and warm. Raises ConfigError, CheckpointError or PruningError."""
     if config.policy.model in SHAPES and not config.policy.checkpoint and not serving:
         raise ConfigError(f"model '{config.policy.model}' needs policy.checkpoint: random weights only measure")
+    if config.policy.fastv and config.prune.compensate:
+        raise ConfigError("prune.compensate does not go with policy.fastv: its means are over all tokens of a pass")
     loaded = policy(config.policy, serving)
     runs = captured(loaded, config.policy)
     built = Engine(runs, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)

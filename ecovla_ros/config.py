@@ -71,6 +71,8 @@ class PolicyConfig:
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
+    fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV); OpenVLA-OFT, CogACT")
+    fastv_layer: int = _between(3, 1, 1000, "layers that see all vision tokens (FastV)")
     embodiment: EmbodimentConfig = field(
         default_factory=EmbodimentConfig, metadata={"doc": "what a published checkpoint does not say of itself"}
     )

@@ -17,6 +17,7 @@ from ecovla_ros.models.pi.policy import Staging
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.model import Prismatic
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
+from ecovla_ros.models.prismatic.tokens import TokenPruning
 from ecovla_ros.types import ActionChunk, Observation
 
 
@@ -45,6 +46,7 @@ class PrismaticPolicy:
         self._prismatic = model
         self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
         self.bucket = bucket
+        self.tokens: TokenPruning | None = None
         self._instruction: tuple[str, Tensor, int] | None = None
 
     @torch.inference_mode()
@@ -66,6 +68,11 @@ class PrismaticPolicy:
         views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
         return Seen(views, prefix, state, obs, self._valid(len(prefix), padding))
 
+    def prune_tokens(self, layer: int, ratio: float) -> None:
+        """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
+        count = len(self.config.cameras) * self.config.tokens
+        self.tokens = TokenPruning.of(count, self.config.layers - 1, layer, ratio)
+
     def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
         """The begin token, then `vision` (cameras * N, width), then the rest: (S, width)."""
         raise NotImplementedError
@@ -73,6 +80,9 @@ class PrismaticPolicy:
     def prefill(self, seen: Seen, plan: Plan) -> Tensor:
         """Hidden states that the action head reads."""
         raise NotImplementedError
+
+    def mark(self, seen: Seen) -> None:
+        """Nothing: the probes of these models need their sampled inputs alone."""
 
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         """Hidden states to normalised actions (H, action_dim), float32."""
