@@ -182,6 +182,21 @@ def demo(document: Document) -> str:
     return markdown(head, rows, source(document, "make demo"))
 
 
+def analytic(document: Document) -> str:
+    """Costs of the full shapes, computed from their products."""
+    gpus = list(document["settings"]["peaks"])
+    rows = [
+        [r["model"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
+         *(f"{r[f'{stage}_gmac']:.0f}" for stage in ("vision", "prefill", "act")), f"{r['weights_gb']:.1f}",
+         *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("model", "ratio", "tokens", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB", *gpus)
+    command = "python -m ecovla_ros.bench.analytic --json results/analytic.json"
+    note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
+    return markdown(head, rows, note)
+
+
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{_number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
@@ -222,6 +237,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "command": ("command.json", command),
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
+    "analytic": ("analytic.json", analytic),
     "bags": ("bags.json", bags),
 }
 
