@@ -64,7 +64,6 @@ class ShardWriter:
         partial = self._folder / "meta.json.partial"
         partial.write_text(json.dumps(self._meta, indent=1))
         partial.replace(self._folder / "meta.json")
-        return True
 
 
 class Dataset:
@@ -89,6 +88,7 @@ class Dataset:
             shard = {n: np.load(path.parent / f"{n}.npy", mmap_mode="r")[: meta["frames"]] for n in shapes}
             self._shards.append(shard)
         self.counts = [len(s["task"]) for s in self._shards]
+        self._ends = np.cumsum(self.counts)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -96,3 +96,12 @@ class Dataset:
     def column(self, name: str) -> np.ndarray:
         """One array over all frames, copied into memory."""
         return np.concatenate([s[name] for s in self._shards])
+
+    def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Some frames of one array, in the order of `rows` (n,), read from disk: what several processes share."""
+        shard = np.searchsorted(self._ends, rows, side="right")
+        out = np.empty((len(rows), *self._shards[0][name].shape[1:]), self._shards[0][name].dtype)
+        for i in np.unique(shard):
+            mine = np.flatnonzero(shard == i)
+            out[mine] = self._shards[i][name][rows[mine] - (self._ends[i] - self.counts[i])]
+        return out

@@ -10,42 +10,19 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ecovla_ros.config import SimConfig
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.expert import Expert
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train.dataset import PLACES, ShardWriter
+from ecovla_ros.train.dataset import ShardWriter
+from ecovla_ros.train.frames import DemoSettings, frame_of
 from ecovla_ros.types import CAMERAS
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What a data set is made of."""
-
-    episodes: int = 900
-    """Over all tasks, in turn."""
-    seed: int = 1_000_000
-    """Seed of the first episode; evaluation seeds lie below."""
-    renderer: str = "ray"
-    size: int = 96
-    """Policy image size, px."""
-    horizon: int = 16
-    looks: float = 0.25
-    """Share of episodes with randomised looks."""
-    push_rad: float = 0.016
-    """Largest standard deviation of a push, rad per joint and period; each episode draws its own up to it."""
-    push_chance: float = 0.12
-    """Chance per period that a push begins."""
-    max_steps: int = 160
-    tail: int = 6
-    """Periods recorded after success: the arm stays where it is."""
 
 
 CALM_PERIODS = 8
@@ -81,7 +58,7 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
     frames: list[dict[str, Any]] = []
     after, calm = -1, 0
     for _ in range(settings.max_steps):
-        frame = _frame(env, expert, settings, names.index(task), seed)
+        frame = frame_of(env, expert, settings, names.index(task), seed)
         frames.append(frame)
         calm = CALM_PERIODS if np.ptp(frame["actions"][:4, 7]) > 0 else calm - 1
         joints, gripper = expert.act(None if calm > 0 else pushes.draw())
@@ -91,36 +68,6 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
             return frames, True
         after -= after > 0
     return frames, after >= 0
-
-
-def _frame(env: KinovaEnv, expert: Expert, settings: DemoSettings, task: int, seed: int) -> dict[str, Any]:
-    images, classes = _views(env)
-    arm = env.world.arm_state()
-    size = (settings.size, settings.size)
-    cells = (settings.size // 4, settings.size // 4)
-    joints, gripper = expert.rollout(settings.horizon)
-    tool, rotation = env.world.tcp()
-    return {
-        "images": np.stack([cv2.resize(images[c], size, interpolation=cv2.INTER_AREA) for c in CAMERAS]),
-        "classes": np.stack(
-            [cv2.resize(classes[c].astype(np.uint8), cells, interpolation=cv2.INTER_NEAREST) for c in CAMERAS]
-        ),
-        "state": np.concatenate([arm.joints, [arm.gripper]]),
-        "actions": np.concatenate([joints, gripper[:, None]], axis=1),
-        "places": np.stack([env.world.pose(name)[0] for name in PLACES]),
-        "tool": np.concatenate([tool, rotation.ravel()]),
-        "task": task,
-        "episode": seed,
-    }
-
-
-def _views(env: KinovaEnv) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images and class maps of every camera, of one snapshot."""
-    env.renderer.snapshot(env.world.data)
-    images, classes = {}, {}
-    for camera in CAMERAS:
-        images[camera], classes[camera] = env.renderer.render(camera), env.renderer.segmentation(camera)
-    return images, classes
 
 
 def collect(

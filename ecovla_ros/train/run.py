@@ -101,7 +101,8 @@ def _policy_stage(
     model.load_state_dict(torch.load(trained, weights_only=True) if trained.exists() else weights)
     earlier = _hours(out) if trained.exists() else 0.0
     tokens: Tensor = torch.load(folder / "tokens.pt", weights_only=True, mmap=True)
-    normaliser, inputs = policy_columns(columns)
+    normaliser = statistics(columns)
+    inputs = policy_columns(columns, normaliser)
     ids, real = (torch.tensor(part) for part in prompt.batch(data.meta["instructions"]))
 
     def save(average: PiModel) -> None:
@@ -120,12 +121,17 @@ def _silent(row: dict[str, Any]) -> None:
     """Other processes have nothing of their own to say."""
 
 
-def policy_columns(columns: dict[str, np.ndarray]) -> tuple[Normaliser, dict[str, Tensor]]:
-    """Statistics of the demonstrations, and the normalised columns `fit.train_policy` takes."""
+def statistics(columns: dict[str, np.ndarray]) -> Normaliser:
+    """Means and deviations of the demonstrations' states and relative actions."""
+    joints, gripper = columns["actions"][..., :7], columns["actions"][..., 7]
+    return Normaliser.fit(columns["state"], relative(joints, gripper, columns["state"][:, :7]))
+
+
+def policy_columns(columns: dict[str, np.ndarray], normaliser: Normaliser) -> dict[str, Tensor]:
+    """The normalised columns `fit.train_policy` takes."""
     joints, gripper = columns["actions"][..., :7], columns["actions"][..., 7]
     measured = columns["state"][:, :7]
-    normaliser = Normaliser.fit(columns["state"], relative(joints, gripper, measured))
-    return normaliser, {
+    return {
         "state": torch.from_numpy(normaliser.state(measured, columns["state"][:, 7])).float(),
         "actions": torch.from_numpy(normaliser.actions(joints, gripper, measured)).float(),
         "task": torch.from_numpy(columns["task"]),

@@ -17,10 +17,10 @@ from ecovla_ros.train.schedule import cosine
 
 def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
     """uint8 (B, H, W, 3) to the same: gain, offset and colour of each image vary by some per cent."""
-    shape = (len(images), 1, 1, 1)
-    gain = 1.0 + 0.15 * (2 * torch.rand(shape, generator=rng) - 1)
-    tint = 1.0 + 0.06 * (2 * torch.rand((len(images), 1, 1, 3), generator=rng) - 1)
-    offset = 14.0 * (2 * torch.rand(shape, generator=rng) - 1)
+    def spread(*shape: int) -> Tensor:
+        return 2 * torch.rand((len(images), *shape), generator=rng, device=images.device) - 1
+
+    gain, tint, offset = 1.0 + 0.15 * spread(1, 1, 1), 1.0 + 0.06 * spread(1, 1, 3), 14.0 * spread(1, 1, 1)
     return (images.float() * gain * tint + offset).clamp_(0, 255).to(torch.uint8)
 
 
