@@ -102,13 +102,13 @@ class PiPolicy:
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
-        """Euler steps from `noise` (H, action_dim) at t = 1 to normalised actions (H, action_dim) at t = 0."""
+        """Euler steps from `noise` (H, action_dim), scaled, at t = 1 to normalised actions (H, action_dim) at t = 0."""
         use = uses("expert", len(self.model.expert), plan)
         self._write_state(seen.state, handoff.length, use)
         start = handoff.length + 1
         rope = self.model.rope(None, start, self.config.horizon)
         extends = [partial(cache.write, start) for cache in self._cache]
-        x_t = noise.to(self.device, self.dtype)
+        x_t = noise.to(self.device, self.dtype) * self.config.noise_scale
         for bias in self._steps.bias:
             hidden = self.model.time_out(F.silu(F.linear(x_t, self._steps.action, bias)))
             hidden = run(self.model.expert, hidden[None], rope, extends, None, use)
