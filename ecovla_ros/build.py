@@ -13,6 +13,7 @@ from ecovla_ros.config import Config, PolicyConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros.prune import pattern
 
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
@@ -54,4 +55,7 @@ def engine(config: Config, streams: Streams | None = None) -> Engine:
     built = Engine(loaded, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)
     if loaded.calibration:
         built.calibrate(loaded.calibration)
+    if config.prune.pattern:
+        built.adopt(pattern.load(config.prune.pattern))
+    built.warm_up()
     return built

@@ -17,9 +17,15 @@ import yaml
 
 from ecovla_ros.errors import ConfigError, unknown
 
-METHODS = ("dense", "ecovla", "static", "wanda", "random")
-"""dense: nothing pruned. ecovla: adaptive, triggered (paper). static: calibration only.
-wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
+METHODS = ("dense", "ecovla", "every", "static", "wanda", "random")
+"""dense: nothing pruned. ecovla: adaptive, triggered (paper). every: adaptive, each frame triggers. static: calibration
+only. wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
+ADAPTIVE = ("ecovla", "every")
+"""Methods whose pattern follows the scene; they refresh as `prune.refresh` says."""
+REFRESHES = ("probe", "dense")
+"""probe: the frame that triggers stays sparse, pruned channels are measured on sampled tokens beside it. dense: it runs
+dense and records every channel (paper)."""
+DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
 RENDERERS = ("auto", "egl", "osmesa", "ray")
@@ -47,6 +53,9 @@ class PolicyConfig:
     flow_steps: int = _between(0, 0, 100, "flow-matching (Euler) steps; 0: as the checkpoint was trained for")
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
+    dtype: str = _one_of("auto", DTYPES, "of weights and products; auto: float32 on a CPU, bfloat16 on CUDA")
+    bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
+    graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
 
 
@@ -62,9 +71,22 @@ class PruneConfig:
     skip_layers: tuple[int, ...] = _doc((), "layers that stay dense in every group")
     p: float = _between(0.05, 0.0, 1.0, "quantile of the similarity history below which a frame triggers (Eq. 6, 7)")
     window: int = _between(30, 2, 10_000, "T: frames of similarity history")
+    refresh: str = _one_of("probe", REFRESHES, "how an adaptive method measures pruned channels")
+    probe_tokens: int = _between(32, 1, 4096, "m: tokens that a probe samples of each pass")
     alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
     decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
-    seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern")
+    hysteresis: float = _between(0.05, 0.0, 10.0, "a channel enters only if so much more important than the one that leaves")
+    swap_budget: int = _between(0, 0, 1_000_000, "pairs of channels swapped per site and refresh; 0: as many as needed")
+    max_age: int = _between(0, 0, 1_000_000, "frames after which a refresh comes without a trigger; 0: never")
+    audit: int = _between(0, 0, 1_000_000, "every so many refreshes one is dense, and measures all exactly; 0: none")
+    compensate: bool = _doc(False, "add the mean of what pruned channels would have given (FLAP)")
+    tiers: tuple[float, ...] = field(
+        default=(), metadata={"range": (0.0, 0.9), "doc": "further ratios nested on the same weights, for the deadline"}
+    )
+    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "choose the tier by this policy time, ms; 0: always `ratio`")
+    refresh_limit_s: float = _between(0.5, 0.001, 60.0, "a refresh that takes longer is given up, s")
+    pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
+    seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")
 
 
 @dataclass(frozen=True)

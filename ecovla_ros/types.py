@@ -92,8 +92,10 @@ class FrameReport:
     refresh_ms: float = 0.0
     """Duration of the last refresh that has ended."""
     method: str = "dense"
+    refresh: str = "none"
+    """How an adaptive method measures: probe or dense; none for the others."""
     kind: str = "dense"
-    """Which frame this was: dense, sparse or refresh."""
+    """Which frame this was: dense, sparse, or refresh (one that recorded for a new pattern, sparse or dense)."""
     similarity: float = float("nan")
     """Mean cosine similarity of vision tokens with the frame before (Eq. 5); NaN on a first frame."""
     threshold: float = float("nan")

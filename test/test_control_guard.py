@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ecovla_ros.types import ActionChunk, ArmState
 
-
 ROWS = ("smooth", "smooth", "sine", "noisy", "toward_limit", "far", "jump", "wild", "wrapped", "nan", "huge", "bad")
 
 

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "ecovla_ros"
 LEVELS = [
     {"types", "errors"},
     {"config"},
-    {"prune", "wire"},
+    {"kernels", "wire"},
+    {"prune"},
     {"models", "control"},
     {"engine", "sim"},
     {"build"},
@@ -27,7 +28,8 @@ LEVELS = [
 LIBRARIES = {
     "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes"},
     "yaml": {"config", "control"},
-    "torch": {"prune", "models", "engine", "build", "bench", "train"},
+    "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
+    "triton": {"kernels"},
     "safetensors": {"models"},
     "tokenizers": {"models"},
     "transformers": {"bench"},

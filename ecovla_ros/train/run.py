@@ -207,6 +207,6 @@ def calibration(policy: Any, data: Dataset, settings: TrainSettings) -> dict[str
         text = data.meta["instructions"][int(task[row])]
         obs = Observation(0, views, state[row, :7].astype(float), float(state[row, 7]), text)
         seen = policy.encode(obs)
-        plan = Plan(energy=energy)
+        plan = Plan.recording(energy)
         policy.act(seen, policy.prefill(seen, plan), plan, noise)
     return {key: value / len(rows) for key, value in energy.items()}

@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecovla_ros.kernels.gated import gated
+from ecovla_ros.prune.energy import add_energy, add_samples
+from ecovla_ros.prune.site import SiteUse
+
 Extend = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
 """Takes this pass's K and V (B, G, L, head_dim) and gives those to attend to: with the past before them."""
 
@@ -25,15 +29,16 @@ class Rope(NamedTuple):
 
 
 class Use(NamedTuple):
-    """How much of a block runs, and where its energies are added (see models/base.py `Plan`). None: all, nowhere."""
+    """How one call of a block runs (see prune/site.py)."""
 
-    heads: int | None = None
-    mlp: int | None = None
-    heads_energy: Tensor | None = None
-    mlp_energy: Tensor | None = None
+    heads: SiteUse = SiteUse()
+    mlp: SiteUse = SiteUse()
+    valid: Tensor | None = None
+    """(L,) float32, 1 for a token and 0 for padding; None: no padding."""
 
 
 FULL = Use()
+ALL = SiteUse()
 
 
 def rope_tables(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -64,12 +69,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return torch.softmax(scores, -1, dtype=q.dtype) @ v
 
 
-def add_energy(buffer: Tensor | None, hidden: Tensor) -> None:
-    """Add sum over the sequence of hidden^2 (1, L, k) to the first k entries of `buffer` (paper, Eq. 8)."""
-    if buffer is not None:
-        buffer[: hidden.shape[-1]] += hidden[0].float().square().sum(0)
-
-
 class RMSNorm(nn.Module):
     """Gemma's norm: x / rms(x) * (1 + weight), in float32."""
 
@@ -86,20 +85,27 @@ class RMSNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Gated GELU: (gelu(x gate^T) * (x up^T)) down, each weight (C, width) with `down` stored transposed."""
+    """Gated MLP: (act(x gate^T) * (x up^T)) down, each weight (C, width) with `down` stored transposed."""
 
-    def __init__(self, width: int, channels: int, depth: int) -> None:
+    def __init__(self, width: int, channels: int, depth: int, activation: str = "gelu") -> None:
         super().__init__()
+        self.activation = activation
         self.gate = weight(channels, width, fan_in=width)
         self.up = weight(channels, width, fan_in=width)
         self.down = weight(channels, width, fan_in=2 * depth * channels)
 
-    def forward(self, x: Tensor, kept: int | None = None, energy: Tensor | None = None) -> Tensor:
-        """(B, L, width) to the same shape through the first `kept` channels."""
-        gate, up, down = (w if kept is None else w[:kept] for w in (self.gate, self.up, self.down))
-        hidden = F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up)
-        add_energy(energy, hidden)
-        return hidden @ down
+    def hidden(self, x: Tensor, first: int, last: int, energy: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """X_int (..., last - first) of x (..., width) in slots first..last-1."""
+        return gated(x, self.gate[first:last], self.up[first:last], self.activation, energy, valid)
+
+    def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
+        """(B, L, width) to the same shape through the kept channels; records only at B = 1."""
+        kept = len(self.gate) if use.kept is None else use.kept
+        energy = None if use.record is None else use.record.energy[:kept]
+        hidden = self.hidden(x, 0, kept, energy, valid)
+        if use.record is not None:
+            add_samples(use, x[0], hidden[0], valid)
+        return add_bias(hidden @ self.down[:kept], use.bias)
 
 
 class KeyValue(nn.Module):
@@ -136,17 +142,31 @@ class Attention(KeyValue):
         """View of the query rows (heads * head_dim, width)."""
         return self.vkq[self.kv_rows :]
 
-    def forward(self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: Use) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = ALL,
+        valid: Tensor | None = None,
+    ) -> Tensor:
         """(B, L, width) to the same shape. `mask`: (B, 1, 1, keys) bool, True where a key may be seen."""
-        batch, length, _ = x.shape
-        rows = None if use.heads is None else use.heads * self.head_dim
-        vkq = self.vkq if rows is None else self.vkq[: self.kv_rows + rows]
-        k, v, q = self.split(F.linear(self.norm(x), vkq), rope)
-        k, v = extend(k, v)
-        q = q.reshape(batch, -1, self.kv_heads, self.head_dim).transpose(1, 2)
-        hidden = attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
-        add_energy(use.heads_energy, hidden)
-        return hidden @ (self.o if rows is None else self.o[:rows])
+        rows = len(self.o) if use.kept is None else use.kept * self.head_dim
+        normed = self.norm(x)
+        k, v, q = self.split(F.linear(normed, self.vkq[: self.kv_rows + rows]), rope)
+        hidden = self.heads(q, *extend(k, v), mask)
+        if use.record is not None:
+            add_energy(use, hidden[0], valid)
+            add_samples(use, normed[0], hidden[0], valid)
+        return add_bias(hidden @ self.o[:rows], use.bias)
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Concatenated head outputs (B, L, heads * head_dim) of q (B, L, heads, head_dim) over k, v (B, G, keys, head_dim)."""
+        batch, length = q.shape[:2]
+        folded = q.reshape(batch, -1, self.kv_heads, self.head_dim).transpose(1, 2)
+        return attend(folded, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
+
+    def probe(self, x: Tensor, rope: Rope, k: Tensor, v: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
+        """Outputs (n, (last - first) * head_dim) of the heads in slots first..last-1 for normed inputs x (n, width)."""
+        query = self.query()[first * self.head_dim : last * self.head_dim]
+        q = F.linear(x, query).unflatten(-1, (-1, self.head_dim))[None]
+        return self.heads(rotate(q, rope), k, v, mask)[0]
 
 
 class Block(nn.Module):
@@ -162,8 +182,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None = None, use: Use = FULL) -> Tensor:
         """(B, L, width) to the same shape."""
-        x = x + self.attention(x, rope, extend, mask, use)
-        return x + self.mlp(self.norm(x), use.mlp, use.mlp_energy)
+        x = x + self.attention(x, rope, extend, mask, use.heads, use.valid)
+        return x + self.mlp(self.norm(x), use.mlp, use.valid)
 
 
 def run(
@@ -178,6 +198,11 @@ def run(
     for i, block in enumerate(blocks):
         x = block(x, rope, extends[i], mask, FULL if uses is None else uses[i])
     return x
+
+
+def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
+    """`out` (B, L, width), plus a bias (width,) when there is one."""
+    return out if bias is None else out + bias
 
 
 def weight(rows: int, columns: int, fan_in: int) -> nn.Parameter:
