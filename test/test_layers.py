@@ -38,6 +38,7 @@ LIBRARIES = {
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
     "rclpy": {"nodes", "cli"},
+    "matplotlib": {"bench"},
 }
 """Third-party library -> rooms that may import it. Message packages go where rclpy goes."""
 

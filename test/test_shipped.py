@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from ecovla_ros import build, config
-from ecovla_ros.bench import success
+from ecovla_ros.bench import spread
+from ecovla_ros.bench.drive import Runner
+from ecovla_ros.bench.environments import Delays
+from ecovla_ros.bench.variants import Trial
 from ecovla_ros.config import PruneConfig, SimConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
@@ -61,9 +64,9 @@ def test_ratio_zero_equals_dense(frames):
 
 
 def test_an_episode_is_deterministic():
-    trial = success.Trial("ecovla", 0.25, "apple", "shift", 31)
+    trial = Trial("ecovla", "probe", 0.25, "apple", "shift", 31)
     short = config.override(SETTINGS, **{"sim.episode_s": 3.0})
-    rows = [success.Runner(short).run(trial) for _ in range(2)]
+    rows = [Runner(short).run(trial) for _ in range(2)]
     timed = ("policy_p50_ms", "policy_p95_ms")
     assert [{k: v for k, v in r.items() if k not in timed} for r in rows][0] == {
         k: v for k, v in rows[1].items() if k not in timed
@@ -72,12 +75,11 @@ def test_an_episode_is_deterministic():
 
 
 def test_pictures_of_another_renderer_are_refused(monkeypatch):
-    runner = success.Runner
     policy = build.policy(SETTINGS.policy)
     policy.spec = dataclasses.replace(policy.spec, renderer="egl")
     monkeypatch.setattr(build, "policy", lambda _: policy)
     with pytest.raises(CheckpointError, match="trained on 'egl' images and this run draws with 'ray'"):
-        runner(SETTINGS)
+        Runner(SETTINGS)
 
 
 def test_an_instruction_it_never_saw_is_named(frames):
