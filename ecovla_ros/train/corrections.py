@@ -7,11 +7,17 @@ the policy got stuck, and drives what is left when the policy has had its time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ecovla_ros.config import PruneConfig
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import EcovlaError
+from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.follow import Teacher
 from ecovla_ros.sim.tasks import TASKS
@@ -52,6 +58,13 @@ def episode(env: KinovaEnv, answer: Answer, seed: int, settings: DemoSettings) -
         solved = env.step(joints, gripper) or solved
         left -= solved
     return frames, solved
+
+
+def answers(folder: Path) -> Answer:
+    """The policy of a checkpoint, dense, on one thread. Raises CheckpointError."""
+    torch.set_num_threads(1)
+    engine = Engine(checkpoint.load(folder), PruneConfig(method="dense"), Inline())
+    return lambda obs: engine.step(obs).chunk
 
 
 def _answered(env: KinovaEnv, answer: Answer) -> ActionChunk | None:

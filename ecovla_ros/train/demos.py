@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ecovla_ros.config import SimConfig
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.expert import Expert
 from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.train import corrections
 from ecovla_ros.train.dataset import ShardWriter
 from ecovla_ros.train.frames import DemoSettings, frame_of
 from ecovla_ros.types import CAMERAS
@@ -71,18 +72,21 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
 
 
 def collect(
-    folder: Path, settings: DemoSettings, processes: int, progress: Callable[[int, int, float], None]
+    folder: Path, settings: DemoSettings, processes: int, progress: Callable[[int, int, float], None],
+    driver: Path | None = None,
 ) -> None:
     """Write `settings.episodes` episodes with several processes. `progress(done, total, seconds left)`.
 
-    A shard whose meta.json counts all its episodes is kept: an interrupted run goes on where it stopped.
+    `driver`: checkpoint of a policy that drives while the expert labels (train.corrections); None: the expert drives.
+    An interrupted run goes on after the last whole episode of each shard.
     """
+    name = "shard" if driver is None else "shard-corrected"
     shards = [
-        (folder / f"shard-{i:03d}", settings, range(settings.seed + i, settings.seed + settings.episodes, processes))
+        (folder / f"{name}-{i:03d}", settings, range(settings.seed + i, settings.seed + settings.episodes, processes), driver)
         for i in range(processes)
     ]
     todo = [s for s in shards if _done(s[0]) < len(s[2])]
-    start = time.monotonic()
+    start, before = time.monotonic(), sum(_done(s[0]) for s in shards)
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_write_shard, args=s) for s in todo]
     for worker in workers:
@@ -90,12 +94,24 @@ def collect(
     while any(w.is_alive() for w in workers):
         workers[0].join(2.0)
         done = sum(_done(s[0]) for s in shards)
-        rate = (time.monotonic() - start) / max(done, 1)
+        rate = (time.monotonic() - start) / max(done - before, 1)
         progress(done, settings.episodes, rate * (settings.episodes - done))
         workers = sorted(workers, key=lambda w: not w.is_alive())
     failed = [w.exitcode for w in workers if w.exitcode]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(workers)} collecting processes ended with {failed}")
+
+
+def meta_of(settings: DemoSettings) -> dict[str, Any]:
+    """What every shard of a data set has in common (see train.dataset)."""
+    return {
+        "cameras": list(CAMERAS),
+        "size": settings.size,
+        "horizon": settings.horizon,
+        "renderer": settings.renderer,
+        "instructions": [t.instruction for t in TASKS.values()],
+        "settings": asdict(settings),
+    }
 
 
 def _done(folder: Path) -> int:
@@ -105,23 +121,19 @@ def _done(folder: Path) -> int:
         return 0
 
 
-def _write_shard(folder: Path, settings: DemoSettings, seeds: range) -> None:
-    meta: Mapping[str, Any] = {
-        "cameras": list(CAMERAS),
-        "size": settings.size,
-        "horizon": settings.horizon,
-        "renderer": settings.renderer,
-        "instructions": [t.instruction for t in TASKS.values()],
-        "settings": asdict(settings),
-    }
-    writer = ShardWriter(folder, capacity=settings.max_steps * len(seeds), meta=meta)
+def _write_shard(folder: Path, settings: DemoSettings, seeds: range, driver: Path | None) -> None:
+    writer = ShardWriter(folder, settings.max_steps * len(seeds), meta_of(settings))
     env = KinovaEnv(SimConfig(renderer=settings.renderer))
+    answer = None if driver is None else corrections.answers(driver)
     try:
-        for seed in seeds:
+        for seed in seeds[writer.episodes :]:
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
                 return  # the run was killed; what is written stays readable
-            frames, success = episode(env, seed, settings)
-            writer.append(frames if success else [])
+            if answer is None:
+                frames, success = episode(env, seed, settings)
+                writer.append(frames if success else [])
+            else:
+                writer.append(corrections.episode(env, answer, seed, settings)[0])
     finally:
         env.close()

@@ -99,6 +99,8 @@ def train_together(
     picker = np.random.default_rng([settings.seed, rank, step])
     generator = torch.Generator(device).manual_seed(hash((settings.seed, rank, step)) % 2**31)
     share = balanced(columns["task"].numpy())
+    labels = (settings.grounding_weight, settings.vision_weight, settings.vision_weight)
+    weights = (1.0, *(labels if data.labelled else (0.0, 0.0, 0.0)))
     mean, saved = np.zeros(6), spent
     while parallel.agree(spent) < settings.seconds:
         start = time.monotonic()
@@ -108,8 +110,7 @@ def train_together(
         batch = _draw(data, columns, picker.choice(len(share), settings.batch, p=share), generator, device)
         losses, error = learner.losses(batch, settings.draws, generator)
         optimiser.zero_grad(set_to_none=True)
-        weight = losses.new_tensor((1.0, settings.grounding_weight, settings.vision_weight, settings.vision_weight))
-        (losses * weight).sum().backward()
+        (losses * losses.new_tensor(weights)).sum().backward()
         parallel.average(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
@@ -125,6 +126,8 @@ def train_together(
             if rank == 0:
                 _save(state, learner, average, optimiser, step, spent)
             keep(average)
+    if rank == 0:
+        _save(state, learner, average, optimiser, step, spent)
     return average
 
 
