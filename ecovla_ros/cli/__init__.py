@@ -12,6 +12,7 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
     "eval": "closed-loop success, paired across methods",
+    "plot": "success and speed-up against ratio, and one episode, from result files",
     "replay": "the policy over a recorded bag, deterministic",
     "train": "demonstrations and the built-in policy, from scratch",
 }
