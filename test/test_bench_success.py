@@ -8,14 +8,15 @@ import json
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import environments, fitness, journal, spread, success, variants
+from ecovla_ros.bench import environments, fitness, journal, spread, success, trials
 from ecovla_ros.bench.journal import Journal, trial_of
-from ecovla_ros.bench.variants import Trial, Variant
+from ecovla_ros.bench.trials import Trial
+from ecovla_ros.bench.variants import Variant
 from ecovla_ros.errors import CheckpointError, ConfigError, EcovlaError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.sim import events
 
-BOTH = variants.variants(["dense", "ecovla", "static"], ["probe", "dense"], [0.25, 0.4])
+BOTH = trials.compared(["dense", "ecovla", "static"], ["probe", "dense"], [0.25, 0.4])
 
 
 def test_a_variant_is_method_refresh_and_ratio():
@@ -23,13 +24,14 @@ def test_a_variant_is_method_refresh_and_ratio():
     assert {v.refresh for v in BOTH if v.method == "ecovla"} == {"probe", "dense"}
     assert {v.refresh for v in BOTH if v.method == "static"} == {"none"}
     for variant in BOTH:
-        prune = config.override(config.Config(), **variant.overrides()).prune
+        trial = Trial(*dataclasses.astuple(variant), "apple", "calm", 1)
+        prune = config.override(config.Config(), **trial.overrides()).prune
         assert (prune.method, prune.ratio) == (variant.method, variant.ratio)
         assert variant.refresh in ("none", prune.refresh)
 
 
 def test_every_variant_meets_the_same_scenes():
-    todo = variants.trials(BOTH, ["apple", "banana"], ["calm", "shift"], 3, 1000)
+    todo = trials.trials(BOTH, ["apple", "banana"], ["calm", "shift"], 3, 1000)
     scenes = {}
     for t in todo:
         scenes.setdefault(t.variant, set()).add((t.task, t.environment, t.seed))
@@ -53,7 +55,7 @@ def test_what_happens_in_an_episode_depends_on_its_seed_alone():
 )
 def test_unknown_names_list_the_valid_ones(methods, refreshes, tasks, places, match):
     with pytest.raises(EcovlaError, match=match):
-        variants.trials(variants.variants(methods, refreshes, [0.25]), tasks, places, 1, 0)
+        trials.trials(trials.compared(methods, refreshes, [0.25]), tasks, places, 1, 0)
 
 
 def episode(method, seed, solved, environment="calm", task="apple"):
@@ -97,7 +99,7 @@ def play(calls, stop_after=None):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
-    todo = variants.trials(BOTH[:2], ["apple"], ["calm"], 4, 10)
+    todo = trials.trials(BOTH[:2], ["apple"], ["calm"], 4, 10)
     path, head, calls = tmp_path / "a.episodes.jsonl", {"checkpoint": "x", "config": {"prune": {"p": 0.05}}}, []
     book = Journal(path, head, resume=False)
     with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ import pytest
 
 from ecovla_ros import build, config
 from ecovla_ros.bench.drive import Runner
-from ecovla_ros.bench.variants import Trial
+from ecovla_ros.bench.trials import Trial
 from ecovla_ros.config import PruneConfig, SimConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline

@@ -22,7 +22,8 @@ class Toy:
         self.spec = PolicySpec("toy", {"third_person": (4, 4), "wrist": (4, 4)}, HORIZON, 0.1)
         self._look = torch.randn(48, TOKENS * WIDTH, generator=g) / 7
         self._out = torch.randn(WIDTH, 8, generator=g)
-        self.sites = [self._site(f"lm.{i}.mlp", "prefill", g) for i in range(2)] + [self._site("expert.0.mlp", "act", g)]
+        keys = (("lm.0.mlp", "prefill"), ("lm.1.mlp", "prefill"), ("expert.0.mlp", "act"))
+        self.sites = [self._site(key, phase, g) for key, phase in keys]
         self.calibration: dict[str, Tensor] = {}
 
     def _site(self, key: str, phase: str, g: torch.Generator) -> Site:
@@ -58,6 +59,9 @@ class Toy:
         for site in self.sites[:2]:
             x = self._mlp(site, x, plan)
         return x.mean(0)
+
+    def mark(self, seen: Seen) -> None:
+        return
 
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         return self._mlp(self.sites[2], handoff + noise @ self._out.T, plan) @ self._out

@@ -14,7 +14,7 @@ import numpy as np
 from ecovla_ros import build, config
 from ecovla_ros.bench.environments import Delays, schedule
 from ecovla_ros.bench.fitness import check
-from ecovla_ros.bench.variants import Trial
+from ecovla_ros.bench.trials import Trial
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import load as load_limits
 from ecovla_ros.engine.engine import Engine, Step
@@ -74,7 +74,7 @@ class Runner:
         """
         if trial.environment == "latency" and self._delays is None:
             raise ConfigError("the environment 'latency' needs measured times: --latency FILE, written by ecovla bench")
-        prune = config.override(self._settings, **trial.variant.overrides()).prune
+        prune = config.override(self._settings, **trial.overrides()).prune
         engine = Engine(self._policy, prune, Inline(), seed=trial.seed)
         try:
             if trial.method != "dense" and self._policy.calibration:

@@ -64,7 +64,7 @@ def measured(path: Path, factor: float = 1.0) -> Delays:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         found: dict[tuple[str, str, float], dict[str, float]] = {}
         for row in rows:
-            if row["scope"] == "policy":
+            if row["scope"] == "policy" and row.get("pace", "paced") == "paced":
                 key = (str(row["method"]), str(row["refresh"]), float(row["ratio"]))
                 found.setdefault(key, {})[str(row["frames"])] = factor * float(row["mean_ms"]) / 1000
     except (OSError, ValueError, KeyError, TypeError) as error:

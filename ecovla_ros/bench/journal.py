@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ecovla_ros.bench.variants import Trial
+from ecovla_ros.bench.trials import Trial
 from ecovla_ros.errors import ConfigError
 
 KEYS = tuple(f.name for f in fields(Trial))

@@ -13,7 +13,7 @@ from typing import Any
 from ecovla_ros import config
 from ecovla_ros.bench.drive import Runner
 from ecovla_ros.bench.environments import Delays
-from ecovla_ros.bench.variants import Trial
+from ecovla_ros.bench.trials import Trial
 from ecovla_ros.errors import ConfigError
 
 Row = dict[str, Any]

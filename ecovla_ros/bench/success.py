@@ -24,7 +24,8 @@ from ecovla_ros.bench.statistics import (
     non_inferiority,
     wilson,
 )
-from ecovla_ros.bench.variants import Trial, Variant
+from ecovla_ros.bench.trials import Trial
+from ecovla_ros.bench.variants import Variant
 from ecovla_ros.errors import ConfigError
 
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ from ecovla_ros import config
 from ecovla_ros.bench import document
 from ecovla_ros.bench.drive import TICK_S, Runner
 from ecovla_ros.bench.environments import schedule
-from ecovla_ros.bench.variants import Trial
+from ecovla_ros.bench.trials import Trial
 from ecovla_ros.engine.engine import Engine, Step
 from ecovla_ros.sim.tasks import TASKS
 

@@ -1,85 +1,104 @@
-"""What is compared, and on which episodes: every variant meets the same scenes."""
+"""What a benchmark compares: one engine per method, refresh kind and ratio, each with weights of its own."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ecovla_ros import config
-from ecovla_ros.bench.environments import ENVIRONMENTS
+import torch
+from torch import Tensor
+
+from ecovla_ros import build, config
+from ecovla_ros.bench.scenes import stream
+from ecovla_ros.engine.calibration import calibration
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Streams
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.sim.tasks import find
+from ecovla_ros.models.base import Policy
 
-NO_REFRESH = "none"
-"""Refresh of a method whose pattern does not follow the scene."""
+CALIBRATION_FRAMES = 4
+"""Frames of another seed that a policy without calibration of its own is calibrated on."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Variant:
-    """One way to run the policy."""
-
-    method: str
-    refresh: str
-    """probe or dense for an adaptive method, else none."""
-    ratio: float
-
-    def overrides(self) -> dict[str, Any]:
-        """Configuration changes that make a run this variant."""
-        changes: dict[str, Any] = {"prune.method": self.method, "prune.ratio": self.ratio}
-        if self.refresh != NO_REFRESH:
-            changes["prune.refresh"] = self.refresh
-        return changes
-
-    def __str__(self) -> str:
-        refresh = "" if self.refresh == NO_REFRESH else f" ({self.refresh})"
-        return f"{self.method}{refresh}" if self.method == "dense" else f"{self.method}{refresh} {100 * self.ratio:.4g} %"
-
-
-@dataclass(frozen=True, order=True)
-class Trial:
-    """One episode to run: rows of one task, environment and seed differ in nothing but the variant."""
+    """One way to run the model."""
 
     method: str
     refresh: str
     ratio: float
-    task: str
-    environment: str
-    seed: int
-
-    @property
-    def variant(self) -> Variant:
-        """The way the policy runs."""
-        return Variant(self.method, self.refresh, self.ratio)
 
 
 def variants(methods: Sequence[str], refreshes: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
-    """Dense once, other methods at every ratio, adaptive ones with every refresh. Raises ConfigError."""
-    for name in methods:
-        if name not in config.METHODS:
-            raise ConfigError(unknown("method", name, config.METHODS))
-    for name in refreshes:
-        if name not in config.REFRESHES:
-            raise ConfigError(unknown("refresh", name, config.REFRESHES))
-    out = []
-    for method in methods:
-        kinds = tuple(refreshes) if method in config.ADAPTIVE else (NO_REFRESH,)
-        out += [Variant(method, kind, ratio) for kind in kinds for ratio in (ratios if method != "dense" else (0.0,))]
-    if len(set(out)) != len(out) or not out:
-        raise ConfigError("methods, refreshes and ratios must be named once each, and at least one method")
-    return out
+    """Dense first, then every method and ratio; adaptive methods with every refresh kind. Raises ConfigError."""
+    for names, valid, what in ((methods, config.METHODS, "method"), (refreshes, config.REFRESHES, "refresh")):
+        for name in names:
+            if name not in valid:
+                raise ConfigError(unknown(what, name, valid))
+    found = [Variant("dense", "none", 0.0)]
+    for method in (m for m in methods if m != "dense"):
+        kinds = refreshes if method in config.ADAPTIVE else ("none",)
+        found += [Variant(method, kind, ratio) for kind in kinds for ratio in ratios]
+    return found
 
 
-def trials(
-    compared: Sequence[Variant], tasks: Sequence[str], environments: Sequence[str], episodes: int, seed: int
-) -> list[Trial]:
-    """Every variant on the same `episodes` seeds of each task and environment. Raises ConfigError."""
-    for name in environments:
-        if name not in ENVIRONMENTS:
-            raise ConfigError(unknown("environment", name, ENVIRONMENTS))
-    if episodes < 1:
-        raise ConfigError(f"{episodes} episodes; valid: 1 or more")
-    return [
-        Trial(v.method, v.refresh, v.ratio, find(t).name, e, seed + i)
-        for i in range(episodes) for e in environments for t in tasks for v in compared
-    ]
+class Bench:
+    """Engines of all variants over one model, calibrated alike."""
+
+    def __init__(self, settings: config.Config, chosen: Sequence[Variant], seed: int, first: Policy | None = None) -> None:
+        """`first`: a policy to copy weights from instead of loading one. Raises ConfigError where memory is too small."""
+        self.settings, self.variants = settings, list(chosen)
+        policy = first or build.policy(settings.policy)
+        self.weights_bytes = weights_bytes(policy)
+        _check_memory(settings.policy.model, self.weights_bytes, len(self.variants))
+        self.noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
+        energies = dict(getattr(policy, "calibration", {}))
+        if not energies and any(v.method != "dense" for v in self.variants):
+            frames = stream(policy.spec, CALIBRATION_FRAMES, seed + 1)
+            energies = calibration(policy, (f.observation for f in frames), self.noise)
+        self._energies = energies
+        self.policies: list[Any] = [policy]
+        while len(self.policies) < len(self.variants):
+            self.policies.append(_copy(policy, settings))
+
+    def engine(self, index: int, streams: Streams, seed: int) -> Engine:
+        """The engine of one variant, calibrated and warm."""
+        variant = self.variants[index]
+        changes = {"prune.method": variant.method, "prune.ratio": variant.ratio}
+        if variant.refresh != "none":
+            changes["prune.refresh"] = variant.refresh
+        prune = config.override(self.settings, **changes).prune
+        engine = Engine(build.captured(self.policies[index], self.settings.policy), prune, streams, seed)
+        if variant.method != "dense":
+            engine.calibrate(self._energies)
+        return engine
+
+
+def weights_bytes(policy: Policy) -> int:
+    """Memory of a policy's weights, each storage once."""
+    storages: dict[int, int] = {}
+    model = getattr(policy, "model", None)
+    tensors: list[Tensor] = list(model.state_dict().values()) if isinstance(model, torch.nn.Module) else []
+    for tensor in tensors or [w for s in policy.sites for w in (*s.producers, s.consumer)]:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _copy(policy: Any, settings: config.Config) -> Any:
+    """Another policy with the same weights, in channel order."""
+    other = build.policy(settings.policy)
+    other.model.load_state_dict(policy.model.state_dict())
+    return other
+
+
+def _check_memory(model: str, weights: int, copies: int) -> None:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = weights * (copies - 1)
+    if needed > 0.8 * free:
+        raise ConfigError(
+            f"{copies} variants of {model} need {needed / 2**30:.1f} GiB more and {free / 2**30:.1f} GiB are free; valid: "
+            f"fewer methods and ratios, policy.dtype=bfloat16, or a smaller model"
+        )

@@ -66,14 +66,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _trials(options: argparse.Namespace) -> list[Any]:
-    from ecovla_ros.bench import success, variants
+    from ecovla_ros.bench import success, trials
 
-    compared = variants.variants(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
-    todo = variants.trials(
-        compared, options.tasks.split(","), options.environments.split(","), options.episodes, options.seed
+    chosen = trials.compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
+    todo = trials.trials(
+        chosen, options.tasks.split(","), options.environments.split(","), options.episodes, options.seed
     )
     if options.margin is not None:
-        if all(v.method != "dense" for v in compared):
+        if all(v.method != "dense" for v in chosen):
             raise ConfigError("--margin compares with dense; add it: --method dense,...")
         success.check_size(options.episodes * len(options.tasks.split(",")), options.margin)
     return todo

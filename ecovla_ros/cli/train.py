@@ -106,14 +106,14 @@ def _export(options: argparse.Namespace, settings: Any) -> int:
 
 def _evaluate(options: argparse.Namespace, out: Path) -> list[Row]:
     """Dense success of the new checkpoint on held-out seeds."""
-    from ecovla_ros.bench import spread, success, variants
+    from ecovla_ros.bench import spread, success, trials
     from ecovla_ros.sim.tasks import TASKS
 
     if not options.evaluate:
         return []
     settings = config.override(settings_of(options), **{"policy.checkpoint": str(out)})
-    dense = variants.variants(["dense"], ["probe"], [0.0])
-    todo = variants.trials(dense, list(TASKS), ["calm", "looks"], options.evaluate, 1000)
+    dense = trials.compared(["dense"], ["probe"], [0.0])
+    todo = trials.trials(dense, list(TASKS), ["calm", "looks"], options.evaluate, 1000)
     bar = Progress(len(todo), "episodes")
     rows = success.table(success.run(settings, todo, spread.processes(options.processes), lambda row: bar.step()))
     print_table(rows, ("environment", "task", "episodes", "successes", "low", "high", "seconds_p50"))

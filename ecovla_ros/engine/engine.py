@@ -112,9 +112,9 @@ class Engine:
         return Step(chunk, self._report(obs, decision, plan, fault))
 
     @property
-    def sparse_plan(self) -> dict[str, int]:
-        """Site key -> channels a sparse frame runs; empty when dense."""
-        return {} if self._refresh is None else dict(self._refresh.sparse[self._refresh.home].kept)
+    def sparse_plan(self) -> Plan:
+        """What a sparse frame of the configured ratio runs; the dense plan when dense."""
+        return DENSE if self._refresh is None else self._refresh.sparse[self._refresh.home]
 
     @property
     def refresh_bytes(self) -> int:

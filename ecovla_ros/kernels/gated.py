@@ -36,7 +36,7 @@ def reference(
 
 
 class Choice:
-    """Which of the two runs for a shape: the faster one, as `measure` found on this machine; until then the reference."""
+    """Which of the two runs for a shape: the faster, as `measure` found on this machine; until then the reference."""
 
     def __init__(self) -> None:
         self.fused: set[tuple[int, int, int, torch.dtype]] = set()
@@ -64,8 +64,9 @@ def gated(
     """As `reference`, through the kernel where it was found faster. Raises PruningError for an unknown activation."""
     if activation not in ACTIVATIONS:
         raise PruningError(unknown("activation", activation, ACTIVATIONS))
-    if CHOICE.fused and valid is None and _shape(x, gate) in CHOICE.fused:
-        out: Tensor = importlib.import_module("ecovla_ros.kernels.gated_triton").gated(x, gate, up, activation, energy)
+    if CHOICE.fused and _shape(x, gate) in CHOICE.fused:
+        fused = importlib.import_module("ecovla_ros.kernels.gated_triton").gated
+        out: Tensor = fused(x, gate, up, activation, energy, valid)
         return out
     return reference(x, gate, up, activation, energy, valid)
 

@@ -17,8 +17,8 @@ BLOCK_M, BLOCK_N, BLOCK_K = 64, 64, 32
 
 @triton.jit
 def _gated(
-    x, gate, up, out, partial, tokens, channels, width,
-    SILU: tl.constexpr, ENERGY: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x, gate, up, out, partial, valid, tokens, channels, width,
+    SILU: tl.constexpr, ENERGY: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -42,11 +42,14 @@ def _gated(
     tl.store(out + m[:, None] * channels + n[None, :], hidden, mask=rows[:, None] & columns[None, :])
     if ENERGY:
         squares = hidden.to(tl.float32) * hidden.to(tl.float32)
-        total = tl.sum(tl.where(rows[:, None], squares, 0.0), axis=0)
+        counts = tl.load(valid + m, mask=rows, other=0.0) if PADDED else tl.where(rows, 1.0, 0.0)
+        total = tl.sum(squares * counts[:, None], axis=0)
         tl.store(partial + tl.program_id(0) * channels + n, total, mask=columns)
 
 
-def gated(x: Tensor, gate: Tensor, up: Tensor, activation: str, energy: Tensor | None = None) -> Tensor:
+def gated(
+    x: Tensor, gate: Tensor, up: Tensor, activation: str, energy: Tensor | None = None, valid: Tensor | None = None
+) -> Tensor:
     """X_int (..., k) of x (..., D) through gate and up (k, D), contiguous; see `kernels.gated.reference`."""
     flat = x.reshape(-1, x.shape[-1])
     (tokens, width), channels = flat.shape, len(gate)
@@ -54,8 +57,9 @@ def gated(x: Tensor, gate: Tensor, up: Tensor, activation: str, energy: Tensor |
     blocks = triton.cdiv(tokens, BLOCK_M)
     partial = torch.empty((blocks, channels) if energy is not None else (1, 1), dtype=torch.float32, device=x.device)
     _gated[(blocks, triton.cdiv(channels, BLOCK_N))](
-        flat, gate, up, out, partial, tokens, channels, width,
-        SILU=activation == "silu", ENERGY=energy is not None, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
+        flat, gate, up, out, partial, partial if valid is None else valid, tokens, channels, width,
+        SILU=activation == "silu", ENERGY=energy is not None, PADDED=valid is not None,
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
     )  # fmt: skip
     if energy is not None:
         energy += partial.sum(0)

@@ -64,6 +64,10 @@ class Policy(Protocol):
         """Prefix to what the action head reads: K/V per layer, a hidden state, a vector."""
         ...
 
+    def mark(self, seen: Seen) -> None:
+        """Remember what a probe must know of the prefill that has just run. `prefill` does it, and who replays one."""
+        ...
+
     def act(self, seen: Seen, handoff: Any, plan: Plan, noise: Tensor) -> Tensor:
         """Hand-off to normalised actions (H, action_dim). `noise`: (H, action_dim), handed in."""
         ...

@@ -25,7 +25,6 @@ from ecovla_ros.train.dataset import ShardWriter
 from ecovla_ros.train.frames import DemoSettings, frame_of
 from ecovla_ros.types import CAMERAS
 
-
 CALM_PERIODS = 8
 """Periods without pushes from four before the gripper is told to move until its hold has passed."""
 

@@ -11,6 +11,9 @@ from typing import Any
 from ecovla_ros.errors import CheckpointError, unknown
 from ecovla_ros.types import CAMERAS
 
+VARIANTS = ("pi0", "pi05")
+"""pi0: state and time enter the expert as tokens. pi05: the state is in the prompt, the time modulates the norms."""
+
 VISIONS = ("siglip", "stem")
 """siglip: the patch transformer of pi0. stem: the small convolutional tower of mini."""
 
@@ -24,6 +27,7 @@ class PiConfig:
 
     cameras: tuple[str, ...] = CAMERAS
     """Camera slots in the order of the prefix."""
+    variant: str = "pi0"
     optional_cameras: bool = False
     """Whether an observation may come without an image of some (not all) cameras."""
     vision: str = "stem"
@@ -64,6 +68,8 @@ class PiConfig:
         """Raises CheckpointError for a combination that is not a model."""
         if self.vision not in VISIONS:
             raise CheckpointError(unknown("vision tower", self.vision, VISIONS))
+        if self.variant not in VARIANTS:
+            raise CheckpointError(unknown("variant", self.variant, VARIANTS))
         for name, value in dataclasses.asdict(self).items():
             least = 0 if name in ("vision_layers", "vision_heads", "vision_mlp", "noise_scale") else 1e-12
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
@@ -92,6 +98,11 @@ class PiConfig:
     def tokens(self) -> int:
         """Vision tokens N of one camera."""
         return (self.image_size // self.patch) ** 2
+
+    @property
+    def state_tokens(self) -> int:
+        """Tokens between prefix and actions: pi0's state, or none."""
+        return 1 if self.variant == "pi0" else 0
 
     @property
     def max_prefix(self) -> int:

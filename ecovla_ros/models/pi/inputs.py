@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.types import JOINTS, Observation
+
+
+class Eyes(Protocol):
+    """The part of a model's configuration that says what images it takes."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera slots in the model's order."""
+
+    @property
+    def optional_cameras(self) -> bool:
+        """Whether an image may be missing."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, px."""
 
 
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -21,7 +36,7 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def camera_images(images: Mapping[str, Any], config: PiConfig) -> dict[str, NDArray[np.uint8]]:
+def camera_images(images: Mapping[str, Any], config: Eyes) -> dict[str, NDArray[np.uint8]]:
     """Camera -> (image_size, image_size, 3) uint8 of every present camera, in the model's order.
 
     Raises ObservationError for an unknown or missing camera, a wrong type or shape. A camera given as None is left out

@@ -1,6 +1,6 @@
 """`PiModel` at batch 1: encode, prefill, act, decode, over K/V buffers that are allocated once.
 
-Exact savings against the batched model: no prompt padding beyond its bucket, only the cameras that are there, the prompt
+Exact savings against the batched model: no prompt padding beyond its bucket, only cameras that are there, the prompt
 embedded once per instruction, the time embedding once per step, the state token once per frame.
 """
 
@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError
@@ -23,8 +24,9 @@ from ecovla_ros.models.pi.inputs import camera_images, joint_state
 from ecovla_ros.models.pi.layers import Rope, run
 from ecovla_ros.models.pi.model import PiModel, key_mask
 from ecovla_ros.models.pi.normalise import Normaliser
-from ecovla_ros.models.pi.prompt import Prompt
+from ecovla_ros.models.pi.prompt import Prompt, state_bins, state_prompt
 from ecovla_ros.models.pi.sites import sites, uses
+from ecovla_ros.models.pi.steps import flow_step_parts
 from ecovla_ros.prune.site import Hidden
 from ecovla_ros.types import ActionChunk, Observation
 
@@ -35,16 +37,6 @@ class Handoff:
 
     length: int
     """Prefix tokens S, padding included: where the state token lies in the caches."""
-
-
-@dataclass(frozen=True)
-class FlowSteps:
-    """The part of the action embedding that depends on the step alone."""
-
-    action: Tensor
-    """Action columns of `time_in` after `action_in`, folded: (expert_width, action_dim)."""
-    bias: Tensor
-    """(steps, expert_width): biases, and the time columns of `time_in` at the time of each step."""
 
 
 class PiPolicy:
@@ -71,7 +63,7 @@ class PiPolicy:
         self.calibration: dict[str, Tensor] = dict(calibration or {})
         """Site key -> calibration energies (C * unit,), float32, channel order."""
         self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
-        weight = model.state_in.weight
+        weight = model.action_in.weight
         self.device, self.dtype, self.bucket = weight.device, weight.dtype, bucket
         self._cache = [Cache(self.config, weight) for _ in range(self.config.layers)]
         self._steps = flow_step_parts(model, self.flow_steps)
@@ -87,12 +79,13 @@ class PiPolicy:
         """
         images = camera_images(obs.images, self.config)
         joints, gripper = joint_state(obs)
-        prompt, real = self._embed(obs.instruction)
+        normalised = self.normaliser.state(joints, gripper)
+        prompt, real = self._embed(self._words(obs.instruction, normalised))
         tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
         state = torch.zeros(self.config.state_dim)
-        state[: len(joints) + 1] = torch.from_numpy(self.normaliser.state(joints, gripper))
+        state[: len(joints) + 1] = torch.from_numpy(normalised)
         valid = None
         if self.bucket > 1:
             valid = torch.ones(len(prefix), device=self.device)
@@ -108,22 +101,28 @@ class PiPolicy:
         mask = None if seen.valid is None else key_mask(seen.valid[None])
         hidden = run(self.model.lm, seen.prefix[None], rope, extends, mask, use)
         extends[-1](*self.model.lm_last.keys_values(hidden, rope))
-        self._last = length, seen.valid
+        self.mark(seen)
         return Handoff(length)
+
+    def mark(self, seen: Seen) -> None:
+        """The probe of query heads reads the K/V of this pass: remember its length and padding."""
+        self._last = len(seen.prefix), seen.valid
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
-        """Euler steps from scaled `noise` (H, action_dim) at t = 1 to normalised actions (H, action_dim) at t = 0, float32."""
-        self._write_state(seen, handoff.length, plan)
-        start, horizon, blocks = handoff.length + 1, self.config.horizon, len(self.model.expert)
-        rope, mask = self._suffix_rope(seen.valid, start, horizon), suffix_mask(seen.valid, 1 + horizon)
+        """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim) at t = 0, float32."""
+        before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
+        if before:
+            self._write_state(seen, handoff.length, plan)
+        start = handoff.length + before
+        rope, mask = self._suffix_rope(seen.valid, start, horizon), suffix_mask(seen.valid, before + horizon)
         extends = [partial(cache.write, start) for cache in self._cache]
         x_t = noise.to(self.device, torch.float32) * self.config.noise_scale
-        for step, bias in enumerate(self._steps.bias):
-            use = uses("expert", blocks, plan, step, self.flow_steps)
-            hidden = self.model.time_out(F.silu(F.linear(x_t.to(self.dtype), self._steps.action, bias)))
+        for step in range(self.flow_steps):
+            use, last = self._steps.modulate(uses("expert", blocks, plan, step, self.flow_steps), step)
+            hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)
             hidden = run(self.model.expert, hidden[None], rope, extends, mask, use)
-            velocity = self.model.action_out(self.model.expert_norm(hidden))[0]
+            velocity = self.model.action_out(self.model.expert_norm(hidden, last))[0]
             x_t = torch.add(x_t, velocity.float(), alpha=-1.0 / self.flow_steps)
         return x_t
 
@@ -157,6 +156,10 @@ class PiPolicy:
         hidden = run(list(self.model.expert)[:-1], self.model.state_in(seen.state)[None, None], rope, extends, mask, use)
         extends[-1](*self.model.expert[-1].attention.keys_values(hidden, rope))
 
+    def _words(self, instruction: str, state: NDArray[np.float64]) -> str:
+        """What the prompt says: the instruction, in pi0.5 with the normalised state (8,) behind it."""
+        return instruction if self.config.variant == "pi0" else state_prompt(instruction, state_bins(state))
+
     def _suffix_rope(self, valid: Tensor | None, start: int, length: int) -> Rope:
         """Rotary tables behind the prefix: padding takes up room in the caches, and no position."""
         if valid is None:
@@ -171,10 +174,10 @@ class PiPolicy:
             (length, valid), cache = self._last, self._cache[layer]
             acting = phase == "act"
             block = (self.model.expert if acting else self.model.lm)[layer].attention
-            end = length + 1 + self.config.horizon if acting else length
+            end = length + self.config.state_tokens + self.config.horizon if acting else length
             mask = suffix_mask(valid, end - length)
             if acting:
-                table = self._suffix_rope(valid, length + 1, self.config.horizon)
+                table = self._suffix_rope(valid, length + self.config.state_tokens, self.config.horizon)
                 rope = Rope(*(part[:, tokens] if part.dim() == 4 else part[tokens] for part in table))
             else:
                 rope = self.model.rope(tokens[None], 0, 0)
@@ -217,18 +220,6 @@ class Staging:
 def suffix_mask(valid: Tensor | None, more: int) -> Tensor | None:
     """Keys (1, 1, 1, S + more) that may be seen: those of `valid` (S,), and all `more` behind them."""
     return None if valid is None else key_mask(F.pad(valid, (0, more), value=1.0)[None])
-
-
-@torch.inference_mode()
-def flow_step_parts(model: PiModel, steps: int) -> FlowSteps:
-    """Fold action_in into time_in, and run time_in on the time embeddings of all steps: exact up to rounding."""
-    width = model.config.expert_width
-    on_action, on_time = (w.float() for w in model.time_in.weight.split(width, 1))
-    times = 1.0 - torch.arange(steps, dtype=torch.float32, device=on_time.device) / steps
-    constant = model.time_in.bias.float() + on_action @ model.action_in.bias.float()
-    bias = F.linear(model.time_embedding(times), on_time) + constant
-    dtype = model.time_in.weight.dtype
-    return FlowSteps((on_action @ model.action_in.weight.float()).to(dtype), bias.to(dtype))
 
 
 def _check(config: PiConfig, spec: PolicySpec, normaliser: Normaliser, prompt: Prompt) -> None:

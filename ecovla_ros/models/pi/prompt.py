@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,6 +77,17 @@ class Prompt:
         longest = max((len(row) for row in rows), default=0)
         ids = [row + [0] * (longest - len(row)) for row in rows]
         return ids, [[i < len(row) for i in range(longest)] for row in rows]
+
+
+def state_prompt(text: str, bins: Iterable[int]) -> str:
+    """pi0.5's prompt: the task, the state in bins 0..255, and where the actions begin (openpi, tokenizer.py)."""
+    task = text.strip().replace("_", " ").replace("\n", " ")
+    return f"Task: {task}, State: {' '.join(map(str, bins))};\nAction: "
+
+
+def state_bins(state: Iterable[float]) -> list[int]:
+    """Normalised state, -1..1, to 256 equal bins numbered 0..255; what lies outside goes to the nearest bin."""
+    return [min(max(math.floor((value + 1.0) * 128.0), 0), 255) for value in state]
 
 
 def _split(text: str) -> list[str]:
