@@ -71,4 +71,5 @@ def test_too_few_pairs_are_named_exactly():
 def test_a_verdict_is_one_of_three():
     assert non_inferiority(5, 5, 900, 0.02).text == "not inferior"
     assert non_inferiority(60, 5, 600, 0.02).text == "inferior"
-    assert non_inferiority(6, 5, 200, 0.02).text == f"open: needs about {statistics.needed_pairs(0.02, 11 / 200)} episodes"
+    needed = statistics.needed_pairs(0.02, 11 / 200)
+    assert non_inferiority(6, 5, 200, 0.02).text == f"open: needs about {needed} episodes"

@@ -66,7 +66,8 @@ def episode(method, seed, solved, environment="calm", task="apple"):
 
 
 def test_the_table_counts_pairs():
-    episodes = [episode("dense", i, i < 8) for i in range(10)] + [episode("ecovla", i, i in range(2, 9)) for i in range(10)]
+    episodes = [episode("dense", i, i < 8) for i in range(10)]
+    episodes += [episode("ecovla", i, i in range(2, 9)) for i in range(10)]
     rows = {(r["method"], r["task"]): r for r in success.table(episodes, 0.1)}
     dense, pruned = rows[("dense", "all")], rows[("ecovla", "all")]
     assert (dense["successes"], pruned["successes"]) == (8, 7)

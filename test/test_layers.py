@@ -39,6 +39,8 @@ LIBRARIES = {
     "rosbags": {"bags", "nodes"},
     "rclpy": {"nodes", "cli"},
     "matplotlib": {"bench"},
+    "ray": {"bench"},
+    "pyarrow": {"train"},
 }
 """Third-party library -> rooms that may import it. Message packages go where rclpy goes."""
 

@@ -49,7 +49,7 @@ def test_another_instruction_makes_it_take_another_object(frames):
 
 
 def test_another_instruction_takes_another_object():
-    """The same scene for both: what is in the basket at the end is what was asked for, and the rest stays where it was."""
+    """The same scene for both: what was asked for is in the basket at the end, the rest stays where it was."""
     runner = Runner(SETTINGS)
     world = runner._env.world
     for task in ("apple", "banana"):

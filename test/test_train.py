@@ -103,8 +103,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
     def train(seconds):
         model = PiModel(before.config)
         stage = together.Joint(seconds, batch=2, seed=3)
-        together.train_together(model, data, columns, prompts, stage, tmp_path / "state.pt", rows.append, lambda _: None)
-        return torch.load(tmp_path / "state.pt", weights_only=True)
+        state = tmp_path / "state.pt"
+        together.train_together(model, data, columns, prompts, stage, state, rows.append, lambda _: None)
+        return torch.load(state, weights_only=True)
 
     first = train(0.5)
     assert first["step"] >= 1 and first["spent"] >= 0.5
@@ -119,7 +120,8 @@ def test_a_checkpoint_that_does_not_fit_the_data_names_what_differs(trained):
     spec = checkpoint.load(trained / "out").spec
     run._check_fit(spec, data, trained)
     for change, match in (({"renderer": "egl"}, "renderer"), ({"horizon": 8}, "horizon"),
-                          ({"cameras": {"wrist": (96, 96)}}, "cameras"), ({"instructions": ("dance",)}, "instructions")):
+                          ({"cameras": {"wrist": (96, 96)}}, "cameras"),
+                          ({"instructions": ("dance",)}, "instructions")):
         with pytest.raises(CheckpointError, match=match):
             run._check_fit(dataclasses.replace(spec, **change), data, trained)
 

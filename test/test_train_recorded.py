@@ -43,7 +43,8 @@ def test_a_lerobot_data_set_reads_back_as_it_was_written(written):
     back = list(lerobot.read(folder))
     assert len(back) == 3
     for before, after in zip(episodes, back):
-        assert np.allclose(before.joints, after.joints, atol=1e-6) and np.allclose(before.gripper, after.gripper, atol=1e-6)
+        assert np.allclose(before.joints, after.joints, atol=1e-6)
+        assert np.allclose(before.gripper, after.gripper, atol=1e-6)
         assert after.period_s == pytest.approx(0.1) and len(before.observations) == len(after.observations)
         for a, b in zip(before.observations, after.observations):
             assert a.instruction == b.instruction and np.allclose(a.joints, b.joints) and a.gripper == b.gripper

@@ -24,7 +24,7 @@ SHORTEST = 10
 def demonstrations(
     path: str | Path, topics: Mapping[str, str], period_s: float = 0.1, sync_s: float = 0.08
 ) -> Iterator[Demonstration]:
-    """Episodes of a bag, resampled to one frame a period. Raises BagError for a bag that cannot be read or holds none."""
+    """Episodes of a bag, one frame a period. Raises BagError for a bag that cannot be read or holds none."""
     pending: list[Observation] = []
     found, faults = 0, 0
     for frame in observations(path, topics, sync_s):

@@ -41,14 +41,19 @@ class Delays:
     source: str
     """File and factor they come from."""
 
+    def mean_ms(self, variant: tuple[str, str, float]) -> float | None:
+        """Mean time of all frames, ms; None where it was not measured."""
+        known = self.seconds.get(variant)
+        return None if known is None else 1000 * known["all"]
+
     def ticks(self, variant: tuple[str, str, float], kind: str, tick_s: float) -> int:
         """Control ticks a frame of that kind takes, rounded up. Raises ConfigError where it was not measured."""
         known = self.seconds.get(variant)
         if known is None:
             have = ", ".join(f"{m} ({r}) {100 * p:.4g} %" for m, r, p in sorted(self.seconds))
             raise ConfigError(
-                f"no measured time of {variant[0]} ({variant[1]}) at {100 * variant[2]:.4g} % in {self.source}; it holds: "
-                f"{have}. Measure it: ecovla bench --method {variant[0]} --ratios {variant[2]:g} --json FILE"
+                f"no measured time of {variant[0]} ({variant[1]}) at {100 * variant[2]:.4g} % in {self.source}; it "
+                f"holds: {have}. Measure it: ecovla bench --method {variant[0]} --ratios {variant[2]:g} --json FILE"
             )
         return math.ceil(known.get(kind, known["all"]) / tick_s - 1e-9)
 

@@ -17,7 +17,7 @@ def check(spec: PolicySpec, settings: Config, renderer: str) -> None:
             f"set sim.renderer to '{spec.renderer}'"
         )
     if set(spec.cameras) != set(CAMERAS):
-        raise CheckpointError(f"the checkpoint's cameras are {sorted(spec.cameras)}; the simulator has {sorted(CAMERAS)}")
+        raise CheckpointError(f"the checkpoint's cameras are {sorted(spec.cameras)}; there are {sorted(CAMERAS)}")
     for name, (height, width) in spec.cameras.items():
         if settings.sim.height < height or settings.sim.width < width:
             raise CheckpointError(
@@ -25,7 +25,7 @@ def check(spec: PolicySpec, settings: Config, renderer: str) -> None:
                 f"{settings.sim.height}; set sim.width and sim.height to at least that"
             )
     if spec.action_dim < len(JOINTS) + 1:
-        raise CheckpointError(f"the checkpoint's actions have {spec.action_dim} columns; needed: {len(JOINTS)} joints and the gripper")
+        raise CheckpointError(f"the checkpoint's actions have {spec.action_dim} columns; needed: {len(JOINTS) + 1}")
     reach = spec.horizon * spec.period_s
     if reach < settings.control.replan_s:
         raise CheckpointError(

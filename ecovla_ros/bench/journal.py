@@ -73,7 +73,7 @@ def _read(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ConfigError(f"'{path}' is not a journal of episodes; remove it, or do not resume") from error
     odd = [f"{name} ({a!r} there, {b!r} now)" for name, a, b in _differences(before, head)]
     if odd:
-        raise ConfigError(f"'{path}' was made with other settings: {'; '.join(odd)}; use another --json, or do not resume")
+        raise ConfigError(f"'{path}' is of other settings: {'; '.join(odd)}; use another file, or do not resume")
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -86,5 +86,6 @@ def _read(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _differences(a: Any, b: Any, where: str = "") -> Sequence[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
-        return [d for key in sorted({*a, *b}) for d in _differences(a.get(key), b.get(key), f"{where}.{key}".strip("."))]
+        keys = sorted({*a, *b})
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{where}.{key}".strip("."))]
     return [] if a == b else [(where, a, b)]

@@ -71,10 +71,11 @@ def ratio_plot(success: Mapping[str, Any], latency: Mapping[str, Any], path: Pat
     for scope, style in (("prefill", "--"), ("policy", "-")):
         for i, (name, points) in enumerate(speed_series(latency["rows"], scope).items()):
             ratio, speed = [100 * p[0] for p in points], [p[1] for p in points]
-            axes[-1].plot(ratio, speed, style, marker="o", markersize=3, color=f"C{i}", linewidth=1, label=f"{name}, {scope}")
+            look = {"marker": "o", "markersize": 3, "linewidth": 1, "color": f"C{i}"}
+            axes[-1].plot(ratio, speed, style, label=f"{name}, {scope}", **look)
     axes[-1].set(title="speed-up, all frames", xlabel="ratio, %", ylabel="dense mean / mean")
     axes[-1].legend(fontsize=7)
-    _write(figure, path, f"simulated; success: commit {success['commit'][:10]}, latency: commit {latency['commit'][:10]}")
+    _write(figure, path, f"simulated; commits: success {success['commit'][:10]}, latency {latency['commit'][:10]}")
 
 
 def episode_plot(trace: Mapping[str, Any], path: Path) -> None:
@@ -91,8 +92,10 @@ def episode_plot(trace: Mapping[str, Any], path: Path) -> None:
     for axis in (above, below):
         for seconds, kind in outcome["events"]:
             axis.axvline(seconds, color="grey", linewidth=0.8, linestyle=":")
-            axis.annotate(kind, (seconds, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=6, color="grey")
-    above.set(ylabel="cosine similarity", title=f"{outcome['task']}, {outcome['environment']}, {100 * outcome['ratio']:g} %")
+            where = ("data", "axes fraction")
+            axis.annotate(kind, (seconds, 0.02), xycoords=where, rotation=90, fontsize=6, color="grey")
+    title = f"{outcome['task']}, {outcome['environment']}, {100 * outcome['ratio']:g} %"
+    above.set(ylabel="cosine similarity", title=title)
     above.legend(fontsize=7)
     below.set(xlabel="s", ylabel="kept channels exchanged, %")
     _write(figure, path, f"simulated; commit {trace['commit'][:10]}")

@@ -64,7 +64,7 @@ def tango(lost: int, won: int, pairs: int, difference: float) -> float:
 
 
 def least_difference(lost: int, won: int, pairs: int, z: float = Z95_ONE_SIDED) -> float:
-    """Lower 95 % (one-sided) bound of the difference of two paired success rates: this less the other; -1 without pairs.
+    """Lower 95 % (one-sided) bound of the difference of two paired rates, this less the other; -1 without pairs.
 
     The smallest difference that Tango's score test does not reject.
     """

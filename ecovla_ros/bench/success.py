@@ -42,9 +42,9 @@ def run(
     Raises ConfigError for a variant in the environment `latency` that was not measured.
     """
     one_thread = replace(settings, policy=replace(settings.policy, threads=1))
-    late = {t.variant for t in todo if t.environment == "latency"}
-    for variant in late if delays is not None else ():
-        delays.ticks((variant.method, variant.refresh, variant.ratio), "all", TICK_S)
+    if delays is not None:
+        for variant in {t.variant for t in todo if t.environment == "latency"}:
+            delays.ticks((variant.method, variant.refresh, variant.ratio), "all", TICK_S)
     wanted = set(todo)
     rows = {trial_of(row): row for row in (journal.rows if journal else ()) if trial_of(row) in wanted}
     left = [trial for trial in todo if trial not in rows]
@@ -63,9 +63,9 @@ def check_size(episodes: int, margin: float) -> None:
     least = fewest_pairs(margin)
     if episodes < least:
         raise ConfigError(
-            f"{episodes} paired episodes cannot show non-inferiority by {100 * margin:g} points: at least {least} are needed "
-            f"even if none differs, about {needed_pairs(margin, TYPICAL_DISCORDANCE)} if {100 * TYPICAL_DISCORDANCE:g} % "
-            "of them do (power 80 %)"
+            f"{episodes} paired episodes cannot show non-inferiority by {100 * margin:g} points: at least {least} are "
+            f"needed even if none differs, about {needed_pairs(margin, TYPICAL_DISCORDANCE)} if "
+            f"{100 * TYPICAL_DISCORDANCE:g} % of them do (power 80 %)"
         )
 
 

@@ -29,7 +29,7 @@ class Trace:
     def watch(self, engine: Engine, step: Step, tick: int) -> None:
         """One frame, and the pattern it leaves for the next."""
         report = step.report
-        kept = {key: set(engine.patterns()[key][:count]) for key, count in engine.sparse_plan.items()}
+        kept = {key: set(engine.patterns()[key][:count]) for key, count in engine.sparse_plan.kept.items()}
         self.rows.append({
             "frame": len(self.rows), "seconds": round(tick * TICK_S, 2), "similarity": _plain(report.similarity),
             "threshold": _plain(report.threshold), "triggered": report.triggered, "kind": report.kind,

@@ -30,8 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", type=Path, help="result of `ecovla bench`: times for the environment latency")
     parser.add_argument("--latency-factor", type=float, default=1.0, help="stands for a model so much slower")
     parser.add_argument("--processes", type=int, default=1, help="episodes run in so many processes")
-    parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster instead: auto, local, ray://...")
-    parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json has done")
+    parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://...")
+    parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json did")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
         if book is not None:
             book.close()
     rows = success.table(episodes, options.margin)
+    if delays is not None:
+        for row in rows:
+            row["latency_ms"] = delays.mean_ms((row["method"], row["refresh"], row["ratio"]))
     print_table(rows, COLUMNS)
     if options.json:
         document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
@@ -82,10 +85,10 @@ def _trials(options: argparse.Namespace) -> list[Any]:
 def _delays(options: argparse.Namespace) -> Any:
     from ecovla_ros.bench import environments
 
-    if "latency" not in options.environments.split(","):
-        return None
     if options.latency is None:
-        raise ConfigError("the environment 'latency' needs measured times: --latency FILE, written by ecovla bench")
+        if "latency" in options.environments.split(","):
+            raise ConfigError("the environment 'latency' needs measured times: --latency FILE, written by ecovla bench")
+        return None
     return environments.measured(options.latency, options.latency_factor)
 
 

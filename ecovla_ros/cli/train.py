@@ -24,9 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", default="", metavar="FOLDER", help="checkpoint to go on from; empty: from scratch")
     parser.add_argument("--episodes", type=int, default=900, help="demonstrations of the expert")
     parser.add_argument("--looks", type=float, default=0.25, help="share of episodes with randomised looks")
-    parser.add_argument("--corrections", type=int, default=150, help="episodes the policy drives while the expert labels")
-    parser.add_argument("--bags", type=Path, nargs="*", default=[], help="rosbags of teleoperation, one or more episodes each")
-    parser.add_argument("--map", action="append", default=[], metavar="INPUT=TOPIC", help="topics of the bags, as in replay")
+    parser.add_argument("--corrections", type=int, default=150, help="episodes the policy drives, the expert labels")
+    parser.add_argument("--bags", type=Path, nargs="*", default=[], help="rosbags of teleoperation to train on")
+    parser.add_argument("--map", action="append", default=[], metavar="INPUT=TOPIC", help="topics of the bags")
     parser.add_argument("--lerobot", type=Path, nargs="*", default=[], help="LeRobot data sets (v3.0) to train on")
     parser.add_argument("--export-lerobot", type=Path, metavar="FOLDER", help="write all demonstrations there, and end")
     parser.add_argument("--vision-minutes", type=float, default=12.0)
@@ -52,8 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
     def report(row: Row) -> None:
         rows.append(row)
-        shown = {k: duration(v) if k == "seconds_left" else f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-        print("  ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+        print("  ".join(f"{name} {_shown(name, value)}" for name, value in row.items()), flush=True)
 
     out = program.run(options.work, options.out, settings, report)
     print(f"checkpoint: {out}")
@@ -61,6 +60,12 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         document.write(options.json, table or rows, {**plain(options), "train": asdict(settings)}, progress=rows)
     return 0
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "seconds_left":
+        return duration(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _settings(options: argparse.Namespace) -> Any:

@@ -16,7 +16,7 @@ tool are zero, and training leaves these losses out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,7 @@ class ShardWriter:
         mode = "r+" if self._meta["episodes"] else "w+"
         shapes = layout(len(meta["cameras"]), meta["size"], meta["horizon"])
         self._arrays = {
-            name: np.lib.format.open_memmap(
-                folder / f"{name}.npy", mode=mode, **({} if mode == "r+" else {"dtype": dtype, "shape": (capacity, *shape)})
-            )
+            name: _open(folder / f"{name}.npy", mode, dtype, (capacity, *shape))
             for name, (dtype, shape) in shapes.items()
         }
 
@@ -72,7 +70,7 @@ class ShardWriter:
         """Episodes it holds."""
         return int(self._meta["episodes"])
 
-    def append(self, frames: list[Mapping[str, Any]]) -> None:
+    def append(self, frames: Sequence[Mapping[str, Any]]) -> None:
         """Write one episode; without frames it is only counted, as one that failed and is not worth imitating."""
         at = self._meta["frames"]
         for name, array in self._arrays.items():
@@ -97,6 +95,13 @@ class ShardWriter:
         partial = self._folder / "meta.json.partial"
         partial.write_text(json.dumps(self._meta, indent=1))
         partial.replace(self._folder / "meta.json")
+
+
+def _open(path: Path, mode: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array on disk: a new one, or with mode "r+" the one there is."""
+    if mode == "r+":
+        return np.load(path, mmap_mode="r+")
+    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
 
 
 class Dataset:
@@ -163,8 +168,8 @@ class Dataset:
 def import_demonstrations(folder: Path, episodes: Iterable[Demonstration], meta: Mapping[str, Any]) -> int:
     """Write recorded episodes as one shard without labels; returns how many. A folder that is complete is kept.
 
-    `meta` as `ShardWriter` takes it. Raises CheckpointError: another period, a camera that is missing, or an instruction
-    that is not among those of `meta`.
+    `meta` as `ShardWriter` takes it. Raises CheckpointError: another period, a camera that is missing, or an
+    instruction that is not among those of `meta`.
     """
     if (folder / "meta.json").is_file() and json.loads((folder / "meta.json").read_text()).get("complete"):
         return int(json.loads((folder / "meta.json").read_text())["episodes"])
@@ -179,16 +184,19 @@ def import_demonstrations(folder: Path, episodes: Iterable[Demonstration], meta:
 def _frames(episode: Demonstration, number: int, meta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     size, horizon, texts = meta["size"], meta["horizon"], list(meta["instructions"])
     if abs(episode.period_s - PERIOD_NS * 1e-9) > 1e-6:
-        raise CheckpointError(f"episode {number} has a period of {episode.period_s:g} s; needed: {PERIOD_NS * 1e-9:g} s")
+        needed = PERIOD_NS * 1e-9
+        raise CheckpointError(f"episode {number} has a period of {episode.period_s:g} s; needed: {needed:g} s")
     for i, seen in enumerate(episode.observations):
         missing = [c for c in meta["cameras"] if c not in seen.images]
         if missing or seen.instruction not in texts:
             wrong = f"no camera {', '.join(missing)}" if missing else f"the instruction '{seen.instruction}'"
-            raise CheckpointError(f"episode {number} has {wrong}; needed: {', '.join(meta['cameras'])}; known: {texts}")
+            cameras = ", ".join(meta["cameras"])
+            raise CheckpointError(f"episode {number} has {wrong}; needed: {cameras}; known: {texts}")
         rows = np.minimum(np.arange(i, i + horizon), len(episode.gripper) - 1)  # at the end the arm stays
         empty = {n: np.zeros(shape, kind) for n, (kind, shape) in layout(len(meta["cameras"]), size, horizon).items()}
+        views = [cv2.resize(seen.images[c], (size, size), interpolation=cv2.INTER_AREA) for c in meta["cameras"]]
         yield empty | {
-            "images": np.stack([cv2.resize(seen.images[c], (size, size), interpolation=cv2.INTER_AREA) for c in meta["cameras"]]),
+            "images": np.stack(views),
             "state": np.append(seen.joints, seen.gripper),
             "actions": np.column_stack((episode.joints[rows], episode.gripper[rows])),
             "task": texts.index(seen.instruction), "episode": number,

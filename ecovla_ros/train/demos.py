@@ -81,8 +81,8 @@ def collect(
     """
     name = "shard" if driver is None else "shard-corrected"
     shards = [
-        (folder / f"{name}-{i:03d}", settings, range(settings.seed + i, settings.seed + settings.episodes, processes), driver)
-        for i in range(processes)
+        (folder / f"{name}-{i:03d}", settings, range(first, settings.seed + settings.episodes, processes), driver)
+        for i, first in enumerate(range(settings.seed, settings.seed + processes))
     ]
     todo = [s for s in shards if _done(s[0]) < len(s[2])]
     start, before = time.monotonic(), sum(_done(s[0]) for s in shards)

@@ -76,8 +76,8 @@ def train_policy(
         now = np.array([loss.item() for loss in losses])
         mean = now if step == 1 else 0.98 * mean + 0.02 * now
         if step % 100 == 0:
-            report({"stage": "policy", "step": step, "seconds_left": seconds - spent, "flow": mean[0], "grounding": mean[1],
-                    "samples_per_s": step * batch / spent})
+            report({"stage": "policy", "step": step, "seconds_left": seconds - spent, "flow": mean[0],
+                    "grounding": mean[1], "samples_per_s": step * batch / spent})
         if spent - saved > 300:
             keep(average)
             saved = spent

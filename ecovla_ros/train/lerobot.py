@@ -178,8 +178,8 @@ def _write_meta(
     (folder / EPISODES).parent.mkdir(parents=True)
     parquet.write_table(arrow.Table.from_pylist(rows), folder / EPISODES)
     index = {"index_columns": ["task"], "columns": [
-        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
-        {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
+        for name, kind, numpy_kind in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
     ], "column_indexes": [], "creator": {"library": "pyarrow", "version": arrow.__version__}, "pandas_version": "2.0"}
     table = arrow.table({"task_index": list(tasks.values()), "task": list(tasks)})
     parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), folder / "meta/tasks.parquet")
@@ -198,10 +198,11 @@ def _info(folder: Path) -> dict[str, Any]:
     for name in (STATE, ACTION):
         shape = features.get(name, {}).get("shape")
         if shape != [len(AXES)]:
-            raise CheckpointError(f"'{folder}': {name} has shape {shape}; needed: [{len(AXES)}], seven joints and the gripper")
+            raise CheckpointError(f"'{folder}': {name} has shape {shape}; needed: [{len(AXES)}], joints and gripper")
     videos = [name for name, feature in features.items() if feature.get("dtype") == "video"]
     if videos:
-        raise CheckpointError(f"'{folder}': {', '.join(videos)} lie in video files; read here: dtype image (use_videos=False)")
+        names = ", ".join(videos)
+        raise CheckpointError(f"'{folder}': {names} lie in video files; read here: dtype image (use_videos=False)")
     return dict(info)
 
 

@@ -53,7 +53,8 @@ def hours_of(out: Path) -> float:
 
 def record_of(settings: Any, data: Dataset, hours: float) -> dict[str, Any]:
     return {
-        "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data), "hours": hours,
+        "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
+        "hours": hours,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__,
         "images": {"renderer": data.meta["renderer"]},
     }

@@ -99,7 +99,7 @@ def _from_scratch(folder: Path, out: Path, settings: TrainSettings, report: Repo
     """Vision, tokens, policy, each on the result of the one before."""
     data = Dataset(folder / "demos")
     if not data.labelled:
-        raise ConfigError("recorded episodes have no labels to train the tower with; start from a checkpoint: --start FOLDER")
+        raise ConfigError("recorded episodes have no labels to train the tower with; go on from one: --start FOLDER")
     prompt = Prompt.build(data.meta["instructions"], MODEL.max_prompt)
     model = PiModel(dataclasses.replace(MODEL, vocab=prompt.size)).to(settings.device)
     _vision_stage(model, data, folder / "vision.pt", settings, report)
@@ -127,7 +127,8 @@ def _forward(queue: Any, report: Report) -> None:
 
 
 def _policy_stage(
-    rank: int, folder: Path, out: Path, settings: TrainSettings, weights: dict[str, Tensor], spent: float, report: Report
+    rank: int, folder: Path, out: Path, settings: TrainSettings, weights: dict[str, Tensor], spent: float,
+    report: Report,
 ) -> None:
     """Language model and expert, in one of several processes; the first one reports and saves."""
     start = time.monotonic()
@@ -168,16 +169,17 @@ def _together_stage(
     model = PiModel(dataclasses.replace(before.config, noise_scale=MODEL.noise_scale))
     model.load_state_dict(before.model.state_dict())
     model.to(settings.device)
-    prompts = tuple(torch.tensor(part) for part in before.prompt.batch(data.meta["instructions"]))
+    ids, real = (torch.tensor(part) for part in before.prompt.batch(data.meta["instructions"]))
     stage = together.Joint(settings.together_minutes * 60, rate=settings.together_rate, seed=settings.seed)
 
     def save(average: PiModel) -> None:
         if rank == 0:
-            notes = record.record_of(settings, data, record.hours_of(driver) + (spent + time.monotonic() - start) / 3600)
+            hours = record.hours_of(driver) + (spent + time.monotonic() - start) / 3600
+            notes = record.record_of(settings, data, hours)
             record.save(out, average, before.normaliser, before.prompt, before.spec, notes, data, settings)
 
     save(together.train_together(
-        model, data, record.policy_columns(columns, before.normaliser), prompts, stage, folder / "together.pt",
+        model, data, record.policy_columns(columns, before.normaliser), (ids, real), stage, folder / "together.pt",
         report if rank == 0 else _silent, save, rank,
     ))
 

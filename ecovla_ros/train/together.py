@@ -141,7 +141,8 @@ def balanced(task: np.ndarray) -> np.ndarray:
 def _draw(
     data: Dataset, columns: dict[str, Tensor], rows: np.ndarray, generator: torch.Generator, device: torch.device
 ) -> dict[str, Tensor]:
-    batch = {name: torch.from_numpy(data.rows(name, rows)).to(device) for name in ("images", "classes", "places", "tool")}
+    pictures = ("images", "classes", "places", "tool")
+    batch = {name: torch.from_numpy(data.rows(name, rows)).to(device) for name in pictures}
     batch |= {name: values[torch.from_numpy(rows)].to(device) for name, values in columns.items()}
     batch["images"] = jitter(batch["images"].flatten(0, 1), generator).view_as(batch["images"])
     noise = torch.randn(batch["state"].shape, generator=generator, device=device)
@@ -153,8 +154,8 @@ def _row(step: int, spent: float, settings: Joint, mean: np.ndarray) -> dict[str
     names = ("flow", "grounding", "classes", "places", "third_person_m", "wrist_m")
     left = settings.seconds - spent
     rate = step * settings.batch / max(spent, 1e-9)
-    return {"stage": "together", "step": step, "seconds": spent, "seconds_left": left, **dict(zip(names, mean.tolist())),
-            "samples_per_s": rate}
+    losses = dict(zip(names, mean.tolist()))
+    return {"stage": "together", "step": step, "seconds": spent, "seconds_left": left, **losses, "samples_per_s": rate}
 
 
 @torch.no_grad()

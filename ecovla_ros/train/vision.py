@@ -41,7 +41,8 @@ def train_vision(
         for group in optimiser.param_groups:
             group["lr"] = rate * cosine(spent / seconds, step)
         rows = np.sort(rng.integers(0, len(data["task"]), batch))
-        part = {name: torch.from_numpy(data[name][rows]).to(device) for name in ("images", "classes", "places", "tool")}
+        names = ("images", "classes", "places", "tool")
+        part = {name: torch.from_numpy(data[name][rows]).to(device) for name in names}
         images = jitter(part["images"].flatten(0, 1), generator)
         with torch.autocast(device.type, torch.bfloat16):
             tokens = model.vision(images).unflatten(0, (batch, cameras))
@@ -54,8 +55,8 @@ def train_vision(
         mean = now if step == 0 else 0.98 * mean + 0.02 * now
         step += 1
         if step % 100 == 0:
-            report({"stage": "vision", "step": step, "seconds_left": seconds - spent, "classes": mean[0], "places": mean[1],
-                    "third_person_m": mean[2], "wrist_m": mean[3], "samples_per_s": step * batch / spent})
+            report({"stage": "vision", "step": step, "seconds_left": seconds - spent, "classes": mean[0],
+                    "places": mean[1], "third_person_m": mean[2], "wrist_m": mean[3], "samples_per_s": step * batch / spent})
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ class PiPolicy:
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
-        """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim) at t = 0, float32."""
+        """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
         if before:
             self._write_state(seen, handoff.length, plan)
