@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from ecovla_ros import build, config
+from ecovla_ros.bench import trace
 from ecovla_ros.bench.drive import Runner
+from ecovla_ros.bench.environments import Delays
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.config import PruneConfig, SimConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
-from ecovla_ros.errors import CheckpointError, ObservationError
+from ecovla_ros.errors import CheckpointError, ConfigError, ObservationError
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.tasks import TASKS
 
@@ -87,6 +89,30 @@ def test_an_episode_is_deterministic():
         k: v for k, v in rows[1].items() if k not in timed
     }
     assert rows[0]["frames"] == 8 and rows[0]["path_m"] > 0.01
+
+
+def test_injected_latency_delays_what_the_arm_is_told():
+    short = config.override(SETTINGS, **{"sim.episode_s": 4.0})
+    rows = {}
+    for seconds in (0.0, 0.3):
+        times = {("dense", "none", 0.0): {"all": seconds, "dense": seconds}}
+        runner = Runner(short, Delays(times, "a test"))
+        rows[seconds] = runner.run(Trial("dense", "none", 0.0, "banana", "latency", SCENE))
+    calm = Runner(short).run(Trial("dense", "none", 0.0, "banana", "calm", SCENE))
+    same = ("path_m", "jerk", "frames", "steps", "success")
+    assert [rows[0.0][k] for k in same] == [calm[k] for k in same]
+    assert rows[0.3]["path_m"] < 0.99 * calm["path_m"]  # it starts 0.3 s later
+    with pytest.raises(ConfigError, match="needs measured times"):
+        Runner(short).run(Trial("dense", "none", 0.0, "apple", "latency", SCENE))
+
+
+def test_a_trace_shows_the_trigger_and_how_much_of_the_pattern_changes():
+    short = config.override(SETTINGS, **{"sim.episode_s": 6.0})
+    rows, outcome = trace.measure(short, Trial("ecovla", "probe", 0.25, "apple", "shift", SCENE))
+    assert len(rows) == 15 and [kind for _, kind in outcome["events"]] == ["light_level", "distractor", "object_move"]
+    assert rows[0]["similarity"] is None and any(r["triggered"] for r in rows)
+    changed = [r for a, r in zip(rows, rows[1:]) if r["pattern_id"] != a["pattern_id"]]
+    assert all(0.0 <= r["churn"] <= 1.0 for r in rows) and changed
 
 
 def test_pictures_of_another_renderer_are_refused(monkeypatch):
