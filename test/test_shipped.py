@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecovla_ros import build, config
-from ecovla_ros.bench import trace
+from ecovla_ros.bench import spread, success, trace
 from ecovla_ros.bench.drive import Runner
 from ecovla_ros.bench.environments import Delays
 from ecovla_ros.bench.trials import Trial
@@ -46,8 +46,8 @@ def chunks(method, frames, ratio=0.25, seed=0, sites=("lm.mlp", "lm.heads")):
 def test_another_instruction_makes_it_take_another_object(frames):
     joints, _ = chunks("dense", frames)
     by_scene = joints.reshape(4, len(TASKS), *joints.shape[1:])
-    spread = np.abs(by_scene[:, :, -1] - by_scene[:, :1, -1]).max(-1)[:, 1:]
-    assert spread.min() > 0.05  # rad, at the end of the chunk, in every scene
+    apart = np.abs(by_scene[:, :, -1] - by_scene[:, :1, -1]).max(-1)[:, 1:]
+    assert apart.min() > 0.05  # rad, at the end of the chunk, in every scene
 
 
 def test_another_instruction_takes_another_object():
@@ -89,6 +89,16 @@ def test_an_episode_is_deterministic():
         k: v for k, v in rows[1].items() if k not in timed
     }
     assert rows[0]["frames"] == 8 and rows[0]["path_m"] > 0.01
+
+
+def test_a_ray_cluster_gives_the_same_rows():
+    pytest.importorskip("ray")
+    short = config.override(SETTINGS, **{"sim.episode_s": 1.0})
+    todo = [Trial(m, r, p, "apple", "looks", SCENE) for m, r, p in (("dense", "none", 0.0), ("ecovla", "probe", 0.25))]
+    rows = [success.run(short, todo, how, lambda row: None) for how in (spread.here, spread.ray("local"))]
+    timed = ("policy_p50_ms", "policy_p95_ms")
+    here, there = ([{k: v for k, v in row.items() if k not in timed} for row in some] for some in rows)
+    assert here == there
 
 
 def test_injected_latency_delays_what_the_arm_is_told():

@@ -54,7 +54,8 @@ def ray(address: str) -> Spread:
 
     def spread(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
         try:
-            library.init(address=address, ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+            own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} if address == "local" else {}
+            library.init(address=address, ignore_reinit_error=True, log_to_driver=False, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"no Ray cluster at '{address}': {error}") from error
         count = max(1, min(int(library.cluster_resources().get("CPU", 1)), len(todo)))
