@@ -20,7 +20,7 @@ MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
 
 SHAPES = {
-    "pi0-mid": "ecovla_ros.models.pi.shapes:pi0_mid",
+    "pi0-mid": "ecovla_ros.models.shapes:pi0_mid",
     "pi0": "ecovla_ros.models.shapes:pi0",
     "pi05": "ecovla_ros.models.shapes:pi05",
     "openvla-oft": "ecovla_ros.models.shapes:openvla_oft",
@@ -75,6 +75,11 @@ def policy(config: PolicyConfig) -> Any:
         return _function(SHAPES[config.model])(device, dtype, config.seed, bucket)
     load = _function(MODELS[config.model])
     return load(checkpoint_of(config), device, dtype, flow_steps=config.flow_steps, bucket=bucket)
+
+
+def shape(config: PolicyConfig) -> Any:
+    """A policy of a named shape without memory for its weights (torch's meta device)."""
+    return _function(SHAPES[config.model])(torch.device("meta"), dtype_of(config), config.seed)
 
 
 def captured(policy: Any, config: PolicyConfig) -> Any:

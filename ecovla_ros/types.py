@@ -104,8 +104,6 @@ class FrameReport:
     refresh_ms: float = 0.0
     """Duration of the last refresh that has ended."""
     method: str = "dense"
-    refresh: str = "none"
-    """How an adaptive method measures: probe or dense; none for the others."""
     kind: str = "dense"
     """Which frame this was: dense, sparse, or refresh (one that recorded for a new pattern, sparse or dense)."""
     similarity: float = float("nan")
@@ -121,4 +119,6 @@ class FrameReport:
     swaps: int = 0
     """Rows swapped by the last refresh that has ended."""
     fault: str = ""
-    """Why this frame fell back to dense; empty when it did not."""
+    """What went wrong though a chunk was answered: a refresh that failed, a frame that fell back to dense; else empty."""
+    refresh: str = "none"
+    """How an adaptive method measures: probe or dense; none for the others."""

@@ -10,7 +10,7 @@ import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import latency, macs, report, scenes, variants
+from ecovla_ros.bench import device, latency, macs, report, scenes, variants
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Plan, PolicySpec
 
@@ -82,10 +82,12 @@ def test_fidelity_tells_a_scored_pattern_from_a_random_one(tmp_path):
     assert rows["ecovla", "probe", 0.5, "calm"]["n"] + rows["ecovla", "probe", 0.5, "changing"]["n"] == 60
 
 
-def test_a_run_that_does_not_fit_into_memory_says_what_it_needs(monkeypatch):
-    monkeypatch.setattr(variants.os, "sysconf", lambda name: 1)
-    with pytest.raises(ConfigError, match="GiB more and .* free; valid: fewer"):
-        variants.Bench(config.Config(), variants.variants(["static"], ["probe"], [0.25]), 0)
+@pytest.mark.parametrize("model", ["pi05", "openvla-oft", "cogact"])
+def test_a_run_that_does_not_fit_into_memory_says_what_it_needs(model, monkeypatch):
+    monkeypatch.setattr(variants.os, "sysconf", lambda name: 1 << 15)  # 1 GiB
+    settings = config.override(config.Config(), **{"policy.model": model, "policy.dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r"need \d\d?\.\d GiB and 1.0 GiB are free; valid: fewer"):
+        variants.Bench(settings, variants.variants(["static"], ["probe"], [0.25]), 0)
 
 
 def test_readme_tables_are_those_of_the_result_files():
@@ -124,3 +126,36 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, match, capsys):
 def test_every_shipped_configuration_loads():
     paths = [p for p in config.shipped("mini_sim.yaml").parent.glob("*_sim.yaml")]
     assert paths and all(isinstance(config.load(p), config.Config) for p in paths)
+
+
+def test_the_roofline_is_the_larger_of_bytes_and_products():
+    import torch
+
+    x, w = torch.randn(1, 64), torch.randn(64, 32)
+    with device.Roofline(flops_per_s=1e6, bytes_per_s=1e9) as slow_products:
+        x @ w
+    with device.Roofline(flops_per_s=1e12, bytes_per_s=1e3) as slow_memory:
+        torch.addmm(torch.zeros(32), x, w)
+    assert slow_products.seconds == pytest.approx(2 * 64 * 32 / 1e6)
+    assert slow_memory.seconds == pytest.approx(4 * 64 * 32 / 1e3)
+    assert device.peaks_of("NVIDIA GeForce RTX 3090") == device.PEAKS["3090"] and device.peaks_of("cpu") is None
+
+
+def test_a_sparse_frame_has_a_lower_bound():
+    policy, obs = small.policy(), small.observation()
+    kept = Plan({s.key: s.channels // 2 for s in policy.sites})
+    dense, sparse = (device.bound_ms(policy, obs, p, small.noise(), (1e12, 1e9)) for p in (Plan(), kept))
+    assert all(0 < sparse[k] < dense[k] for k in ("prefill", "act"))
+
+
+def test_the_command_of_a_table_is_the_one_that_wrote_it():
+    import argparse
+
+    from ecovla_ros.cli import bench
+
+    parser = argparse.ArgumentParser()
+    bench.add_options(parser)
+    defaults = vars(parser.parse_args([]))
+    assert {k: defaults[k] for k in report.BENCH_DEFAULTS} == report.BENCH_DEFAULTS
+    words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
+    assert report.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])

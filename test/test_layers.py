@@ -20,20 +20,22 @@ LEVELS = [
     {"engine", "sim"},
     {"build"},
     {"bench", "train", "bags"},
+    {"report"},
     {"nodes"},
     {"cli"},
 ]
 """From the bottom up; a room imports itself and rooms below, never one of its own line."""
 
 LIBRARIES = {
-    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes"},
+    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes",
+              "report"},
     "yaml": {"config", "control"},
     "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
     "triton": {"kernels"},
     "safetensors": {"models"},
     "tokenizers": {"models"},
     "transformers": {"bench"},
-    "cv2": {"wire", "models", "sim", "train", "bags", "nodes"},
+    "cv2": {"wire", "models", "sim", "train", "bags", "nodes", "report"},
     "mujoco": {"sim"},
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
@@ -41,6 +43,14 @@ LIBRARIES = {
     "matplotlib": {"bench"},
     "ray": {"bench"},
     "pyarrow": {"train"},
+    "apsw": {"bags"},
+    "backports": {"bags"},
+    "mcap": {"bags"},
+    "pytest": {"bags"},
+    "zstandard": {"bags"},
+    "plotly": {"report"},
+    "foxglove": {"report"},
+    "rerun": {"report"},
 }
 """Third-party library -> rooms that may import it. Message packages go where rclpy goes."""
 

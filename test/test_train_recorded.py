@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import test_bags
 
-from ecovla_ros.bags import replay
-from ecovla_ros.bags.demonstrations import demonstrations
+from ecovla_ros import wire
+from ecovla_ros.bags import sample
+from ecovla_ros.bags.demonstrations import _frames, demonstrations
+from ecovla_ros.bags.inputs import Frame
+from ecovla_ros.bags.sample import Sample
+from ecovla_ros.config import NodeConfig
 from ecovla_ros.errors import BagError, CheckpointError, ConfigError
 from ecovla_ros.train import demos, lerobot
 from ecovla_ros.train.dataset import Dataset, import_demonstrations
@@ -119,12 +122,29 @@ def test_an_episode_that_does_not_fit_is_named(tmp_path):
 
 
 def test_a_bag_of_teleoperation_is_a_demonstration(tmp_path):
-    bag = test_bags.write(tmp_path / "bag", frames=14)
-    (episode,) = demonstrations(bag, replay.mapping([]))
-    frames = [f for f in replay.observations(bag, replay.mapping([]), 0.08) if isinstance(f, Observation)]
-    assert len(episode.gripper) == len(frames) - 1 == len(episode.observations)
+    events = list(Sample(seconds=3.0, size=32, encoding="rgb8", instruction=TEXTS[0]).events())
+    bag = sample.write(tmp_path / "bag", events)
+    (episode,) = demonstrations(bag, {}, NodeConfig())
+    frames = [f.observation for f in _frames(bag, {}, NodeConfig(), 0.1, "") if isinstance(f, Frame)]
+    assert len(episode.gripper) == len(frames) - 1 == len(episode.observations) and len(frames) > 25
     wrapped = (episode.joints - np.array([f.joints for f in frames[1:]]) + np.pi) % (2 * np.pi) - np.pi
     assert np.abs(wrapped).max() < 1e-9  # where it was one period later is where it was sent
     assert np.array_equal(episode.observations[5].images["wrist"], frames[5].images["wrist"])
+    assert episode.observations[0].instruction == TEXTS[0]
+    (slow,) = demonstrations(bag, {}, NodeConfig(), 0.2)
+    assert abs(len(slow.gripper) - len(frames) // 2) <= 1 and slow.period_s == 0.2
     with pytest.raises(BagError, match="no demonstration"):
-        list(demonstrations(test_bags.write(tmp_path / "short", frames=5), replay.mapping([])))
+        list(demonstrations(sample.write(tmp_path / "short", events[:60]), {}, NodeConfig()))
+
+
+def test_a_second_instruction_begins_another_episode(tmp_path):
+    first = list(Sample(seconds=2.0, size=32, encoding="rgb8", instruction=TEXTS[0]).events())
+    second = list(Sample(seconds=2.0, size=32, encoding="rgb8", instruction=TEXTS[1], seed=1).events())
+    shift = 2_000_000_000
+    for event in second:
+        if hasattr(event.message, "header"):
+            wire.set_stamp(event.message.header.stamp, wire.stamp_ns(event.message.header.stamp) + shift)
+    second = [event._replace(time_ns=event.time_ns + shift) for event in second]
+    found = list(demonstrations(sample.write(tmp_path / "bag", [*first, *second]), {}, NodeConfig()))
+    assert [d.observations[0].instruction for d in found] == list(TEXTS)
+    assert all(len({o.instruction for o in d.observations}) == 1 for d in found)

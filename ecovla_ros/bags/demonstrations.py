@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ecovla_ros.bags.replay import observations
+from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
+from ecovla_ros.bags.read import Bag
+from ecovla_ros.config import NodeConfig
 from ecovla_ros.errors import BagError
 from ecovla_ros.types import CONTINUOUS, Demonstration, Observation
 
@@ -22,33 +24,43 @@ SHORTEST = 10
 
 
 def demonstrations(
-    path: str | Path, topics: Mapping[str, str], period_s: float = 0.1, sync_s: float = 0.08
+    path: str | Path, mapped: Mapping[str, str], node: NodeConfig, period_s: float = 0.1, instruction: str = ""
 ) -> Iterator[Demonstration]:
-    """Episodes of a bag, one frame a period. Raises BagError for a bag that cannot be read or holds none."""
+    """Episodes of a bag, one frame a period. `mapped` and `instruction` as in `inputs.choose`.
+
+    Raises BagError for a bag that cannot be read or holds no episode.
+    """
     pending: list[Observation] = []
-    found, faults = 0, 0
-    for frame in observations(path, topics, sync_s):
-        if isinstance(frame, str):
-            faults += 1
+    found, held = 0, "no picture"
+    for frame in _frames(path, mapped, node, period_s, instruction):
+        if isinstance(frame, Held):
+            held = frame.why
             continue
-        if pending:
-            waited = (frame.stamp_ns - pending[-1].stamp_ns) * 1e-9
-            if frame.instruction == pending[-1].instruction and 0 < waited < 0.75 * period_s:
-                continue
-            if frame.instruction != pending[-1].instruction or not 0 < waited <= GAP_PERIODS * period_s:
-                if len(pending) > SHORTEST:
-                    found += 1
-                    yield _episode(pending, period_s)
-                pending = []
-        pending.append(frame)
+        seen = frame.observation
+        apart = (seen.stamp_ns - pending[-1].stamp_ns) * 1e-9 if pending else 0.0
+        if pending and (frame.new_episode or not 0 < apart <= GAP_PERIODS * period_s):
+            if len(pending) > SHORTEST:
+                found += 1
+                yield _episode(pending, period_s)
+            pending = []
+        pending.append(seen)
     if len(pending) > SHORTEST:
         found += 1
         yield _episode(pending, period_s)
     if not found:
         raise BagError(
             f"'{path}' holds no demonstration: no instruction with more than {SHORTEST} frames of all inputs in a row "
-            f"({faults} frames could not be used)"
+            f"({held})"
         )
+
+
+def _frames(
+    path: str | Path, mapped: Mapping[str, str], node: NodeConfig, period_s: float, instruction: str
+) -> Iterator[Frame | Held]:
+    with Bag(path) as bag:
+        feed = Feed(bag, choose(bag, mapped, instruction=instruction), node, instruction, rate_hz=1.0 / period_s)
+        for raw in bag.raw(feed.topics):
+            yield from feed.take(raw)
 
 
 def _episode(frames: list[Observation], period_s: float) -> Demonstration:

@@ -12,6 +12,7 @@ delays the next frame: `exposed_ms`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import torch
 
 from ecovla_ros import build, config
 from ecovla_ros.bench import macs
+from ecovla_ros.bench.device import Timed, bound_ms, peaks_of
 from ecovla_ros.bench.reference import Reference
 from ecovla_ros.bench.scenes import Frame, stream
 from ecovla_ros.bench.variants import Bench, Variant
 from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.streams import streams_for
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.models.base import DENSE
@@ -51,12 +54,13 @@ def measure(
     block = BLOCK if pace == "back-to-back" else 1
     scripted = list(stream(engines[0].policy.spec, frames + warm_up, seed))
     shares = [_shares(engine, scripted[0], bench) for engine in engines]
+    bounds = [_bounds(engine, scripted[0], bench, device) for engine in engines]
     try:
         for turn, start in enumerate(range(0, len(scripted), block)):
             order = range(len(engines)) if turn % 2 == 0 else range(len(engines) - 1, -1, -1)
             for index in order:
                 for i in range(start, min(start + block, len(scripted))):
-                    report = engines[index].step(scripted[i].observation).report
+                    report = _timed(engines[index], scripted[i])
                     if i >= warm_up:
                         reports[index].append(report)
                 engines[index].settle()
@@ -70,8 +74,8 @@ def measure(
             engine.close()
     rows = [
         row
-        for variant, own, engine, share in zip(chosen, reports, engines, shares)
-        for row in _rows(variant, own, reports[0], share, 1 + engine.refresh_bytes / bench.weights_bytes)
+        for variant, own, engine, share, bound in zip(chosen, reports, engines, shares, bounds)
+        for row in _rows(variant, own, reports[0], share, bound, 1 + engine.refresh_bytes / bench.weights_bytes)
     ]
     dense = float(np.mean([r.total_ms for r in reports[0]]))
     rows += [] if reference is None else reference.rows(dense)
@@ -82,11 +86,34 @@ def measure(
     return [{**common, **row} for row in rows]
 
 
+def _timed(engine: Engine, frame: Frame) -> FrameReport:
+    """One frame; on CUDA prefill and act by the device's own clock, not by how long issuing them took."""
+    report = engine.step(frame.observation).report
+    if isinstance(engine.policy, Timed):
+        return replace(report, stages_ms={**report.stages_ms, **engine.policy.take_ms()})
+    return report
+
+
+def _eager(policy: Any) -> Any:
+    """The policy inside of timers and graphs."""
+    while isinstance(policy, (Timed, Graphed)):
+        policy = policy.inner
+    return policy
+
+
+def _bounds(engine: Engine, frame: Frame, bench: Bench, device: torch.device) -> dict[str, float]:
+    """Roofline bounds of a sparse frame by scope, ms; empty where the machine's peaks are not known."""
+    peaks = peaks_of(_device_name(device))
+    if peaks is None:
+        return {}
+    return bound_ms(_eager(engine.policy), frame.observation, engine.sparse_plan, bench.noise, peaks)
+
+
 def _shares(engine: Engine, frame: Frame, bench: Bench) -> dict[str, dict[str, float]]:
     """Scope -> frame kind -> share of the dense frame's multiply-accumulates, counted on one frame."""
-    inner = getattr(engine.policy, "inner", engine.policy)
-    dense = macs.count(inner, frame.observation, DENSE, bench.noise)
-    sparse = macs.count(inner, frame.observation, engine.sparse_plan, bench.noise)
+    policy = _eager(engine.policy)
+    dense = macs.count(policy, frame.observation, DENSE, bench.noise)
+    sparse = macs.count(policy, frame.observation, engine.sparse_plan, bench.noise)
     probing = engine.config.refresh == "probe"
     return {
         s: {"sparse": sparse[s] / dense[s], "refresh": sparse[s] / dense[s] if probing else 1.0, "dense": 1.0}
@@ -96,7 +123,7 @@ def _shares(engine: Engine, frame: Frame, bench: Bench) -> dict[str, dict[str, f
 
 def _rows(
     variant: Variant, reports: list[FrameReport], dense: list[FrameReport], shares: dict[str, dict[str, float]],
-    memory: float,
+    bounds: dict[str, float], memory: float,
 ) -> Iterator[dict[str, Any]]:
     sparse_p50 = {s: np.median([_time(r, s) for r in reports if r.kind == "sparse"] or [np.nan]) for s in SCOPES}
     for scope in SCOPES:
@@ -120,6 +147,7 @@ def _rows(
                 "refresh_ms": _finite(np.mean([r.refresh_ms for r in reports if r.refresh_ms > 0] or [np.nan])),
                 "trigger_rate": float(np.mean([r.kind == "refresh" for r in reports])),
                 "swaps": float(np.mean([r.swaps for r in reports])), "memory_ratio": memory,
+                "of_roofline": bounds[scope] / float(np.median(times)) if scope in bounds and kind != "all" else None,
             }
 
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ecovla_ros import build, config
+from ecovla_ros.bench.device import Timed
 from ecovla_ros.bench.scenes import stream
 from ecovla_ros.engine.calibration import calibration
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.models.base import Policy
+from ecovla_ros.prune import pattern
 
 CALIBRATION_FRAMES = 4
 """Frames of another seed that a policy without calibration of its own is calibrated on."""
@@ -50,9 +52,9 @@ class Bench:
     def __init__(self, settings: config.Config, chosen: Sequence[Variant], seed: int, first: Policy | None = None) -> None:
         """`first`: a policy to copy weights from instead of loading one. Raises ConfigError where memory is too small."""
         self.settings, self.variants = settings, list(chosen)
+        _check_memory(settings, len(self.variants) - (first is not None))
         policy = first or build.policy(settings.policy)
         self.weights_bytes = weights_bytes(policy)
-        _check_memory(settings.policy.model, self.weights_bytes, len(self.variants))
         self.noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
         energies = dict(getattr(policy, "calibration", {}))
         if not energies and any(v.method != "dense" for v in self.variants):
@@ -70,9 +72,15 @@ class Bench:
         if variant.refresh != "none":
             changes["prune.refresh"] = variant.refresh
         prune = config.override(self.settings, **changes).prune
-        engine = Engine(build.captured(self.policies[index], self.settings.policy), prune, streams, seed)
+        policy = build.captured(self.policies[index], self.settings.policy)
+        if build.device_of(self.settings.policy).type == "cuda":
+            policy = Timed(policy)
+        engine = Engine(policy, prune, streams, seed)
         if variant.method != "dense":
             engine.calibrate(self._energies)
+        if prune.pattern and variant.method != "dense":
+            engine.adopt(pattern.load(prune.pattern))
+        engine.warm_up()
         return engine
 
 
@@ -94,11 +102,15 @@ def _copy(policy: Any, settings: config.Config) -> Any:
     return other
 
 
-def _check_memory(model: str, weights: int, copies: int) -> None:
+def _check_memory(settings: config.Config, copies: int) -> None:
+    """Refuse before anything is allocated what would not fit."""
+    if settings.policy.model not in build.SHAPES:
+        return
+    shape = build.shape(settings.policy)
+    weights = sum(p.numel() * p.element_size() for p in shape.model.parameters())
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = weights * (copies - 1)
-    if needed > 0.8 * free:
+    if copies * weights > 0.9 * free:
         raise ConfigError(
-            f"{copies} variants of {model} need {needed / 2**30:.1f} GiB more and {free / 2**30:.1f} GiB are free; valid: "
-            f"fewer methods and ratios, policy.dtype=bfloat16, or a smaller model"
+            f"{copies} variants of {settings.policy.model} need {copies * weights / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free; valid: fewer methods and ratios, policy.dtype=bfloat16, or a smaller model"
         )

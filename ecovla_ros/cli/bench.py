@@ -60,7 +60,7 @@ def _latency(
     from ecovla_ros import build
     from ecovla_ros.bench import latency
     from ecovla_ros.bench.reference import Reference
-    from ecovla_ros.models.pi.shapes import PI0_MID
+    from ecovla_ros.models.shapes import PI0_MID
 
     reference = None
     if options.reference:

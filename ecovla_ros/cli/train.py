@@ -82,14 +82,14 @@ def _settings(options: argparse.Namespace) -> Any:
 
 def _import(options: argparse.Namespace, demos: Any) -> None:
     """Recorded episodes of bags and LeRobot folders become shards of the data set."""
-    from ecovla_ros.bags import replay
+    from ecovla_ros.bags import inputs
     from ecovla_ros.bags.demonstrations import demonstrations
     from ecovla_ros.train import lerobot
     from ecovla_ros.train.dataset import import_demonstrations
     from ecovla_ros.train.demos import meta_of
 
-    topics = replay.mapping(options.map)
-    sources = [(path, demonstrations(path, topics)) for path in options.bags]
+    topics, node = inputs.mapping(options.map), settings_of(options).node
+    sources = [(path, demonstrations(path, topics, node)) for path in options.bags]
     sources += [(path, lerobot.read(path)) for path in options.lerobot]
     for number, (path, episodes) in enumerate(sources):
         folder = options.work / "demos" / f"shard-recorded-{number:03d}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.choice import choose_kernels
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.refresh import Refresh, RefreshState
 from ecovla_ros.engine.streams import Streams
@@ -67,6 +68,8 @@ class Engine:
         refresh = self._refresh
         plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans)
         for obs in self.policy.examples():
+            prefix = len(self.policy.encode(obs).prefix)
+            choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
                 self._answer(obs, plan)
         if refresh is not None and self.config.deadline_ms > 0:

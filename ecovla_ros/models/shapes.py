@@ -32,11 +32,19 @@ Model = TypeVar("Model", bound=nn.Module)
 TEXT = "place the apple in the basket"
 """The instruction the bench measures with; the tokenizer of a shape knows its words."""
 
+LONG_TEXT = "pick up the red apple beside the blue mug and place it gently in the round wicker basket"
+"""The instruction of `pi0-mid`: eighteen words, as long as people's."""
+
 PI0 = PiConfig(
     vision="siglip", image_size=224, patch=14, vision_width=1152, vision_layers=27, vision_heads=16, vision_mlp=4304,
     vocab=257_152, max_prompt=48, lm_width=2048, lm_mlp=16_384, layers=18, heads=8, kv_heads=1, head_dim=256,
     expert_width=1024, expert_mlp=4096, state_dim=32, action_dim=32, horizon=50, flow_steps=10,
 )  # fmt: skip
+PI0_MID = dataclasses.replace(
+    PI0, vision_width=384, vision_layers=8, vision_heads=6, vision_mlp=1536, vocab=2048, lm_width=1024, lm_mlp=4096,
+    layers=8, head_dim=128, expert_width=512, expert_mlp=2048,
+)  # fmt: skip
+"""A twentieth of pi0, for two cores: LM 8 x 1024, expert 8 x 512; cameras, heads, chunk and flow steps as published."""
 PI05 = dataclasses.replace(PI0, variant="pi05", max_prompt=200)
 PI0_REDUCED = dataclasses.replace(
     PI0, image_size=112, vision_width=288, vision_layers=4, vision_heads=4, vision_mlp=1088, vocab=1024, lm_width=384,
@@ -62,6 +70,11 @@ COGACT_REDUCED = CogactConfig(
 def pi0(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
     """pi0 as published: PaliGemma 2B with a 300M expert."""
     return _pi("pi0", PI0, device, dtype, seed, bucket)
+
+
+def pi0_mid(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
+    """pi0 at 157 M parameters."""
+    return _pi("pi0-mid", PI0_MID, device, dtype, seed, bucket)
 
 
 def pi05(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> PiPolicy:
@@ -117,10 +130,16 @@ def _cuda(device: Device) -> list[torch.device]:
 
 
 def _pi(name: str, config: PiConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int) -> PiPolicy:
-    model = random_weights(lambda: PiModel(config), device, dtype, seed)
-    words = TEXT if config.variant == "pi0" else state_prompt(TEXT, range(256))
+    return around(name, random_weights(lambda: PiModel(config), device, dtype, seed), bucket)
+
+
+def around(name: str, model: PiModel, bucket: int = 1) -> PiPolicy:
+    """A policy of a model that comes without a checkpoint: statistics and a tokenizer made up here."""
+    config = model.config
+    text = LONG_TEXT if name == "pi0-mid" else TEXT
+    words = text if config.variant == "pi0" else state_prompt(text, range(256))
     prompt = Prompt.build([words], config.max_prompt)
-    return PiPolicy(model, _spec(name, config), _statistics(config.horizon), prompt, bucket=bucket)
+    return PiPolicy(model, _spec(name, config, text), _statistics(config.horizon), prompt, bucket=bucket)
 
 
 def _oft(name: str, config: PrismaticConfig, device: Device, dtype: torch.dtype, seed: int, bucket: int) -> OftPolicy:
@@ -143,9 +162,9 @@ def _question(config: PrismaticConfig, closing: tuple[int, ...]) -> QuestionProm
     return QuestionPrompt(words, config.max_prompt, BEGIN, (empty, *closing))
 
 
-def _spec(name: str, config: PiConfig | PrismaticConfig) -> PolicySpec:
+def _spec(name: str, config: PiConfig | PrismaticConfig, text: str = TEXT) -> PolicySpec:
     cameras = {camera: (config.image_size, config.image_size) for camera in config.cameras}
-    return PolicySpec(name, cameras, config.horizon, 0.1, config.action_dim, instructions=(TEXT,))
+    return PolicySpec(name, cameras, config.horizon, 0.1, config.action_dim, instructions=(text,))
 
 
 def _statistics(horizon: int) -> Normaliser:

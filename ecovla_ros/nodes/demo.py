@@ -21,12 +21,14 @@ from rclpy.executors import SingleThreadedExecutor
 from ecovla_ros import config
 from ecovla_ros.bags import film
 from ecovla_ros.bench import document
+from ecovla_ros.control import limits
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes import children, settings, summary
 from ecovla_ros.nodes.children import Child
 from ecovla_ros.nodes.driver import Driver
 from ecovla_ros.nodes.process import Signals, start_ros
 from ecovla_ros.nodes.record import RecordNode
+from ecovla_ros.report import from_bag, page
 from ecovla_ros.sim.tasks import TASKS, find
 
 NODES = ("sim", "guard", "policy")
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo.close()
     if not signals.received and demo.rows and not options.no_film:
         demo.film()
+        demo.tell()
     return demo.report(time.monotonic() - began)
 
 
@@ -132,6 +135,14 @@ class Demo:
         except (EcovlaError, KeyboardInterrupt) as error:
             self.failure = self.failure or f"no film: {error or 'stopped by a signal'}"
         _progress("")
+
+    def tell(self) -> None:
+        """The report of the bag, as HTML."""
+        try:
+            profile = limits.load(self._loaded.control.profile)
+            page.write(from_bag.read(self.out / "bag"), self.out / "report.html", profile)
+        except EcovlaError as error:
+            self.failure = self.failure or f"no report: {error}"
 
     def report(self, seconds: float) -> int:
         """Write summary.json, show the table, and give the exit code."""
@@ -207,7 +218,7 @@ def _folder(out: Path) -> Path:
     try:
         for name in ("bag", "log"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("film.mp4", "summary.json"):
+        for name in ("film.mp4", "report.html", "summary.json"):
             (out / name).unlink(missing_ok=True)
         (out / "log").mkdir(parents=True)
     except OSError as error:

@@ -66,7 +66,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if not (q.dtype == torch.bfloat16 and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    left, right = q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
+    scores = torch.baddbmm(q.new_zeros(1), left, right, beta=0, alpha=q.shape[-1] ** -0.5).unflatten(0, q.shape[:2])
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, -1, dtype=q.dtype) @ v
