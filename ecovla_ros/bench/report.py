@@ -79,7 +79,7 @@ def success(document: Document) -> str:
     settings = document["settings"]
     command = (
         f"ecovla eval --method {settings['method']} --ratio {settings['ratio']} --episodes {settings['episodes']} "
-        f"--seed {settings['seed']}"
+        f"--seed {settings['seed']} --environments {settings['environments']}"
     )
     return markdown(head, rows, source(document, command))
 
