@@ -207,6 +207,6 @@ def _plain(value: Any) -> Any:
 
 def _fingerprint(engine: Any) -> str:
     """First 12 hexadecimal digits of the hash of the channels a sparse frame keeps; empty when dense."""
-    orders, kept = engine.patterns(), engine.sparse_plan
+    orders, kept = engine.patterns(), engine.sparse_plan.kept
     pattern = {key: sorted(order[: kept[key]]) for key, order in sorted(orders.items())}
     return hashlib.sha256(json.dumps(pattern).encode()).hexdigest()[:12] if pattern else ""
