@@ -93,7 +93,7 @@ def test_every_message_is_heard_once_and_in_order_with_few_in_memory(tmp_path: P
         again = Feed(source, choose(source, {}), NodeConfig())
         tell = lambda raw: heard.append((raw.topic, raw.time_ns))  # noqa: E731
         assert len(list(replay.answers(source, Stay(), again, 0, heard=tell))) == 4  # three frames, and one hold
-    assert heard == whole and len(whole) > 2 * replay.BATCH
+    assert heard == whole and len(whole) > 1.5 * replay.BATCH
 
 
 def test_replay_twice_is_the_same_and_pace_changes_nothing(small: Config, tmp_path: Path) -> None:
