@@ -69,7 +69,7 @@ class Remains:
                         self.why = "its index is damaged"
                         return
         except BROKEN as error:
-            self.why = f"it ends or breaks in the middle of a record ({error or type(error).__name__})"
+            self.why = f"it ends or breaks in the middle of a record ({str(error) or type(error).__name__})"
 
     def _from_sqlite(self, wanted: Collection[str]) -> Iterator[Raw]:
         try:
