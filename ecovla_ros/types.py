@@ -34,6 +34,8 @@ class Observation:
     gripper: float
     """Measured gripper opening: 0 open, 1 closed."""
     instruction: str
+    state: np.ndarray | None = None
+    """State of another arm than this one, as its data have it; only `ecovla serve` fills it."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,25 @@ class ActionChunk:
     """Absolute joint position targets, rad, (H, 7)."""
     gripper: np.ndarray
     """Gripper targets, 0 open .. 1 closed, (H,)."""
+    raw: np.ndarray | None = None
+    """Actions of another arm, (H, D), in the units of its data: joints and gripper then mean nothing."""
 
     @property
     def horizon(self) -> int:
         """Number of actions H."""
         return len(self.joints)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode somebody drove: what was seen, and where the arm was sent, once a period."""
+
+    observations: tuple[Observation, ...]
+    joints: np.ndarray
+    """Absolute joint targets due one period after each observation, rad, (T, 7)."""
+    gripper: np.ndarray
+    """Gripper targets due then, 0 open .. 1 closed, (T,)."""
+    period_s: float
 
 
 @dataclass(frozen=True)

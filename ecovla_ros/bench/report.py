@@ -71,7 +71,7 @@ def _rate(row: Document) -> str:
 def success(document: Document) -> str:
     """Success by task, environment and method."""
     rows = [
-        [r["environment"], r["method"], f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
+        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
          _number(r["steps_p50"]), _percent(r["trigger_rate"]), _number(r["mcnemar_p"])]
         for r in document["rows"]
     ]
@@ -79,9 +79,38 @@ def success(document: Document) -> str:
     settings = document["settings"]
     command = (
         f"ecovla eval --method {settings['method']} --ratio {settings['ratio']} --episodes {settings['episodes']} "
-        f"--seed {settings['seed']}"
+        f"--seed {settings['seed']} --environments {settings['environments']}"
     )
     return markdown(head, rows, source(document, command))
+
+
+def study(document: Document) -> str:
+    """Tasks pooled: one row per method and ratio, success in every environment, and what it costs."""
+    pooled = [r for r in document["rows"] if r["task"] == "all"]
+    environments = list(dict.fromkeys(r["environment"] for r in pooled))
+    variants = list(dict.fromkeys((r["method"], r["refresh"], r["ratio"]) for r in pooled))
+    rows = []
+    for variant in variants:
+        mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
+        first = next(iter(mine.values()))
+        cells = [_study_cell(mine.get(e)) for e in environments]
+        triggers = " / ".join(_percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in environments)
+        rows.append([_method(first), f"{100 * variant[2]:.4g} %", *cells, _number(first.get("latency_ms")), triggers])
+    head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
+    settings = document["settings"]
+    command = f"ecovla eval --episodes {settings['episodes']} --seed {settings['seed']} --margin {settings['margin']} ..."
+    return markdown(head, rows, source(document, command))
+
+
+def _study_cell(row: Document | None) -> str:
+    if row is None:
+        return MISSING
+    verdict = f"; {row['verdict']}" if row.get("verdict") else ""
+    return f"{row['successes']}/{row['episodes']}, {_rate(row)}{verdict}"
+
+
+def _method(row: Document) -> str:
+    return row["method"] if row.get("refresh", "none") == "none" else f"{row['method']} ({row['refresh']})"
 
 
 def expert(document: Document) -> str:
@@ -182,6 +211,21 @@ def demo(document: Document) -> str:
     return markdown(head, rows, source(document, "make demo"))
 
 
+def analytic(document: Document) -> str:
+    """Costs of the full shapes, computed from their products."""
+    gpus = list(document["settings"]["peaks"])
+    rows = [
+        [r["model"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
+         *(f"{r[f'{stage}_gmac']:.0f}" for stage in ("vision", "prefill", "act")), f"{r['weights_gb']:.1f}",
+         *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("model", "ratio", "tokens", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB", *gpus)
+    command = "python -m ecovla_ros.bench.analytic --json results/analytic.json"
+    note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
+    return markdown(head, rows, note)
+
+
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{_number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
@@ -212,6 +256,7 @@ def _times(value: float | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("success.json", success),
     "paired": ("paired.json", success),
+    "study": ("table.json", study),
     "expert": ("expert.json", expert),
     "latency": ("latency.json", latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", latency),
@@ -222,6 +267,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "command": ("command.json", command),
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
+    "analytic": ("analytic.json", analytic),
     "bags": ("bags.json", bags),
 }
 
