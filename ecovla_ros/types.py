@@ -34,6 +34,8 @@ class Observation:
     gripper: float
     """Measured gripper opening: 0 open, 1 closed."""
     instruction: str
+    state: np.ndarray | None = None
+    """State of another arm than this one, as its data have it; only `ecovla serve` fills it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class ActionChunk:
     """Absolute joint position targets, rad, (H, 7)."""
     gripper: np.ndarray
     """Gripper targets, 0 open .. 1 closed, (H,)."""
+    raw: np.ndarray | None = None
+    """Actions of another arm, (H, D), in the units of its data: joints and gripper then mean nothing."""
 
     @property
     def horizon(self) -> int:

@@ -20,7 +20,8 @@ from ecovla_ros.types import Observation
 
 TEXTS = ("Place the apple in the basket", "put the pill bottle in the cabinet now")
 SHAPE = {
-    "image_size": 28, "vocab": 96, "max_prompt": 24, "width": 64, "mlp": 128, "layers": 4, "heads": 4, "head_dim": 16,
+    "fit": "area", "image_size": 28, "vocab": 96, "max_prompt": 24, "width": 64, "mlp": 128, "layers": 4, "heads": 4,
+    "head_dim": 16,
     "towers": (
         TowerConfig(24, 3, 2, 48, prefix=5, scaled=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         TowerConfig(32, 2, 4, 56),

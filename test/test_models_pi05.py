@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 
 
 def policy(config=PI05, seed=0, **options):
-    words = [state_prompt(text, range(256)) for text in small.TEXTS]
+    words = [state_prompt(text, range(-1, 256)) for text in small.TEXTS]
     prompt = Prompt.build(words, config.max_prompt)
     model = small.model(config, seed)
     g = torch.Generator().manual_seed(seed)
@@ -41,7 +41,7 @@ def reference(of, obs, noise):
     images = [torch.from_numpy(obs.images[c])[None] for c in config.cameras if obs.images[c] is not None]
     vision = [model.projector(model.vision(image))[0] for image in images]
     bins = [int(np.digitize(v, np.linspace(-1, 1, 257)[:-1]) - 1) for v in of.normaliser.state(obs.joints, obs.gripper)]
-    words = f"Task: {obs.instruction}, State: {' '.join(str(min(max(b, 0), 255)) for b in bins)};\nAction: "
+    words = f"Task: {obs.instruction}, State: {' '.join(map(str, bins))};\nAction: "
     prompt = model.embedding[torch.tensor(of.prompt.ids(words))] * math.sqrt(config.lm_width)
     prefix = torch.cat([*vision, prompt]).double()
     x, length = noise.double(), len(prefix)
@@ -170,6 +170,13 @@ def test_the_state_reaches_the_actions_through_the_prompt_alone():
     assert not [k for k in names if k.startswith("expert") and k.endswith("norm.weight")]
 
 
+def test_without_the_state_in_the_prompt_nothing_of_it_reaches_the_actions():
+    of, noise = policy(dataclasses.replace(PI05, prompt_state=False)), small.noise(PI05)
+    one = small.observation(PI05)
+    other = dataclasses.replace(one, joints=one.joints + 0.5)
+    assert torch.equal(small.actions(of, one, DENSE, noise), small.actions(of, other, DENSE, noise))
+
+
 def test_the_time_is_worked_out_once():
     """No product with the modulator's weights is left in a frame."""
     of, obs, noise = policy(), small.observation(PI05), small.noise(PI05)
@@ -179,14 +186,13 @@ def test_the_time_is_worked_out_once():
     assert torch.equal(small.actions(of, obs, DENSE, noise), before)
 
 
-BINS = [(-1.0, 0), (-2.0, 0), (0.0, 128), (1.0, 255), (0.999, 255), (-0.9921875, 1)]
+BINS = [(-1.0, 0), (-2.0, -1), (-1.001, -1), (0.0, 128), (1.0, 255), (0.999, 255), (-0.9921875, 1)]
 
 
 @pytest.mark.parametrize("value, expected", BINS)
 def test_state_bins_are_those_of_openpi(value, expected):
     assert state_bins([value]) == [expected]
-    inside = float(np.clip(value, -1, 1))
-    assert expected == np.digitize(inside, bins=np.linspace(-1, 1, 257)[:-1]) - 1
+    assert expected == np.digitize(value, bins=np.linspace(-1, 1, 257)[:-1]) - 1
 
 
 def test_the_prompt_is_that_of_openpi():

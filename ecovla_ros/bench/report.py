@@ -132,10 +132,10 @@ def latency(document: Document) -> str:
             " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}",
             _number(r.get("mac_ratio")), _share(r.get("of_ideal")), _times(prefill.get("speedup")),
             _share(prefill.get("of_ideal")), _times(refresh.get("over_sparse_p50")), _percent(r.get("trigger_rate")),
-            _percent(r.get("exposed_share"), 2),
+            _percent(r.get("exposed_share"), 2), _memory(r.get("memory_ratio")),
         ])
     head = ("method", "refresh", "ratio", "n", "mean ms", "p50 / p95 / p99", "speed-up", "MACs left", "of ideal",
-            "prefill: speed-up", "of ideal", "refresh frame / sparse", "triggers", "exposed")
+            "prefill: speed-up", "of ideal", "refresh frame / sparse", "triggers", "exposed", "memory")
     return markdown(head, rows, source(document, bench_command(document)))
 
 
@@ -211,6 +211,21 @@ def demo(document: Document) -> str:
     return markdown(head, rows, source(document, "make demo"))
 
 
+def analytic(document: Document) -> str:
+    """Costs of the full shapes, computed from their products."""
+    gpus = list(document["settings"]["peaks"])
+    rows = [
+        [r["model"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
+         *(f"{r[f'{stage}_gmac']:.0f}" for stage in ("vision", "prefill", "act")), f"{r['weights_gb']:.1f}",
+         *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("model", "ratio", "tokens", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB", *gpus)
+    command = "python -m ecovla_ros.bench.analytic --json results/analytic.json"
+    note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
+    return markdown(head, rows, note)
+
+
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{_number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
@@ -234,6 +249,10 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _memory(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}x"
+
+
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
@@ -252,6 +271,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "command": ("command.json", command),
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
+    "analytic": ("analytic.json", analytic),
     "bags": ("bags.json", bags),
 }
 

@@ -14,8 +14,10 @@ COMMANDS = {
     "eval": "closed-loop success, paired across methods",
     "plot": "success and speed-up against ratio, and one episode, from result files",
     "film": "the cameras of a bag as an .mp4",
+    "inspect": "what a published checkpoint is and would cost; reads no weights",
     "replay": "the policy over a recorded bag, deterministic",
     "report": "one HTML file with the charts of a bag, a document or a live run",
+    "serve": "the policy behind a websocket, for vla-eval and openpi clients",
     "train": "demonstrations and the built-in policy, from scratch",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""

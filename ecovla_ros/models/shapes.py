@@ -36,7 +36,8 @@ LONG_TEXT = "pick up the red apple beside the blue mug and place it gently in th
 """The instruction of `pi0-mid`: eighteen words, as long as people's."""
 
 PI0 = PiConfig(
-    vision="siglip", image_size=224, patch=14, vision_width=1152, vision_layers=27, vision_heads=16, vision_mlp=4304,
+    vision="siglip", fit="pad", image_size=224, patch=14, vision_width=1152, vision_layers=27, vision_heads=16,
+    vision_mlp=4304,
     vocab=257_152, max_prompt=48, lm_width=2048, lm_mlp=16_384, layers=18, heads=8, kv_heads=1, head_dim=256,
     expert_width=1024, expert_mlp=4096, state_dim=32, action_dim=32, horizon=50, flow_steps=10,
 )  # fmt: skip
@@ -137,7 +138,7 @@ def around(name: str, model: PiModel, bucket: int = 1) -> PiPolicy:
     """A policy of a model that comes without a checkpoint: statistics and a tokenizer made up here."""
     config = model.config
     text = LONG_TEXT if name == "pi0-mid" else TEXT
-    words = text if config.variant == "pi0" else state_prompt(text, range(256))
+    words = text if config.variant == "pi0" else state_prompt(text, range(-1, 256))
     prompt = Prompt.build([words], config.max_prompt)
     return PiPolicy(model, _spec(name, config, text), _statistics(config.horizon), prompt, bucket=bucket)
 

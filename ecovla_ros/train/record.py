@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecovla_ros.models.base import Plan, PolicySpec
+from ecovla_ros.engine.calibration import calibration
+from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
@@ -79,25 +81,23 @@ def save(
     out: Path, model: PiModel, normaliser: Normaliser, prompt: Prompt, spec: PolicySpec, training: dict[str, Any],
     data: Dataset, settings: Any,
 ) -> None:
-    """Write the checkpoint, load it, and write it once more with the calibration energies of its weights."""
+    """Write the checkpoint, load it, and write it once more with the calibration of its weights."""
     checkpoint.save(out, model, normaliser, prompt, spec, training)
     policy = checkpoint.load(out, torch.device("cpu"), torch.float32)
-    checkpoint.save(out, model, normaliser, prompt, spec, training, calibration(policy, data, settings))
+    checkpoint.save(out, model, normaliser, prompt, spec, training, calibrated(policy, data, settings))
 
 
-@torch.inference_mode()
-def calibration(policy: Any, data: Dataset, settings: Any) -> dict[str, Tensor]:
-    """Mean energy of every site over frames drawn from the demonstrations (site key -> (R,), channel order)."""
+def calibrated(policy: Any, data: Dataset, settings: Any) -> dict[str, Tensor]:
+    """Mean energies and activations of every site over frames drawn from the demonstrations, see engine/calibration."""
+    noise = torch.randn((policy.spec.horizon, 8), generator=torch.Generator().manual_seed(settings.seed))
+    return calibration(policy, _drawn(data, settings), noise)
+
+
+def _drawn(data: Dataset, settings: Any) -> Iterator[Observation]:
     rng = np.random.default_rng(settings.seed)
     state, task = data.column("state"), data.column("task")
-    energy = {s.key: torch.zeros(s.channels * s.unit) for s in policy.sites}
     rows = rng.choice(len(data), min(settings.calibration_frames, len(data)), replace=False)
-    noise = torch.randn((policy.spec.horizon, 8), generator=torch.Generator().manual_seed(settings.seed))
     for row, images in zip(rows, data.rows("images", rows)):
         views = {c: np.ascontiguousarray(images[i]) for i, c in enumerate(CAMERAS)}
         text = data.meta["instructions"][int(task[row])]
-        obs = Observation(0, views, state[row, :7].astype(float), float(state[row, 7]), text)
-        seen = policy.encode(obs)
-        plan = Plan.recording(energy)
-        policy.act(seen, policy.prefill(seen, plan), plan, noise)
-    return {key: value / len(rows) for key, value in energy.items()}
+        yield Observation(0, views, state[row, :7].astype(float), float(state[row, 7]), text)

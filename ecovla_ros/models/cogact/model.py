@@ -24,6 +24,7 @@ class CogactConfig(PrismaticConfig):
     """Prismatic and the head. The default is CogACT-Base: one camera, DiT-B, chunks of 16."""
 
     cameras: tuple[str, ...] = ("third_person",)
+    fit: str = "bicubic"
     norm_eps: float = 1e-5
     """CogACT takes Llama 2's own configuration."""
     horizon: int = 16

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecovla_ros.errors import CheckpointError, unknown
+from ecovla_ros.models.resize import FITS
 from ecovla_ros.types import CAMERAS
 
 VARIANTS = ("pi0", "pi05")
@@ -28,9 +29,13 @@ class PiConfig:
     cameras: tuple[str, ...] = CAMERAS
     """Camera slots in the order of the prefix."""
     variant: str = "pi0"
+    prompt_state: bool = True
+    """pi0.5: whether the state is in the prompt; without, the policy does not know it."""
     optional_cameras: bool = False
     """Whether an observation may come without an image of some (not all) cameras."""
     vision: str = "stem"
+    fit: str = "area"
+    """How images of other shapes become the model's, see models/resize.py."""
     image_size: int = 96
     """Height and width of the model's square images, px."""
     patch: int = 16
@@ -68,6 +73,8 @@ class PiConfig:
         """Raises CheckpointError for a combination that is not a model."""
         if self.vision not in VISIONS:
             raise CheckpointError(unknown("vision tower", self.vision, VISIONS))
+        if self.fit not in FITS:
+            raise CheckpointError(unknown("fit", self.fit, FITS))
         if self.variant not in VARIANTS:
             raise CheckpointError(unknown("variant", self.variant, VARIANTS))
         for name, value in dataclasses.asdict(self).items():

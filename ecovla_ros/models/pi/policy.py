@@ -20,7 +20,7 @@ from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.config import PiConfig
-from ecovla_ros.models.pi.inputs import camera_images, joint_state
+from ecovla_ros.models.pi.inputs import camera_images
 from ecovla_ros.models.pi.layers import Rope, run
 from ecovla_ros.models.pi.model import PiModel, key_mask
 from ecovla_ros.models.pi.normalise import Normaliser
@@ -78,14 +78,13 @@ class PiPolicy:
         Raises ObservationError for a wrong camera, image, instruction or state.
         """
         images = camera_images(obs.images, self.config)
-        joints, gripper = joint_state(obs)
-        normalised = self.normaliser.state(joints, gripper)
+        normalised = self.normaliser.observed(obs)
         prompt, real = self._embed(self._words(obs.instruction, normalised))
         tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
         state = torch.zeros(self.config.state_dim)
-        state[: len(joints) + 1] = torch.from_numpy(normalised)
+        state[: len(normalised)] = torch.from_numpy(normalised)
         valid = None
         if self.bucket > 1:
             valid = torch.ones(len(prefix), device=self.device)
@@ -128,18 +127,18 @@ class PiPolicy:
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
-        obs = seen.observation
-        joints, gripper = self.normaliser.targets(actions[:, :8].float().cpu().numpy(), obs.joints)
-        return ActionChunk(obs.stamp_ns, self.spec.period_s, joints, gripper)
+        values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
+        return self.normaliser.chunk(values, seen.observation, self.spec.period_s)
 
     def examples(self) -> Iterator[Observation]:
         """A grey image with every instruction it was trained on; with free text one prompt of each bucket."""
         size = self.config.image_size
         images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
         word = self.prompt.example()
-        buckets = range(1, self.prompt.max_tokens + 1, self.bucket) if self.bucket > 1 else (1,)
+        spare = self.prompt.max_tokens - len(self.prompt.ids(self._words(word, np.zeros(self.normaliser.widths[0]))))
+        buckets = range(1, spare + 2, self.bucket) if self.bucket > 1 else (1,)
         for text in self.spec.instructions or tuple(" ".join([word] * n) for n in buckets):
-            yield Observation(0, images, np.zeros(7), 0.0, text)
+            yield Observation(0, images, np.zeros(7), 0.0, text, np.zeros(self.normaliser.widths[0]))
 
     def warm_up(self) -> None:
         """Every example once, dense."""
@@ -158,7 +157,8 @@ class PiPolicy:
 
     def _words(self, instruction: str, state: NDArray[np.float64]) -> str:
         """What the prompt says: the instruction, in pi0.5 with the normalised state (8,) behind it."""
-        return instruction if self.config.variant == "pi0" else state_prompt(instruction, state_bins(state))
+        told = self.config.variant == "pi05" and self.config.prompt_state
+        return state_prompt(instruction, state_bins(state)) if told else instruction
 
     def _suffix_rope(self, valid: Tensor | None, start: int, length: int) -> Rope:
         """Rotary tables behind the prefix: padding takes up room in the caches, and no position."""
@@ -238,5 +238,6 @@ def _check(config: PiConfig, spec: PolicySpec, normaliser: Normaliser, prompt: P
             f"tokenizer of {prompt.size} tokens, prompts to {prompt.max_tokens}; the model takes {config.vocab} "
             f"and {config.max_prompt}"
         )
-    if min(config.state_dim, config.action_dim) < 8:
-        raise CheckpointError("state_dim and action_dim must be at least 8: seven joints and the gripper")
+    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
+        if getattr(config, name) < needed:
+            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")

@@ -32,7 +32,7 @@ class MultiHead(Attention):
 
     def project(self, normed: Tensor, rows: int, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, width) to K, V (B, heads, L, head_dim) and Q (B, L, heads, head_dim) of the first `rows` rows."""
-        q, k, v = (self._rows(normed, i, rows) for i in range(3))
+        q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
         if self.rotary:
             q, k = rotate(q, rope), rotate(k, rope)
         return k.transpose(1, 2), v.transpose(1, 2), q
@@ -51,12 +51,13 @@ class MultiHead(Attention):
         `mask`: (…, len(rows), L) bool, True where a key may be seen.
         """
         normed, all_rows = self.norm(x), len(self.o)
-        k, v = rotate(self._rows(normed, 1, all_rows), rope), self._rows(normed, 2, all_rows)
+        k, v = rotate(self.rows_of(normed, 1, all_rows), rope), self.rows_of(normed, 2, all_rows)
         there = Rope(rope.cos[rows], rope.sin[rows])
-        q = rotate(self._rows(normed[:, rows], 0, all_rows), there)
+        q = rotate(self.rows_of(normed[:, rows], 0, all_rows), there)
         return self.heads(q, k.transpose(1, 2), v.transpose(1, 2), mask) @ self.o
 
-    def _rows(self, normed: Tensor, which: int, rows: int) -> Tensor:
+    def rows_of(self, normed: Tensor, which: int, rows: int) -> Tensor:
+        """Q (`which` 0), K (1) or V (2) of normed inputs, first `rows` rows, not rotated: (B, L, heads, head_dim)."""
         bias = None if self.biases is None else self.biases[which, :rows]
         w = (self.q, self.k, self.v)[which][:rows]
         return F.linear(normed, w, bias).unflatten(-1, (-1, self.head_dim))

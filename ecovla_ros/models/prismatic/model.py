@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.pi.layers import RMSNorm, Rope, Use, rope_tables, run
+from ecovla_ros.models.pi.layers import FULL, RMSNorm, Rope, Use, rope_tables, run
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.layers import LlamaBlock, own
+from ecovla_ros.models.prismatic.tokens import TokenPruning, attention_to, shortened, staying
 from ecovla_ros.models.prismatic.vision import Projector, Vision
 
 
@@ -54,11 +55,13 @@ class Prismatic(nn.Module):
         return F.embedding(ids, self.embedding)
 
     def read(
-        self, sequence: Tensor, rows: slice, uses: Sequence[Use] | None = None, valid: Tensor | None = None
+        self, sequence: Tensor, rows: slice, uses: Sequence[Use] | None = None, valid: Tensor | None = None,
+        tokens: TokenPruning | None = None,
     ) -> Tensor:
         """Normed hidden states (B, len(rows), width) of Llama over `sequence` (B, S, width) at `rows`.
 
-        `valid` (S,): 0 for padding, which is not seen and takes no position; None: no padding.
+        `valid` (S,): 0 for padding, which is not seen and takes no position; None: no padding. `tokens`: vision tokens
+        leave the sequence on the way (B = 1, and `rows` behind them).
         """
         length = sequence.shape[1]
         index = slice(0, length) if valid is None else (valid.long().cumsum(0) - 1).clamp(min=0)
@@ -67,5 +70,30 @@ class Prismatic(nn.Module):
         if valid is not None:
             keys = valid.bool().expand(length, -1)
             mask = keys if mask is None else keys & mask
-        hidden = run(self.lm, sequence, rope, [own] * len(self.lm), mask, uses)
+        blocks, hidden, uses = list(self.lm), sequence, uses or [FULL] * len(self.lm)
+        if tokens is not None:
+            hidden, stay = self._look(hidden, rope, mask, uses[: tokens.layer], rows, tokens)
+            uses = [shortened(use, stay, length) for use in uses[tokens.layer :]]
+            rope, blocks = Rope(rope.cos[stay], rope.sin[stay]), blocks[tokens.layer :]
+            mask = None if mask is None else mask[stay][:, stay]
+            rows = slice(rows.start - length + len(stay), rows.stop - length + len(stay))
+        hidden = run(blocks, hidden, rope, [own] * len(blocks), mask, uses)
         return self.norm(self.lm_last.read(hidden, rope, rows, None if mask is None else mask[rows]))
+
+    def _look(
+        self, x: Tensor, rope: Rope, mask: Tensor | None, uses: Sequence[Use], rows: slice, tokens: TokenPruning
+    ) -> tuple[Tensor, Tensor]:
+        """The first layers over all tokens: hidden states of the positions that stay, and these positions."""
+        last = len(uses) - 1
+        x = run(list(self.lm)[:last], x, rope, [own] * last, mask, uses[:last])
+        keys: list[Tensor] = []
+
+        def noting(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            keys.append(k)
+            return k, v
+
+        block = self.lm[last]
+        after = run([block], x, rope, [noting], mask, uses[last:])
+        scores = attention_to(block.attention, x, keys[0], rope, rows, mask)
+        stay = staying(scores, 1, len(self.config.cameras) * self.config.tokens, tokens.keep)
+        return after[:, stay], stay

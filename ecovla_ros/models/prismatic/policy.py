@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
-from ecovla_ros.models.pi.inputs import camera_images, joint_state
+from ecovla_ros.models.pi.inputs import camera_images
 from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.pi.policy import Staging
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.model import Prismatic
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
+from ecovla_ros.models.prismatic.tokens import TokenPruning
 from ecovla_ros.types import ActionChunk, Observation
 
 
@@ -45,6 +46,7 @@ class PrismaticPolicy:
         self._prismatic = model
         self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
         self.bucket = bucket
+        self.tokens: TokenPruning | None = None
         self._instruction: tuple[str, Tensor, int] | None = None
 
     @torch.inference_mode()
@@ -54,7 +56,7 @@ class PrismaticPolicy:
         Raises ObservationError for a wrong camera, image, instruction or state.
         """
         images = camera_images(obs.images, self.config)
-        raw = self.normaliser.state(*joint_state(obs))
+        raw = self.normaliser.observed(obs)
         prompt, padding = self._embed(obs.instruction)
         tokens = self._prismatic.vision_tokens(self._pixels.copy(images))
         state = torch.zeros(self.config.state_dim)
@@ -66,6 +68,11 @@ class PrismaticPolicy:
         views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
         return Seen(views, prefix, state, obs, self._valid(len(prefix), padding))
 
+    def prune_tokens(self, layer: int, ratio: float) -> None:
+        """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
+        count = len(self.config.cameras) * self.config.tokens
+        self.tokens = TokenPruning.of(count, self.config.layers - 1, layer, ratio)
+
     def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
         """The begin token, then `vision` (cameras * N, width), then the rest: (S, width)."""
         raise NotImplementedError
@@ -74,22 +81,24 @@ class PrismaticPolicy:
         """Hidden states that the action head reads."""
         raise NotImplementedError
 
+    def mark(self, seen: Seen) -> None:
+        """Nothing: the probes of these models need their sampled inputs alone."""
+
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         """Hidden states to normalised actions (H, action_dim), float32."""
         raise NotImplementedError
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
-        obs, values = seen.observation, actions[:, :8].float().cpu().numpy()
-        joints, gripper = self.normaliser.targets(values, obs.joints)
-        return ActionChunk(obs.stamp_ns, self.spec.period_s, joints, gripper)
+        values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
+        return self.normaliser.chunk(values, seen.observation, self.spec.period_s)
 
     def examples(self) -> Iterator[Observation]:
         """A grey image with every instruction it was trained on, or with one word."""
         size = self.config.image_size
         images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
         for text in self.spec.instructions or (self.prompt.example(),):
-            yield Observation(0, images, np.zeros(7), 0.0, text)
+            yield Observation(0, images, np.zeros(7), 0.0, text, np.zeros(self.normaliser.widths[0]))
 
     def warm_up(self) -> None:
         """Every example once, dense."""
@@ -136,5 +145,6 @@ def _check(config: PrismaticConfig, spec: PolicySpec, normaliser: Normaliser, pr
             f"token ids up to {highest}, prompts to {prompt.max_tokens}; the model takes ids below {config.vocab} and "
             f"prompts to {config.max_prompt}"
         )
-    if min(config.state_dim, config.action_dim) < 8:
-        raise CheckpointError("state_dim and action_dim must be at least 8: seven joints and the gripper")
+    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
+        if getattr(config, name) < needed:
+            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")
