@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 from pathlib import Path
@@ -66,9 +67,21 @@ def dtype_of(config: PolicyConfig) -> torch.dtype:
     return found
 
 
-def set_threads(config: PolicyConfig) -> None:
-    """torch's threads for this process: as configured, or one core less than there are, which the refresh then has."""
+def prepare_process(config: PolicyConfig) -> None:
+    """Threads and memory of this process, before a policy is loaded.
+
+    torch gets the threads of the configuration, or one core less than there are, which the refresh then has. glibc keeps
+    freed memory instead of giving large blocks back to the kernel: activations would else be page faults again in every
+    frame, and the rare large ones of a frame that records cost many times what is computed with them.
+    """
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in KEEP_MEMORY if mallopt is not None else ():
+        mallopt(option, value)
+
+
+KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
+"""Of malloc.h: M_MMAP_MAX 0, M_TRIM_THRESHOLD as far as it goes, M_ARENA_MAX 1 (arenas of threads are too small)."""
 
 
 def policy(config: PolicyConfig, serving: bool = False) -> Any:
@@ -80,7 +93,7 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
         raise ConfigError(unknown("model", config.model, (*MODELS, *SHAPES)))
     if config.embodiment.other and not serving:
         raise ConfigError("policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` only")
-    set_threads(config)
+    prepare_process(config)
     device, dtype = device_of(config), dtype_of(config)
     bucket = config.bucket or (32 if device.type == "cuda" else 1)
     return _with_fewer_tokens(_made(config, device, dtype, bucket), config)

@@ -59,6 +59,18 @@ class ActionChunk:
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """One episode somebody drove: what was seen, and where the arm was sent, once a period."""
+
+    observations: tuple[Observation, ...]
+    joints: np.ndarray
+    """Absolute joint targets due one period after each observation, rad, (T, 7)."""
+    gripper: np.ndarray
+    """Gripper targets due then, 0 open .. 1 closed, (T,)."""
+    period_s: float
+
+
+@dataclass(frozen=True)
 class ArmState:
     """What the arm reports."""
 

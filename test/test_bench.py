@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,62 +10,11 @@ import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import device, latency, macs, report, scenes, success, variants
-from ecovla_ros.bench.statistics import mcnemar
-from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.bench import device, latency, macs, report, scenes, variants
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Plan, PolicySpec
-from ecovla_ros.sim import events
 
 ROOT = Path(__file__).parents[1]
-
-
-def test_every_method_meets_the_same_scenes():
-    todo = success.trials(["dense", "ecovla"], [0.25, 0.4], ["apple", "banana"], ["calm", "shift"], 3, 1000)
-    by_method = {}
-    for t in todo:
-        by_method.setdefault((t.method, t.ratio), set()).add((t.task, t.environment, t.seed))
-    assert set(by_method) == {("dense", 0.0), ("ecovla", 0.25), ("ecovla", 0.4)}
-    assert len({frozenset(v) for v in by_method.values()}) == 1 and len(next(iter(by_method.values()))) == 12
-
-
-def test_what_happens_in_an_episode_depends_on_its_seed_alone():
-    assert success.schedule("shift", 7, "apple") == success.schedule("shift", 7, "apple")
-    assert success.schedule("shift", 7, "apple") != success.schedule("shift", 8, "apple")
-    assert success.schedule("calm", 7, "apple") == []
-    for event in success.schedule("shift", 7, "bottle"):
-        events.check(event)
-
-
-@pytest.mark.parametrize(
-    ("methods", "tasks", "environments", "match"),
-    [(["ecolva"], ["apple"], ["calm"], "ecovla"), (["dense"], ["appel"], ["calm"], "apple"),
-     (["dense"], ["apple"], ["clam"], "calm")],
-)
-def test_unknown_names_list_the_valid_ones(methods, tasks, environments, match):
-    with pytest.raises(EcovlaError, match=match):
-        success.trials(methods, [0.25], tasks, environments, 1, 0)
-
-
-@pytest.mark.parametrize(("lost", "won"), [(0, 0), (5, 0), (1, 4), (7, 7), (10, 3)])
-def test_mcnemar_is_the_two_sided_binomial_test(lost, won):
-    n = lost + won
-    probability = [math.comb(n, k) / 2**n for k in range(n + 1)]
-    expected = sum(p for k, p in enumerate(probability) if abs(2 * k - n) >= abs(lost - won))
-    assert mcnemar(lost, won) == pytest.approx(expected)
-
-
-def episode(method, seed, solved):
-    return {"method": method, "ratio": 0.0 if method == "dense" else 0.25, "task": "apple", "environment": "calm",
-            "seed": seed, "success": solved, "steps": 50, "frames": 10, "triggered": 2}
-
-
-def test_the_table_counts_pairs():
-    episodes = [episode("dense", i, i < 8) for i in range(10)] + [episode("ecovla", i, i in range(2, 9)) for i in range(10)]
-    rows = {(r["method"], r["task"]): r for r in success.table(episodes)}
-    dense, pruned = rows[("dense", "all")], rows[("ecovla", "all")]
-    assert (dense["successes"], pruned["successes"]) == (8, 7)
-    assert (pruned["only_dense"], pruned["only_this"]) == (2, 1) and dense["mcnemar_p"] is None
-    assert dense["low"] < 0.8 < dense["high"] and pruned["trigger_rate"] == 0.2
 
 
 SMALL_RUN = ["--frames", "6", "--warm-up", "1", "--ratios", "0,0.5"]

@@ -317,6 +317,14 @@ def test_the_deadline_chooses_the_tier_and_it_is_reported():
     assert ratios[2][:5] == [0.75] * 5, "and with patience"
 
 
+def test_a_deadline_without_tiers_or_without_times_is_refused():
+    with pytest.raises(PruningError, match="prune.tiers"):
+        Engine(Toy(), PruneConfig(method="random", sites=BOTH, deadline_ms=10.0), Inline())
+    engine = Engine(Toy(), PruneConfig(method="random", sites=BOTH, deadline_ms=10.0, tiers=(0.5,)), Inline())
+    with pytest.raises(PruningError, match="warm_up"):
+        engine.step(SCENES[0])
+
+
 class Clock:
     now, load = 0.0, 1.0
 

@@ -71,7 +71,7 @@ def _rate(row: Document) -> str:
 def success(document: Document) -> str:
     """Success by task, environment and method."""
     rows = [
-        [r["environment"], r["method"], f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
+        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
          _number(r["steps_p50"]), _percent(r["trigger_rate"]), _number(r["mcnemar_p"])]
         for r in document["rows"]
     ]
@@ -79,9 +79,38 @@ def success(document: Document) -> str:
     settings = document["settings"]
     command = (
         f"ecovla eval --method {settings['method']} --ratio {settings['ratio']} --episodes {settings['episodes']} "
-        f"--seed {settings['seed']}"
+        f"--seed {settings['seed']} --environments {settings['environments']}"
     )
     return markdown(head, rows, source(document, command))
+
+
+def study(document: Document) -> str:
+    """Tasks pooled: one row per method and ratio, success in every environment, and what it costs."""
+    pooled = [r for r in document["rows"] if r["task"] == "all"]
+    environments = list(dict.fromkeys(r["environment"] for r in pooled))
+    variants = list(dict.fromkeys((r["method"], r["refresh"], r["ratio"]) for r in pooled))
+    rows = []
+    for variant in variants:
+        mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
+        first = next(iter(mine.values()))
+        cells = [_study_cell(mine.get(e)) for e in environments]
+        triggers = " / ".join(_percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in environments)
+        rows.append([_method(first), f"{100 * variant[2]:.4g} %", *cells, _number(first.get("latency_ms")), triggers])
+    head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
+    settings = document["settings"]
+    command = f"ecovla eval --episodes {settings['episodes']} --seed {settings['seed']} --margin {settings['margin']} ..."
+    return markdown(head, rows, source(document, command))
+
+
+def _study_cell(row: Document | None) -> str:
+    if row is None:
+        return MISSING
+    verdict = f"; {row['verdict']}" if row.get("verdict") else ""
+    return f"{row['successes']}/{row['episodes']}, {_rate(row)}{verdict}"
+
+
+def _method(row: Document) -> str:
+    return row["method"] if row.get("refresh", "none") == "none" else f"{row['method']} ({row['refresh']})"
 
 
 def expert(document: Document) -> str:
@@ -227,6 +256,7 @@ def _times(value: float | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("success.json", success),
     "paired": ("paired.json", success),
+    "study": ("table.json", study),
     "expert": ("expert.json", expert),
     "latency": ("latency.json", latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", latency),

@@ -12,6 +12,7 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
     "eval": "closed-loop success, paired across methods",
+    "plot": "success and speed-up against ratio, and one episode, from result files",
     "film": "the cameras of a bag as an .mp4",
     "inspect": "what a published checkpoint is and would cost; reads no weights",
     "replay": "the policy over a recorded bag, deterministic",

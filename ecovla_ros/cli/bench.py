@@ -66,7 +66,7 @@ def _latency(
     if options.reference:
         if options.model != "pi0-mid":
             raise ConfigError(f"--reference has weights for pi0-mid alone, not for {options.model}")
-        build.set_threads(settings.policy)
+        build.prepare_process(settings.policy)
         reference = Reference(PI0_MID, build.dtype_of(settings.policy), settings.policy.seed, options.reference)
     progress = Progress(options.frames + options.warm_up, "frames")
     rows = latency.measure(

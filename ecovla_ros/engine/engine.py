@@ -181,6 +181,8 @@ class Engine:
         refresh = self._refresh
         if refresh is None:
             return DENSE
+        if self.config.deadline_ms > 0 and self._deadline is None:
+            raise PruningError("prune.deadline_ms needs times of the tiers: call warm_up before the first frame")
         tier = refresh.home if self._deadline is None else self._deadline.choose()
         self._since += 1
         if not self._wants_refresh(decision, refresh):

@@ -52,6 +52,8 @@ class Refresh:
         if config.ratio > 0 and not chosen:
             have = sorted({s.group for s in sites})
             raise PruningError(f"no site of groups {list(config.sites)} outside skip_layers; this model has {have}")
+        if config.deadline_ms > 0 and not config.tiers:
+            raise PruningError("prune.deadline_ms chooses among tiers; valid with prune.tiers, e.g. [0.0, 0.25, 0.5]")
         self._config = config
         self.ratios = sorted({config.ratio, *config.tiers})
         self.home = self.ratios.index(config.ratio)

@@ -61,6 +61,8 @@ class PiConfig:
     horizon: int = 16
     flow_steps: int = 5
     """Euler steps from noise (t = 1) to actions (t = 0)."""
+    noise_scale: float = 1.0
+    """Scale of the noise the flow starts from: 1 draws one of the demonstrated ways, 0 starts at their centre."""
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     min_period: float = 4e-3
@@ -76,7 +78,7 @@ class PiConfig:
         if self.variant not in VARIANTS:
             raise CheckpointError(unknown("variant", self.variant, VARIANTS))
         for name, value in dataclasses.asdict(self).items():
-            least = 0 if name in ("vision_layers", "vision_heads", "vision_mlp") else 1e-12
+            least = 0 if name in ("vision_layers", "vision_heads", "vision_mlp", "noise_scale") else 1e-12
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
                 raise CheckpointError(f"model configuration: {name} must be positive, got {value}")
         for wrong, why in self._contradictions():

@@ -109,14 +109,14 @@ class PiPolicy:
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
-        """Euler steps from `noise` (H, action_dim) at t = 1 to normalised actions (H, action_dim) at t = 0, float32."""
+        """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
         if before:
             self._write_state(seen, handoff.length, plan)
         start = handoff.length + before
         rope, mask = self._suffix_rope(seen.valid, start, horizon), suffix_mask(seen.valid, before + horizon)
         extends = [partial(cache.write, start) for cache in self._cache]
-        x_t = noise.to(self.device, torch.float32)
+        x_t = noise.to(self.device, torch.float32) * self.config.noise_scale
         for step in range(self.flow_steps):
             use, last = self._steps.modulate(uses("expert", blocks, plan, step, self.flow_steps), step)
             hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)
