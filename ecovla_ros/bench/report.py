@@ -132,10 +132,10 @@ def latency(document: Document) -> str:
             " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}",
             _number(r.get("mac_ratio")), _share(r.get("of_ideal")), _times(prefill.get("speedup")),
             _share(prefill.get("of_ideal")), _times(refresh.get("over_sparse_p50")), _percent(r.get("trigger_rate")),
-            _percent(r.get("exposed_share"), 2),
+            _percent(r.get("exposed_share"), 2), _memory(r.get("memory_ratio")),
         ])
     head = ("method", "refresh", "ratio", "n", "mean ms", "p50 / p95 / p99", "speed-up", "MACs left", "of ideal",
-            "prefill: speed-up", "of ideal", "refresh frame / sparse", "triggers", "exposed")
+            "prefill: speed-up", "of ideal", "refresh frame / sparse", "triggers", "exposed", "memory")
     return markdown(head, rows, source(document, bench_command(document)))
 
 
@@ -262,6 +262,10 @@ def _percent(value: float | None, digits: int = 0) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _memory(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}x"
 
 
 def _times(value: float | None) -> str:
