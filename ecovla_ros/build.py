@@ -38,6 +38,7 @@ SHAPES = {
     "pi0-reduced": "ecovla_ros.models.shapes:pi0_reduced",
     "pi05-reduced": "ecovla_ros.models.shapes:pi05_reduced",
     "openvla-oft-reduced": "ecovla_ros.models.shapes:openvla_oft_reduced",
+    "libero": "ecovla_ros.models.shapes:libero",
     "cogact-reduced": "ecovla_ros.models.shapes:cogact_reduced",
 }
 """Model name -> module:function that makes random weights of that shape: (device, dtype, seed, bucket)."""

@@ -324,7 +324,8 @@ def test_pi05_reads_lerobots_statistics_and_writes_its_state_into_the_prompt(tmp
     model = pi_models.model(of_old)
     save_file({f"model.{k}": v.contiguous() for k, v in _as_lerobot(model).items()}, tmp_path / "model.safetensors")
     document = {"type": "pi05", "input_features": {"observation.images.scene": {}, "observation.images.wrist": {}},
-                "normalization_mapping": {"STATE": "QUANTILES", "ACTION": "QUANTILES"}}  # fmt: skip
+                "normalization_mapping": {"STATE": "QUANTILES", "ACTION": "QUANTILES"},
+                "use_relative_actions": True}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(document))
     stats = {
         f"{k}.{n}": torch.full((8,), v)
@@ -336,6 +337,8 @@ def test_pi05_reads_lerobots_statistics_and_writes_its_state_into_the_prompt(tmp
     monkeypatch.setattr(published, "_openpi_config", lambda *a: dataclasses.replace(of_old, fit="pad"))
     embodiment = EmbodimentConfig(cameras=("wrist=wrist", "third_person=scene"), actions="relative", gripper=(1.0, 0.0))
     of = published.load(tmp_path, "cpu", torch.float32, embodiment)
+    with pytest.raises(CheckpointError, match="trained on relative actions; set policy.embodiment.actions=relative"):
+        published.load(tmp_path, "cpu", torch.float32, dataclasses.replace(embodiment, actions="absolute"))
     assert of.config.cameras == ("third_person", "wrist"), "in the order of the slots, not of the mapping"
     for name, value in model.state_dict().items():
         assert torch.equal(of.model.state_dict()[name], value), name

@@ -16,7 +16,9 @@ from ecovla_ros.engine.graphs import Again, Graphed
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan
-from ecovla_ros.models.prismatic.tokens import TokenPruning
+from ecovla_ros.models.pi.layers import Use
+from ecovla_ros.models.prismatic.tokens import TokenPruning, shortened
+from ecovla_ros.prune.site import Record, SiteUse
 
 FAMILIES = pytest.mark.parametrize("family", ["oft", "cogact"])
 
@@ -108,6 +110,25 @@ def test_padding_and_fewer_tokens_go_together(family):
     for policy in (plain, padded):
         policy.prune_tokens(2, 0.5)
     assert (small.actions(plain, obs, DENSE, start) - small.actions(padded, obs, DENSE, start)).abs().max() < 2e-5
+
+
+@FAMILIES
+def test_padding_counts_for_no_energy_after_tokens_have_left(family):
+    plain, padded = small.policy(family), small.policy(family, bucket=16)
+    obs, start, found = small.observation(plain.config), small.noise(plain.config), []
+    for policy in (plain, padded):
+        policy.prune_tokens(2, 0.5)
+        energy = {site.key: torch.zeros(site.channels * site.unit) for site in policy.sites}
+        small.actions(policy, obs, Plan.recording(energy), start)
+        found.append(energy)
+    for key in found[0]:
+        torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_samples_lie_within_what_is_left():
+    record = Record(torch.zeros(4), inputs=torch.zeros(1, 3, 2), tokens=torch.tensor([0, 10, 19]))
+    use = shortened(Use(SiteUse(record=record), SiteUse()), torch.arange(5), 20)
+    assert use.heads.record.tokens.tolist() == [0, 2, 4] and use.mlp.record is None
 
 
 @FAMILIES

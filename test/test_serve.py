@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import prismatic_models as small
 import pytest
+import torch
 
 pytest.importorskip("websockets")
 msgpack = pytest.importorskip("msgpack")
@@ -157,6 +158,9 @@ BAD = {
     "noise": bytes(range(256)),
     "a number": msgpack.packb(7),
     "an object array": msgpack.packb({b"__ndarray__": True, b"data": b"x" * 8, b"dtype": "|O", b"shape": [1]}),
+    "an array of complex numbers": msgpack.packb(
+        {b"__ndarray__": True, b"data": b"x" * 16, b"dtype": "<c16", b"shape": [1]}
+    ),
     "a short array": msgpack.packb({b"__ndarray__": True, b"data": b"x", b"dtype": "<f8", b"shape": [4]}),
     "a huge shape": msgpack.packb({b"__ndarray__": True, b"data": b"", b"dtype": "<f8", b"shape": [2**40, 2**40]}),
     "a bomb": msgpack.packb(
@@ -195,8 +199,7 @@ def test_clients_that_leave_flood_or_crowd_do_not_stop_the_server():
             with pytest.raises(ConnectionClosed) as closed:
                 flood.recv()
             assert closed.value.rcvd.code == 1009
-        leaver = connect(address)
-        leaver.recv()
+        leaver = connect_patiently(address)
         leaver.send(codec.pack(libero(), "openpi"))
         leaver.socket.close()  # without a word, while the engine is at it
         with connect_patiently(address) as first:
@@ -279,6 +282,13 @@ def test_pictures_are_rgb_and_bounded(form):
         codec.unpack(msgpack.packb({"__image__": True, "format": form[1:], "data": big}))
 
 
+@pytest.mark.parametrize("dtype", ["<c16", "<M8[s]", "|V4", "|S3", "|O"])
+def test_arrays_of_other_things_than_numbers_stay_outside(dtype):
+    parts = {"__ndarray__": True, "data": b"x" * 48, "dtype": dtype, "shape": [1]}
+    with pytest.raises(ObservationError, match="valid kinds: bool, integers, floats"):
+        codec.unpack(msgpack.packb(parts))
+
+
 @pytest.mark.parametrize("form", ["openpi", "vla-eval"])
 def test_what_is_packed_is_what_is_unpacked(form):
     value = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": [1, "x", None, True], "c": np.float64(0.5)}
@@ -345,3 +355,15 @@ def test_the_papers_rows_are_configurations_that_only_serve(name):
     assert settings.policy.embodiment.other and settings.policy.model in build.PUBLISHED
     with pytest.raises(ConfigError, match="serve. only"):
         build.engine(settings)
+
+
+def test_a_model_of_liberos_shape_serves_free_text():
+    """What `ecovla serve --set policy.model=libero` starts: random weights, LIBERO's state and actions."""
+    policy = build._function(build.SHAPES["libero"])("cpu", torch.float32, 0)
+    policy.warm_up()
+    made = session.Session(Engine(policy, PruneConfig(method="dense"), Inline()), session.VLA_EVAL, True)
+    message = benchmark() | {"states": np.zeros(8), "task_description": "Pick up the black bowl, (between) 2 plates!"}
+    assert made.action(message).shape == (7,)
+    with pytest.raises(ObservationError, match="unknown words: é"):
+        made.observation(message)
+        made.engine.step(made.observation(message | {"task_description": "café"}))

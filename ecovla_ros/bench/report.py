@@ -233,6 +233,21 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
+def families(document: Document) -> str:
+    """Latency of every family at reduced width, and the paper's speed-ups."""
+    rows = [
+        [r["model"], r["method"], f"{100 * r['ratio']:.4g} %", r["scope"], r["frames"], str(r["n"]),
+         *(f"{r[k]:.1f}" for k in ("mean_ms", "p50_ms", "p95_ms")), f"{r['speedup']:.2f}", _number(r["mac_ratio"]),
+         _number(r["of_ideal"]), _number(r["paper_speedup"])]
+        for r in document["rows"]
+        if r["method"] == "dense" or r["scope"] == "policy" or r["frames"] == "sparse"
+    ]  # fmt: skip
+    head = ("model", "method", "ratio", "scope", "frames", "n", "mean ms", "p50", "p95", "speed-up", "MACs left",
+            "speed-up / ideal", "paper's speed-up")  # fmt: skip
+    command = "python -m ecovla_ros.bench.families --json results/families.json"
+    return markdown(head, rows, source(document, command))
+
+
 def _pair(row: Document, name: str) -> str:
     return f"{_number(row[f'{name}_p50_ms'])} / {_number(row[f'{name}_p95_ms'])}"
 
@@ -272,6 +287,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
     "analytic": ("analytic.json", analytic),
+    "families": ("families.json", families),
     "bags": ("bags.json", bags),
 }
 

@@ -7,10 +7,15 @@ Reduced shapes keep the anatomy (towers, depth ratios, heads, chunk) at a width 
 from __future__ import annotations
 
 import dataclasses
+import string
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from torch import nn
 
 from ecovla_ros.models.base import PolicySpec
@@ -22,9 +27,10 @@ from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.pi.policy import PiPolicy
-from ecovla_ros.models.pi.prompt import Prompt, state_prompt
+from ecovla_ros.models.pi.prompt import UNKNOWN, Prompt, state_prompt
 from ecovla_ros.models.prismatic.config import IMAGENET_MEAN, IMAGENET_STD, PrismaticConfig, TowerConfig
 from ecovla_ros.models.prismatic.prompt import BEGIN, EMPTY, END, QUESTION, QuestionPrompt
+from ecovla_ros.models.statistics import Affine, Foreign, Statistics
 
 Device = str | torch.device
 Model = TypeVar("Model", bound=nn.Module)
@@ -103,6 +109,16 @@ def openvla_oft_reduced(device: Device, dtype: torch.dtype, seed: int, bucket: i
     return _oft("openvla-oft-reduced", OFT_REDUCED, device, dtype, seed, bucket)
 
 
+def libero(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> OftPolicy:
+    """OpenVLA-OFT at reduced width with LIBERO's state and actions, to try a harness without a checkpoint."""
+    config = dataclasses.replace(OFT_REDUCED, action_dim=7, max_prompt=256)
+    model = random_weights(lambda: OftModel(config, END), device, dtype, seed)
+    of = Statistics(Affine(np.zeros(8), np.ones(8)), Affine(np.zeros(7), np.full(7, 0.1)), "quantiles", "made up")
+    prompt = QuestionPrompt(_letters(), config.max_prompt, BEGIN, (config.vocab - 1,))
+    spec = dataclasses.replace(_spec("libero", config), instructions=())
+    return OftPolicy(model, spec, Foreign(of, config.horizon), prompt, bucket=bucket)
+
+
 def cogact(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> CogactPolicy:
     """CogACT-Base as published: 7B with DiT-B."""
     return _cogact("cogact", COGACT, device, dtype, seed, bucket)
@@ -161,6 +177,14 @@ def _question(config: PrismaticConfig, closing: tuple[int, ...]) -> QuestionProm
     words = Prompt.build([QUESTION.format(TEXT)], config.max_prompt).tokenizer
     empty = EMPTY if config.vocab > EMPTY else config.vocab - 1
     return QuestionPrompt(words, config.max_prompt, BEGIN, (empty, *closing))
+
+
+def _letters() -> Tokenizer:
+    """One token for each printable character: for free text without a vocabulary of words."""
+    ids = {letter: i + 3 for i, letter in enumerate(string.printable)} | {UNKNOWN: 0}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    return tokenizer
 
 
 def _spec(name: str, config: PiConfig | PrismaticConfig, text: str = TEXT) -> PolicySpec:

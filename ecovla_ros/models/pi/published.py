@@ -88,6 +88,10 @@ def describe(folder: Path, weights: Weights, embodiment: EmbodimentConfig) -> Pu
         if document["type"] != variant:
             raise CheckpointError(f"'{folder}': config.json says {document['type']}, the weights are of {variant}")
         slots = tuple(k.removeprefix(IMAGES) for k in document.get("input_features", {}) if k.startswith(IMAGES))
+        relative = bool(document.get("use_relative_actions"))
+        if relative != (embodiment.actions == "relative") and not embodiment.other:
+            said = "relative" if relative else "absolute"
+            raise CheckpointError(f"'{folder}' was trained on {said} actions; set policy.embodiment.actions={said}")
         if not slots:
             raise CheckpointError(f"'{folder / 'config.json'}': input_features name no '{IMAGES}…'")
         stats = statistics.of_lerobot(folder, document.get("normalization_mapping") or {})
