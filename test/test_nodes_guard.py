@@ -29,6 +29,8 @@ from ecovla_ros.nodes.interfaces import ActionChunk as ChunkMessage
 from ecovla_ros.types import JOINTS, ActionChunk
 
 START = 0.1
+ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]")
+"""An arm that stands straight up is outside the box of a table."""
 
 
 class Arm:
@@ -37,7 +39,7 @@ class Arm:
     def __init__(self, ros: Graph, age_s: float = 1.0) -> None:
         """`age_s`: joint states older than this are stale; long, since tests share their processors."""
         self.ros = ros
-        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}"])
+        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}", *ANYWHERE])
         create = ros.tester.create_publisher
         self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
         self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))

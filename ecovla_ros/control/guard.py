@@ -8,11 +8,13 @@ neither is this: protective stop and e-stop belong to the arm and its cell.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ecovla_ros.config import ControlConfig
-from ecovla_ros.control import checks
-from ecovla_ros.control.admission import Plan, admit
+from ecovla_ros.control import checks, tool
+from ecovla_ros.control.admission import Plan, Site, admit
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.flight import Flight
 from ecovla_ros.control.limits import Limits
@@ -24,6 +26,11 @@ from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
 WATCHES = ("state_finite", "state_order", "state_age", "clock_jump", "following", "chunk_end", "stop")
 """Names of the counters beside `checks.ORDER`. stop: a stop that would have passed a position limit was not sent."""
+MOVING = (State.ARMED, State.RUNNING, State.DEGRADED)
+DEGRADED_SHARE = 0.5
+"""Share of the velocity limit while chunks come late."""
+RECOVER_S = 1.0
+"""Chunks must have been in time for so long before that ends, s."""
 REPEATS = 3
 """Jumps in a row, or joint states in a row away from where the arm is commanded, that latch."""
 
@@ -33,6 +40,7 @@ class Guard:
 
     def __init__(self, config: ControlConfig, limits: Limits) -> None:
         self._config, self._limits = config, limits
+        self._site = Site(config, limits, tool.box(config))
         self._clock, self._arm, self._gate = Clock(), ArmWatch(config.joint_state_age_s), GripperGate()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
@@ -42,6 +50,7 @@ class Guard:
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
+        self._late_ns: int | None = None
         self._ramp_ns: int | None = None
         self._followed_ns = 0
         self._estop = self._asked_to_hold = self._stopping = False
@@ -84,7 +93,7 @@ class Guard:
             if self._state is not State.LATCHED:
                 self._rest(State.DISARMED, "disabled")
             return True, f"{self._state.value}: {self._reason}"
-        if self._state in (State.ARMED, State.RUNNING):
+        if self._state in MOVING:
             return True, "already enabled"
         if self._state is State.LATCHED:
             return False, f"latched: {self._reason}. Call reset first"
@@ -122,12 +131,12 @@ class Guard:
         now_ns = self._see(now_ns)
         self._watch(now_ns)
         trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
-        moving = self._state in (State.ARMED, State.RUNNING) and self._plan is not None
+        moving = self._state in MOVING and self._plan is not None
         if moving and self._pending is None and not self._flight.running(now_ns):
             self._counters["chunk_end"] += 1
             self._rest(State.HOLD, "no new chunk: the last one has ended")
         gripper = None
-        if self._state in (State.ARMED, State.RUNNING) and self._plan is not None:
+        if self._state in MOVING and self._plan is not None:
             gripper = self._gate.command(self._plan.gripper(now_ns), now_ns)
         self._commands += trajectory is not None
         return Command(trajectory, gripper, self._status(now_ns))
@@ -140,16 +149,16 @@ class Guard:
             return now_ns
         self._counters["clock_jump"] += 1
         self._flight.clock_jumped(last_ns, now_ns)
-        self._pending = self._newest_ns = self._accepted_ns = None
+        self._pending = self._newest_ns = self._accepted_ns = self._late_ns = None
         self._arm.forget()
-        if self._state in (State.ARMED, State.RUNNING, State.HOLD):
+        if self._state in (*MOVING, State.HOLD):
             self._rest(State.HOLD, f"the clock jumped by {jump_s:+.3f} s; waiting for the arm to come to rest")
         self._stopping = False
         return now_ns
 
     def _watch(self, now_ns: int) -> None:
         """Joint states must be fresh, and the arm near where it is commanded."""
-        if self._state not in (State.ARMED, State.RUNNING, State.HOLD):
+        if self._state not in (*MOVING, State.HOLD):
             return
         stale = self._arm.stale(now_ns)
         if stale and self._state is not State.HOLD:
@@ -169,7 +178,7 @@ class Guard:
     def _follow(self, now_ns: int) -> Trajectory | None:
         """Trajectory of the waiting chunk when it is its turn."""
         chunk = self._pending
-        if chunk is None or self._state not in (State.ARMED, State.RUNNING, State.HOLD) or self._arm.stale(now_ns):
+        if chunk is None or self._state not in (*MOVING, State.HOLD) or self._arm.stale(now_ns):
             return None
         if self._accepted_ns is not None and now_ns - self._accepted_ns < self._config.replan_s * NS - 1e6:
             return None
@@ -186,10 +195,9 @@ class Guard:
         if self._flight.settling(now_ns):
             raise Refused("clock", "the clock jumped, and the arm may still be coming to rest")
         begin_ns = now_ns if self._ramp_ns is None else self._ramp_ns
-        elapsed_s = (now_ns - begin_ns) / NS
-        share = self._limits.ramp(elapsed_s)
+        shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late_share(chunk, now_ns)}
         start = self._flight.commanded(now_ns)
-        plan = admit(chunk, now_ns, start, self._arm.joints, share, self._config, self._limits)
+        plan = admit(chunk, now_ns, start, self._arm.joints, shares, self._site)
         try:
             self._flight.send(plan.trajectory, now_ns)
         except ControlError as error:
@@ -197,10 +205,23 @@ class Guard:
         for name in plan.changed:
             self._counters[name] += 1
         self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
-        ramped = elapsed_s >= self._limits.ramp_s
-        self._state = State.RUNNING if ramped else State.ARMED
-        self._reason = "following chunks" if ramped else f"first motion, at {share:.0%} of the velocity limit"
+        self._state, self._reason = self._motion(shares)
         return plan.trajectory
+
+    def _late_share(self, chunk: ActionChunk, now_ns: int) -> float:
+        """Share of the velocity limit while the policy does not keep up."""
+        if now_ns - chunk.stamp_ns > self._config.late_s * NS:
+            self._late_ns = now_ns
+        late = self._late_ns is not None and now_ns - self._late_ns < RECOVER_S * NS
+        return DEGRADED_SHARE if late else 1.0
+
+    def _motion(self, shares: Mapping[str, float]) -> tuple[State, str]:
+        """State and reason while an accepted chunk moves the arm."""
+        if shares["ramp"] < 1.0:
+            return State.ARMED, f"first motion, at {shares['ramp']:.0%} of the velocity limit"
+        if shares["late"] < 1.0:
+            return State.DEGRADED, f"chunks come late: at {shares['late']:.0%} of the velocity limit"
+        return State.RUNNING, "following chunks"
 
     def _stop(self, now_ns: int) -> Trajectory | None:
         """A smooth stop of what is in flight, sent once."""
@@ -229,6 +250,8 @@ class Guard:
         self._refusal = f"{refused.check}: {refused}"
         if refused.check == "finite" and self._state is not State.DISARMED:
             self._latch(f"the policy is broken: {refused}")
+        if refused.check == "age":
+            self._late_ns = self._clock.last_ns
         self._jumps += refused.check == "jump"
         if self._jumps >= REPEATS:
             self._jumps = 0
