@@ -16,7 +16,7 @@ LEVELS = [
     {"config"},
     {"prune", "wire"},
     {"models", "control"},
-    {"engine", "sim"},
+    {"engine", "sim", "arms"},
     {"build"},
     {"bench", "train", "bags"},
     {"nodes"},
@@ -25,7 +25,7 @@ LEVELS = [
 """From the bottom up; a room imports itself and rooms below, never one of its own line."""
 
 LIBRARIES = {
-    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes"},
+    "numpy": {"types", "arms", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes"},
     "yaml": {"config", "control"},
     "torch": {"prune", "models", "engine", "build", "bench", "train"},
     "safetensors": {"models"},

@@ -1,7 +1,7 @@
 """Curves without steps in acceleration: between knots the acceleration is linear, so the jerk is bounded and known.
 
-The controller runs cubics between knots with positions and velocities. A step in its acceleration is what an arm's gears
-answer with a knock; so the knots are chosen such that the cubics' accelerations meet.
+The controller runs cubics between knots with positions and velocities. A step in its acceleration is what gears
+of an arm answer with a knock; so the knots are chosen such that the cubics' accelerations meet.
 """
 
 from __future__ import annotations
