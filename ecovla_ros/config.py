@@ -76,6 +76,7 @@ class ControlConfig:
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm, s")
     max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped, s")
     chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused, s")
+    chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold, s")
     joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold, s")
     margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits, rad")
     max_jump_rad: float = _between(0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point, rad")

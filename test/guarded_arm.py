@@ -18,8 +18,11 @@ from ecovla_ros.control.status import Command
 from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, Trajectory
 
-WIDE = {"box_lower": (-2.0, -2.0, -2.0), "box_upper": (2.0, 2.0, 2.0), "singular_from": 1e5, "singular_to": 1e6}
-"""No box and no singularity, but where a test asks for one."""
+WIDE = {
+    "box_lower": (-2.0, -2.0, -2.0), "box_upper": (2.0, 2.0, 2.0), "singular_from": 1e5, "singular_to": 1e6,
+    "chunk_silence_s": 10.0,
+}  # fmt: skip
+"""No box, no singularity and no watch over silence, but where a test asks for one."""
 Motion = Callable[[float], np.ndarray]
 """Seconds to joint positions (7,)."""
 MS = 1_000_000

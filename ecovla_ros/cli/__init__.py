@@ -12,6 +12,7 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
     "eval": "closed-loop success, paired across methods",
+    "faults": "the guard against a campaign of faults, and five ways to play a motion",
     "replay": "the policy over a recorded bag, deterministic",
     "train": "demonstrations and the built-in policy, from scratch",
 }

@@ -24,8 +24,10 @@ from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
-WATCHES = ("state_finite", "state_order", "state_age", "clock_jump", "following", "chunk_end", "stop")
-"""Names of the counters beside `checks.ORDER`. stop: a stop that would have passed a position limit was not sent."""
+WATCHES = ("state_finite", "state_order", "state_age", "silence", "clock_jump", "clock_still",
+           "following", "chunk_end", "stop")
+"""Names of the counters beside `checks.ORDER`. clock_still: a tick at the time of the one before, in which nothing is
+sent. stop: a stop that would have left the limits was not sent."""
 MOVING = (State.ARMED, State.RUNNING, State.DEGRADED)
 DEGRADED_SHARE = 0.5
 """Share of the velocity limit while chunks come late."""
@@ -51,6 +53,8 @@ class Guard:
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
         self._late_ns: int | None = None
+        self._heard_ns = 0
+        self._ticked_ns: int | None = None
         self._ramp_ns: int | None = None
         self._followed_ns = 0
         self._estop = self._asked_to_hold = self._stopping = False
@@ -72,7 +76,7 @@ class Guard:
             checks.shape(chunk)
             checks.age(chunk, now_ns, self._config.chunk_age_s)
             checks.order(chunk, self._newest_ns)
-            self._newest_ns = chunk.stamp_ns
+            self._newest_ns, self._heard_ns = chunk.stamp_ns, now_ns
             if self._state in (State.DISARMED, State.LATCHED) or self._asked_to_hold:
                 raise Refused("enabled", f"the guard is {self._state.value}: {self._reason}")
             self._pending = chunk
@@ -129,8 +133,12 @@ class Guard:
     def tick(self, now_ns: int) -> Command:
         """What must be sent now. Call it at `config.rate_hz`, before 0.5 s have passed in any case."""
         now_ns = self._see(now_ns)
+        stands, self._ticked_ns = now_ns == self._ticked_ns, now_ns
         self._watch(now_ns)
-        trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
+        self._counters["clock_still"] += stands
+        trajectory = None
+        if not stands:  # else the arm may be further than it is taken to be: what runs comes to rest by itself
+            trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
         moving = self._state in MOVING and self._plan is not None
         if moving and self._pending is None and not self._flight.running(now_ns):
             self._counters["chunk_end"] += 1
@@ -157,13 +165,17 @@ class Guard:
         return now_ns
 
     def _watch(self, now_ns: int) -> None:
-        """Joint states must be fresh, and the arm near where it is commanded."""
+        """Joint states and chunks must come, and the arm be near where it is commanded."""
         if self._state not in (*MOVING, State.HOLD):
             return
         stale = self._arm.stale(now_ns)
         if stale and self._state is not State.HOLD:
             self._counters["state_age"] += 1
             self._rest(State.HOLD, stale)
+        silent_s = (now_ns - self._heard_ns) / NS
+        if self._state in MOVING and self._plan is not None and silent_s > self._config.chunk_silence_s + 1e-6:
+            self._counters["silence"] += 1
+            self._rest(State.HOLD, f"no new chunk for {silent_s:.2f} s: policy or camera is silent")
         if stale or self._flight.settling(now_ns) or self._arm.stamp_ns == self._followed_ns:
             return
         assert self._arm.joints is not None

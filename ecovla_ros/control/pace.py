@@ -22,10 +22,14 @@ ENTER_S = 0.5
 """Time in which an arm slows down to a velocity limit that has become lower, s."""
 ROUNDS = 8
 """Paces that are tried."""
+ENOUGH, FAR = 2, 1.4
+"""After so many entries the others are not tried at a pace that is too fast by this factor."""
 TOLERANCE = 1e-9
 """Share (velocity, acceleration) and rad by which rounding may exceed a limit."""
 JERK_TOLERANCE = 1e-4
 """Share by which rounding may exceed the jerk limit: a position error of 1e-16 rad over a short knot is so much."""
+TIMING = 0.9
+"""Share of the acceleration limit that is planned with: a controller that starts late must catch up."""
 STOP_JERK = 5.0
 """A stop may have so many times the jerk of a motion: it must be short, or a chunk would have to end too early."""
 SOFTER = (1.0, 0.7, 0.5)
@@ -119,8 +123,8 @@ class Fitted:
     """What did not fit at the chunk's own pace: velocity, acceleration, jerk, tool_speed, position, box."""
 
 
-def envelope(limits: Limits, share: float, margin_rad: float, start: Motion) -> Envelope:
-    """Limits with `share` of the velocity and `margin_rad` kept from the ends.
+def envelope(limits: Limits, share: float, margin_rad: float, start: Motion, timing: float = TIMING) -> Envelope:
+    """Limits with `share` of the velocity, `timing` of the acceleration, and `margin_rad` kept from the ends.
 
     An arm that already is within the margin, or faster than its share, may stay and come back, but not go further.
     """
@@ -130,7 +134,7 @@ def envelope(limits: Limits, share: float, margin_rad: float, start: Motion) -> 
         np.minimum(limits.lower + margin_rad, np.maximum(position, limits.lower)),
         np.maximum(limits.upper - margin_rad, np.minimum(position, limits.upper)),
         limits.velocity * share,
-        limits.acceleration,
+        limits.acceleration * timing,
         limits.jerk,
         np.clip(present, limits.velocity * share, limits.velocity),
     )
@@ -195,6 +199,8 @@ def _search(course: Course, now_ns: int, start: Motion, pace: playback.Pace) -> 
             if excess.fits:
                 return Fitted(trajectory, stretch, frozenset(causes))
             best = excess if i == 0 or excess.slowing < best.slowing else best
+            if i == ENOUGH - 1 and best.slowing > FAR:
+                break
         causes |= best.causes
         stretch *= min(max(best.slowing, 1.01), 2.0)
     return Fitted(None, stretch, frozenset(causes))
@@ -202,7 +208,7 @@ def _search(course: Course, now_ns: int, start: Motion, pace: playback.Pace) -> 
 
 def smooth_stop(state: Motion, limits: Limits) -> Trajectory | None:
     """Stop from `state`, or None where its curve would leave the limits: then the flight must end by itself."""
-    within = envelope(limits, 1.0, 0.0, state)
+    within = envelope(limits, 1.0, 0.0, state, 1.0)
     for share in SOFTER:
         part = share * playback.BRAKE
         trajectory = smooth.stop(state, part * limits.acceleration, playback.BRAKE * STOP_JERK * limits.jerk)

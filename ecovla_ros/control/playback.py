@@ -21,7 +21,7 @@ from ecovla_ros.control.curve import Motion
 from ecovla_ros.types import ActionChunk, Trajectory
 
 NS = 1_000_000_000
-ENTRY_S = 0.1
+ENTRY_S = 0.15
 """Earliest first knot, s. A controller that starts d seconds late sees a step of velocity * d over this time."""
 MERGE_S = 0.4
 """Chunk time over which the distance between the commanded position and the path is given up, s."""
@@ -164,9 +164,9 @@ def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> t
     ends = (fine + braking_s <= pace.horizon_s) & ((braking_s * rate / 2.0 <= route.rows - 1 - x) | (x >= route.rows))
     for last_s in fine[ends][: -1 - END_TRIES : -1]:
         times = _knots(joined, first_s, float(last_s))
-        _, _, *wished = joined.at(times)
-        bend = (joined.at(times + BEND_S)[3] - joined.at(times - BEND_S)[3]) / (2.0 * BEND_S)
-        found = smooth.nearest(times, (wished[0], wished[1], bend), start, entry.give)
+        _, _, places, speeds = joined.at(np.concatenate((times, times - BEND_S, times + BEND_S)))
+        (here, _, _), (speed, before, then) = np.split(places, 3), np.split(speeds, 3)
+        found = smooth.nearest(times, (here, speed, (then - before) / (2.0 * BEND_S)), start, entry.give)
         tail = smooth.stop((found[0][-1], found[1][-1], found[2][-1]), pace.braking, pace.jerk)
         if times[-1] + tail.times_s[-1] <= pace.horizon_s:
             return after(Trajectory(times, found[0], found[1]), tail), len(times)

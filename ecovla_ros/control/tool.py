@@ -16,6 +16,8 @@ STEP_S = 0.02
 """A curve is sampled so often, s: at 0.25 m/s the tool moves 5 mm between two samples."""
 KEEP_M = 0.01
 """Rows are cut this far inside the box, m: the curve between them may use it."""
+SPEED_SHARE = 0.98
+"""Share of the tool's speed limit that samples may reach: the peak lies between two of them."""
 SLOWEST = 0.2
 """Share of the velocity limit at a singularity and beyond."""
 AXES = "xyz"
@@ -56,7 +58,7 @@ class ToolLimits:
     def measure(self, trajectory: Trajectory, start: curve.Motion) -> tuple[float, bool]:
         """Largest speed as a share of the limit, and whether the tool stays in its box, over samples of the curve."""
         points, speeds = kinematics.tool_motion(*curve.samples(trajectory, start, STEP_S))
-        return float(speeds.max()) / self.speed, bool((self.box.outside(points) <= self.outside_m + 1e-6).all())
+        return float(speeds.max()) / (SPEED_SHARE * self.speed), bool((self.box.outside(points) <= self.outside_m + 1e-6).all())
 
 
 def limits(box: Box, speed: float, commanded: np.ndarray) -> ToolLimits:

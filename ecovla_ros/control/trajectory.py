@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,23 @@ class TrajectoryController:
             return p0 + slope * into, slope, np.zeros(len(JOINTS))
         return _hermite(p0, p1, self._velocities[i - 1], self._velocities[i], span, into)
 
+    def states(self, now_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`state` at many instants (N,), ns, at once: three of (N, 7)."""
+        elapsed = (np.asarray(now_ns) - self._start_ns) / NS
+        ended = (elapsed >= self._times[-1]) | (len(self._times) == 1)
+        if ended.all():
+            still = np.zeros((len(elapsed), len(JOINTS)))
+            return np.tile(self._positions[-1], (len(elapsed), 1)), still, still
+        into = np.clip(elapsed, self._times[0], self._times[-1])
+        i = np.clip(np.searchsorted(self._times, into, side="right"), 1, len(self._times) - 1)
+        span, into = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
+        p0, p1 = self._positions[i - 1], self._positions[i]
+        slope = (p1 - p0) / span
+        v0, v1 = (slope, slope) if self._velocities is None else (self._velocities[i - 1], self._velocities[i])
+        p, v, a = _hermite(p0, p1, v0, v1, span, into)
+        moving = ~ended[:, None]
+        return np.where(moving, p, self._positions[-1]), np.where(moving, v, 0.0), np.where(moving, a, 0.0)
+
     @property
     def end_ns(self) -> int:
         """When the running trajectory comes to rest."""
@@ -134,7 +152,7 @@ def _wrap_offset(commanded: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _hermite(
-    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: float, into: float
+    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: Any, into: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cubic through (p0, v0) and (p1, v1), `into` seconds after its start of `span` seconds, with two derivatives."""
     s, slope = into / span, (p1 - p0) / span
