@@ -144,7 +144,7 @@ def test_bounds_of_the_curve_are_those_of_the_controller(seed: int) -> None:
 
 
 def test_a_chunk_that_agrees_with_the_flight_is_not_slowed_and_not_moved() -> None:
-    motion = wave(np.zeros(7), speed=0.55, acceleration=1.9)
+    motion = wave(np.zeros(7), speed=0.5, acceleration=1.7)
     rows = chunk_of(motion, 6 * NS)
     now = 6 * NS + 120_000_000
     start = playback.path(chunk_of(motion, 6 * NS - 400_000_000), chunk_of(motion, 6 * NS - 400_000_000).joints)

@@ -42,6 +42,8 @@ class Rig:
     frozen_ns: int | None = None
     drift: np.ndarray = field(default_factory=lambda: np.zeros(7))
     kept: list[ActionChunk] = field(default_factory=list)
+    mixed: Callable[[Rig, int], None] | None = None
+    """The fault of a mixture that acts now."""
 
     @property
     def clock(self) -> int:
@@ -238,8 +240,9 @@ FAULTS: dict[str, Fault] = {
 def mixture(rig: Rig, k: int) -> None:
     """Another fault every 0.15 s."""
     if k % 15 == 0:
-        rig.mixed = FAULTS[str(rig.rng.choice(list(FAULTS)))]  # type: ignore[attr-defined]
-    rig.mixed(rig, k)  # type: ignore[attr-defined]
+        rig.mixed = FAULTS[str(rig.rng.choice(list(FAULTS)))]
+    assert rig.mixed is not None
+    rig.mixed(rig, k)
 
 
 CASES: dict[str, Fault] = {**FAULTS, "mixture": mixture}

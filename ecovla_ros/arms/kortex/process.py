@@ -6,6 +6,7 @@ ros2_kortex runs, use the trajectory topic instead: it interpolates at 1 kHz, th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -83,10 +84,8 @@ class KortexArm:
     def close(self) -> None:
         """End the process, which stops the arm; killed when it does not end, and then the arm's time-out stops it."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:

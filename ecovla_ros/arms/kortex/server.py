@@ -3,8 +3,8 @@
 Standard library and kortex_api alone: kortex_api pins a protobuf that no model stack can live with, so its environment
 holds nothing else. Lines of JSON come in by standard input (trajectory, gripper, clear) and go out by standard output
 (state, at the rate of the loop). The arm knows only latched joint speeds ("duration" is not implemented): it moves
-on until the next command or Stop. So this process stops it on every way out, ends every trajectory at rest, and asks for a
-connection time-out that stops the arm when the process is killed.
+on until the next command or Stop. So this process stops it on every way out, ends every trajectory at rest, and asks
+for a connection time-out that stops the arm when the process is killed.
 """
 
 from __future__ import annotations
