@@ -17,7 +17,7 @@ pytest.importorskip("ecovla_ros.msg")
 from diagnostic_msgs.msg import DiagnosticStatus
 from graph import Graph, graph, joints
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -188,3 +188,15 @@ def test_the_gripper_action_gets_radians(kind: str, action: str, monkeypatch: py
     monkeypatch.setattr(gripper, "ActionClient", lambda node, kind, name: client)
     gripper.sender(None, kind)(0.5)
     assert np.ravel(goals[0].command.position) == pytest.approx([0.4])
+
+
+def test_a_fault_of_the_arm_latches_by_name_until_it_is_cleared(ros: Graph) -> None:
+    arm = Arm(ros)
+    assert arm.enable().success
+    fault = ros.matched(ros.tester.create_publisher(String, "arm_fault", qos.LATCHED))
+    fault.publish(String(data="joint_4: FOLLOWING_ERROR"))
+    arm.is_in("LATCHED", "joint_4: FOLLOWING_ERROR")
+    assert "clear the arm's fault" in ros.call(Trigger, "guard/reset", Trigger.Request()).message
+    fault.publish(String(data=""))
+    ros.spin(0.2)
+    assert ros.call(Trigger, "guard/reset", Trigger.Request()).success

@@ -53,7 +53,7 @@ class Guard:
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
         self._late_ns: int | None = None
-        self._heard_ns = 0
+        self._heard_ns, self._fault = 0, ""
         self._ticked_ns: int | None = None
         self._ramp_ns: int | None = None
         self._followed_ns = 0
@@ -90,6 +90,13 @@ class Guard:
         if on:
             self._latch("e-stop is pressed")
 
+    def on_fault(self, fault: str, now_ns: int) -> None:
+        """What the arm says is wrong with it latches; "" only allows a reset."""
+        self._see(now_ns)
+        self._fault = fault
+        if fault:
+            self._latch(f"the arm is in fault: {fault}")
+
     def enable(self, on: bool, now_ns: int) -> tuple[bool, str]:
         """Allow or forbid motion. Returns whether it is so now, and why. Forbidding stops the arm smoothly."""
         now_ns = self._see(now_ns)
@@ -118,6 +125,8 @@ class Guard:
             return True, f"not latched: {self._state.value}"
         if self._estop:
             return False, "release the e-stop first"
+        if self._fault:
+            return False, f"clear the arm's fault first: {self._fault}"
         self._state, self._reason = State.DISARMED, "reset; call enable to move"
         return True, "reset; call enable to move"
 

@@ -12,11 +12,12 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
+from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
 from ecovla_ros.errors import ControlError, ObservationError
@@ -25,7 +26,9 @@ from ecovla_ros.nodes.interfaces import ActionChunk
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
-LEVELS = {State.HOLD.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR}
+LEVELS = {
+    State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
+}  # fmt: skip
 """State -> diagnostic level; the others are OK."""
 
 
@@ -41,18 +44,20 @@ class GuardNode(Node):
         )
         config = settings.configuration(self).control
         self._guard = Guard(config, limits.load(config.profile))
-        self._send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
         self._state: JointState | None = None
         self._input = ""
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
-        self._trajectories = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND)
+        publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
+        self._arm = TrajectoryTopic(publish, JointTrajectory, JointTrajectoryPoint, send_gripper)
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self.create_subscription(JointState, "joint_states", self._on_joint_state, qos.SENSOR)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(Bool, "estop", self._on_estop, qos.COMMAND)
+        self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
@@ -88,6 +93,9 @@ class GuardNode(Node):
     def _on_estop(self, msg: Bool) -> None:
         self._guard.on_estop(msg.data, self._now_ns())
 
+    def _on_fault(self, msg: String) -> None:
+        self._guard.on_fault(msg.data, self._now_ns())
+
     def _on_enable(self, request: Any, response: Any) -> Any:
         now_ns = self._now_ns()
         self._read_joint_state(now_ns)
@@ -113,11 +121,9 @@ class GuardNode(Node):
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
         if command.trajectory is not None:
-            self._trajectories.publish(
-                wire.fill_trajectory(JointTrajectory(), command.trajectory, JointTrajectoryPoint)
-            )
+            self._arm.send(command.trajectory)
         if command.gripper is not None:
-            self._send_gripper(command.gripper)
+            self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
         said = (status.state, status.reason, status.refusal, self._input)
         if command.trajectory is None and said == self._said:

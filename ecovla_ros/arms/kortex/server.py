@@ -213,7 +213,8 @@ class Loop:
             before = self._trajectory.at(now - 0.001)
             speed = [(b - a) / 0.001 for a, b in zip(before, start)]
         first = order["positions"][0]
-        turns = [round((s - f) / math.tau) * math.tau if i % 2 == 0 else 0.0 for i, (s, f) in enumerate(zip(start, first))]
+        whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, first)]
+        turns = [turn if i % 2 == 0 else 0.0 for i, turn in enumerate(whole)]  # joints 1, 3, 5 and 7 are continuous
         rows = [[p + turn for p, turn in zip(row, turns)] for row in order["positions"]]
         self._trajectory = Trajectory(start, speed, order["times"], rows, order["velocities"], now)
 
