@@ -36,6 +36,8 @@ LIBRARIES = {
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
     "rclpy": {"nodes", "cli"},
+    "launch": {"nodes"},
+    "launch_ros": {"nodes"},
 }
 """Third-party library -> rooms that may import it. Message packages go where rclpy goes."""
 

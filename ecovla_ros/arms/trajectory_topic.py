@@ -20,14 +20,18 @@ class TrajectoryTopic:
 
     def __init__(
         self, publish: Callable[[Any], None], message: Callable[[], Any], point: Callable[[], Any],
-        gripper: Callable[[float], None],
+        gripper: Callable[[float], None], begins: Callable[[], int] = lambda: 0,
     ) -> None:  # fmt: skip
-        """`message` and `point` make a trajectory_msgs JointTrajectory and its point; `gripper` sends a target."""
+        """`message` and `point` make a trajectory_msgs JointTrajectory and its point; `gripper` sends a target.
+
+        `begins` gives the stamp of a trajectory, ns; 0 starts it on arrival, and no clock has to be shared.
+        """
         self._publish, self._message, self._point, self._gripper = publish, message, point, gripper
+        self._begins = begins
 
     def send(self, trajectory: Trajectory) -> None:
-        """One JointTrajectory with stamp 0: it starts on arrival, and no clock has to be shared."""
-        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point))
+        """One JointTrajectory."""
+        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point, ns=self._begins()))
 
     def gripper(self, closed: float) -> None:
         """Target 0 open .. 1 closed, by topic or action."""

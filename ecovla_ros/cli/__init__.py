@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "closed-loop success, paired across methods",
     "faults": "the guard against a campaign of faults, and five ways to play a motion",
     "replay": "the policy over a recorded bag, deterministic",
+    "trial": "processes killed in mid-motion, over ROS 2",
     "train": "demonstrations and the built-in policy, from scratch",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""

@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`ecovla faults`. Exit code 1 when a command was outside limits, something raised, or a latch was not explained."""
+    """`ecovla faults`. Exit code 1 for a command outside limits, anything raised, or a latch without a reason."""
     from ecovla_ros.bench import document, faults, playback
 
     ways = playback.measure(options.seed)
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     print_table(rows, tuple(rows[0]))
     bad = [o for o in outcomes if o["violations"] or o["crash"] or o["unexplained"] or o["moving"]]
     for outcome in bad[:20]:
-        print(f"{outcome['case']} seed {outcome['seed']}: {outcome['violations']} {outcome['crash']} {outcome['state']}")
+        print(", ".join(f"{key} {outcome[key]}" for key in ("case", "seed", "violations", "crash", "state")))
     if options.json:
         document.write(options.json, rows, plain(options), playback=ways, bad=bad)
     return int(bool(bad))

@@ -5,6 +5,8 @@ Threads: one, the executor's. `control.guard` decides; this node hands it the ti
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -24,6 +26,8 @@ from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
 
+TICKS = 3000
+"""Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
 LEVELS = {
@@ -49,9 +53,15 @@ class GuardNode(Node):
         self._input = ""
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
+        self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
+        self._late_ms: deque[float] = deque(maxlen=TICKS)
+        self._planned_ns = 0
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
         publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
-        self._arm = TrajectoryTopic(publish, JointTrajectory, JointTrajectoryPoint, send_gripper)
+        self._arm = TrajectoryTopic(
+            publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
+            lambda: self._planned_ns if config.stamp_commands else 0,
+        )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self.create_subscription(JointState, "joint_states", self._on_joint_state, qos.SENSOR)
@@ -61,7 +71,7 @@ class GuardNode(Node):
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
-        self.create_timer(1.0 / config.rate_hz, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
 
     def close(self) -> None:
@@ -113,13 +123,17 @@ class GuardNode(Node):
         return response
 
     def _tick(self) -> None:
-        now_ns = self._now_ns()
+        ticked_s, now_ns = time.monotonic(), self._now_ns()
+        if self._ticked_s:
+            self._late_ms.append(1e3 * abs(ticked_s - self._ticked_s - self._period_s))
+        self._ticked_s = ticked_s
         self._read_joint_state(now_ns)
         self._carry_out(self._guard.tick(now_ns), now_ns)
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
+        self._planned_ns = now_ns
         if command.trajectory is not None:
             self._arm.send(command.trajectory)
         if command.gripper is not None:
@@ -174,6 +188,7 @@ class GuardNode(Node):
             "camera_to_command_ms": self._delay_ms,
             "commands": status.commands,
             "refusals": status.refusals,
+            "tick_jitter_p99_ms": sorted(self._late_ms)[int(0.99 * len(self._late_ms))] if self._late_ms else 0.0,
             **{f"count_{name}": count for name, count in status.counters.items()},
         }
 
