@@ -140,6 +140,16 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     return angle * column / np.linalg.norm(column)
 
 
+def rotation_of(vector: np.ndarray) -> np.ndarray:
+    """Rotation matrix (3, 3) of an axis times angle (3,), rad: Rodrigues' formula, the inverse of `rotation_vector`."""
+    x, y, z = vector
+    angle = math.sqrt(x * x + y * y + z * z)
+    skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    if angle < 1e-9:
+        return np.eye(3) + skew
+    return np.eye(3) + math.sin(angle) / angle * skew + (1.0 - math.cos(angle)) / angle**2 * (skew @ skew)
+
+
 def joint_velocity(
     q: np.ndarray,
     twist: np.ndarray,
