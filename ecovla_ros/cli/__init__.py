@@ -11,6 +11,7 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
+    "doctor": "is everything there before motion, over the live graph",
     "eval": "closed-loop success, paired across methods",
     "faults": "the guard against a campaign of faults, and five ways to play a motion",
     "replay": "the policy over a recorded bag, deterministic",
