@@ -1,8 +1,8 @@
 """The Gen3 in Gazebo (Harmonic) with our table, objects and third-person camera, policy and guard. Not run yet.
 
-kortex_sim_control starts Gazebo with an empty world, puts the arm 0.3 m above its floor and bridges clock and wrist camera;
-the models of config/gazebo/table.sdf are spawned into it, and config/gazebo/bridge.yaml adds the third-person camera. It
-does not spawn the gripper's controller of a Gen3 (its variable is overwritten by the lite's), so we do.
+kortex_sim_control starts Gazebo with an empty world, puts the arm 0.3 m above its floor and bridges clock and wrist
+camera; the models of config/gazebo/table.sdf are spawned into it, and config/gazebo/bridge.yaml adds the third-person
+camera. It does not spawn the gripper's controller of a Gen3 (its variable is overwritten by the lite's), so we do.
 """
 
 from __future__ import annotations

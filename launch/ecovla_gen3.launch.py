@@ -1,7 +1,7 @@
 """A Gen3 with two RealSense cameras, policy and guard: `ros2 launch ecovla_ros ecovla_gen3.launch.py`.
 
 By default with ros2_control's mock hardware; for the arm: `use_fake_hardware:=false robot_ip:=...`. Disarmed until
-`ros2 service call /guard/enable std_srvs/srv/SetBool "{data: true}"`. Run `ecovla doctor` before. Not run on an arm yet.
+`ros2 service call /guard/enable std_srvs/srv/SetBool "{data: true}"`. Run `ecovla doctor` before. Not run on an arm.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ ARGUMENTS = (
     *launching.COMMON,
 )  # fmt: skip
 CAMERAS = ("third_person", "wrist")
+KORTEX_NODE = (("python", "kortex_python"), ("robot_ip", "robot_ip"))
+"""Parameters of our kortex node, and the arguments that set them."""
 KORTEX = ("robot_ip", "use_fake_hardware", "launch_rviz")
 """Arguments handed on to kortex_bringup's gen3.launch.py under the same name."""
 
@@ -48,7 +50,7 @@ def generate_launch_description() -> LaunchDescription:
             *(_camera(name) for name in CAMERAS),
             launching.node(
                 "kortex",
-                parameters=[{"python": LaunchConfiguration("kortex_python"), "robot_ip": LaunchConfiguration("robot_ip")}],
+                parameters=[{name: LaunchConfiguration(value) for name, value in KORTEX_NODE}],
                 condition=LaunchConfigurationEquals("driver", "kortex"),
             ),
             launching.guard("/", parameters=[{"gripper": LaunchConfiguration("gripper")}], remappings=arm),

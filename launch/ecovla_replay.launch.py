@@ -1,7 +1,7 @@
 """A recorded bag in front of the policy, live: `ros2 launch ecovla_ros ecovla_replay.launch.py bag:=out/demo/bag`.
 
-The guard runs too, and says in its status what it would have refused; it is disarmed and has no arm. For a deterministic
-replay use `ecovla replay`.
+The guard runs too, and says in its status what it would have refused; it is disarmed and has no arm. For a
+deterministic replay use `ecovla replay`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The arms: the topic fills messages, the perfect one is the controller, and kortex is held to what the real one does."""
+"""The arms: the topic fills messages, the perfect one is the controller, kortex is held to what the real one does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def test_the_topic_gets_one_message_a_trajectory_that_starts_on_arrival() -> Non
     grips: list[float] = []
 
     def message() -> Any:
-        return SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)), joint_names=[], points=[])
+        stamp = SimpleNamespace(sec=0, nanosec=0)
+        return SimpleNamespace(header=SimpleNamespace(stamp=stamp), joint_names=[], points=[])
 
     def point() -> Any:
         return SimpleNamespace(time_from_start=SimpleNamespace(sec=0, nanosec=0), positions=[], velocities=[])

@@ -1,7 +1,7 @@
 """Launch files and what they start: every program, argument, topic, parameter and file they name exists.
 
-The names are read from the text everywhere; where launch_ros is installed, every description is made and visited. The world
-of Gazebo is read as XML, and checked by its own tool where there is one.
+The names are read from the text everywhere; where launch_ros is installed, every description is made and visited. The
+world of Gazebo is read as XML, and checked by its own tool where there is one.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
         assert OTHERS[package] == program
     declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', SHARED, re.M))
     used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + SHARED)) | {"config"}
+    used |= {"kortex_python"} if "KORTEX_NODE" in text else set()
     handed_on = set(re.findall(r'^KORTEX = \((.*)\)$', text, re.M)[0].replace('"', "").replace(",", "").split()) if (
         "KORTEX = (" in text
     ) else set()

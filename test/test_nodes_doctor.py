@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from graph import Graph, graph, joints, picture
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -34,7 +35,8 @@ class World:
 
     def __init__(self) -> None:
         self.settings = config.override(
-            config.Config(), **{"control.joint_state_age_s": 0.5, "node.image_age_s": 1.0, "control.chunk_silence_s": 1.0}
+            config.Config(),
+            **{"control.joint_state_age_s": 0.5, "node.image_age_s": 1.0, "control.chunk_silence_s": 1.0},
         )
         self.picture_s, self.joint_s, self.chunk_s = 0.1, 0.02, 0.1
         self.image_kind: Any = Image
@@ -58,7 +60,8 @@ class World:
         latency = LatencyReport(policy_ms=self.policy_ms, deadline_ms=100.0)
         self._every(ros, LatencyReport, "latency", 0.1, lambda: latency)
         values = [KeyValue(key="state", value=self.state)]
-        self._every(ros, DiagnosticStatus, "status", 0.1, lambda: DiagnosticStatus(message="so", values=values), qos.LATCHED)
+        status = DiagnosticStatus(message="so", values=values)
+        self._every(ros, DiagnosticStatus, "status", 0.1, lambda: status, qos.LATCHED)
         self._every(ros, String, "instruction", 0.5, lambda: String(data="go"), qos.LATCHED)
         if self.controller:
             node.create_subscription(JointTrajectory, doctor.CONTROLLER, lambda _: None, self.controller_profile)
@@ -104,14 +107,14 @@ def test_nothing_is_found_where_all_is_well(ros: Graph, capsys: pytest.CaptureFi
     assert all(len(str(f).splitlines()) == 1 for f in found)
 
 
-def unreadable(world: World, folder: Path, spec: dict[str, Any]) -> None:
+def say_of_itself(world: World, folder: Path, spec: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps({"spec": spec}), encoding="utf-8")
     world.settings = config.override(world.settings, **{"policy.checkpoint": str(folder)})
 
 
 PLANTED: dict[str, tuple[Change, str, str]] = {
     "no camera": (lambda w: setattr(w, "cameras", ("wrist",)), "third_person/image", "no publisher"),
-    "another type": (lambda w: setattr(w, "image_kind", CompressedImage), "wrist/image", "valid: sensor_msgs/msg/Image"),
+    "another type": (lambda w: setattr(w, "image_kind", CompressedImage), "wrist/image", "valid: sensor_msgs/msg/Im"),
     "unreliable chunks": (lambda w: setattr(w, "chunk_profile", BEST_EFFORT), "action_chunk", "does not match"),
     "no controller": (lambda w: setattr(w, "controller", False), doctor.CONTROLLER, "is joint_trajectory_controller"),
     "slow pictures": (lambda w: setattr(w, "picture_s", 1.1), "wrist pictures", "valid: every 1.00 s"),
@@ -137,14 +140,13 @@ def test_each_planted_fault_is_found_by_name(name: str, ros: Graph) -> None:
     assert lines and says in lines[0].text, [str(f) for f in found]
 
 
-@pytest.mark.parametrize("spec, says", [
-    ({"name": "six", "cameras": {c: [96, 96] for c in CAMERAS}, "action_dim": 6, "horizon": 8, "period_s": 0.1}, "(7, 8)"),
-    ({"name": "three", "cameras": {"left": [96, 96], **{c: [96, 96] for c in CAMERAS}}, "action_dim": 8, "horizon": 8,
-      "period_s": 0.1}, "no publisher"),
-])  # fmt: skip
-def test_a_checkpoint_that_does_not_fit_is_found(spec: dict[str, Any], says: str, tmp_path: Path, ros: Graph) -> None:
+@pytest.mark.parametrize("cameras, size, says", [(CAMERAS, 6, "(7, 8)"), (("left", *CAMERAS), 8, "no publisher")])
+def test_a_checkpoint_that_does_not_fit_is_found(
+    cameras: tuple[str, ...], size: int, says: str, tmp_path: Path, ros: Graph
+) -> None:
     world = World()
-    unreadable(world, tmp_path, spec)
+    spec = {"name": "odd", "cameras": {c: [96, 96] for c in cameras}, "action_dim": size, "horizon": 8, "period_s": 0.1}
+    say_of_itself(world, tmp_path, spec)
     world._comes = lambda topic: not topic.startswith("left")  # type: ignore[method-assign]
     faults = [f.text for f in world.run(ros) if f.level == doctor.FAULT]
     assert any(says in text for text in faults), faults

@@ -1,8 +1,8 @@
 """Policies that answer with small motions of the tool (OpenVLA, CogACT: 7-D) become joint targets here.
 
 A row is a translation (m), a rotation vector (rad) and the gripper. Rows are integrated from the measured joints by
-damped least squares; joints at a limit are locked, and near a singularity the tool is slowed, not turned aside. The guard
-judges what comes out like any other chunk.
+damped least squares; joints at a limit are locked, and near a singularity the tool is slowed, not turned aside. The
+guard judges what comes out like any other chunk.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class ToolLimits:
     def measure(self, trajectory: Trajectory, start: curve.Motion) -> tuple[float, bool]:
         """Largest speed as a share of the limit, and whether the tool stays in its box, over samples of the curve."""
         points, speeds = kinematics.tool_motion(*curve.samples(trajectory, start, STEP_S))
-        return float(speeds.max()) / (SPEED_SHARE * self.speed), bool((self.box.outside(points) <= self.outside_m + 1e-6).all())
+        inside = bool((self.box.outside(points) <= self.outside_m + 1e-6).all())
+        return float(speeds.max()) / (SPEED_SHARE * self.speed), inside
 
 
 def limits(box: Box, speed: float, commanded: np.ndarray) -> ToolLimits:

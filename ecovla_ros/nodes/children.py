@@ -25,11 +25,13 @@ class Child:
 
     def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path,
                  remappings: Mapping[str, str] | None = None) -> None:  # fmt: skip
+        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has."""
         self.name, self.log = name, log
         arguments = ["--ros-args"]
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={_yaml(value)}"]
-        arguments += [part for old, new in {**REMAPPINGS.get(name, {}), **(remappings or {})}.items() for part in ("-r", f"{old}:={new}")]
+        renamed = {**REMAPPINGS.get(name, {}), **(remappings or {})}
+        arguments += [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START.format(name=name), *arguments],

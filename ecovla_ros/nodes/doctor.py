@@ -1,4 +1,4 @@
-"""`ecovla doctor`: before motion, over the live graph. Listens for a few seconds, moves nothing, and says one line a check.
+"""`ecovla doctor`: before motion, over the live graph. Listens for some seconds, moves nothing, says a line a check.
 
 A finding is ok, a warning (works, but look at it) or a fault (do not move). What cannot be seen is said to be unseen.
 """
