@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecovla_ros.bench import faults, playback, report
+from ecovla_ros.bench import campaign, faults, playback, report
 from ecovla_ros.bench.controller import FakeController
 from ecovla_ros.control import guard as guards
 from ecovla_ros.control.limits import load
@@ -21,7 +21,7 @@ STILL = np.zeros((1, 7))
 
 @pytest.mark.parametrize("name", faults.CASES)
 def test_no_fault_leads_to_a_command_outside_limits(name: str) -> None:
-    outcome = faults.case(name, 11)
+    outcome = campaign.case(name, 11)
     assert not outcome["violations"] and not outcome["crash"] and not outcome["unexplained"] and not outcome["moving"]
     assert outcome["commands"] > 0
 
@@ -37,12 +37,12 @@ def test_a_guard_without_checks_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
         return admit(*arguments[:-1], dataclasses.replace(site, limits=wide))
 
     monkeypatch.setattr(guards, "admit", careless)
-    found = [faults.case(name, seed)["violations"] for name in ("noise", "small jumps") for seed in range(2)]
+    found = [campaign.case(name, seed)["violations"] for name in ("noise", "small jumps") for seed in range(2)]
     assert {"acceleration", "jerk"} <= {name for names in found for name in names}
 
 
 def test_a_case_is_the_same_again() -> None:
-    assert faults.case("mixture", 3) == faults.case("mixture", 3)
+    assert campaign.case("mixture", 3) == campaign.case("mixture", 3)
 
 
 @pytest.mark.parametrize("limit, trajectory", [
@@ -76,7 +76,7 @@ def test_through_the_guard_a_motion_is_as_smooth_as_it_was_meant_and_a_point_at_
 def test_the_tables_say_what_was_measured() -> None:
     rest: dict[str, Any] = {"machine": {"cpu": "x", "cores": 2}, "versions": {}, "commit": "c", "settings": {
         "cases": 28, "seed": 0}}  # fmt: skip
-    made = faults.table([faults.case(name, 0) for name in ("none", "NaN")])
+    made = campaign.table([campaign.case(name, 0) for name in ("none", "NaN")])
     text = report.faults({**rest, "rows": made})
     assert "| all | 2 | 0 | 0 | 1 | 0 | 0 |" in text and "`ecovla faults --cases 28 --seed 0`" in text
     killed = {"trial": "policy killed", "rest_s": 0.5, "speed_rad_s": 0.3, "violations": [], "reached": True}

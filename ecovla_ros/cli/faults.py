@@ -20,15 +20,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla faults`. Exit code 1 for a command outside limits, anything raised, or a latch without a reason."""
-    from ecovla_ros.bench import document, faults, playback
+    from ecovla_ros.bench import campaign, document, playback
 
     ways = playback.measure(options.seed)
     print_table(ways, ("way", "rms_acceleration", "ratio", "peak_jerk", "rest_share", "rms_error_mrad"))
     progress, outcomes = Progress(options.cases, "cases"), []
-    for outcome in faults.run(options.cases, options.seed, options.processes):
+    for outcome in campaign.run(options.cases, options.seed, options.processes):
         outcomes.append(outcome)
         progress.step(outcome["case"])
-    rows = faults.table(outcomes)
+    rows = campaign.table(outcomes)
     print_table(rows, tuple(rows[0]))
     bad = [o for o in outcomes if o["violations"] or o["crash"] or o["unexplained"] or o["moving"]]
     for outcome in bad[:20]:

@@ -20,7 +20,7 @@ from ecovla_ros.control.flight import Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS
 from ecovla_ros.control.status import Command, GuardStatus, State
-from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate
+from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate, LateWatch
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
@@ -29,10 +29,6 @@ WATCHES = ("state_finite", "state_order", "state_age", "silence", "clock_jump", 
 """Names of the counters beside `checks.ORDER`. clock_still: a tick at the time of the one before, in which nothing is
 sent. stop: a stop that would have left the limits was not sent."""
 MOVING = (State.ARMED, State.RUNNING, State.DEGRADED)
-DEGRADED_SHARE = 0.5
-"""Share of the velocity limit while chunks come late."""
-RECOVER_S = 1.0
-"""Chunks must have been in time for so long before that ends, s."""
 REPEATS = 3
 """Jumps in a row, or joint states in a row away from where the arm is commanded, that latch."""
 
@@ -47,12 +43,11 @@ class Guard:
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = 0
-        self._flight = Flight()
+        self._flight, self._late = Flight(), LateWatch(config.late_s)
         self._plan: Plan | None = None
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
-        self._late_ns: int | None = None
         self._heard_ns, self._fault = 0, ""
         self._ticked_ns: int | None = None
         self._ramp_ns: int | None = None
@@ -166,8 +161,9 @@ class Guard:
             return now_ns
         self._counters["clock_jump"] += 1
         self._flight.clock_jumped(last_ns, now_ns)
-        self._pending = self._newest_ns = self._accepted_ns = self._late_ns = None
+        self._pending = self._newest_ns = self._accepted_ns = None
         self._arm.forget()
+        self._late.forget()
         if self._state in (*MOVING, State.HOLD):
             self._rest(State.HOLD, f"the clock jumped by {jump_s:+.3f} s; waiting for the arm to come to rest")
         self._stopping = False
@@ -216,7 +212,8 @@ class Guard:
         if self._flight.settling(now_ns):
             raise Refused("clock", "the clock jumped, and the arm may still be coming to rest")
         begin_ns = now_ns if self._ramp_ns is None else self._ramp_ns
-        shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late_share(chunk, now_ns)}
+        self._late.see(chunk.stamp_ns, now_ns)
+        shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late.share(now_ns)}
         start = self._flight.commanded(now_ns)
         plan = admit(chunk, now_ns, start, self._arm.joints, shares, self._site)
         try:
@@ -228,13 +225,6 @@ class Guard:
         self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
         self._state, self._reason = self._motion(shares)
         return plan.trajectory
-
-    def _late_share(self, chunk: ActionChunk, now_ns: int) -> float:
-        """Share of the velocity limit while the policy does not keep up."""
-        if now_ns - chunk.stamp_ns > self._config.late_s * NS:
-            self._late_ns = now_ns
-        late = self._late_ns is not None and now_ns - self._late_ns < RECOVER_S * NS
-        return DEGRADED_SHARE if late else 1.0
 
     def _motion(self, shares: Mapping[str, float]) -> tuple[State, str]:
         """State and reason while an accepted chunk moves the arm."""
@@ -272,7 +262,7 @@ class Guard:
         if refused.check == "finite" and self._state is not State.DISARMED:
             self._latch(f"the policy is broken: {refused}")
         if refused.check == "age":
-            self._late_ns = self._clock.last_ns
+            self._late.missed(self._clock.last_ns)
         self._jumps += refused.check == "jump"
         if self._jumps >= REPEATS:
             self._jumps = 0
@@ -286,12 +276,7 @@ class Guard:
         if self._flight.settling(now_ns) or self._flight.running(now_ns):
             return "the last motion is still coming to rest"
         assert self._arm.joints is not None
-        outside = (self._arm.joints < self._limits.lower) | (self._arm.joints > self._limits.upper)
-        if outside.any():
-            i = int(outside.argmax())
-            span = f"[{self._limits.lower[i]}, {self._limits.upper[i]}]"
-            return f"{JOINTS[i]} stands at {self._arm.joints[i]:.3f} rad, outside its limits {span}"
-        return ""
+        return self._limits.outside(self._arm.joints)
 
     def _status(self, now_ns: int) -> GuardStatus:
         flying = self._plan is not None and self._flight.running(now_ns)

@@ -43,6 +43,14 @@ class Limits:
     ramp_start: float
     """Share of the velocity limit at the first motion, in (0, 1]."""
 
+    def outside(self, joints: np.ndarray) -> str:
+        """Which joint of `joints` (7,), rad, stands outside its position limits; empty when none does."""
+        beyond = (joints < self.lower) | (joints > self.upper)
+        if not beyond.any():
+            return ""
+        i = int(beyond.argmax())
+        return f"{JOINTS[i]} stands at {joints[i]:.3f} rad, outside its limits [{self.lower[i]}, {self.upper[i]}]"
+
     def ramp(self, elapsed_s: float) -> float:
         """Share of the velocity limit `elapsed_s` after the first motion: linear from `ramp_start` to 1."""
         return self.ramp_start + (1.0 - self.ramp_start) * min(max(elapsed_s / self.ramp_s, 0.0), 1.0)

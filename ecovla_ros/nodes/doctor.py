@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -29,72 +27,15 @@ from ecovla_ros.control import limits
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes import qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk, LatencyReport
+from ecovla_ros.nodes.links import FAULT, OK, WARNING, Finding, Heard, Link
 from ecovla_ros.nodes.process import start_ros
 from ecovla_ros.types import JOINTS
 
-OK, WARNING, FAULT = "ok", "warning", "FAULT"
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
 CLOCK_S = 0.05
 """Stamps of joint states that lie further from this clock mean that two machines do not agree, s."""
 ACTION_DIMS = (7, 8)
 """Joint targets with or without the gripper; delta poses with the gripper."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line."""
-
-    level: str
-    check: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.level:<8}{self.check:<22}{self.text}"
-
-
-@dataclass(frozen=True)
-class Link:
-    """One topic: its type, and the quality of service that our side of it has."""
-
-    topic: str
-    kind: Any
-    profile: QoSProfile
-    written: bool
-    """Whether we need somebody to write it; else somebody to read it."""
-
-    @property
-    def type_name(self) -> str:
-        """As the graph tells it: package/msg/Name."""
-        module = str(self.kind.__module__).split(".")
-        return f"{module[0]}/msg/{self.kind.__name__}"
-
-
-class Heard:
-    """What came on one topic while we listened."""
-
-    def __init__(self) -> None:
-        self.last: Any = None
-        self.times_s: list[float] = []
-        self.ages_s: list[float] = []
-
-    def hear(self, msg: Any, now_ns: int) -> None:
-        """One message."""
-        self.last = msg
-        self.times_s.append(time.monotonic())
-        header = getattr(msg, "header", None)
-        if header is not None:
-            self.ages_s.append((now_ns - wire.stamp_ns(header.stamp)) / 1e9)
-
-    @property
-    def rate_hz(self) -> float:
-        """Messages a second; 0 for fewer than two."""
-        span = self.times_s[-1] - self.times_s[0] if len(self.times_s) > 1 else 0.0
-        return (len(self.times_s) - 1) / span if span else 0.0
-
-    @property
-    def longest_s(self) -> float:
-        """Longest silence between two messages, s."""
-        return float(np.diff(self.times_s).max()) if len(self.times_s) > 1 else math.inf
 
 
 class Doctor(Node):
@@ -143,7 +84,7 @@ class Doctor(Node):
                 yield Finding(level, name, why.get(link.topic, f"no {what}; valid: remap yours to this name"))
                 continue
             wrong = sorted({end.topic_type for end in ends} - {link.type_name})
-            deaf = [reason for end in ends if (reason := _deaf(link, end.qos_profile))]
+            deaf = [reason for end in ends if (reason := link.deaf(end.qos_profile))]
             if wrong:
                 yield Finding(FAULT, name, f"type {', '.join(wrong)}; valid: {link.type_name}")
             elif deaf:
@@ -286,14 +227,3 @@ def _spec(loaded: Config) -> tuple[Mapping[str, Any], str]:
         return {}, str(error)
     except (OSError, ValueError, KeyError) as error:
         return {}, f"{path} does not say what the policy is: {error}"
-
-
-def _deaf(link: Link, theirs: QoSProfile) -> str:
-    """Why messages do not pass between our side and theirs; empty when they do. Our nodes ask for no deadlines."""
-    ours = QoSProfile(
-        history=link.profile.history, depth=link.profile.depth, reliability=link.profile.reliability,
-        durability=link.profile.durability, deadline=theirs.deadline, liveliness=theirs.liveliness,
-        liveliness_lease_duration=theirs.liveliness_lease_duration,
-    )  # fmt: skip
-    level, reason = qos_check_compatible(*((theirs, ours) if link.written else (ours, theirs)))
-    return str(reason) if level == QoSCompatibility.ERROR else ""
