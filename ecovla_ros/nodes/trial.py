@@ -20,20 +20,23 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
 from ecovla_ros.bench import document
-from ecovla_ros.bench.controller import CYCLE_NS, FakeController
+from ecovla_ros.bench.controller import FakeController
 from ecovla_ros.control.limits import load
+from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.nodes import children, qos
 from ecovla_ros.nodes.children import Child
 from ecovla_ros.nodes.driver import Driver
 from ecovla_ros.nodes.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.process import start_ros
-from ecovla_ros.types import CAMERAS
+from ecovla_ros.types import CAMERAS, Trajectory
 
 CONFIG = "mini_sim.yaml"
 NODES = ("sim", "guard", "policy")
 MOVE_RAD_S = 0.15
 """The arm is in mid-motion when a joint is commanded to be faster, rad/s."""
 RAMPED_S, MOVE_S, AFTER_S = 2.2, 30.0, 1.6
+TRANSPORT_NS = 3_000_000
+"""A command reaches the controller so much later than it was planned, ns."""
 STILL_RAD_S = 1e-4
 """A joint slower than this is at rest, rad/s."""
 SIZE_PX, PICTURE_S, OVERHEAD_S = 224, 0.15, 25.0
@@ -61,37 +64,44 @@ def main(repeat: int, out: Path, json: Path | None) -> int:
 
 
 class Arm:
-    """What the controller was told, run again at 1 kHz by the clock of this process."""
+    """What the controller was told, in order, to be run again at 1 kHz."""
 
     def __init__(self, node: Any) -> None:
         self._node = node
-        self.controller: FakeController | None = None
-        self.joints: np.ndarray | None = None
+        self._told: list[tuple[int, Trajectory]] = []
+        self._live: TrajectoryController | None = None
+        self._start: tuple[int, np.ndarray] | None = None
+        self._joints: np.ndarray | None = None
         node.create_subscription(JointState, "joint_states", self._on_joints, qos.SENSOR)
         node.create_subscription(JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on, qos.COMMAND)
 
     def begin(self) -> None:
-        """Start from where the arm is."""
-        assert self.joints is not None
-        self.controller = FakeController(self.joints, self._now())
+        """Start from where the arm is, at rest."""
+        assert self._joints is not None
+        self._start, self._told, self._live = (self._now(), self._joints), [], TrajectoryController(self._joints)
 
     def speed(self) -> float:
         """Largest commanded joint speed now, rad/s."""
-        self._go_on()
-        return float(np.abs(self.controller.model.sample(self._now())[1]).max()) if self.controller else 0.0
+        return float(np.abs(self._live.sample(self._now())[1]).max()) if self._live else 0.0
 
-    def _go_on(self) -> None:
-        if self.controller is not None:
-            self.controller.run((self._now() - self.controller.now_ns) // CYCLE_NS * CYCLE_NS)
+    def again(self) -> FakeController:
+        """The commands from `begin` to now, by a controller that gets each `TRANSPORT_NS` after it was planned."""
+        assert self._start is not None
+        controller = FakeController(self._start[1], self._start[0])
+        for stamp_ns, trajectory in self._told:
+            controller.run(max(stamp_ns + TRANSPORT_NS - controller.now_ns, 0))
+            controller.model.accept(trajectory, controller.now_ns, stamp_ns=stamp_ns)
+        controller.run(max(self._now() - controller.now_ns, 0))
+        return controller
 
     def _on(self, msg: JointTrajectory) -> None:
-        if self.controller is not None:
-            self._go_on()
-            stamp_ns = wire.stamp_ns(msg.header.stamp)
-            self.controller.model.accept(wire.trajectory(msg), self.controller.now_ns, stamp_ns=stamp_ns)
+        if self._live is not None:
+            stamp_ns, trajectory = wire.stamp_ns(msg.header.stamp), wire.trajectory(msg)
+            self._told.append((stamp_ns, trajectory))
+            self._live.accept(trajectory, self._now(), stamp_ns=stamp_ns)
 
     def _on_joints(self, msg: JointState) -> None:
-        self.joints = wire.arm_state(msg).joints
+        self._joints = wire.arm_state(msg).joints
 
     def _now(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -116,12 +126,10 @@ class Trial:
         self._driver = Driver(self._node, self._executor, lambda: None)
         self._open = True  # whether pictures are passed on
         self._pictures: list[Any] = []
-        for camera in CAMERAS:
-            self._relay(camera)
 
     def stop(self, what: str, seed: int) -> dict[str, Any]:
         """Drive, kill `what` with signal 9 (or stop passing pictures on) in mid-motion, and look at the commands."""
-        self._start(NODES)
+        self._start(NODES, relayed=what == "camera")
         self._driver.bring_up()
         self._driver.lay("apple", seed)
         self._driver.enable(True)
@@ -133,10 +141,9 @@ class Trial:
             self._open = False
         else:
             self._children[what].kill()
-        controller = self._arm.controller
-        assert controller is not None
-        cycle = len(controller.commanded()[0])
-        self._driver.spin(AFTER_S, lambda: self._arm.speed() >= 0.0)
+        cycle = len(self._arm.again().commanded()[0])
+        self._driver.spin(AFTER_S, lambda: True)
+        controller = self._arm.again()
         moving = np.abs(controller.commanded()[1][cycle:]).max(axis=1) > STILL_RAD_S
         rest_s = 1e-3 * (int(np.flatnonzero(moving)[-1]) + 1) if moving.any() else 0.0
         broken = sorted(controller.violations(load("normal")) - {"finite"})
@@ -150,7 +157,7 @@ class Trial:
     def overhead(self) -> list[dict[str, Any]]:
         """Two 224 px cameras of this process, the real policy and guard: picture to command without the policy call."""
         self._open = False  # the simulator's pictures: they are drawn after their stamp
-        self._start(NODES, ["control.replan_s=0.02", "sim.image_hz=1"])
+        self._start(NODES, ["control.replan_s=0.02", "sim.image_hz=1"], relayed=True)
         picture = np.full((SIZE_PX, SIZE_PX, 3), 128, np.uint8)
         timer = self._node.create_timer(PICTURE_S, lambda: self._shoot(picture))
         chunks: list[int] = []
@@ -193,12 +200,16 @@ class Trial:
         self._executor.shutdown()
         rclpy.try_shutdown()
 
-    def _start(self, names: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    def _start(self, names: Sequence[str], overrides: Sequence[str] = (), relayed: bool = False) -> None:
+        """`relayed`: the policy gets its pictures through this process, which can stop them."""
         parameters = {"config": CONFIG, "overrides": [*overrides, "policy.seed=0"]}
-        pictures = {f"{camera}/image": f"relay/{camera}/image" for camera in CAMERAS}
+        pictures = {f"{camera}/image": f"relay/{camera}/image" for camera in CAMERAS} if relayed else {}
+        if relayed and not self._pictures:
+            for camera in CAMERAS:
+                self._relay(camera)
         self._children = {
             name: Child(name, parameters, self._surroundings, self._out / f"{name}.log",
-                        pictures if name == "policy" else None)
+                        pictures if name == "policy" else {})
             for name in names
         }  # fmt: skip
         self._values = {}
@@ -207,7 +218,7 @@ class Trial:
         for child in self._children.values():
             child.stop()
         self._children = {}
-        self._arm.controller, self._open = None, True
+        self._open = True
         self._driver.spin(GONE_S, lambda: True)
 
     def _relay(self, camera: str) -> None:
