@@ -57,8 +57,8 @@ def stop_times(
 
     The acceleration goes to its braking value, stays, and goes to zero, linearly; all joints at the same times.
     """
-    build_s = np.full(len(velocity), REST_S)
-    span_s = 2.0 * build_s
+    build_s: np.ndarray = np.full(len(velocity), REST_S)
+    span_s: np.ndarray = 2.0 * build_s
     for _ in range(ROUNDS):
         given_up = velocity + acceleration * build_s[:, None] / 2.0
         span_s = np.maximum(build_s + (np.abs(given_up) / braking).max(axis=1), 2.0 * build_s)

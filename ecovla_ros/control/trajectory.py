@@ -88,11 +88,11 @@ class TrajectoryController:
             return np.tile(self._positions[-1], (len(elapsed), 1)), still, still
         into = np.clip(elapsed, self._times[0], self._times[-1])
         i = np.clip(np.searchsorted(self._times, into, side="right"), 1, len(self._times) - 1)
-        span, into = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
+        span, since = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
         p0, p1 = self._positions[i - 1], self._positions[i]
         slope = (p1 - p0) / span
         v0, v1 = (slope, slope) if self._velocities is None else (self._velocities[i - 1], self._velocities[i])
-        p, v, a = _hermite(p0, p1, v0, v1, span, into)
+        p, v, a = _hermite(p0, p1, v0, v1, span, since)
         moving = ~ended[:, None]
         return np.where(moving, p, self._positions[-1]), np.where(moving, v, 0.0), np.where(moving, a, 0.0)
 

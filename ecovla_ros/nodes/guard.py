@@ -12,6 +12,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
@@ -198,4 +199,6 @@ class GuardNode(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `ros2 run ecovla_ros guard`."""
+    if not process.ask_for_priority():
+        get_logger("guard").info("no real-time priority: ticks may be late while others compute")
     return process.run("guard", GuardNode, arguments)
