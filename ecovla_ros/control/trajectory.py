@@ -86,7 +86,7 @@ class TrajectoryController:
         if ended.all():
             still = np.zeros((len(elapsed), len(JOINTS)))
             return np.tile(self._positions[-1], (len(elapsed), 1)), still, still
-        into = np.clip(elapsed, self._times[0], self._times[-1])
+        into: np.ndarray = np.clip(elapsed, self._times[0], self._times[-1])
         i = np.clip(np.searchsorted(self._times, into, side="right"), 1, len(self._times) - 1)
         span, since = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
         p0, p1 = self._positions[i - 1], self._positions[i]
