@@ -10,7 +10,7 @@ from launch import LaunchDescription
 from launch.actions import IncludeLaunchDescription
 from launch.conditions import IfCondition, LaunchConfigurationEquals
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.substitutions import FindPackageShare
 
 from ecovla_ros.nodes import launching
@@ -68,7 +68,9 @@ def _kortex() -> IncludeLaunchDescription:
         "gripper_joint_name": "robotiq_85_left_knuckle_joint",
         "controllers_file": launching.shared("config", "gen3_controllers_streaming.yaml"),
     }
-    return _include("kortex_bringup", "gen3.launch.py", told, IfCondition(LaunchConfiguration("launch_kortex")))
+    asked, driver = LaunchConfiguration("launch_kortex"), LaunchConfiguration("driver")
+    wanted = PythonExpression(["'", asked, "' == 'true' and '", driver, "' == 'ros2_control'"])
+    return _include("kortex_bringup", "gen3.launch.py", told, IfCondition(wanted))
 
 
 def _camera(name: str) -> IncludeLaunchDescription:

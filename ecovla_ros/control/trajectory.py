@@ -34,7 +34,7 @@ class TrajectoryController:
         if held.shape != (len(JOINTS),) or not np.isfinite(held).all():
             raise ControlError(f"expected {len(JOINTS)} finite joint positions, got {positions!r}")
         self._start_ns = 0
-        self._times = np.zeros(1)
+        self._times: np.ndarray = np.zeros(1)
         self._positions = held[None]
         self._velocities: np.ndarray | None = None
 
