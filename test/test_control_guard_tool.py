@@ -51,6 +51,20 @@ def test_jerk_slows_the_whole_chunk_and_its_path_stays() -> None:
     arm.assert_law()
 
 
+def test_acceleration_alone_slows_the_whole_chunk() -> None:
+    arm = armed(POSE, jerk=1e4)
+    direction = np.array([0.3, 0.3, -0.3, 0.2, 0.3, -0.3, 0.3])
+    bend = 4.0 * np.minimum(AHEAD, 0.2) ** 2 + 1.6 * np.maximum(AHEAD - 0.2, 0.0)  # 8 rad/s^2 for 0.2 s, then even
+    arm.chunk(POSE + bend * direction)
+    begin = len(arm.track)
+    arm.run(0.7)
+    assert acted(arm) == {"acceleration"} and arm.last is not None and arm.last.status.stretch > 1.0
+    moved = np.array(arm.track[begin:]) - POSE
+    along = moved @ direction / (direction @ direction)
+    assert along.max() > 0.05 and np.abs(moved - np.outer(along, direction)).max() < 1e-6
+    arm.assert_law()
+
+
 def test_the_tool_is_slowed_to_its_speed_and_the_joints_alone_would_not_have_been() -> None:
     swing = AHEAD * np.array([0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     peaks = []
