@@ -11,6 +11,7 @@ RATIO ?= 0.25
 SEED ?= 1
 OUT ?= out/demo
 ARGS ?=
+PROCESSES ?= 2
 
 # A sourced ROS 2 and the wheels of .venv must not meet in one process.
 unexport PYTHONPATH PYTHONHOME CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -18,7 +19,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tables clean
+.PHONY: help setup demo test study tables clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -31,6 +32,11 @@ demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT
 
 test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
+
+study:  ## the whole success table, 200 episodes a cell: days of one core; goes on where it stopped (PROCESSES)
+	@"$(VENV)/bin/ecovla" eval --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5 \
+	  --environments calm,looks,shift,latency --latency results/latency.json --episodes 200 --seed 1000 --margin 0.02 \
+	  --processes "$(PROCESSES)" --json results/table.json --resume
 
 tables:  ## write the tables of README.md from results/*.json
 	@"$(VENV)/bin/python" -m ecovla_ros.bench.report README.md

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 from pathlib import Path
@@ -11,11 +12,35 @@ import torch
 
 from ecovla_ros.config import Config, PolicyConfig
 from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.graphs import CudaRecorder, Graphed
 from ecovla_ros.engine.streams import Streams, streams_for
-from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros.errors import CheckpointError, ConfigError, unknown
+from ecovla_ros.models.weights import read_json
+from ecovla_ros.prune import pattern
 
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}
 """Model name -> module:function that loads a checkpoint folder of that family."""
+
+PUBLISHED = {
+    "pi0": "ecovla_ros.models.pi.published:load",
+    "pi05": "ecovla_ros.models.pi.published:load",
+    "openvla-oft": "ecovla_ros.models.openvla_oft.checkpoint:load",
+    "cogact": "ecovla_ros.models.cogact.checkpoint:load",
+}
+"""Model name -> module:function that loads a published checkpoint folder for this arm, as `policy.embodiment` says."""
+
+SHAPES = {
+    "pi0-mid": "ecovla_ros.models.shapes:pi0_mid",
+    "pi0": "ecovla_ros.models.shapes:pi0",
+    "pi05": "ecovla_ros.models.shapes:pi05",
+    "openvla-oft": "ecovla_ros.models.shapes:openvla_oft",
+    "cogact": "ecovla_ros.models.shapes:cogact",
+    "pi0-reduced": "ecovla_ros.models.shapes:pi0_reduced",
+    "pi05-reduced": "ecovla_ros.models.shapes:pi05_reduced",
+    "openvla-oft-reduced": "ecovla_ros.models.shapes:openvla_oft_reduced",
+    "cogact-reduced": "ecovla_ros.models.shapes:cogact_reduced",
+}
+"""Model name -> module:function that makes random weights of that shape: (device, dtype, seed, bucket)."""
 
 SHIPPED = Path(__file__).resolve().parent / "checkpoints"
 
@@ -34,24 +59,120 @@ def device_of(config: PolicyConfig) -> torch.device:
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def policy(config: PolicyConfig) -> Any:
-    """Load a policy, set torch's threads, and run every shape once.
+def dtype_of(config: PolicyConfig) -> torch.dtype:
+    """Of weights and products."""
+    auto = "bfloat16" if device_of(config).type == "cuda" else "float32"
+    found: torch.dtype = getattr(torch, auto if config.dtype == "auto" else config.dtype)
+    return found
+
+
+def prepare_process(config: PolicyConfig) -> None:
+    """Threads and memory of this process, before a policy is loaded.
+
+    torch gets the threads of the configuration, or one core less than there are, which the refresh then has. glibc keeps
+    freed memory instead of giving large blocks back to the kernel: activations would else be page faults again in every
+    frame, and the rare large ones of a frame that records cost many times what is computed with them.
+    """
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in KEEP_MEMORY if mallopt is not None else ():
+        mallopt(option, value)
+
+
+KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
+"""Of malloc.h: M_MMAP_MAX 0, M_TRIM_THRESHOLD as far as it goes, M_ARENA_MAX 1 (arenas of threads are too small)."""
+
+
+def policy(config: PolicyConfig, serving: bool = False) -> Any:
+    """Load a policy, or make one of random weights where the name is a shape, and set torch's threads.
 
     Raises ConfigError for an unknown model and CheckpointError for a checkpoint that does not fit.
     """
-    folder = checkpoint_of(config)
-    module, _, function = MODELS[config.model].partition(":")
-    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
-    load = getattr(importlib.import_module(module), function)
-    loaded = load(folder, device_of(config), torch.float32, flow_steps=config.flow_steps)
-    loaded.warm_up()
-    return loaded
+    if config.model not in MODELS and config.model not in SHAPES:
+        raise ConfigError(unknown("model", config.model, (*MODELS, *SHAPES)))
+    if config.embodiment.other and not serving:
+        raise ConfigError("policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` only")
+    prepare_process(config)
+    device, dtype = device_of(config), dtype_of(config)
+    bucket = config.bucket or (32 if device.type == "cuda" else 1)
+    return _with_fewer_tokens(_made(config, device, dtype, bucket), config)
 
 
-def engine(config: Config, streams: Streams | None = None) -> Engine:
+def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket: int) -> Any:
+    if config.model in SHAPES and not config.checkpoint:
+        return _function(SHAPES[config.model])(device, dtype, config.seed, bucket)
+    if config.model in PUBLISHED:
+        load = _function(PUBLISHED[config.model])
+        options = {"flow_steps": config.flow_steps, "bucket": bucket}
+        return load(Path(config.checkpoint), device, dtype, config.embodiment, **options)
+    if config.model not in MODELS:
+        raise ConfigError(f"'{config.model}' has random weights only; checkpoints are for {', '.join(PUBLISHED)}")
+    load = _function(MODELS[config.model])
+    return load(checkpoint_of(config), device, dtype, flow_steps=config.flow_steps, bucket=bucket)
+
+
+def _with_fewer_tokens(made: Any, config: PolicyConfig) -> Any:
+    if config.fastv:
+        if not hasattr(made, "prune_tokens"):
+            raise ConfigError(f"policy.fastv does not go with '{config.model}'; valid: openvla-oft, cogact")
+        made.prune_tokens(config.fastv_layer, config.fastv)
+    return made
+
+
+def outline(config: PolicyConfig) -> Any:
+    """The policy of a published checkpoint without memory for its weights: all is checked but the numbers.
+
+    Raises ConfigError for a model that has no published form, and CheckpointError.
+    """
+    if config.model not in PUBLISHED:
+        raise ConfigError(unknown("published model", config.model, PUBLISHED))
+    load = _function(PUBLISHED[config.model])
+    return load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+
+
+def family_of(folder: Path) -> str:
+    """Which of `PUBLISHED` a checkpoint folder is, by its config.json. Raises CheckpointError."""
+    document = read_json(folder / "config.json")
+    kind = document if isinstance(document, dict) else {}
+    if kind.get("model_type") in ("openvla", "prismatic"):
+        return "openvla-oft"
+    if "vla" in kind:
+        return "cogact"
+    if kind.get("type") in ("pi0", "pi05"):
+        return str(kind["type"])
+    if kind.get("model_type") == "pi0" or "paligemma_variant" in kind:
+        return "pi05"
+    raise CheckpointError(f"'{folder / 'config.json'}' is of no family known here: {', '.join(PUBLISHED)}")
+
+
+def shape(config: PolicyConfig) -> Any:
+    """A policy of a named shape without memory for its weights (torch's meta device)."""
+    return _function(SHAPES[config.model])(torch.device("meta"), dtype_of(config), config.seed)
+
+
+def captured(policy: Any, config: PolicyConfig) -> Any:
+    """The policy with prefill and act as CUDA graphs; on a CPU, or with `graphs: false`, the policy itself."""
+    device = device_of(config)
+    return Graphed(policy, CudaRecorder(device)) if device.type == "cuda" and config.graphs else policy
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def engine(config: Config, streams: Streams | None = None, serving: bool = False) -> Engine:
     """Policy, refresh and streams, calibrated and warm. Raises ConfigError, CheckpointError or PruningError."""
-    loaded = policy(config.policy)
-    built = Engine(loaded, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)
+    if config.policy.model in SHAPES and not config.policy.checkpoint and not serving:
+        raise ConfigError(f"model '{config.policy.model}' needs policy.checkpoint: random weights only measure")
+    if config.policy.fastv and config.prune.compensate:
+        raise ConfigError("prune.compensate does not go with policy.fastv: its means are over all tokens of a pass")
+    loaded = policy(config.policy, serving)
+    runs = captured(loaded, config.policy)
+    built = Engine(runs, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)
     if loaded.calibration:
         built.calibrate(loaded.calibration)
+    if config.prune.pattern:
+        built.adopt(pattern.load(config.prune.pattern))
+    built.warm_up()
     return built

@@ -17,9 +17,15 @@ import yaml
 
 from ecovla_ros.errors import ConfigError, unknown
 
-METHODS = ("dense", "ecovla", "static", "wanda", "random")
-"""dense: nothing pruned. ecovla: adaptive, triggered (paper). static: calibration only.
-wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
+METHODS = ("dense", "ecovla", "every", "static", "wanda", "random")
+"""dense: nothing pruned. ecovla: adaptive, triggered (paper). every: adaptive, each frame triggers. static: calibration
+only. wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
+ADAPTIVE = ("ecovla", "every")
+"""Methods whose pattern follows the scene; they refresh as `prune.refresh` says."""
+REFRESHES = ("probe", "dense")
+"""probe: the frame that triggers stays sparse, pruned channels are measured on sampled tokens beside it. dense: it runs
+dense and records every channel (paper)."""
+DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
 RENDERERS = ("auto", "egl", "osmesa", "ray")
@@ -39,6 +45,20 @@ def _doc(default: Any, doc: str) -> Any:
 
 
 @dataclass(frozen=True)
+class EmbodimentConfig:
+    """What a published checkpoint does not say of itself: how its training data name and measure this arm."""
+
+    cameras: tuple[str, ...] = _doc((), "camera=slot for each camera, e.g. third_person=base_0_rgb")
+    actions: str = _one_of("absolute", ("absolute", "relative"), "joint targets, or how far they lie from the joints")
+    gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
+    period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
+    statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
+    other: bool = _doc(False, "another arm than this one: state and actions as its data have them; for serving only")
+    prompt_state: bool = _doc(True, "whether pi0.5's prompt tells the state; openpi's pi05_libero does not")
+    chunk: int = _between(8, 1, 1000, "actions of a chunk, where a checkpoint does not say it (OpenVLA-OFT)")
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """Which model, from which checkpoint, and how it runs."""
 
@@ -47,7 +67,15 @@ class PolicyConfig:
     flow_steps: int = _between(0, 0, 100, "flow-matching (Euler) steps; 0: as the checkpoint was trained for")
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
+    dtype: str = _one_of("auto", DTYPES, "of weights and products; auto: float32 on a CPU, bfloat16 on CUDA")
+    bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
+    graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
+    fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV); OpenVLA-OFT, CogACT")
+    fastv_layer: int = _between(3, 1, 1000, "layers that see all vision tokens (FastV)")
+    embodiment: EmbodimentConfig = field(
+        default_factory=EmbodimentConfig, metadata={"doc": "what a published checkpoint does not say of itself"}
+    )
 
 
 @dataclass(frozen=True)
@@ -62,9 +90,22 @@ class PruneConfig:
     skip_layers: tuple[int, ...] = _doc((), "layers that stay dense in every group")
     p: float = _between(0.05, 0.0, 1.0, "quantile of the similarity history below which a frame triggers (Eq. 6, 7)")
     window: int = _between(30, 2, 10_000, "T: frames of similarity history")
+    refresh: str = _one_of("probe", REFRESHES, "how an adaptive method measures pruned channels")
+    probe_tokens: int = _between(32, 1, 4096, "m: tokens that a probe samples of each pass")
     alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
     decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
-    seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern")
+    hysteresis: float = _between(0.05, 0.0, 10.0, "a channel enters only if so much more important than the one that leaves")
+    swap_budget: int = _between(0, 0, 1_000_000, "pairs of channels swapped per site and refresh; 0: as many as needed")
+    max_age: int = _between(0, 0, 1_000_000, "frames after which a refresh comes without a trigger; 0: never")
+    audit: int = _between(0, 0, 1_000_000, "every so many refreshes one is dense, and measures all exactly; 0: none")
+    compensate: bool = _doc(False, "add the mean of what pruned channels would have given (FLAP)")
+    tiers: tuple[float, ...] = field(
+        default=(), metadata={"range": (0.0, 0.9), "doc": "further ratios nested on the same weights, for the deadline"}
+    )
+    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this policy time, ms; 0: always `ratio`")
+    refresh_limit_s: float = _between(2.0, 0.001, 60.0, "a frame waits so long for a refresh before it is given up, s")
+    pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
+    seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")
 
 
 @dataclass(frozen=True)
@@ -148,15 +189,25 @@ def override(config: Config, **changes: Any) -> Config:
     """Copy with dotted keys replaced, e.g. `override(c, **{"prune.ratio": 0.4})`. Raises ConfigError."""
     data = dataclasses.asdict(config)
     for key, value in changes.items():
-        section, _, name = key.partition(".")
-        if section not in data or not name:
+        *sections, name = key.split(".")
+        place = data
+        for section in sections:
+            place = place.get(section)
+            if not isinstance(place, dict):
+                raise ConfigError(unknown("configuration section", key, data))
+        if not sections:
             raise ConfigError(unknown("configuration section", key, data))
-        data[section][name] = value
+        place[name] = value
     return from_mapping(data, "override")
 
 
 def override_texts(config: Config, texts: Sequence[str]) -> Config:
     """Copy with "section.key=value" texts applied, values read as YAML. Raises ConfigError."""
+    return override(config, **values_of(texts))
+
+
+def values_of(texts: Sequence[str]) -> dict[str, Any]:
+    """"key=value" texts as a mapping, values read as YAML. Raises ConfigError."""
     changes = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -166,7 +217,7 @@ def override_texts(config: Config, texts: Sequence[str]) -> Config:
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"'{text}': the value is not YAML") from error
-    return override(config, **changes)
+    return changes
 
 
 def shipped(name: str) -> Path:

@@ -34,6 +34,8 @@ class Observation:
     gripper: float
     """Measured gripper opening: 0 open, 1 closed."""
     instruction: str
+    state: np.ndarray | None = None
+    """State of another arm than this one, as its data have it; only `ecovla serve` fills it."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,25 @@ class ActionChunk:
     """Absolute joint position targets, rad, (H, 7)."""
     gripper: np.ndarray
     """Gripper targets, 0 open .. 1 closed, (H,)."""
+    raw: np.ndarray | None = None
+    """Actions of another arm, (H, D), in the units of its data: joints and gripper then mean nothing."""
 
     @property
     def horizon(self) -> int:
         """Number of actions H."""
         return len(self.joints)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode somebody drove: what was seen, and where the arm was sent, once a period."""
+
+    observations: tuple[Observation, ...]
+    joints: np.ndarray
+    """Absolute joint targets due one period after each observation, rad, (T, 7)."""
+    gripper: np.ndarray
+    """Gripper targets due then, 0 open .. 1 closed, (T,)."""
+    period_s: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class FrameReport:
     """Duration of the last refresh that has ended."""
     method: str = "dense"
     kind: str = "dense"
-    """Which frame this was: dense, sparse or refresh."""
+    """Which frame this was: dense, sparse, or refresh (one that recorded for a new pattern, sparse or dense)."""
     similarity: float = float("nan")
     """Mean cosine similarity of vision tokens with the frame before (Eq. 5); NaN on a first frame."""
     threshold: float = float("nan")
@@ -107,4 +123,6 @@ class FrameReport:
     swaps: int = 0
     """Rows swapped by the last refresh that has ended."""
     fault: str = ""
-    """Why this frame fell back to dense; empty when it did not."""
+    """What went wrong though a chunk was answered: a refresh that failed, a frame that fell back to dense; else empty."""
+    refresh: str = "none"
+    """How an adaptive method measures: probe or dense; none for the others."""

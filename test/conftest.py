@@ -8,3 +8,5 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
+
+pytest_plugins = ["ecovla_ros.bags.fixture", "pytester"]

@@ -1,114 +1,269 @@
-"""Replay: a bag is the same as the frames it holds; damage and foreign content are named."""
+"""Bags: every storage reads alike, and of a damaged one what lies before the damage is kept."""
 
 from __future__ import annotations
 
-import json
+import random
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from pi_models import SMALL, TEXTS, model, normaliser, spec
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from ecovla_ros import build, config
-from ecovla_ros.bags import read, replay
-from ecovla_ros.engine.streams import Inline
-from ecovla_ros.errors import BagError
-from ecovla_ros.models.pi import checkpoint
-from ecovla_ros.models.pi.prompt import Prompt
-from ecovla_ros.types import CAMERAS, GRIPPER_JOINT, JOINTS, Observation
+from ecovla_ros import wire
+from ecovla_ros.bags import read, sample
+from ecovla_ros.bags.kinds import Kinds
+from ecovla_ros.bags.read import Bag
+from ecovla_ros.bags.sample import Sample
+from ecovla_ros.bags.write import BagWriter
+from ecovla_ros.errors import BagError, ObservationError
 
-STORE = get_typestore(Stores.ROS2_KILTED)
-T = STORE.types
-PERIOD_NS = 100_000_000
-
-
-def header(ns):
-    return T["std_msgs/msg/Header"](T["builtin_interfaces/msg/Time"](ns // 10**9, ns % 10**9), "")
+SHORT = Sample(seconds=2.0, size=48, encoding="rgb8")
+RAW = Sample(seconds=8.0, size=96, encoding="rgb8")
+"""Several chunks of an MCAP file."""
 
 
-def scenes(frames):
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (2, 32, 32, 3))
-    for i in range(frames):
-        if i == frames // 2:
-            base = rng.integers(0, 256, (2, 32, 32, 3))
-        yield 10**9 + i * PERIOD_NS, np.clip(base + rng.integers(-3, 4, base.shape), 0, 255).astype(np.uint8), rng.normal(size=7)
+def heard(path: Path) -> list[tuple[str, int, bytes]]:
+    """Every message, in an order that does not depend on the storage."""
+    with Bag(path) as bag:
+        return sorted((raw.topic, raw.time_ns, raw.data) for raw in bag.raw(list(bag.topics)))
 
 
-def write(path, frames=12, storage=StoragePlugin.MCAP, instruction=TEXTS[0], jump=None):
-    with Writer(path, version=9, storage_plugin=storage) as bag:
-        kinds = {"/third_person/image": "sensor_msgs/msg/Image", "/wrist/image": "sensor_msgs/msg/Image",
-                 "/joint_states": "sensor_msgs/msg/JointState", "/instruction": "std_msgs/msg/String"}
-        to = {t: bag.add_connection(t, k, typestore=STORE) for t, k in kinds.items()}
+def until_damage(path: Path) -> tuple[list[tuple[str, int, bytes]], str]:
+    """What can be read of a damaged bag, and the one error at its end."""
+    found, said = [], ""
+    try:
+        with Bag(path) as bag:
+            for raw in bag.raw(list(bag.topics)):
+                bag.decode(raw)
+                found.append((raw.topic, raw.time_ns, raw.data))
+    except BagError as error:
+        said = str(error)
+    return found, said
 
-        def put(topic, message, ns):
-            bag.write(to[topic], ns, STORE.serialize_cdr(message, kinds[topic]))
 
-        put("/instruction", T["std_msgs/msg/String"](instruction), 10**9)
-        for i, (ns, images, joints) in enumerate(scenes(frames)):
-            stamp = ns if jump is None or i < jump else ns - 10 * PERIOD_NS
-            state = T["sensor_msgs/msg/JointState"](
-                header(stamp), [*JOINTS, GRIPPER_JOINT], np.append(joints, 0.2), np.zeros(8), np.zeros(0))
-            put("/joint_states", state, ns)
-            for camera, image in zip(CAMERAS, images):
-                put(f"/{camera}/image", T["sensor_msgs/msg/Image"](
-                    header(stamp), 32, 32, "rgb8", 0, 96, image.ravel()), ns)
+def written_by_hand(path: Path, storage: StoragePlugin, mode: CompressionMode | None) -> Path:
+    """The sample as another program writes it: rosbags' own writer, with its compression modes."""
+    kinds = Kinds()
+    with_writer = Writer(path, version=8, storage_plugin=storage)
+    if mode is not None:
+        with_writer.set_compression(mode, CompressionFormat.ZSTD)
+    with with_writer as writer:
+        connections = {}
+        for event in SHORT.events():
+            if event.topic not in connections:
+                connections[event.topic] = writer.add_connection(event.topic, event.kind, typestore=kinds.store)
+            writer.write(connections[event.topic], event.time_ns, kinds.encode(event.kind, event.message))
     return path
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small")
-    prompt = Prompt.build(TEXTS, SMALL.max_prompt)
-    checkpoint.save(folder, model(), normaliser(), prompt, spec(), {})
-    return config.override(config.Config(), **{
-        "policy.checkpoint": str(folder), "prune.ratio": 0.5, "prune.sites": ["lm.mlp", "lm.heads"]})
-
-
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_a_bag_gives_the_chunks_of_the_frames_it_holds(settings, tmp_path, storage):
-    rows = replay.run(settings, write(tmp_path / "bag", storage=storage), replay.INPUTS)
-    engine = build.engine(settings, Inline())
-    for row, (ns, images, joints) in zip(rows, scenes(12)):
-        obs = Observation(ns, dict(zip(CAMERAS, images)), joints, 0.25, TEXTS[0])
-        step = engine.step(obs)
-        assert row["joints"] == step.chunk.joints.tolist() and row["kind"] == step.report.kind
-    assert len(rows) == 12 and {"sparse", "refresh"} == {r["kind"] for r in rows}
+@pytest.mark.parametrize("mode", [None, CompressionMode.FILE, CompressionMode.MESSAGE, CompressionMode.STORAGE])
+def test_every_storage_and_compression_reads_alike(
+    tmp_path: Path, storage: StoragePlugin, mode: CompressionMode | None
+) -> None:
+    if (storage, mode) == (StoragePlugin.SQLITE3, CompressionMode.STORAGE):
+        pytest.skip("sqlite3 has no compression of its own")
+    ours = sample.write(tmp_path / "ours", SHORT.events())
+    assert heard(written_by_hand(tmp_path / "theirs", storage, mode)) == heard(ours)
 
 
-def test_replay_twice_is_the_same_and_golden_notices_a_change(settings, tmp_path, capsys):
-    bag = write(tmp_path / "bag")
-    rows = replay.run(settings, bag, replay.INPUTS)
-    golden = tmp_path / "golden.json"
-    golden.write_text(json.dumps({"rows": rows}))
-    assert replay.compare(replay.run(settings, bag, replay.INPUTS), golden) == 0
-    assert replay.compare(replay.run(config.override(settings, **{"prune.method": "dense"}), bag, replay.INPUTS), golden) == 1
-    assert "frame" in capsys.readouterr().out
+def test_messages_come_back_as_they_were(tmp_path: Path) -> None:
+    events = list(SHORT.events())
+    with Bag(sample.write(tmp_path / "bag", events)) as bag:
+        assert bag.latched == {"/instruction"}
+        assert bag.counts()["/wrist/image"] == 20 and bag.span_ns[0] == sample.START_NS
+        pictures = [bag.decode(raw) for raw in bag.raw(["/wrist/image"])]
+    sent = [e.message for e in events if e.topic == "/wrist/image"]
+    for a, b in zip(pictures, sent, strict=True):
+        np.testing.assert_array_equal(wire.decode_image(a), wire.decode_image(b))
+        assert wire.stamp_ns(a.header.stamp) == wire.stamp_ns(b.header.stamp)
 
 
-def test_a_clock_that_jumps_back_starts_over(settings, tmp_path):
-    rows = replay.run(settings, write(tmp_path / "bag", jump=8), replay.INPUTS)
-    assert rows[8]["similarity"] is None and rows[7]["similarity"] is not None
+def test_a_window_of_time_leaves_out_the_rest(tmp_path: Path) -> None:
+    with Bag(sample.write(tmp_path / "bag", SHORT.events())) as bag:
+        start, stop = sample.START_NS + 500_000_000, sample.START_NS + 1_000_000_000
+        times = [raw.time_ns for raw in bag.raw(["/wrist/image"], start, stop)]
+    assert times == [start + i * 100_000_000 for i in range(5)]
 
 
-def test_frames_that_cannot_be_answered_say_why(settings, tmp_path):
-    with pytest.raises(BagError, match="unknown words"):
-        replay.run(settings, write(tmp_path / "bag", instruction="dance"), replay.INPUTS)
+def test_messages_of_this_package_are_read_where_the_bag_does_not_define_them(tmp_path: Path) -> None:
+    kinds = Kinds()
+    kind = "ecovla_ros/msg/PruningState"
+    with BagWriter(tmp_path / "bag", "sqlite3") as bag:
+        bag.add("/pruning", kind)
+        message = kinds.blank(kind)
+        message.similarity, message.kind = 0.25, "sparse"
+        bag.put("/pruning", 1, message)
+    found = [message.value for message in read.messages(tmp_path / "bag", ["/pruning"])]
+    assert found[0].similarity == 0.25 and found[0].kind == "sparse"
 
 
-def test_missing_foreign_and_damaged_bags(settings, tmp_path):
-    with pytest.raises(BagError, match="no bag"):
-        list(read.messages(tmp_path / "none", ["/x"]))
-    bag = write(tmp_path / "bag")
+def test_a_sqlite_bag_with_a_deep_tree_is_read_up_to_the_cut(tmp_path: Path) -> None:
+    """The tree's inner pages lie behind the first rows: without them sqlite itself finds nothing."""
+    bag = sample.write(tmp_path / "bag", Sample(seconds=60.0, size=64, image_hz=20.0).events(), "sqlite3")
+    whole, file = heard(bag), next(bag.glob("*.db3"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    found, said = until_damage(file)
+    assert 0.4 * len(whole) < len(found) < 0.6 * len(whole) and set(found) <= set(whole) and "is damaged" in said
+    assert found == sorted(found, key=lambda m: m[1])
+
+
+@pytest.mark.parametrize("storage, ending", [("mcap", ".mcap"), ("sqlite3", ".db3")])
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_truncated_bag_gives_what_came_before_and_one_error(
+    tmp_path: Path, storage: str, ending: str, folder: bool, metadata: bool
+) -> None:
+    bag = sample.write(tmp_path / "bag", RAW.events(), storage)
+    whole = heard(bag)
+    file = next(bag.glob(f"*{ending}"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if not metadata:  # a recorder that was killed has written none
+        (bag / "metadata.yaml").unlink()
+    found, said = until_damage(bag if folder else file)
+    assert 0.3 * len(whole) < len(found) < 0.7 * len(whole) and set(found) <= set(whole)
+    assert "is damaged" in said and f"{len(found)} messages before that were read" in said and "\n" not in said
+
+
+def written_by_mcap(path: Path, compression: CompressionType) -> Path:
+    """The sample as the mcap package writes it, with checksums, as the C++ recorder does."""
+    kinds, channels = Kinds(), {}
+    with path.open("wb") as file:
+        writer = McapWriter(file, chunk_size=100_000, compression=compression)
+        writer.start("ros2", "test")
+        for event in RAW.events():
+            if event.topic not in channels:
+                text = kinds.store.generate_msgdef(event.kind, ros_version=2)[0]
+                schema = writer.register_schema(event.kind, "ros2msg", text.encode())
+                channels[event.topic] = writer.register_channel(event.topic, "cdr", schema)
+            data = kinds.encode(event.kind, event.message)
+            writer.add_message(channels[event.topic], event.time_ns, data, event.time_ns)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize("compression", [CompressionType.NONE, CompressionType.LZ4, CompressionType.ZSTD])
+def test_a_foreign_mcap_reads_alike_and_a_flipped_bit_ends_it_there(
+    tmp_path: Path, compression: CompressionType
+) -> None:
+    whole = heard(sample.write(tmp_path / "ours", RAW.events()))
+    file = written_by_mcap(tmp_path / "theirs.mcap", compression)
+    assert heard(file) == whole
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(bytes(data))
+    found, said = until_damage(file)
+    assert 0 < len(found) < len(whole) and set(found) <= set(whole) and "is damaged" in said
+
+
+def test_a_whole_file_without_its_metadata_is_a_whole_bag(tmp_path: Path) -> None:
+    bag = sample.write(tmp_path / "bag", SHORT.events())
+    whole = heard(bag)
+    (bag / "metadata.yaml").unlink()
+    assert until_damage(bag) == (sorted(whole, key=lambda m: m[1]), "") or heard(bag) == whole
+    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    assert heard(bag) == whole
+
+
+def test_a_bag_in_several_files_is_one(tmp_path: Path) -> None:
+    """As `ros2 bag record --max-bag-size` leaves it when it is killed: files, the last cut off, no metadata."""
+    events = list(SHORT.events())
+    half = len(events) // 2
+    (tmp_path / "bag").mkdir()
+    for i, part in enumerate((events[:half], events[half:])):
+        made = sample.write(tmp_path / f"part{i}", part)
+        shutil.copy(next(made.glob("*.mcap")), tmp_path / "bag" / f"bag_{i}.mcap")
+    assert heard(tmp_path / "bag") == heard(sample.write(tmp_path / "whole", events))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_whatever_is_broken_only_a_bag_error_comes_out(tmp_path: Path, storage: str, seed: int) -> None:
+    bag = sample.write(tmp_path / "bag", SHORT.events(), storage)
+    file = next(p for p in bag.iterdir() if p.suffix in (".mcap", ".db3"))
+    data, rng = file.read_bytes(), random.Random(seed)
+    for _ in range(12):
+        broken = bytearray(data[: rng.choice([len(data), rng.randrange(len(data))])])
+        for _ in range(rng.choice([0, 1, 8, 64])):
+            if broken:
+                broken[
+                    rng.choice([rng.randrange(len(broken)), len(broken) - 1 - rng.randrange(min(len(broken), 500))])
+                ] = rng.randrange(256)
+        file.write_bytes(bytes(broken))
+        until_damage(bag)  # any other exception fails the test
+
+
+def test_missing_empty_and_foreign_bags_say_what_a_bag_is(tmp_path: Path) -> None:
+    cases = {"no bag at": tmp_path / "none"}
+    (tmp_path / "folder").mkdir()
+    cases["holds no .mcap and no .db3"] = tmp_path / "folder"
+    (tmp_path / "text.txt").write_text("not a bag")
+    cases["text.txt' is not a bag that can be read"] = tmp_path / "text.txt"
+    for ending in ("mcap", "db3"):
+        (tmp_path / f"foreign.{ending}").write_bytes(b"not a bag at all" * 10)
+        (tmp_path / f"empty.{ending}").write_bytes(b"")
+        cases[f"foreign.{ending}' is not a bag"] = tmp_path / f"foreign.{ending}"
+        cases[f"empty.{ending}' is not a bag"] = tmp_path / f"empty.{ending}"
+    for says, path in cases.items():
+        with pytest.raises(BagError, match=says.replace(".", r"\.")) as raised:
+            read.topics(path)
+        assert "\n" not in str(raised.value) and "a rosbag2 folder" in str(raised.value)
+    BagWriter(tmp_path / "nothing").close()
+    assert read.topics(tmp_path / "nothing") == {}
+    with pytest.raises(BagError, match="is empty: it holds no topic"):
+        list(read.messages(tmp_path / "nothing", ["/wrist/image"]))
     with pytest.raises(BagError, match="Did you mean '/wrist/image'"):
-        replay.run(settings, bag, replay.mapping(["wrist=/wrist/imgae"]))
-    (tmp_path / "foreign.mcap").write_bytes(b"not a bag at all" * 10)
-    with pytest.raises(BagError, match="foreign.mcap"):
-        list(read.messages(tmp_path / "foreign.mcap", ["/x"]))
-    mcap = next(bag.glob("*.mcap"))
-    mcap.write_bytes(mcap.read_bytes()[: mcap.stat().st_size // 2])
-    with pytest.raises(BagError):
-        list(read.messages(bag, ["/wrist/image"]))
-    with pytest.raises(BagError, match="input"):
-        replay.mapping(["wirst=/x"])
+        list(read.messages(sample.write(tmp_path / "bag", SHORT.events()), ["/wrist/imgae"]))
+
+
+def test_a_bag_that_exists_is_not_written_over(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match="valid: a folder that does not exist yet"):
+        BagWriter(tmp_path)
+    with pytest.raises(BagError, match="Did you mean 'mcap'"):
+        BagWriter(tmp_path / "bag", "mcpa")
+
+
+def test_the_sample_is_the_same_every_time_and_small(tmp_path: Path) -> None:
+    a, b = (sample.write(tmp_path / name, Sample().events()) for name in "ab")
+    assert heard(a) == heard(b) != heard(sample.write(tmp_path / "c", Sample(seed=1).events()))
+    assert sum(p.stat().st_size for p in a.iterdir()) < 1_000_000
+    with pytest.raises(BagError, match="unknown encoding 'gif'"):
+        list(Sample(encoding="gif").events())
+
+
+def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
+    """Peak of a stream through 24 MB and through 96 MB; report/measure has the figure for 2 GB."""
+    import subprocess
+
+    program = (
+        "import sys\n"
+        "from ecovla_ros.bags.read import Bag\n"
+        "with Bag(sys.argv[1]) as bag:\n"
+        "    n = sum(len(raw.data) for raw in bag.raw(list(bag.topics)))\n"
+        "print(n, next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))\n"
+    )
+    peaks = []
+    for seconds in (2, 8):
+        events = Sample(seconds=seconds, size=448, encoding="rgb8").events()
+        bag = sample.write(tmp_path / f"bag{seconds}", events)
+        run = subprocess.run([sys.executable, "-c", program, str(bag)], capture_output=True, text=True, check=True)
+        size, peak = map(int, run.stdout.split())
+        peaks.append(peak * 1024)
+    assert size > 90e6 and peaks[1] - peaks[0] < 20e6
+
+
+def test_a_message_that_is_none_is_named(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.add("/joint_states", "sensor_msgs/msg/JointState")
+        bag.write("/joint_states", 1, b"\0\1\0\0junk")
+    with pytest.raises(BagError, match="a message of /joint_states"):
+        list(read.messages(tmp_path / "bag", ["/joint_states"]))
+    from ecovla_ros.bags.inputs import stamp_of
+    from ecovla_ros.bags.salvage import Raw
+
+    with pytest.raises(ObservationError, match="valid: a header and more"):
+        stamp_of(Raw("/x", "", 0, b"\0\1"))

@@ -3,86 +3,91 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
+import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import latency, report, success
-from ecovla_ros.bench.statistics import mcnemar
-from ecovla_ros.errors import ConfigError, EcovlaError
-from ecovla_ros.models.base import PolicySpec
-from ecovla_ros.prune.site import Site
-from ecovla_ros.sim import events
+from ecovla_ros.bench import device, latency, macs, report, scenes, variants
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.base import Plan, PolicySpec
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_method_meets_the_same_scenes():
-    todo = success.trials(["dense", "ecovla"], [0.25, 0.4], ["apple", "banana"], ["calm", "shift"], 3, 1000)
-    by_method = {}
-    for t in todo:
-        by_method.setdefault((t.method, t.ratio), set()).add((t.task, t.environment, t.seed))
-    assert set(by_method) == {("dense", 0.0), ("ecovla", 0.25), ("ecovla", 0.4)}
-    assert len({frozenset(v) for v in by_method.values()}) == 1 and len(next(iter(by_method.values()))) == 12
+SMALL_RUN = ["--frames", "6", "--warm-up", "1", "--ratios", "0,0.5"]
 
 
-def test_what_happens_in_an_episode_depends_on_its_seed_alone():
-    assert success.schedule("shift", 7, "apple") == success.schedule("shift", 7, "apple")
-    assert success.schedule("shift", 7, "apple") != success.schedule("shift", 8, "apple")
-    assert success.schedule("calm", 7, "apple") == []
-    for event in success.schedule("shift", 7, "bottle"):
-        events.check(event)
-
-
-@pytest.mark.parametrize(
-    ("methods", "tasks", "environments", "match"),
-    [(["ecolva"], ["apple"], ["calm"], "ecovla"), (["dense"], ["appel"], ["calm"], "apple"),
-     (["dense"], ["apple"], ["clam"], "calm")],
-)
-def test_unknown_names_list_the_valid_ones(methods, tasks, environments, match):
-    with pytest.raises(EcovlaError, match=match):
-        success.trials(methods, [0.25], tasks, environments, 1, 0)
-
-
-@pytest.mark.parametrize(("lost", "won"), [(0, 0), (5, 0), (1, 4), (7, 7), (10, 3)])
-def test_mcnemar_is_the_two_sided_binomial_test(lost, won):
-    n = lost + won
-    probability = [math.comb(n, k) / 2**n for k in range(n + 1)]
-    expected = sum(p for k, p in enumerate(probability) if abs(2 * k - n) >= abs(lost - won))
-    assert mcnemar(lost, won) == pytest.approx(expected)
-
-
-def episode(method, seed, solved):
-    return {"method": method, "ratio": 0.0 if method == "dense" else 0.25, "task": "apple", "environment": "calm",
-            "seed": seed, "success": solved, "steps": 50, "frames": 10, "triggered": 2}
-
-
-def test_the_table_counts_pairs():
-    episodes = [episode("dense", i, i < 8) for i in range(10)] + [episode("ecovla", i, i in range(2, 9)) for i in range(10)]
-    rows = {(r["method"], r["task"]): r for r in success.table(episodes)}
-    dense, pruned = rows[("dense", "all")], rows[("ecovla", "all")]
-    assert (dense["successes"], pruned["successes"]) == (8, 7)
-    assert (pruned["only_dense"], pruned["only_this"]) == (2, 1) and dense["mcnemar_p"] is None
-    assert dense["low"] < 0.8 < dense["high"] and pruned["trigger_rate"] == 0.2
-
-
-def test_mac_ratio_counts_the_shapes():
-    import torch
-
-    site = Site("lm.0.mlp", "lm.mlp", "prefill", 64, 1, (torch.zeros(64, 8), torch.zeros(64, 8)), torch.zeros(64, 8))
-    head = Site("lm.0.heads", "lm.heads", "prefill", 8, 4, (torch.zeros(32, 8),), torch.zeros(32, 8))
-    got = latency.mac_ratio([site, head], {"lm.0.mlp": 32})
-    assert got["prefill"] == pytest.approx((32 * 24 + 32 * 16) / (64 * 24 + 32 * 16)) and got["act"] == 1.0
+def test_multiply_accumulates_are_those_of_the_shapes():
+    """By hand: projections, scores and values of attention, gated MLP, and K/V alone of the last layer."""
+    c, policy = small.SMALL, small.policy()
+    obs = small.observation()
+    length, kv, q = len(policy.encode(obs).prefix), 2 * c.kv_heads * c.head_dim, c.heads * c.head_dim
+    layer = length * (c.lm_width * (kv + 2 * q) + 2 * length * q)
+    for share in (1.0, 0.5):
+        kept = {s.key: int(s.channels * share) for s in policy.sites if s.group == "lm.mlp"}
+        mlp = length * 3 * c.lm_width * int(c.lm_mlp * share)
+        expected = (c.layers - 1) * (layer + mlp) + length * c.lm_width * kv
+        assert macs.count(policy, obs, Plan(kept), small.noise())["prefill"] == expected
 
 
 def test_the_scripted_stream_has_calm_and_changing_phases():
     spec = PolicySpec("x", {"third_person": (32, 32), "wrist": (32, 32)}, 4, 0.1)
-    images = [o.images["wrist"].astype(int) for o in latency.stream(spec, 2 * latency.CALM_FRAMES, 0)]
-    change = [np.abs(a - b).mean() for a, b in zip(images, images[1:])]
-    assert np.argmax(change) == latency.CALM_FRAMES - 1 and sorted(change)[-1] > 5 * sorted(change)[-2]
+    frames = list(scenes.stream(spec, 3 * (scenes.CALM_FRAMES + scenes.CHANGING_FRAMES), 0))
+    assert [f.observation.stamp_ns for f in frames] == sorted({f.observation.stamp_ns for f in frames})
+    images = [f.observation.images["wrist"].astype(int) for f in frames]
+    change = np.array([np.abs(a - b).mean() for a, b in zip(images, images[1:])])
+    changing = np.array([f.phase == scenes.CHANGING for f in frames[1:]])
+    assert change[changing].min() > 2 * change[~changing].max()
+
+
+def test_the_bench_counts_all_frames_and_proves_that_pruning_is_on(tmp_path, capsys):
+    out = tmp_path / "b.json"
+    command = ["bench", *SMALL_RUN, "--set", "prune.p=0.5", "--method", "ecovla,static", "--json", str(out)]
+    assert cli.main(command) == 0
+    document = json.loads(out.read_text())
+    rows = {(r["method"], r["refresh"], r["ratio"], r["scope"], r["frames"]): r for r in document["rows"]}
+    for method, refresh in (("dense", "none"), ("ecovla", "probe"), ("ecovla", "dense"), ("static", "none")):
+        for ratio in (0.0,) if method == "dense" else (0.0, 0.5):
+            counts = [rows.get((method, refresh, ratio, "policy", k), {"n": 0})["n"] for k in latency.KINDS]
+            assert counts[0] == 6 == sum(counts[1:])
+    assert rows["dense", "none", 0.0, "policy", "all"]["speedup"] == 1.0
+    share = rows["static", "none", 0.5, "prefill", "all"]["mac_ratio"]
+    assert share == rows["ecovla", "probe", 0.5, "prefill", "all"]["mac_ratio"] < 0.75
+    assert share < rows["ecovla", "dense", 0.5, "prefill", "all"]["mac_ratio"] < 1.0, "dense refreshes run all of it"
+    assert 1.0 < rows["ecovla", "probe", 0.5, "policy", "all"]["memory_ratio"] < 1.1
+
+
+def test_back_to_back_frames_wait_for_their_refresh(tmp_path):
+    out, saved = tmp_path / "b.json", tmp_path / "pattern.json"
+    command = ["bench", *SMALL_RUN, "--method", "every", "--pace", "back-to-back", "--json", str(out)]
+    assert cli.main([*command, "--save-pattern", str(saved)]) == 0
+    rows = [r for r in json.loads(out.read_text())["rows"] if r["method"] == "every" and r["ratio"] == 0.5]
+    assert all(r["exposed_ms"] > 0 and r["trigger_rate"] == 1.0 for r in rows)
+    again = ["bench", *SMALL_RUN, "--method", "static", "--set", f"prune.pattern={saved}"]
+    assert cli.main(again) == 0
+
+
+def test_fidelity_tells_a_scored_pattern_from_a_random_one(tmp_path):
+    out = tmp_path / "f.json"
+    command = ["bench", "--fidelity", "--frames", "60", "--ratios", "0,0.5", "--method", "ecovla,random", "--json", str(out)]
+    assert cli.main(command) == 0
+    rows = {(r["method"], r["refresh"], r["ratio"], r["phase"]): r for r in json.loads(out.read_text())["rows"]}
+    assert rows["dense", "none", 0.0, "all"]["rms_rad"] == 0.0
+    for kind in ("probe", "dense"):
+        assert rows["ecovla", kind, 0.0, "all"]["max_rad"] < 1e-5
+        assert 0.0 < rows["ecovla", kind, 0.5, "all"]["rms_rad"]
+    assert rows["ecovla", "probe", 0.5, "calm"]["n"] + rows["ecovla", "probe", 0.5, "changing"]["n"] == 60
+
+
+@pytest.mark.parametrize("model", ["pi05", "openvla-oft", "cogact"])
+def test_a_run_that_does_not_fit_into_memory_says_what_it_needs(model, monkeypatch):
+    monkeypatch.setattr(variants.os, "sysconf", lambda name: 1 << 15)  # 1 GiB
+    settings = config.override(config.Config(), **{"policy.model": model, "policy.dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r"need \d\d?\.\d GiB and 1.0 GiB are free; valid: fewer"):
+        variants.Bench(settings, variants.variants(["static"], ["probe"], [0.25]), 0)
 
 
 def test_readme_tables_are_those_of_the_result_files():
@@ -106,7 +111,9 @@ def test_result_files_hold_what_is_needed_to_judge_them():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [(["eval", "--method", "ecolva"], "ecovla"), (["eval", "--tasks", "appel"], "apple"),
-     (["bench", "--ratios", "a,b"], "list of numbers"), (["bench", "--model", "mimi"], "mini"),
+     (["bench", "--ratios", "a,b"], "list of numbers"), (["bench", "--pace", "pased"], "paced"),
+     (["bench", "--refresh", "prob"], "probe"), (["bench", "--reference", "1"], "pi0-mid"),
+     (["bench", "--frames", "0"], "at least 1"), (["bench", "--nodes", "1", "--model", "pi0-mid"], "mini"), (["bench", "--model", "mimi"], "mini"),
      (["eval", "--set", "prune.ratoi=1"], "ratio"), (["eval", "--config", "mini_sin.yaml"], "mini_sim.yaml"),
      (["replay", "/nonexistent", "--map", "wrost=/x"], "wrist")],
 )
@@ -119,3 +126,36 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, match, capsys):
 def test_every_shipped_configuration_loads():
     paths = [p for p in config.shipped("mini_sim.yaml").parent.glob("*_sim.yaml")]
     assert paths and all(isinstance(config.load(p), config.Config) for p in paths)
+
+
+def test_the_roofline_is_the_larger_of_bytes_and_products():
+    import torch
+
+    x, w = torch.randn(1, 64), torch.randn(64, 32)
+    with device.Roofline(flops_per_s=1e6, bytes_per_s=1e9) as slow_products:
+        x @ w
+    with device.Roofline(flops_per_s=1e12, bytes_per_s=1e3) as slow_memory:
+        torch.addmm(torch.zeros(32), x, w)
+    assert slow_products.seconds == pytest.approx(2 * 64 * 32 / 1e6)
+    assert slow_memory.seconds == pytest.approx(4 * 64 * 32 / 1e3)
+    assert device.peaks_of("NVIDIA GeForce RTX 3090") == device.PEAKS["3090"] and device.peaks_of("cpu") is None
+
+
+def test_a_sparse_frame_has_a_lower_bound():
+    policy, obs = small.policy(), small.observation()
+    kept = Plan({s.key: s.channels // 2 for s in policy.sites})
+    dense, sparse = (device.bound_ms(policy, obs, p, small.noise(), (1e12, 1e9)) for p in (Plan(), kept))
+    assert all(0 < sparse[k] < dense[k] for k in ("prefill", "act"))
+
+
+def test_the_command_of_a_table_is_the_one_that_wrote_it():
+    import argparse
+
+    from ecovla_ros.cli import bench
+
+    parser = argparse.ArgumentParser()
+    bench.add_options(parser)
+    defaults = vars(parser.parse_args([]))
+    assert {k: defaults[k] for k in report.BENCH_DEFAULTS} == report.BENCH_DEFAULTS
+    words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
+    assert report.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])

@@ -51,6 +51,16 @@ def test_every_field_says_what_it_is():
             assert field.metadata.get("doc"), f"{section.name}.{field.name}"
 
 
+def test_a_section_within_a_section_is_overridden_and_checked():
+    texts = ["policy.embodiment.cameras=[wrist=a]", "policy.embodiment.period_s=0.2"]
+    made = config.override_texts(config.Config(), texts)
+    found = made.policy.embodiment
+    assert (found.cameras, found.period_s) == (("wrist=a",), 0.2)
+    for text, match in (("policy.embodiment.camera=[]", "Did you mean 'cameras'"), ("policy.model.x=1", "section")):
+        with pytest.raises(ConfigError, match=match):
+            config.override_texts(config.Config(), [text])
+
+
 def test_overrides_are_checked_like_files():
     assert config.override_texts(config.Config(), ["prune.ratio=0.4", "prune.sites=[lm.heads]"]).prune.sites == ("lm.heads",)
     for text, match in (("prune.ratio", "not an override"), ("prune.ratio=2", "outside"), ("x.y=1", "section")):

@@ -40,12 +40,14 @@ def test_there_is_a_launch_file_for_each_way_to_run() -> None:
 def test_a_launch_file_names_only_what_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     ast.parse(text)
-    started = set(re.findall(r'launching\.node\(\s*"(\w+)"', text)) | {"policy", "guard"}
+    common = SHARED if "import launching" in text else ""
+    started = set(re.findall(r'(?:launching\.node\(\s*|executable=)"(\w+)"', text)) - set(OTHERS.values())
+    started |= {"policy", "guard"}
     assert started <= {p.name for p in (ROOT / "scripts").iterdir()}
     for package, program in re.findall(r'package="(\w+)",\s*executable="(\w+)"', text):
         assert OTHERS[package] == program
-    declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', SHARED, re.M))
-    used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + SHARED)) | {"config"}
+    declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', common, re.M))
+    used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
     used |= {"kortex_python"} if "KORTEX_NODE" in text else set()
     handed_on = set(re.findall(r'^KORTEX = \((.*)\)$', text, re.M)[0].replace('"', "").replace(",", "").split()) if (
         "KORTEX = (" in text

@@ -54,14 +54,14 @@ def test_a_chunk_passes_through_cdr() -> None:
 
 def test_reports_pass_through_cdr() -> None:
     report = FrameReport(
-        10**18, {"act": 3.0}, 40.0, 1.0, 9.0, "ecovla", "sparse", 0.9, 0.8, False, 0.25, 4, 2, 31, "why"
+        10**18, {"act": 3.0}, 40.0, 1.0, 9.0, "ecovla", "sparse", 0.9, 0.8, False, 0.25, 4, 2, 31, "why", "probe"
     )
     kind = "ecovla_ros/msg/LatencyReport"
     got = sent(wire.fill_latency(blank(kind), report, 7, 1, 55.0, 100.0), kind)
     assert (got.act_ms, got.policy_ms, got.frame, got.deadline_missed) == (3.0, 40.0, 7, False)
     kind = "ecovla_ros/msg/PruningState"
     got = sent(wire.fill_pruning(blank(kind), report), kind)
-    for field in ("method", "kind", "similarity", "threshold", "ratio", "pattern_id", "pattern_age", "swaps", "fault"):
+    for field in ("method", "refresh", "kind", "similarity", "threshold", "ratio", "pattern_id", "pattern_age", "swaps", "fault"):
         assert getattr(got, field) == getattr(report, field)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pi_models as small
 import pytest
@@ -13,6 +15,7 @@ from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.flow import euler, flow_loss, sample_times
 from ecovla_ros.models.pi.layers import attend
 from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.prune.site import Record
 
 CONFIGS = pytest.mark.parametrize("config", [small.SMALL, small.SIGLIP], ids=["stem, 2 KV heads", "siglip, 1 KV head"])
 
@@ -83,7 +86,7 @@ def test_energies_are_the_squares_of_what_the_last_weights_multiply(config, spar
     for hook in (h for pair in hooks for h in pair):
         hook.remove()
     start = {key: torch.ones_like(e) for key, e in expected.items()}
-    small.actions(policy, obs, Plan(kept, start), noise)
+    small.actions(policy, obs, Plan(kept, Plan.recording(start).record), noise)
     for site in policy.sites:
         run = kept.get(site.key, site.channels) * site.unit
         assert expected[site.key].max() > 0.0
@@ -91,11 +94,56 @@ def test_energies_are_the_squares_of_what_the_last_weights_multiply(config, spar
         assert (start[site.key][run:] == 1.0).all(), "entries of channels that did not run stay"
 
 
+@CONFIGS
+def test_a_probe_of_every_token_measures_what_a_dense_layer_would(config):
+    """Sampled inputs run through the pruned rows give the energies those rows have for the same layer inputs."""
+    policy, obs, noise = small.policy(config), small.observation(config), small.noise(config)
+    kept, length = half(policy), len(policy.encode(obs).prefix)
+    spans = {"prefill": length, "act": config.horizon}
+    records = {}
+    for site in policy.sites:
+        tokens, width = torch.arange(spans[site.phase]), site.producers[0].shape[1]
+        zeros = torch.zeros(site.rows)
+        records[site.key] = Record(zeros, None, zeros.clone(), torch.zeros(site.samples, len(tokens), width), tokens)
+    small.actions(policy, obs, Plan(kept, records), noise)
+    for site in policy.sites:
+        record, run = records[site.key], kept[site.key]
+        tokens = record.tokens.repeat(site.samples)
+        hidden = site.hidden(record.inputs.flatten(0, 1), tokens, 0, site.channels)
+        energy = hidden.square().sum(0)
+        assert energy[run * site.unit :].min() > 0.0
+        torch.testing.assert_close(energy[: run * site.unit], record.sampled[: run * site.unit], rtol=1e-4, atol=1e-5)
+
+
+@CONFIGS
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_prompt_padded_to_its_bucket_changes_nothing(config, kept):
+    obs, noise = small.observation(config), small.noise(config)
+    exact, padded = small.policy(config), small.policy(config, bucket=4)
+    assert len(padded.encode(obs).prefix) > len(exact.encode(obs).prefix)
+    found = []
+    for policy in (exact, padded):
+        energy = {s.key: torch.zeros(s.rows) for s in policy.sites}
+        plan = Plan(half(policy) if kept else {}, Plan.recording(energy).record)
+        found.append((small.actions(policy, obs, plan, noise), energy))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
+    for key, energy in found[0][1].items():
+        torch.testing.assert_close(energy, found[1][1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_one_example_for_each_shape_of_a_prompt():
+    policy = small.policy(bucket=4)
+    policy.spec = dataclasses.replace(policy.spec, instructions=())
+    lengths = [len(policy.encode(obs).prefix) for obs in policy.examples()]
+    vision = len(small.SMALL.cameras) * small.SMALL.tokens
+    assert lengths == [vision + 4, vision + 8]
+
+
 def watch(key, block, into, kept):
     """Hooks that compute X_int of a block's MLP and attention anew, head by head, and add its squares."""
 
     def attention(module, arguments):
-        x, rope, extend, _, _ = arguments
+        x, rope, extend, *_ = arguments
         d, groups = module.head_dim, module.kv_heads
         n = module.norm(x)[0]
         rows = [n @ w.T for w in module.vkq.view(-1, d, n.shape[-1])]
@@ -208,7 +256,7 @@ def test_the_perfect_velocity_has_no_loss_and_leads_to_the_actions():
 def test_times_favour_noise_and_stay_within_bounds():
     g = torch.Generator().manual_seed(0)
     beta, uniform = (sample_times(20_000, g, times) for times in ("beta", "uniform"))
-    assert 0.001 <= min(beta.min(), uniform.min()) and max(beta.max(), uniform.max()) <= 1.0
+    assert min(beta.min(), uniform.min()) >= 0.001 and max(beta.max(), uniform.max()) <= 1.0
     assert abs(beta.mean() - 0.6) < 0.01  # mean of Beta(1.5, 1)
     assert abs(uniform.mean() - 0.5) < 0.01
 

@@ -49,7 +49,7 @@ def test_in_bfloat16_it_acts_nearly_alike(folder):
     obs, noise = small.observation(), small.noise()
     exact = small.actions(small.policy(), obs, DENSE, noise)
     rough = small.actions(checkpoint.load(folder, dtype=torch.bfloat16), obs, DENSE, noise)
-    assert rough.dtype == torch.bfloat16 and (rough.float() - exact).abs().max() < 0.05
+    assert rough.dtype == torch.float32 and 0.0 < (rough - exact).abs().max() < 0.05  # only the Euler sum is float32
 
 
 def edit(section, **changes):

@@ -86,7 +86,7 @@ def test_what_cannot_start_says_what_could(arguments: tuple[str, str], says: str
     assert process.returncode == 2 and says in text and "Traceback" not in text
 
 
-def test_a_demo_ends_cleanly_and_leaves_bag_film_and_summary(tmp_path: Path) -> None:
+def test_a_demo_ends_cleanly_and_leaves_bag_film_report_and_summary(tmp_path: Path) -> None:
     text = words(process := start(tmp_path, "--seconds", "3"))
     assert process.returncode == 0, text
     document = json.loads((tmp_path / "summary.json").read_text())
@@ -95,8 +95,9 @@ def test_a_demo_ends_cleanly_and_leaves_bag_film_and_summary(tmp_path: Path) -> 
     assert document["exit_codes"] == {"sim": 0, "guard": 0, "policy": 0}
     count = sum(1 for _ in messages(tmp_path / "bag", ["/third_person/image"]))
     film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
-    assert 0 < film.get(cv2.CAP_PROP_FRAME_COUNT) <= count
+    assert 0.5 * count < film.get(cv2.CAP_PROP_FRAME_COUNT) < 1.5 * count, "a second of the bag is a second of the film"
     assert film.read()[0]
+    assert "Commands against limits" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_row_says_what_was_heard_and_a_dash_what_was_not() -> None:

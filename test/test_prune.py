@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecovla_ros.errors import PruningError
-from ecovla_ros.prune import importance
-from ecovla_ros.prune.partition import Partition
-from ecovla_ros.prune.select import keep_best, kept_count
+from ecovla_ros.prune import importance, pattern
+from ecovla_ros.prune.energy import estimate, spread
+from ecovla_ros.prune.partition import Partition, travel
+from ecovla_ros.prune.select import bands, exchange, kept_count
 from ecovla_ros.prune.similarity import scene_similarity
 from ecovla_ros.prune.site import Site
 from ecovla_ros.prune.trigger import Trigger
@@ -104,56 +105,182 @@ def test_kept_count_refuses_ratios_outside(ratio):
         kept_count(64, ratio, 32)
 
 
-@given(st.integers(0, 1000), st.sampled_from([(8, 6, 1), (8, 6, 2), (64, 32, 1), (12, 9, 3)]))
-def test_keep_best_keeps_the_best_of_each_group(seed, shape):
-    channels, kept, groups = shape
-    scores = torch.rand(2, channels, generator=torch.Generator().manual_seed(seed))
-    mask = keep_best(scores, kept, groups)
-    for layer in range(2):
+def best(scores: torch.Tensor, kept: int, groups: int) -> torch.Tensor:
+    """Sorted slots (L, kept) of the best of each group, by definition."""
+    rows = []
+    for row in scores:
+        chosen = []
         for g in range(groups):
-            mine = torch.arange(channels) % groups == g
-            chosen, rest = scores[layer][mine & mask[layer]], scores[layer][mine & ~mask[layer]]
-            assert len(chosen) == kept // groups
-            assert chosen.min() >= rest.max()
+            mine = [c for c in range(len(row)) if c % groups == g]
+            chosen += sorted(mine, key=lambda c: -float(row[c]))[: kept // groups]
+        rows.append(sorted(chosen))
+    return torch.tensor(rows)
 
 
-def make_site(channels: int, unit: int, groups: int, seed: int) -> Site:
+SHAPES = [(16, 12, 1, 1), (16, 4, 1, 1), (8, 6, 4, 2), (12, 6, 2, 3), (8, 8, 1, 1)]
+"""channels, kept, unit, groups"""
+
+
+def make_sites(channels: int, unit: int, groups: int, seed: int, count: int = 2) -> list[Site]:
     g = torch.Generator().manual_seed(seed)
-    weights = [torch.randn(channels * unit, 6, generator=g) for _ in range(3)]
-    return Site("lm.0.x", "lm.x", "prefill", channels, unit, tuple(weights[:2]), weights[2], step=groups)
+    sites = []
+    for i in range(count):
+        weights = [torch.randn(channels * unit, 6, generator=g) for _ in range(3)]
+        bias = torch.randn(channels * unit, generator=g)
+        sites.append(Site(f"lm.{i}.x", "lm.x", "prefill", channels, unit, tuple(weights[:2]), weights[2], groups, 1, (bias,)))
+    return sites
+
+
+def blocks(site: Site) -> list[torch.Tensor]:
+    return [w.view(site.channels, -1) for w in (*site.producers, site.consumer, *site.extra)]
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([(16, 12, 1, 1), (8, 6, 4, 2), (12, 6, 2, 3)]))
-def test_partition_is_a_permutation_with_the_kept_channels_first(seed, shape):
+@given(st.integers(0, 10_000), st.sampled_from(SHAPES))
+def test_partition_is_a_permutation_with_the_best_channels_first(seed, shape):
     channels, kept, unit, groups = shape
-    site = make_site(channels, unit, groups, seed)
-    original = [w.clone() for w in (*site.producers, site.consumer)]
-    addresses = [w.data_ptr() for w in (*site.producers, site.consumer)]
-    partition = Partition(site)
+    sites = make_sites(channels, unit, groups, seed)
+    original = [[b.clone() for b in blocks(s)] for s in sites]
+    addresses = [b.data_ptr() for s in sites for b in blocks(s)]
+    partition = Partition(sites)
     g = torch.Generator().manual_seed(seed)
     for _ in range(4):
-        keep = keep_best(torch.rand(1, channels, generator=g), kept, groups)[0]
-        partition.arrange(keep, kept)
-        assert torch.equal(partition.kept_channels(kept), keep.nonzero()[:, 0])
-        for weight, first in zip((*site.producers, site.consumer), original):
-            blocks, firsts = weight.view(channels, -1), first.view(channels, -1)
-            assert torch.equal(blocks, firsts[partition.channel])
-        slots = torch.arange(channels)
-        assert torch.equal(partition.channel % groups, slots % groups)
-        assert partition.arrange(keep, kept) == 0
-    assert addresses == [w.data_ptr() for w in (*site.producers, site.consumer)]
-    values = torch.rand(channels * unit, generator=g)
-    by_channel = partition.to_channels(values).view(channels, unit)
-    assert torch.equal(by_channel[partition.channel], values.view(channels, unit))
+        by_channel = torch.rand(2, channels, generator=g)
+        scores = by_channel.gather(1, partition.channel)
+        partition.apply(exchange(scores, kept, groups), follow := scores.repeat_interleave(unit, 1))
+        assert torch.equal(partition.kept_channels(kept), best(by_channel, kept, groups))
+        assert torch.equal(follow, by_channel.gather(1, partition.channel).repeat_interleave(unit, 1))
+        for site, first, channel in zip(sites, original, partition.channel):
+            assert all(torch.equal(b, f[channel]) for b, f in zip(blocks(site), first))
+        assert (partition.channel % groups == torch.arange(channels) % groups).all()
+        assert not exchange(by_channel.gather(1, partition.channel), kept, groups).wanted.any()
+    assert addresses == [b.data_ptr() for s in sites for b in blocks(s)]
+    values = torch.rand(2, channels * unit, generator=g)
+    assert torch.equal(partition.by_slot(partition.by_channel(values)), values)
     partition.restore()
-    assert all(torch.equal(w, o) for w, o in zip((*site.producers, site.consumer), original))
+    assert all(torch.equal(b, o) for s, first in zip(sites, original) for b, o in zip(blocks(s), first))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5))
+def test_swapping_in_steps_ends_where_swapping_at_once_does(seed, budget):
+    scores = torch.rand(3, 32, generator=torch.Generator().manual_seed(seed))
+    at_once, steps = scores.clone(), scores.clone()
+    travel(at_once, exchange(scores, 20), 1)
+    worth = [steps[:, :20].sum()]
+    while (swaps := exchange(steps, 20, budget=budget)).wanted.any():
+        assert swaps.wanted.sum(1).max() <= budget
+        travel(steps, swaps, 1)
+        worth.append(steps[:, :20].sum())
+    assert torch.equal(steps[:, :20].sort(1).values, at_once[:, :20].sort(1).values)
+    assert all(a < b for a, b in zip(worth, worth[1:])), "every state in between is better than the one before"
+
+
+@given(st.integers(0, 1000), st.floats(0, 2))
+def test_hysteresis_lets_in_only_what_is_so_much_better(seed, margin):
+    scores = torch.rand(1, 24, generator=torch.Generator().manual_seed(seed))
+    swaps = exchange(scores, 16, hysteresis=margin)
+    entering, leaving = scores.gather(1, swaps.entering), scores.gather(1, swaps.leaving)
+    assert torch.equal(swaps.wanted, entering > leaving * (1 + margin))
+
+
+def test_scores_that_are_not_numbers_never_move_and_ties_stay():
+    scores = torch.ones(1, 8)
+    assert not exchange(scores, 4).wanted.any()
+    assert not exchange(scores * torch.nan, 4).wanted.any()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000))
+def test_borders_are_nested_on_one_buffer(seed):
+    by_channel = torch.rand(2, 32, generator=torch.Generator().manual_seed(seed))
+    partition = Partition(make_sites(32, 1, 1, seed))
+    scores = by_channel.clone()
+    for border in (8, 16, 24):
+        swaps = exchange(scores, border)
+        partition.apply(swaps, scores)
+    for border in (8, 16, 24):
+        assert torch.equal(partition.kept_channels(border), best(by_channel, border, 1))
+
+
+@pytest.mark.parametrize(("kept", "groups"), [(3, 2), (0, 1), (9, 1), (6, 3)])
+def test_counts_that_do_not_fit_a_group_are_refused(kept, groups):
+    with pytest.raises(PruningError, match="evenly"):
+        exchange(torch.rand(1, 8), kept, groups)
 
 
 def test_partition_refuses_what_does_not_fit():
-    site = make_site(8, 1, 1, 0)
-    with pytest.raises(PruningError, match="does not fill"):
-        Partition(site).arrange(torch.ones(8, dtype=torch.bool), 4)
-    short = Site("lm.0.x", "lm.x", "prefill", 9, 1, site.producers, site.consumer)
-    with pytest.raises(PruningError, match="8 rows"):
-        Partition(short)
+    good = make_sites(8, 1, 1, 0, 1)[0]
+    wrong = [
+        ([Site("lm.0.x", "lm.x", "prefill", 9, 1, good.producers, good.consumer)], "8 rows"),
+        ([good, make_sites(12, 1, 1, 0, 1)[0]], "one shape"),
+        ([], "one shape"),
+        ([Site("lm.0.x", "lm.x", "prefill", 6, 1, (torch.rand(8, 6).T,), torch.rand(6, 8))], "not contiguous"),
+    ]
+    for sites, match in wrong:
+        with pytest.raises(PruningError, match=match):
+            Partition(sites)
+
+
+def test_an_exported_pattern_comes_back(tmp_path):
+    scores = torch.rand(2, 12, generator=torch.Generator().manual_seed(3))
+    partition = Partition(make_sites(12, 2, 2, 0))
+    partition.apply(exchange(scores, 6, 2))
+    orders = dict(zip(("lm.0.x", "lm.1.x"), partition.channel.tolist()))
+    pattern.save(tmp_path / "p.json", orders, {"lm.0.x": 6, "lm.1.x": 6})
+    assert pattern.load(tmp_path / "p.json") == orders
+    again = Partition(make_sites(12, 2, 2, 0))
+    again.apply(exchange(torch.stack([bands(o, [6], 2) for o in orders.values()]), 6, 2))
+    assert torch.equal(again.kept_channels(6), partition.kept_channels(6))
+
+
+@pytest.mark.parametrize(
+    ("order", "match"), [([0, 1, 2], "each of 3"), ([0, 0, 1, 2], "once"), ([1, 0, 2, 3], "KV group")]
+)
+def test_a_pattern_that_does_not_fit_is_refused(order, match):
+    with pytest.raises(PruningError, match=match):
+        bands(order if match != "each of 3" else [0, 1, 3], [2], 2)
+
+
+def test_a_pattern_file_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "p.json"
+    for text, match in (("{", "not JSON"), ("{}", "not a pattern"), ('{"form": "ecovla-pattern-1"}', "malformed")):
+        path.write_text(text)
+        with pytest.raises(PruningError, match=match):
+            pattern.load(path)
+    with pytest.raises(PruningError, match="cannot read"):
+        pattern.load(tmp_path / "absent.json")
+
+
+@given(st.integers(1, 64), st.integers(1, 600), st.floats(0, 0.999))
+def test_sampled_tokens_lie_in_the_sequence_and_cover_it(count, length, offset):
+    tokens = spread(count, length, offset)
+    assert len(tokens) == count and tokens.min() >= 0 and tokens.max() < length
+    gaps = [int(b - a) for a, b in zip(tokens, tokens[1:])]
+    assert all(0 <= gap <= length / count + 1 for gap in gaps)
+    if count == length:
+        assert torch.equal(spread(count, length, 0.0), torch.arange(length))
+
+
+def test_every_token_is_as_likely_as_any_other():
+    offsets = (torch.arange(700) + 0.5) / 700
+    counts = torch.stack([torch.bincount(spread(8, 50, float(u)), minlength=50) for u in offsets]).float().mean(0)
+    assert torch.allclose(counts, torch.full((50,), 8 / 50), atol=0.005)
+
+
+def test_probe_energies_converge_to_dense_energies_as_m_grows():
+    g = torch.Generator().manual_seed(0)
+    tokens, rows, kept = 240, 64, 40
+    hidden = torch.randn(tokens, rows, generator=g) * torch.rand(rows, generator=g)
+    hidden *= torch.randn(tokens, 1, generator=g).exp()  # tokens differ in size, as they do behind a norm's outliers
+    exact = hidden.square().sum(0)
+    errors = []
+    for m in (8, 32, 120, 240):
+        draws = []
+        for i in range(40):
+            chosen = hidden[spread(m, tokens, i / 40 if m < tokens else 0.0)].square().sum(0)
+            found = estimate(exact[None], chosen[None], chosen[None, kept:], kept)[0]
+            assert torch.equal(found[:kept], exact[:kept])
+            draws.append(((found - exact)[kept:].abs() / exact[kept:]).mean())
+        errors.append(float(torch.stack(draws).mean()))
+    assert errors[0] > errors[1] > errors[2] > errors[3] and errors[3] < 1e-5

@@ -16,13 +16,14 @@ from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train import auxiliary, demos, fit, run
+from ecovla_ros.train import auxiliary, demos, fit, record, run, together
 from ecovla_ros.train.dataset import PLACES, Dataset, ShardWriter, layout
+from ecovla_ros.train.frames import DemoSettings
 from ecovla_ros.types import CAMERAS, Observation
 
 SETTINGS = run.TrainSettings(
-    demos=demos.DemoSettings(episodes=3, max_steps=130), processes=2, threads=1, vision_minutes=0.01,
-    policy_minutes=0.01, vision_batch=4, policy_batch=4, calibration_frames=4,
+    demos=DemoSettings(episodes=3, max_steps=130), processes=2, threads=1, vision_minutes=0.01, corrections=2,
+    policy_minutes=0.01, together_minutes=0.01, vision_batch=4, policy_batch=4, calibration_frames=4,
 )
 
 
@@ -59,11 +60,19 @@ def test_every_task_knows_its_goal():
 def test_demonstrations_hold_what_the_expert_would_do(trained):
     data = Dataset(trained / "work" / "demos")
     state, actions, episode = data.column("state"), data.column("actions"), data.column("episode")
-    assert len(set(episode)) == data.episodes == 3
-    step = np.abs(actions[:, 0, :7] - state[:, :7])
+    assert len(set(episode)) == 3 + SETTINGS.corrections
+    step = np.abs(actions[:, 0, :7] - state[:, :7])[episode < run.CORRECTION_SEED]
     assert step.max() < 0.3  # one period away, pushes and servo lag included
     assert set(np.unique(actions[..., 7])) == {0.0, 1.0}
     assert {int(c) for c in np.unique(data.column("classes"))} >= {0, 1, 2, 3, 4, 5, 6}
+
+
+def test_corrections_are_labelled_by_the_expert_where_the_policy_got_to(trained):
+    corrected = [p.name for p in (trained / "work" / "demos").glob("shard-corrected-*")]
+    assert len(corrected) == 2  # one a process
+    data = Dataset(trained / "work" / "demos")
+    seeds = set(data.column("episode"))
+    assert len([s for s in seeds if s >= run.CORRECTION_SEED]) == 2
 
 
 def test_a_finished_run_collects_nothing_again(trained):
@@ -82,6 +91,62 @@ def test_the_checkpoint_of_a_run_drives_the_engine_pruned(trained):
     obs = Observation(1, {c: image for c in CAMERAS}, np.zeros(7), 0.0, "place the apple in the basket")
     kinds = [engine.step(obs).report.kind for _ in range(3)]
     assert kinds == ["refresh", "sparse", "sparse"]
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
+    data = Dataset(trained / "work" / "demos")
+    before = checkpoint.load(trained / "out")
+    columns = record.policy_columns({name: data.column(name) for name in run.COLUMNS}, before.normaliser)
+    prompts = tuple(torch.tensor(p) for p in before.prompt.batch(data.meta["instructions"]))
+    rows = []
+
+    def train(seconds):
+        model = PiModel(before.config)
+        stage = together.Joint(seconds, batch=2, seed=3)
+        state = tmp_path / "state.pt"
+        together.train_together(model, data, columns, prompts, stage, state, rows.append, lambda _: None)
+        return torch.load(state, weights_only=True)
+
+    first = train(0.5)
+    assert first["step"] >= 1 and first["spent"] >= 0.5
+    again = train(first["spent"])  # nothing left to do
+    assert again["step"] == first["step"]
+    further = train(first["spent"] + 0.5)
+    assert further["step"] > first["step"]
+
+
+def test_a_checkpoint_that_does_not_fit_the_data_names_what_differs(trained):
+    data = Dataset(trained / "work" / "demos")
+    spec = checkpoint.load(trained / "out").spec
+    run._check_fit(spec, data, trained)
+    for change, match in (({"renderer": "egl"}, "renderer"), ({"horizon": 8}, "horizon"),
+                          ({"cameras": {"wrist": (96, 96)}}, "cameras"),
+                          ({"instructions": ("dance",)}, "instructions")):
+        with pytest.raises(CheckpointError, match=match):
+            run._check_fit(dataclasses.replace(spec, **change), data, trained)
+
+
+def test_an_interrupted_shard_goes_on_after_its_last_episode(tmp_path):
+    meta = {"cameras": list(CAMERAS), "size": 32, "horizon": 2, "renderer": "ray", "instructions": ["a"]}
+    frame = {n: np.ones(s, d) for n, (d, s) in layout(2, 32, 2).items()}
+    ShardWriter(tmp_path / "shard-000", 8, meta).append([frame, frame])
+    again = ShardWriter(tmp_path / "shard-000", 8, meta)
+    assert again.episodes == 1
+    again.append([frame])
+    data = Dataset(tmp_path)
+    assert len(data) == 3 and data.rows("task", np.array([2, 0])).tolist() == [1, 1]
+    assert ShardWriter(tmp_path / "shard-000", 8, {**meta, "horizon": 2, "size": 16}).episodes == 0
+
+
+def test_every_task_is_drawn_equally_often():
+    share = together.balanced(np.array([0] * 90 + [1] * 10))
+    assert share[:90].sum() == pytest.approx(share[90:].sum()) and share.sum() == pytest.approx(1.0)
+
+
+def test_places_near_the_tool_weigh_more():
+    tool = torch.zeros(1, 12)
+    weights = auxiliary.nearness(torch.tensor([[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]), tool)[0]
+    assert weights[0] == pytest.approx(3.0) and weights[1] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_another_average_is_a_moving_one():

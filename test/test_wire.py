@@ -57,12 +57,42 @@ ALPHA = np.full((6, 5, 1), 9, np.uint8)
         ("bgr8", RGB[..., ::-1]),
         ("rgba8", np.dstack([RGB, ALPHA])),
         ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])),
+        ("8UC3", RGB[..., ::-1]),
+        ("8UC4", np.dstack([RGB[..., ::-1], ALPHA])),
+        ("rgb16", (RGB.astype("<u2") * np.uint16(256) + np.uint16(7)).astype("<u2").view(np.uint8)),
+        ("bgr16", (RGB[..., ::-1].astype("<u2") * np.uint16(256)).astype("<u2").view(np.uint8)),
     ],
 )
 def test_every_colour_encoding_gives_the_same_rgb(encoding: str, pixels: np.ndarray, pad: int) -> None:
     decoded = wire.decode_image(image(np.ascontiguousarray(pixels), encoding, pad))
     np.testing.assert_array_equal(decoded, RGB)
     assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
+
+
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
+def test_a_mosaic_of_one_colour_gives_that_colour(encoding: str) -> None:
+    colour = dict(zip("rgb", (200, 90, 30)))
+    tile = np.array([colour[c] for c in encoding[6:10]], np.uint8).reshape(2, 2)
+    decoded = wire.decode_image(image(np.tile(tile, (4, 5))[..., None].copy(), encoding, pad=3))
+    np.testing.assert_array_equal(decoded[2:-2, 2:-2], np.broadcast_to((200, 90, 30), (4, 6, 3)))
+
+
+@pytest.mark.parametrize("encoding, order", [("yuv422", (1, 0, 3, 2)), ("yuv422_yuy2", (0, 1, 2, 3))])
+def test_luminance_and_chrominance_give_colours(encoding: str, order: tuple[int, ...]) -> None:
+    """BT.601, studio swing: red is Y 82, U 90, V 240. Two pixels: Y U Y V."""
+    red = np.array([82, 90, 82, 240], np.uint8)[list(order)].reshape(2, 2)
+    decoded = wire.decode_image(image(np.tile(red, (2, 3, 1)).reshape(2, 6, 2).copy(), encoding))
+    assert np.abs(decoded.astype(int) - (255, 0, 0)).max() <= 2
+    with pytest.raises(ObservationError, match="valid: even sides"):
+        wire.decode_image(image(np.zeros((2, 5, 2), np.uint8), encoding))
+
+
+def test_sixteen_bits_in_either_byte_order_are_the_upper_eight() -> None:
+    grey = RGB[..., :1]
+    for order, big in (("<u2", 0), (">u2", 1)):
+        msg = image((grey.astype("u2") * 256 + 3).astype(order).view(np.uint8).reshape(6, 5, 2), "mono16")
+        msg.is_bigendian = big
+        np.testing.assert_array_equal(wire.decode_image(msg), np.repeat(grey, 3, 2))
 
 
 def test_mono_is_grey_and_png_is_exact() -> None:
@@ -75,7 +105,7 @@ def test_mono_is_grey_and_png_is_exact() -> None:
     "change, says",
     [
         ({"encoding": "rgb88"}, "unknown image encoding 'rgb88'.*bgr8.*mono8.*Did you mean 'rgb8'"),
-        ({"encoding": "16UC1"}, "valid: bgr8, bgra8, mono8, rgb8, rgba8"),
+        ({"encoding": "16UC1"}, "unknown image encoding '16UC1'; valid: .*bgr8, bgra16, bgra8, mono16, mono8, rgb16"),
         ({"data": b"123"}, "3 bytes with step 15 are not 5 x 6 px of rgb8"),
         ({"step": 14}, "step 14.*at least 15"),
         ({"height": 0}, "5 x 0 px; valid: 1 to"),
@@ -94,7 +124,7 @@ def test_a_bad_image_says_what_is_valid(change: dict, says: str) -> None:
     [
         ("jpeg", b"", "0 bytes of 'jpeg' do not decode"),
         ("jpeg", b"not a picture", "do not decode"),
-        ("h264", b"123", "unknown compressed format 'h264'; valid: jpeg, png"),
+        ("h264", b"123", "unknown compressed format 'h264'; valid: jpeg, png, webp"),
     ],
 )
 def test_a_bad_compressed_image_says_what_is_valid(format_: str, data: bytes, says: str) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ecovla_ros.kernels.gated import gated
 from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
+from ecovla_ros.prune.energy import add_energy, add_samples
 from ecovla_ros.types import ActionChunk, Observation
 
 WIDTH, CHANNELS, TOKENS, HORIZON = 16, 128, 12, 4
@@ -20,23 +22,30 @@ class Toy:
         self.spec = PolicySpec("toy", {"third_person": (4, 4), "wrist": (4, 4)}, HORIZON, 0.1)
         self._look = torch.randn(48, TOKENS * WIDTH, generator=g) / 7
         self._out = torch.randn(WIDTH, 8, generator=g)
-        self.sites = [self._site(f"lm.{i}.mlp", "prefill", g) for i in range(2)] + [self._site("expert.0.mlp", "act", g)]
+        keys = (("lm.0.mlp", "prefill"), ("lm.1.mlp", "prefill"), ("expert.0.mlp", "act"))
+        self.sites = [self._site(key, phase, g) for key, phase in keys]
         self.calibration: dict[str, Tensor] = {}
 
     def _site(self, key: str, phase: str, g: torch.Generator) -> Site:
         weights = [torch.randn(CHANNELS, WIDTH, generator=g) / 4 for _ in range(3)]
         weights[2] *= torch.rand(CHANNELS, 1, generator=g) ** 4  # channels differ in importance
         group = key.split(".")[0] + ".mlp"
-        return Site(key, group, phase, CHANNELS, 1, tuple(weights[:2]), weights[2])
+        gate, up, down = weights
+
+        def hidden(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
+            return gated(inputs, gate[first:last], up[first:last], "silu")
+
+        return Site(key, group, phase, CHANNELS, 1, (gate, up), down, hidden=hidden)
 
     def _mlp(self, site: Site, x: Tensor, plan: Plan) -> Tensor:
-        k = plan.kept.get(site.key, site.channels)
-        gate, up = (w[:k] for w in site.producers)
+        use = plan.use(site.key)
+        k = site.channels if use.kept is None else use.kept
         n = x / x.square().mean(-1, keepdim=True).sqrt()
-        h = torch.nn.functional.silu(n @ gate.T) * (n @ up.T)
-        if plan.energy is not None and site.key in plan.energy:
-            plan.energy[site.key][:k] += h.float().square().sum(0)
-        return x + h @ site.consumer[:k]
+        h = site.hidden(n, None, 0, k)
+        add_energy(use, h)
+        add_samples(use, n, h)
+        out = x + h @ site.consumer[:k]
+        return out if use.bias is None else out + use.bias
 
     def encode(self, obs: Observation) -> Seen:
         vision = {
@@ -51,12 +60,18 @@ class Toy:
             x = self._mlp(site, x, plan)
         return x.mean(0)
 
+    def mark(self, seen: Seen) -> None:
+        return
+
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         return self._mlp(self.sites[2], handoff + noise @ self._out.T, plan) @ self._out
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
         values = actions.double().numpy()
         return ActionChunk(seen.observation.stamp_ns, 0.1, values[:, :7].copy(), values[:, 7].copy())
+
+    def examples(self):
+        return iter(frames(1))
 
     def warm_up(self) -> None:
         return

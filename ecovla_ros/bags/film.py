@@ -1,56 +1,167 @@
-"""A film from a bag: both cameras side by side, and the instruction below them."""
+"""A film from any bag: its cameras side by side, and below them what the arm was told and what it did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ecovla_ros import wire
-from ecovla_ros.bags.read import messages, topics
-from ecovla_ros.errors import BagError
+from ecovla_ros.bags.inputs import ENDINGS, IMAGES
+from ecovla_ros.bags.read import Bag
+from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.errors import BagError, ObservationError
 from ecovla_ros.types import CAMERAS
 
-TOPICS = tuple(f"/{name}/image" for name in CAMERAS)
 HEIGHT = 256
 """Height of a picture in the film, px."""
 STRIP = 40
 """Height of the strip with the text, px."""
 CODECS = ("vp09", "mp4v")
 """Tried in this order. VP9 plays in browsers and in VLC; opencv's wheels have no H.264 encoder."""
+MOST = 4
+"""Cameras in a film, at most."""
+RATES = (1.0, 60.0)
+"""Pictures a second that a film may have."""
+GAP_S = 10.0
+"""A longer silence of all cameras is left out, s."""
+TEXTS = {
+    "std_msgs/msg/String": "instruction",
+    "std_msgs/msg/Bool": "success",
+    "diagnostic_msgs/msg/DiagnosticStatus": "status",
+}
 
 
 def make(
-    bag: str | Path, film: str | Path, rate_hz: float = 10.0, drawn: Callable[[int], None] = lambda count: None
+    bag: str | Path,
+    film: str | Path,
+    rate_hz: float = 0.0,
+    drawn: Callable[[int], None] = lambda count: None,
+    cameras: Sequence[str] = (),
 ) -> int:
-    """Write `film` (.mp4) and return its number of pictures; one is drawn for each picture of the first camera.
+    """Write `film` (.mp4) and return its number of pictures; a second of the film is a second of the bag.
 
-    `drawn` is told the number of pictures so far, and may raise to stop. Raises BagError.
+    `rate_hz`: pictures a second; 0: as many as the first camera took. `cameras`: image topics, from left to right;
+    none: those of the policy, else whatever the bag has. `drawn` is told the number of pictures so far, and may raise
+    to stop.
+    Raises BagError; of a damaged bag after the film of what could be read is complete.
     """
-    wanted = [*TOPICS, *({"/instruction", "/success"} & topics(bag).keys())]
-    latest: dict[str, np.ndarray] = {}
-    text, done, count = "", False, 0
-    begin_ns = 0
-    writer: cv2.VideoWriter | None = None
-    for topic, time_ns, value in messages(bag, wanted):
-        if topic == "/instruction":
-            text, begin_ns = value.data, time_ns
-        elif topic == "/success":
-            done = bool(value.data)
+    with Bag(bag) as source:
+        reel = _Reel(source, _cameras(source, cameras), film, rate_hz)
+        damage = ""
+        try:
+            for raw in source.raw(reel.topics):
+                if reel.see(raw):
+                    drawn(reel.count)
+        except BagError as error:
+            damage = str(error)
+        finally:
+            reel.close()
+    if not reel.count:
+        raise BagError(damage or f"'{bag}' holds no picture of every camera ({', '.join(reel.cameras)})")
+    if damage:
+        raise BagError(f"{damage}; '{film}' holds {reel.count} pictures of what came before")
+    return reel.count
+
+
+def _cameras(bag: Bag, asked: Sequence[str]) -> list[str]:
+    """Image topics of the film. Raises BagError when there is none."""
+    bag.need(asked)
+    images = [topic for topic, kind in bag.topics.items() if kind in IMAGES]
+    wrong = [topic for topic in asked if topic not in images]
+    if wrong or not images:
+        raise BagError(
+            f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {', '.join(images) or IMAGES[0]}"
+        )
+    if asked:
+        return list(asked)
+    usual = [next((t for e in ENDINGS if (t := f"/{name}/{e}") in images), "") for name in CAMERAS]
+    return usual if all(usual) else sorted(images)[:MOST]
+
+
+class _Reel:
+    """Pictures go in as they were recorded, and out at an even rate. Only what is drawn is decoded."""
+
+    def __init__(self, bag: Bag, cameras: list[str], film: str | Path, rate_hz: float) -> None:
+        self._bag, self._film, self.cameras, self.count = bag, film, cameras, 0
+        self._texts = {t: TEXTS[k] for t, k in bag.topics.items() if k in TEXTS and t.rpartition("/")[2] == TEXTS[k]}
+        self.topics = [*cameras, *self._texts]
+        self._rate_hz = min(max(rate_hz or _rate(bag, cameras[0]), RATES[0]), RATES[1])
+        self._latest: dict[str, Raw] = {}
+        self._said: dict[str, Any] = {"instruction": "", "success": False, "status": ""}
+        self._begin_ns = 0
+        self._due_ns: float | None = None
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def see(self, raw: Raw) -> bool:
+        """The next message of the bag. Returns whether pictures were drawn."""
+        if raw.topic in self._texts:
+            self._hear(self._texts[raw.topic], raw)
+            return False
+        drawn = False
+        if self._due_ns is not None and raw.time_ns > self._due_ns + GAP_S * 1e9:
+            self._due_ns = float(raw.time_ns)
+        while self._due_ns is not None and self._due_ns < raw.time_ns:
+            drawn = self._draw(self._due_ns) or drawn
+        self._latest[raw.topic] = raw
+        if self._due_ns is None and len(self._latest) == len(self.cameras):
+            self._due_ns = float(raw.time_ns)
+        return drawn
+
+    def _hear(self, name: str, raw: Raw) -> None:
+        value = self._bag.decode(raw)
+        if name == "instruction":
+            self._said[name], self._begin_ns = value.data, raw.time_ns
+        elif name == "success":
+            self._said[name] = bool(value.data)
         else:
-            latest[topic] = _scaled(wire.decode_image(value, topic))
-            if topic == TOPICS[0] and len(latest) == len(TOPICS):
-                frame = _frame([latest[t] for t in TOPICS], text, (time_ns - begin_ns) / 1e9, done)
-                writer = _open(film, frame, rate_hz) if writer is None else writer
-                writer.write(frame)
-                count += 1
-                drawn(count)
-    if writer is None:
-        raise BagError(f"'{bag}' holds no picture of every camera ({', '.join(TOPICS)})")
-    writer.release()
-    return count
+            self._said[name] = next((pair.value for pair in value.values if pair.key == "state"), "")
+
+    def _draw(self, due_ns: float) -> bool:
+        self._due_ns = due_ns + 1e9 / self._rate_hz
+        try:
+            pictures = [_scaled(wire.decode_image(self._bag.decode(self._latest[t]), t)) for t in self.cameras]
+        except ObservationError:
+            if not self.count:
+                raise
+            return False  # a broken picture: the film goes on with the next one
+        seconds = (due_ns - (self._begin_ns or due_ns)) / 1e9
+        frame = _frame(
+            pictures, self._said["instruction"], max(seconds, 0.0), self._said["success"], self._said["status"]
+        )
+        if self._writer is None:
+            self._writer, self._size = _open(self._film, frame, self._rate_hz), (frame.shape[1], frame.shape[0])
+        if (frame.shape[1], frame.shape[0]) != self._size:
+            frame = cv2.resize(frame, self._size)
+        self._writer.write(frame)
+        self.count += 1
+        return True
+
+    def close(self) -> None:
+        """Draw the last pictures and finish the file."""
+        if self._due_ns is not None and len(self._latest) == len(self.cameras):
+            self._draw(self._due_ns)
+        if self._writer is not None:
+            self._writer.release()
+
+
+def _rate(bag: Bag, topic: str) -> float:
+    """Pictures a second of a camera: the median over its first hundred."""
+    times: list[int] = []
+    messages: Iterator[Raw] = bag.raw([topic])
+    try:
+        for raw in messages:
+            times.append(raw.time_ns)
+            if len(times) > 100:
+                break
+    except BagError:
+        pass  # told when the film is made
+    steps = np.diff(times)
+    return 1e9 / float(np.median(steps)) if len(steps) and np.median(steps) > 0 else 10.0
 
 
 def _scaled(picture: np.ndarray) -> np.ndarray:
@@ -60,12 +171,12 @@ def _scaled(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture[..., ::-1], (2 * round(width * HEIGHT / height / 2), HEIGHT), interpolation=how)
 
 
-def _frame(pictures: list[np.ndarray], text: str, seconds: float, done: bool) -> np.ndarray:
+def _frame(pictures: list[np.ndarray], text: str, seconds: float, done: bool, state: str) -> np.ndarray:
     """Pictures side by side over the strip; BGR (HEIGHT + STRIP, W, 3)."""
     row = np.hstack(pictures)
     strip = np.full((STRIP, row.shape[1], 3), 24, np.uint8)
     font, base = cv2.FONT_HERSHEY_SIMPLEX, STRIP - 14
-    clock = f"{seconds:5.1f} s" + ("  done" if done else "")
+    clock = f"{state.lower()}  " * bool(state) + f"{seconds:5.1f} s" + "  done" * done
     colour = (120, 220, 120) if done else (170, 170, 170)
     (width, _), _ = cv2.getTextSize(clock, font, 0.5, 1)
     room = row.shape[1] - width - 36

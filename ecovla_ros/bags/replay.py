@@ -1,124 +1,212 @@
-"""The policy over a recorded bag: stepped by the bag's messages, deterministic, as fast as possible, no ROS."""
+"""The policy over a recorded bag: stepped by the bag's messages, deterministic, no ROS."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ecovla_ros import build, wire
-from ecovla_ros.bags import read
+from ecovla_ros import build
+from ecovla_ros.bags.ahead import ahead
+from ecovla_ros.bags.answers import AnswerBag
+from ecovla_ros.bags.guarded import Guarded
+from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
+from ecovla_ros.bags.read import Bag
+from ecovla_ros.bags.salvage import Raw
 from ecovla_ros.config import Config
-from ecovla_ros.engine.engine import Step
 from ecovla_ros.engine.streams import Inline
-from ecovla_ros.errors import BagError, ObservationError, unknown
-from ecovla_ros.types import CAMERAS, JOINTS, Observation
+from ecovla_ros.errors import BagError, ControlError, ObservationError
+from ecovla_ros.types import JOINTS, ActionChunk, FrameReport
 
-INPUTS = {
-    **{camera: f"/{camera}/image" for camera in CAMERAS},
-    "joint_states": "/joint_states",
-    "instruction": "/instruction",
-}
-"""Input of the policy -> topic it is read from unless mapped."""
-TOLERANCE_RAD = 1e-5
-"""Golden actions agree within this, float32."""
+STAGES = ("decode", "encode", "trigger", "join", "prefill", "act", "post")
 
 
-def mapping(texts: Sequence[str]) -> dict[str, str]:
-    """`INPUTS` with "input=topic" texts applied. Raises BagError for an unknown input."""
-    topics = dict(INPUTS)
-    for text in texts:
-        name, equals, topic = text.partition("=")
-        if not equals or name not in topics:
-            raise BagError(unknown("input", name, topics) + " Write input=topic.")
-        topics[name] = topic
-    return topics
+@dataclass(frozen=True)
+class Answer:
+    """A chunk, or why there is none."""
+
+    time_ns: int
+    """When the message that completed the frame was recorded, ns of the recorder's clock."""
+    stamp_ns: int
+    """Stamp of the observation, ns; 0 when no picture came."""
+    held: str = ""
+    """Why there is no chunk; empty when there is one."""
+    chunk: ActionChunk | None = None
+    report: FrameReport | None = None
+    pattern: str = ""
+    """Fingerprint of the channels that sparse frames kept in this frame; empty when dense."""
+    dropped: int = 0
+    """Pictures so far that were in no frame."""
 
 
-def observations(path: str | Path, topics: Mapping[str, str], sync_s: float) -> Iterator[Observation | str]:
-    """One observation per image of the first camera, from the newest message of every input.
+@dataclass
+class Replay:
+    """What came of a bag."""
 
-    Where none can be made, the reason is yielded instead, and the replay goes on: the arm would have held.
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One flat row for each answer."""
+    damage: str = ""
+    """What was wrong with the bag after the last row; empty when it was whole."""
+    dropped: int = 0
+    """Pictures that were in no frame."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bag is replayed."""
+
+    topics: Mapping[str, str] = field(default_factory=dict)
+    """Input -> topic, where it is not one of `inputs.ENDINGS`."""
+    instruction: str = ""
+    """In place of the bag's."""
+    rate: float | str = 0.0
+    """Frames a second of the stamps at most; "policy": the rate the policy was trained at; 0: every frame."""
+    guard: bool = False
+    """Send the chunks through the guard, open loop."""
+    pace: Callable[[int], None] = lambda time_ns: None
+    """Called with the recorder's time of each frame before it is answered; may wait."""
+
+
+def answers(
+    bag: Bag,
+    engine: Any,
+    feed: Feed,
+    seed: int,
+    pace: Callable[[int], None] = lambda time_ns: None,
+    heard: Callable[[Raw], None] = lambda raw: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Answer]:
+    """Answer every frame that `feed` finds in the bag. `heard` is told each message first.
+
+    Raises BagError where the bag is damaged.
     """
-    names = {topic: name for name, topic in topics.items()}
-    latest: dict[str, Any] = {}
-    for message in read.messages(path, list(topics.values())):
-        name = names[message.topic]
-        latest[name] = message.value
-        if name != CAMERAS[-1]:
-            continue
-        missing = [n for n in topics if n not in latest]
-        if missing:
-            yield f"nothing yet on {', '.join(topics[n] for n in missing)}"
-            continue
-        try:
-            images = {camera: latest[camera] for camera in CAMERAS}
-            yield wire.observation(images, latest["joint_states"], latest["instruction"].data, sync_s)
-        except ObservationError as error:
-            yield str(error)
+    pattern = _fingerprint(engine)
+    for messages, found, decode_ms in ahead(_found(bag, feed, clock)):
+        for raw in messages:
+            heard(raw)
+        if isinstance(found, Held):
+            yield Answer(found.time_ns, found.stamp_ns, found.why, dropped=found.dropped)
+        elif found is not None:
+            pace(found.time_ns)
+            answer = _answer(engine, found, seed, decode_ms, pattern)
+            yield answer
+            if answer.report is not None and answer.report.kind == "refresh":
+                pattern = _fingerprint(engine)
 
 
-def run(settings: Config, path: str | Path, topics: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Answer every frame of the bag; one row per frame. A clock that jumps back starts a new episode."""
-    engine = build.engine(settings, Inline())
-    rows: list[dict[str, Any]] = []
-    newest = 0
+def _found(bag: Bag, feed: Feed, clock: Callable[[], float]) -> Iterator[tuple[list[Raw], Frame | Held | None, float]]:
+    """Messages up to the one that gave a frame, the frame, and how long it took to decode, ms."""
+    messages: list[Raw] = []
     try:
-        for obs in observations(path, topics, settings.node.sync_s):
-            if isinstance(obs, str):
-                rows.append({"held": obs})
-                continue
-            if obs.stamp_ns < newest:
-                engine.reset(settings.policy.seed)
-            newest = obs.stamp_ns
-            try:
-                rows.append(_row(engine.step(obs)))
-            except ObservationError as error:
-                rows.append({"stamp_ns": obs.stamp_ns, "held": str(error)})
-    finally:
-        engine.close()
-    if not any("joints" in row for row in rows):
-        why = rows[-1]["held"] if rows else "no image"
+        for raw in bag.raw(feed.topics):
+            messages.append(raw)
+            began = clock()
+            for found in feed.take(raw):
+                yield messages, found, 1e3 * (clock() - began)
+                messages = []
+    except BagError:
+        yield messages, None, 0.0
+        raise
+    yield messages, None, 0.0
+
+
+def _answer(engine: Any, frame: Frame, seed: int, decode_ms: float, pattern: str) -> Answer:
+    seen = frame.observation
+    if frame.new_episode:
+        engine.reset(seed)
+    try:
+        step = engine.step(seen)
+    except (ObservationError, ControlError) as error:
+        return Answer(frame.time_ns, seen.stamp_ns, str(error), dropped=frame.dropped)
+    stages = {**step.report.stages_ms, "decode": decode_ms}
+    report = replace(step.report, stages_ms=stages)
+    return Answer(frame.time_ns, seen.stamp_ns, "", step.chunk, report, pattern, frame.dropped)
+
+
+def run(settings: Config, path: str | Path, options: Options = Options(), out: str | Path | None = None) -> Replay:
+    """Answer every frame of a bag. A clock that jumps back or an instruction starts a new episode.
+
+    `out`: folder of a new bag with the inputs and the answers. What could be read of a damaged bag is answered, see
+    `Replay.damage`. Raises BagError for a bag that gives no answer at all.
+    """
+    result = Replay()
+    with Bag(path) as bag, ExitStack() as stack:
+        topics = choose(bag, options.topics, instruction=options.instruction)
+        writer = AnswerBag(out, bag, topics, settings.node.deadline_ms) if out is not None else None
+        if writer is not None:
+            stack.callback(writer.close)
+        engine = build.engine(settings, Inline())
+        stack.callback(engine.close)
+        spec = engine.policy.spec
+        dtype = str(getattr(engine.policy, "dtype", "float32")).removeprefix("torch.")
+        rate_hz = 1.0 / spec.period_s if options.rate == "policy" else float(options.rate)
+        feed = Feed(bag, topics, settings.node, options.instruction, spec.instructions, rate_hz)
+        guard = Guarded(settings.control) if options.guard else None
+        heard = listener(bag, topics["joint_states"], writer, guard)
+        try:
+            for answer in answers(bag, engine, feed, settings.policy.seed, options.pace, heard):
+                result.rows.append(_row(answer, settings.node.deadline_ms, dtype) | _guarded(answer, guard))
+                if writer is not None:
+                    writer.answer(answer)
+        except BagError as error:
+            result.damage = str(error)
+        result.dropped = feed.dropped
+    if not any("joints" in row for row in result.rows):
+        why = result.damage or (result.rows[-1]["held"] if result.rows else "no frame with a picture of every camera")
         raise BagError(f"'{path}': no frame could be answered: {why}")
-    return rows
+    return result
 
 
-def _row(step: Step) -> dict[str, Any]:
-    report, chunk = step.report, step.chunk
-    row: dict[str, Any] = {
-        "stamp_ns": report.stamp_ns, "kind": report.kind, "triggered": report.triggered,
-        "similarity": report.similarity if math.isfinite(report.similarity) else None,
-        "threshold": report.threshold if math.isfinite(report.threshold) else None,
-        "ratio": report.ratio, "pattern_id": report.pattern_id, "total_ms": report.total_ms,
-        "joints": chunk.joints.tolist(), "grippers": chunk.gripper.tolist(),
-    }
+def listener(bag: Bag, states: str, writer: AnswerBag | None, guard: Guarded | None) -> Callable[[Raw], None]:
+    """What each message of the bag is told to, beside the policy."""
+
+    def heard(raw: Raw) -> None:
+        if writer is not None:
+            writer.copy(raw)
+        if guard is not None:
+            guard.hear(raw, bag.decode if raw.topic == states else None)
+            news = list(guard.news())
+            if writer is not None:
+                writer.guard(news)
+
+    return heard
+
+
+def _guarded(answer: Answer, guard: Guarded | None) -> dict[str, Any]:
+    if guard is None:
+        return {}
+    if answer.chunk is not None:
+        guard.chunk(answer.chunk, answer.time_ns)
+    return {"guard": guard.state}
+
+
+def _row(answer: Answer, deadline_ms: float, dtype: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"time_ns": answer.time_ns, "stamp_ns": answer.stamp_ns}
+    report, chunk = answer.report, answer.chunk
+    if report is None or chunk is None:
+        return row | {"held": answer.held}
+    row.update({f"{stage}_ms": round(report.stages_ms.get(stage, 0.0), 4) for stage in STAGES})
+    row.update(policy_ms=report.total_ms, deadline_ms=deadline_ms, deadline_missed=bool(report.total_ms > deadline_ms))
+    row.update({f.name: getattr(report, f.name) for f in fields(report) if f.name not in ("stages_ms", "total_ms")})
+    row = {k: _plain(v) for k, v in row.items()}
+    row.update(pattern=answer.pattern, dtype=dtype, joints=chunk.joints.tolist(), grippers=chunk.gripper.tolist())
     row.update({name: float(value) for name, value in zip(JOINTS, chunk.joints[0])}, gripper=float(chunk.gripper[0]))
     return row
 
 
-def compare(rows: Sequence[Mapping[str, Any]], golden: Path) -> int:
-    """Print where chunks differ from those of an earlier document; 1 if any do, else 0. Raises BagError."""
-    try:
-        expected = json.loads(golden.read_text(encoding="utf-8"))["rows"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BagError(f"'{golden}' is not a document of ecovla replay --json: {error!r}") from error
-    if len(expected) != len(rows):
-        print(f"{len(rows)} frames here, {len(expected)} in {golden}")
-        return 1
-    worst = [_difference(a, b) for a, b in zip(rows, expected)]
-    for i, difference in enumerate(worst):
-        if difference > TOLERANCE_RAD:
-            print(f"frame {i}: largest difference {difference:.3g} (allowed {TOLERANCE_RAD:g})")
-    print(f"largest difference {max(worst):.3g} over {len(rows)} frames")
-    return int(max(worst) > TOLERANCE_RAD)
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what was not there is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    if ("joints" in a) != ("joints" in b):
-        return math.inf
-    if "joints" not in a:
-        return 0.0
-    flat = [[v for row in r["joints"] for v in row] + list(r["grippers"]) for r in (a, b)]
-    return max((abs(x - y) for x, y in zip(*flat)), default=0.0) if len(flat[0]) == len(flat[1]) else math.inf
+def _fingerprint(engine: Any) -> str:
+    """First 12 hexadecimal digits of the hash of the channels a sparse frame keeps; empty when dense."""
+    orders, kept = engine.patterns(), engine.sparse_plan
+    pattern = {key: sorted(order[: kept[key]]) for key, order in sorted(orders.items())}
+    return hashlib.sha256(json.dumps(pattern).encode()).hexdigest()[:12] if pattern else ""

@@ -1,129 +1,163 @@
 """Latency of the policy call, dense and pruned, in one run on the same frames.
 
-Regime: batch 1, float32, two cameras; the prefix pass is compute-bound, the action head runs a few tokens many times
-and is bound by overhead and weight traffic. Methods are interleaved frame by frame (A, B, ..., A, B, ...) so that a
-drift of the machine hits all alike. Every frame counts: sparse, refresh and dense. The frames of the other variants lie
-between two frames of one, so its refresh has a gap to run in, as it has on an arm; `exposed_ms` is what the next frame
-still waited for. With one variant alone frames come back to back, and there is no gap.
+Regime: batch 1, two cameras; the prefix pass is compute-bound, the action head runs a few tokens many times and is
+bound by overhead and weight traffic. Methods are interleaved frame by frame, forwards and backwards in turn (A B C, C B
+A, ...), so that a drift of the machine hits all alike. Every frame counts: sparse, refresh and dense.
+
+Pace. `paced`: between two frames of a variant there is time enough for its refresh, as on an arm whose policy waits for
+the next image. `back-to-back`: each variant runs a few frames without a pause, and what is left of the refresh then
+delays the next frame: `exposed_ms`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ecovla_ros import build, config
+from ecovla_ros.bench import macs
+from ecovla_ros.bench.device import Timed, bound_ms, peaks_of
+from ecovla_ros.bench.reference import Reference
+from ecovla_ros.bench.scenes import Frame, stream
+from ecovla_ros.bench.variants import Bench, Variant
 from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.streams import streams_for
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.models.base import PolicySpec, Site
-from ecovla_ros.types import CONTINUOUS, FrameReport, Observation
+from ecovla_ros.models.base import DENSE
+from ecovla_ros.prune import pattern
+from ecovla_ros.types import FrameReport
 
 SCOPES = ("prefill", "act", "policy")
 KINDS = ("all", "sparse", "refresh", "dense")
-CALM_FRAMES = 40
-"""The scripted scene changes wholly every so many frames."""
-
-
-def stream(spec: PolicySpec, frames: int, seed: int) -> Iterator[Observation]:
-    """Scripted observations: calm phases with sensor noise, and a new scene every `CALM_FRAMES` frames."""
-    rng = np.random.default_rng(seed)
-    text = spec.instructions[0] if spec.instructions else "place the apple in the basket"
-    scenes: dict[str, np.ndarray] = {}
-    for i in range(frames):
-        if i % CALM_FRAMES == 0:
-            scenes = {c: _scene(hw, rng) for c, hw in spec.cameras.items()}
-        images = {
-            c: np.clip(s + rng.integers(-4, 5, s.shape), 0, 255).astype(np.uint8) for c, s in scenes.items()
-        }
-        yield Observation(i * 100_000_000 + 1, images, np.zeros(len(CONTINUOUS)), 0.0, text)
-
-
-def _scene(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Blocks of random colour, int (H, W, 3)."""
-    blocks = rng.integers(0, 256, (size[0] // 16 + 1, size[1] // 16 + 1, 3))
-    return blocks.repeat(16, 0).repeat(16, 1)[: size[0], : size[1]]
+PACES = ("paced", "back-to-back")
+BLOCK = 8
+"""Frames in a row of one variant, back to back."""
 
 
 def measure(
-    settings: config.Config, methods: Sequence[str], ratios: Sequence[float], frames: int, warm_up: int, seed: int,
-    progress: Callable[[int, int], None],
+    settings: config.Config, chosen: Sequence[Variant], frames: int, warm_up: int, seed: int, pace: str,
+    progress: Callable[[int, int], None], reference: Reference | None = None, save_pattern: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `ecovla bench`. Raises ConfigError for an unknown method and whatever the model raises."""
-    for name in methods:
-        if name not in config.METHODS:
-            raise ConfigError(unknown("method", name, config.METHODS))
-    variants = [("dense", 0.0), *((m, r) for m in methods if m != "dense" for r in ratios)]
-    engines = [_engine(settings, m, r, seed) for m, r in variants]
-    reports: list[list[FrameReport]] = [[] for _ in variants]
+    """Rows of `ecovla bench`. Raises ConfigError for an unknown pace and whatever the model raises."""
+    if pace not in PACES:
+        raise ConfigError(unknown("pace", pace, PACES))
+    bench = Bench(settings, chosen, seed, None if reference is None else reference.policy)
+    device = build.device_of(settings.policy)
+    engines = [bench.engine(i, streams_for(device), seed) for i in range(len(chosen))]
+    reports: list[list[FrameReport]] = [[] for _ in chosen]
+    block = BLOCK if pace == "back-to-back" else 1
+    scripted = list(stream(engines[0].policy.spec, frames + warm_up, seed))
+    shares = [_shares(engine, scripted[0], bench) for engine in engines]
+    bounds = [_bounds(engine, scripted[0], bench, device) for engine in engines]
     try:
-        for i, obs in enumerate(stream(engines[0].policy.spec, frames + warm_up, seed)):
-            for engine, kept in zip(engines, reports):
-                report = engine.step(obs).report
-                if i >= warm_up:
-                    kept.append(report)
-            progress(i + 1, frames + warm_up)
+        for turn, start in enumerate(range(0, len(scripted), block)):
+            order = range(len(engines)) if turn % 2 == 0 else range(len(engines) - 1, -1, -1)
+            for index in order:
+                for i in range(start, min(start + block, len(scripted))):
+                    report = _timed(engines[index], scripted[i])
+                    if i >= warm_up:
+                        reports[index].append(report)
+                engines[index].settle()
+            if reference is not None:
+                reference.turn(scripted[start].observation, measured=start >= warm_up)
+            progress(min(start + block, len(scripted)), len(scripted))
+        if save_pattern is not None:
+            pattern.save(save_pattern, engines[-1].patterns(), engines[-1].sparse_plan.kept)
     finally:
         for engine in engines:
             engine.close()
-    shares = [mac_ratio(e.policy.sites, e.sparse_plan) for e in engines]
-    return [row for v, r, s in zip(variants, reports, shares) for row in _rows(settings, v, r, reports[0], s)]
+    rows = [
+        row
+        for variant, own, engine, share, bound in zip(chosen, reports, engines, shares, bounds)
+        for row in _rows(variant, own, reports[0], share, bound, 1 + engine.refresh_bytes / bench.weights_bytes)
+    ]
+    dense = float(np.mean([r.total_ms for r in reports[0]]))
+    rows += [] if reference is None else reference.rows(dense)
+    common = {
+        "model": settings.policy.model, "dtype": str(build.dtype_of(settings.policy)).removeprefix("torch."),
+        "threads": torch.get_num_threads(), "device": _device_name(device), "pace": pace,
+    }
+    return [{**common, **row} for row in rows]
 
 
-def _engine(settings: config.Config, method: str, ratio: float, seed: int) -> Engine:
-    """Each variant has weights of its own: their rows are ordered differently."""
-    policy = build.policy(settings.policy)
-    prune = config.override(settings, **{"prune.method": method, "prune.ratio": ratio}).prune
-    engine = Engine(policy, prune, streams_for(build.device_of(settings.policy)), seed)
-    if policy.calibration and method != "dense":
-        engine.calibrate(policy.calibration)
-    return engine
+def _timed(engine: Engine, frame: Frame) -> FrameReport:
+    """One frame; on CUDA prefill and act by the device's own clock, not by how long issuing them took."""
+    report = engine.step(frame.observation).report
+    if isinstance(engine.policy, Timed):
+        return replace(report, stages_ms={**report.stages_ms, **engine.policy.take_ms()})
+    return report
 
 
-def mac_ratio(sites: Sequence[Site], kept: dict[str, int]) -> dict[str, float]:
-    """Share of the multiply-accumulates of all sites of a phase that a sparse pass still does, from the shapes.
-
-    Counts the weights of the sites alone (gate, up, down, query, output), not attention scores, K/V or the tower.
-    """
-    out = {}
-    for phase in ("prefill", "act"):
-        mine = [s for s in sites if s.phase == phase]
-        total = sum(_macs(s, s.channels) for s in mine)
-        out[phase] = sum(_macs(s, kept.get(s.key, s.channels)) for s in mine) / total if total else 1.0
-    return out
+def _eager(policy: Any) -> Any:
+    """The policy inside of timers and graphs."""
+    while isinstance(policy, (Timed, Graphed)):
+        policy = policy.inner
+    return policy
 
 
-def _macs(site: Site, channels: int) -> int:
-    per_row = sum(w.shape[1] for w in (*site.producers, site.consumer))
-    return channels * site.unit * per_row * site.calls
+def _bounds(engine: Engine, frame: Frame, bench: Bench, device: torch.device) -> dict[str, float]:
+    """Roofline bounds of a sparse frame by scope, ms; empty where the machine's peaks are not known."""
+    peaks = peaks_of(_device_name(device))
+    if peaks is None:
+        return {}
+    return bound_ms(_eager(engine.policy), frame.observation, engine.sparse_plan, bench.noise, peaks)
+
+
+def _shares(engine: Engine, frame: Frame, bench: Bench) -> dict[str, dict[str, float]]:
+    """Scope -> frame kind -> share of the dense frame's multiply-accumulates, counted on one frame."""
+    policy = _eager(engine.policy)
+    dense = macs.count(policy, frame.observation, DENSE, bench.noise)
+    sparse = macs.count(policy, frame.observation, engine.sparse_plan, bench.noise)
+    probing = engine.config.refresh == "probe"
+    return {
+        s: {"sparse": sparse[s] / dense[s], "refresh": sparse[s] / dense[s] if probing else 1.0, "dense": 1.0}
+        for s in SCOPES
+    }
 
 
 def _rows(
-    settings: config.Config, variant: tuple[str, float], reports: list[FrameReport], dense: list[FrameReport],
-    macs: dict[str, float],
+    variant: Variant, reports: list[FrameReport], dense: list[FrameReport], shares: dict[str, dict[str, float]],
+    bounds: dict[str, float], memory: float,
 ) -> Iterator[dict[str, Any]]:
-    method, ratio = variant
+    sparse_p50 = {s: np.median([_time(r, s) for r in reports if r.kind == "sparse"] or [np.nan]) for s in SCOPES}
     for scope in SCOPES:
-        base = float(np.mean([_time(r, scope) for r in dense]))
+        base = np.array([_time(r, scope) for r in dense])
         for kind in KINDS:
             some = [r for r in reports if kind in ("all", r.kind)]
             if not some:
                 continue
             times = np.array([_time(r, scope) for r in some])
+            share = float(np.mean([shares[scope][r.kind] for r in some]))
+            speedup = float(base.mean() / times.mean())
             yield {
-                "model": settings.policy.model, "dtype": "float32", "threads": torch.get_num_threads(),
-                "device": str(build.device_of(settings.policy)), "method": method,
-                "refresh": "dense" if method == "ecovla" else "none", "ratio": ratio, "scope": scope, "frames": kind,
-                "n": len(some), "mean_ms": float(times.mean()),
+                "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio, "scope": scope,
+                "frames": kind, "n": len(some), "mean_ms": float(times.mean()),
                 **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
-                "mac_ratio": macs.get(scope), "speedup": base / float(times.mean()),
+                "mac_ratio": share, "speedup": speedup, "speedup_p50": float(np.median(base) / np.median(times)),
+                "of_ideal": speedup * share,
+                "over_sparse_p50": _finite(np.median(times) / sparse_p50[scope]),
                 "exposed_ms": float(np.mean([r.exposed_ms for r in some])),
-                "trigger_rate": float(np.mean([r.triggered for r in reports])), "memory_ratio": None,
+                "exposed_share": float(sum(r.exposed_ms for r in some) / sum(r.total_ms for r in some)),
+                "refresh_ms": _finite(np.mean([r.refresh_ms for r in reports if r.refresh_ms > 0] or [np.nan])),
+                "trigger_rate": float(np.mean([r.kind == "refresh" for r in reports])),
+                "swaps": float(np.mean([r.swaps for r in reports])), "memory_ratio": memory,
+                "of_roofline": bounds[scope] / float(np.median(times)) if scope in bounds and kind != "all" else None,
             }
 
 
 def _time(report: FrameReport, scope: str) -> float:
     return report.total_ms if scope == "policy" else report.stages_ms[scope]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

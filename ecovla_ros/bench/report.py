@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def _rate(row: Document) -> str:
 def success(document: Document) -> str:
     """Success by task, environment and method."""
     rows = [
-        [r["environment"], r["method"], f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
+        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
          _number(r["steps_p50"]), _percent(r["trigger_rate"]), _number(r["mcnemar_p"])]
         for r in document["rows"]
     ]
@@ -78,9 +79,38 @@ def success(document: Document) -> str:
     settings = document["settings"]
     command = (
         f"ecovla eval --method {settings['method']} --ratio {settings['ratio']} --episodes {settings['episodes']} "
-        f"--seed {settings['seed']}"
+        f"--seed {settings['seed']} --environments {settings['environments']}"
     )
     return markdown(head, rows, source(document, command))
+
+
+def study(document: Document) -> str:
+    """Tasks pooled: one row per method and ratio, success in every environment, and what it costs."""
+    pooled = [r for r in document["rows"] if r["task"] == "all"]
+    environments = list(dict.fromkeys(r["environment"] for r in pooled))
+    variants = list(dict.fromkeys((r["method"], r["refresh"], r["ratio"]) for r in pooled))
+    rows = []
+    for variant in variants:
+        mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
+        first = next(iter(mine.values()))
+        cells = [_study_cell(mine.get(e)) for e in environments]
+        triggers = " / ".join(_percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in environments)
+        rows.append([_method(first), f"{100 * variant[2]:.4g} %", *cells, _number(first.get("latency_ms")), triggers])
+    head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
+    settings = document["settings"]
+    command = f"ecovla eval --episodes {settings['episodes']} --seed {settings['seed']} --margin {settings['margin']} ..."
+    return markdown(head, rows, source(document, command))
+
+
+def _study_cell(row: Document | None) -> str:
+    if row is None:
+        return MISSING
+    verdict = f"; {row['verdict']}" if row.get("verdict") else ""
+    return f"{row['successes']}/{row['episodes']}, {_rate(row)}{verdict}"
+
+
+def _method(row: Document) -> str:
+    return row["method"] if row.get("refresh", "none") == "none" else f"{row['method']} ({row['refresh']})"
 
 
 def expert(document: Document) -> str:
@@ -91,15 +121,76 @@ def expert(document: Document) -> str:
 
 
 def latency(document: Document) -> str:
-    """Policy call by method and ratio, all frames and by kind."""
+    """Policy call by variant, all frames; the frames with a refresh beside the sparse ones; what it could be at best."""
+    rows = []
+    for r in (r for r in document["rows"] if r["scope"] == "policy" and r["frames"] == "all"):
+        same = [s for s in document["rows"] if all(s.get(k) == r.get(k) for k in ("method", "refresh", "ratio"))]
+        prefill = next((s for s in same if s["scope"] == "prefill" and s["frames"] == "all"), {})
+        refresh = next((s for s in same if s["scope"] == "policy" and s["frames"] == "refresh"), {})
+        rows.append([
+            r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", str(r["n"]), f"{r['mean_ms']:.4g}",
+            " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}",
+            _number(r.get("mac_ratio")), _share(r.get("of_ideal")), _times(prefill.get("speedup")),
+            _share(prefill.get("of_ideal")), _times(refresh.get("over_sparse_p50")), _percent(r.get("trigger_rate")),
+            _percent(r.get("exposed_share"), 2), _memory(r.get("memory_ratio")),
+        ])
+    head = ("method", "refresh", "ratio", "n", "mean ms", "p50 / p95 / p99", "speed-up", "MACs left", "of ideal",
+            "prefill: speed-up", "of ideal", "refresh frame / sparse", "triggers", "exposed", "memory")
+    return markdown(head, rows, source(document, bench_command(document)))
+
+
+def device(document: Document) -> str:
+    """Device times on CUDA: share of the roofline bound, and the action phase with and without a refresh beside it."""
     rows = [
-        [r["method"], f"{100 * r['ratio']:.4g} %", r["scope"], r["frames"], str(r["n"]),
-         *(f"{r[k]:.2f}" for k in ("mean_ms", "p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}", _number(r["mac_ratio"])]
-        for r in document["rows"]
-        if r["scope"] != "act" and (r["frames"] == "all" or r["scope"] == "policy")
+        [r["device"], r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", r["scope"], r["frames"], str(r["n"]),
+         " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), _share(r["of_roofline"]),
+         _percent(r["exposed_share"], 2)]
+        for r in document["rows"] if r["scope"] in ("prefill", "act") and r["frames"] != "all"
     ]
-    head = ("method", "ratio", "scope", "frames", "n", "mean ms", "p50", "p95", "p99", "speed-up", "site MACs left")
-    return markdown(head, rows, source(document, "ecovla bench"))
+    head = ("GPU", "method", "refresh", "ratio", "scope", "frames", "n", "p50 / p95 / p99 ms", "of roofline", "exposed")
+    return markdown(head, rows, source(document, bench_command(document)))
+
+
+def fidelity(document: Document) -> str:
+    """Error of the actions by phase."""
+    keys = sorted({(r["ratio"], r["method"], r["refresh"]) for r in document["rows"] if r["method"] != "dense"})
+    by = {(r["ratio"], r["method"], r["refresh"], r["phase"]): r for r in document["rows"]}
+    phases = ("calm", "changing")
+    rows = [
+        [method, refresh, f"{100 * ratio:.4g} %"]
+        + [f"{1e3 * by[ratio, method, refresh, p][k]:.3g}" for p in phases for k in ("rms_rad", "p95_rad")]
+        for ratio, method, refresh in keys
+    ]
+    head = ("method", "refresh", "ratio", *(f"{p}: {k} mrad" for p in phases for k in ("rms", "p95")))
+    return markdown(head, rows, source(document, bench_command(document)))
+
+
+def command(document: Document) -> str:
+    """Camera stamp to command published, through the nodes."""
+    rows = [
+        [r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", r["scope"], str(r["n"]), f"{r['mean_ms']:.4g}",
+         " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}", _percent(r["trigger_rate"])]
+        for r in document["rows"]
+    ]
+    head = ("method", "refresh", "ratio", "scope", "n", "mean ms", "p50 / p95 / p99", "speed-up", "triggers")
+    return markdown(head, rows, source(document, bench_command(document)))
+
+
+def bench_command(document: Document) -> str:
+    """The command line of `ecovla bench` that writes the document again."""
+    settings, words = document["settings"], ["ecovla bench"]
+    for name, default in BENCH_DEFAULTS.items():
+        value = settings.get(name, default)
+        if value != default:
+            words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    return " ".join([*words, *(f"--set {text}" for text in map(shlex.quote, settings["set"]))])
+
+
+BENCH_DEFAULTS = {
+    "model": "mini", "method": "dense,ecovla,static", "refresh": "probe,dense", "ratios": "0,0.25,0.4", "frames": 300,
+    "warm_up": 20, "pace": "paced", "seed": 0, "reference": 0, "fidelity": False, "nodes": 0,
+}
+"""What `ecovla bench` does without being told; test_bench holds it against cli/bench."""
 
 
 def parity(document: Document) -> str:
@@ -156,6 +247,28 @@ def trial(document: Document) -> str:
     return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
 
 
+def analytic(document: Document) -> str:
+    """Costs of the full shapes, computed from their products."""
+    gpus = list(document["settings"]["peaks"])
+    rows = [
+        [r["model"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
+         *(f"{r[f'{stage}_gmac']:.0f}" for stage in ("vision", "prefill", "act")), f"{r['weights_gb']:.1f}",
+         *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("model", "ratio", "tokens", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB", *gpus)
+    command = "python -m ecovla_ros.bench.analytic --json results/analytic.json"
+    note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
+    return markdown(head, rows, note)
+
+
+def bags(document: Document) -> str:
+    """Speed, size, memory and damage of bags."""
+    rows = [[r["case"], r["what"], f"{_number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
+    command = "python -m ecovla_ros.report.measure"
+    return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
+
+
 def _pair(row: Document, name: str) -> str:
     return f"{_number(row[f'{name}_p50_ms'])} / {_number(row[f'{name}_p95_ms'])}"
 
@@ -164,20 +277,41 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _memory(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}x"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
 
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("success.json", success),
     "paired": ("paired.json", success),
+    "study": ("table.json", study),
     "expert": ("expert.json", expert),
     "latency": ("latency.json", latency),
+    "latency-mid-fp32": ("latency_mid_fp32.json", latency),
+    "latency-mid-bf16": ("latency_mid_bf16.json", latency),
+    "latency-back-to-back": ("latency_back_to_back.json", latency),
+    "latency-cuda": ("latency_cuda.json", device),
+    "fidelity": ("fidelity.json", fidelity),
+    "command": ("command.json", command),
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
     "trial": ("trial.json", trial),
+    "analytic": ("analytic.json", analytic),
+    "bags": ("bags.json", bags),
 }
 
 if __name__ == "__main__":

@@ -14,8 +14,13 @@ COMMANDS = {
     "doctor": "is everything there before motion, over the live graph",
     "eval": "closed-loop success, paired across methods",
     "faults": "the guard against a campaign of faults, and five ways to play a motion",
-    "replay": "the policy over a recorded bag, deterministic",
     "trial": "processes killed in mid-motion, over ROS 2",
+    "plot": "success and speed-up against ratio, and one episode, from result files",
+    "film": "the cameras of a bag as an .mp4",
+    "inspect": "what a published checkpoint is and would cost; reads no weights",
+    "replay": "the policy over a recorded bag, deterministic",
+    "report": "one HTML file with the charts of a bag, a document or a live run",
+    "serve": "the policy behind a websocket, for vla-eval and openpi clients",
     "train": "demonstrations and the built-in policy, from scratch",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""

@@ -1,38 +1,100 @@
-"""`ecovla bench`: latency, dense and pruned, interleaved."""
+"""`ecovla bench`: latency, dense and pruned, interleaved; or what pruning does to the actions."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import Progress, print_table
+from ecovla_ros.errors import ConfigError
+
+LATENCY = ("scope", "method", "refresh", "ratio", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "speedup",
+           "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "swaps")
+FIDELITY = ("method", "refresh", "ratio", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("--model", default="mini", help="name of the model")
+    parser.add_argument("--model", default="mini", help="name of the model, or of a shape with random weights")
     parser.add_argument("--method", default="dense,ecovla,static", help="comma-separated methods")
+    parser.add_argument("--refresh", default="probe,dense", help="comma-separated: probe, dense; for adaptive methods")
     parser.add_argument("--ratios", default="0,0.25,0.4", help="comma-separated pruning ratios")
     parser.add_argument("--frames", type=int, default=300, help="measured frames per variant")
     parser.add_argument("--warm-up", type=int, default=20, help="frames before measuring")
+    parser.add_argument("--pace", default="paced", help="paced or back-to-back")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scripted observations")
+    parser.add_argument("--reference", type=int, default=0, metavar="EVERY",
+                        help="also run transformers' PI0 on the same weights, on every so many turns")
+    parser.add_argument("--fidelity", action="store_true", help="error of the actions against dense instead of latency")
+    parser.add_argument("--nodes", type=int, default=0, metavar="ROUNDS",
+                        help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant")
+    parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla bench`."""
-    from ecovla_ros.bench import document, latency
+    from ecovla_ros.bench import document
+    from ecovla_ros.bench.variants import variants
 
     settings = config.override(settings_of(options), **{"policy.model": options.model})
-    progress = Progress(options.frames + options.warm_up, "frames")
-    rows = latency.measure(
-        settings, options.method.split(","), numbers(options.ratios), options.frames, options.warm_up, options.seed,
-        lambda done, total: progress.to(done),
-    )
-    print_table(rows, ("scope", "method", "ratio", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "speedup",
-                       "mac_ratio", "exposed_ms", "trigger_rate"))
+    if options.frames < 1 or min(options.warm_up, options.reference, options.nodes) < 0:
+        raise ConfigError("--frames must be at least 1, --warm-up, --reference and --nodes at least 0")
+    chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios))
+    measure = _nodes if options.nodes else _fidelity if options.fidelity else _latency
+    rows, columns = measure(options, settings, chosen)
+    print_table(rows, columns)
     if options.json:
         document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
     return 0
+
+
+def _latency(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros import build
+    from ecovla_ros.bench import latency
+    from ecovla_ros.bench.reference import Reference
+    from ecovla_ros.models.shapes import PI0_MID
+
+    reference = None
+    if options.reference:
+        if options.model != "pi0-mid":
+            raise ConfigError(f"--reference has weights for pi0-mid alone, not for {options.model}")
+        build.prepare_process(settings.policy)
+        reference = Reference(PI0_MID, build.dtype_of(settings.policy), settings.policy.seed, options.reference)
+    progress = Progress(options.frames + options.warm_up, "frames")
+    rows = latency.measure(
+        settings, chosen, options.frames, options.warm_up, options.seed, options.pace,
+        lambda done, total: progress.to(done), reference, options.save_pattern,
+    )
+    return rows, LATENCY
+
+
+def _fidelity(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros.bench import fidelity
+
+    progress = Progress(options.frames * len(chosen), "frames")
+    rows = fidelity.measure(settings, chosen, options.frames, options.seed, lambda done, total: progress.to(done))
+    return rows, FIDELITY
+
+
+def _nodes(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros.bench import graph
+
+    if options.model != "mini":
+        raise ConfigError(f"--nodes drives the built-in simulator, which has a policy for mini alone, not {options.model}")
+    progress = Progress(options.nodes * len(chosen), "demos")
+    rows = graph.measure(
+        chosen, options.set, "apple", options.seed or 1, options.nodes, lambda done, total: progress.to(done)
+    )
+    return rows, LATENCY

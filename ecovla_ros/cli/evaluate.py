@@ -4,44 +4,98 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import Progress, print_table
+from ecovla_ros.errors import ConfigError
+
+COLUMNS = ("environment", "method", "refresh", "ratio", "task", "episodes", "successes", "low", "high", "seconds_p50",
+           "trigger_rate", "only_dense", "only_this", "mcnemar_p", "verdict")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
     parser.add_argument("--method", default="dense,ecovla", help="comma-separated: " + ", ".join(config.METHODS))
+    parser.add_argument("--refresh", default="probe", help="comma-separated, of adaptive methods: probe, dense")
     parser.add_argument("--ratio", default="0.25", help="comma-separated pruning ratios")
     parser.add_argument("--tasks", default="apple,bottle,banana", help="comma-separated task names")
-    parser.add_argument("--environments", default="calm", help="comma-separated: calm, looks, shift")
+    parser.add_argument("--environments", default="calm", help="comma-separated: calm, looks, shift, latency")
     parser.add_argument("--episodes", type=int, default=20, help="per task and environment")
     parser.add_argument("--seed", type=int, default=1000, help="seed of the first episode")
+    parser.add_argument("--margin", type=float, help="test non-inferiority to dense by this margin, e.g. 0.02")
+    parser.add_argument("--latency", type=Path, help="result of `ecovla bench`: times for the environment latency")
+    parser.add_argument("--latency-factor", type=float, default=1.0, help="stands for a model so much slower")
     parser.add_argument("--processes", type=int, default=1, help="episodes run in so many processes")
+    parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://...")
+    parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json did")
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla eval`."""
-    from ecovla_ros.bench import document, success
+    from ecovla_ros import build
+    from ecovla_ros.bench import document, journal, success
 
     settings = settings_of(options)
-    if options.processes > 1:
-        settings = config.override(settings, **{"policy.threads": 1})
-    todo = success.trials(
-        options.method.split(","), numbers(options.ratio), options.tasks.split(","), options.environments.split(","),
-        options.episodes, options.seed,
-    )
-    progress = Progress(len(todo), "episodes")
-    episodes = success.run(settings, todo, options.processes, lambda row: progress.step(_outcome(row)))
-    rows = success.table(episodes)
-    print_table(rows, ("environment", "method", "ratio", "task", "episodes", "successes", "low", "high", "steps_p50",
-                       "trigger_rate", "only_dense", "only_this", "mcnemar_p"))
+    delays = _delays(options)
+    todo = _trials(options)
+    spread = _spread(options)
+    book = None
     if options.json:
-        document.write(options.json, rows, {**plain(options), "config": asdict(settings), "per_episode": episodes})
+        head = {"config": asdict(settings), "checkpoint": journal.fingerprint(build.checkpoint_of(settings.policy)),
+                "latency": str(options.latency or ""), "latency_factor": options.latency_factor}
+        book = journal.Journal(journal.beside(options.json), head, options.resume)
+        print(f"{len(book.rows)} episodes are done already")
+    elif options.resume:
+        raise ConfigError("--resume needs --json FILE: the episodes lie beside it")
+    done = {journal.trial_of(row) for row in book.rows} if book else set()
+    progress = Progress(sum(trial not in done for trial in todo), "episodes")
+    try:
+        episodes = success.run(settings, todo, spread, lambda row: progress.step(_outcome(row)), delays, book)
+    finally:
+        if book is not None:
+            book.close()
+    rows = success.table(episodes, options.margin)
+    if delays is not None:
+        for row in rows:
+            row["latency_ms"] = delays.mean_ms((row["method"], row["refresh"], row["ratio"]))
+    print_table(rows, COLUMNS)
+    if options.json:
+        document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
     return 0
+
+
+def _trials(options: argparse.Namespace) -> list[Any]:
+    from ecovla_ros.bench import success, trials
+
+    chosen = trials.compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
+    todo = trials.trials(
+        chosen, options.tasks.split(","), options.environments.split(","), options.episodes, options.seed
+    )
+    if options.margin is not None:
+        if all(v.method != "dense" for v in chosen):
+            raise ConfigError("--margin compares with dense; add it: --method dense,...")
+        success.check_size(options.episodes * len(options.tasks.split(",")), options.margin)
+    return todo
+
+
+def _delays(options: argparse.Namespace) -> Any:
+    from ecovla_ros.bench import environments
+
+    if options.latency is None:
+        if "latency" in options.environments.split(","):
+            raise ConfigError("the environment 'latency' needs measured times: --latency FILE, written by ecovla bench")
+        return None
+    return environments.measured(options.latency, options.latency_factor)
+
+
+def _spread(options: argparse.Namespace) -> Any:
+    from ecovla_ros.bench import spread
+
+    return spread.ray(options.ray) if options.ray else spread.processes(options.processes)
 
 
 def _outcome(row: dict[str, Any]) -> str:

@@ -3,38 +3,148 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, plain, settings_of
 from ecovla_ros.cli.terminal import print_table
+from ecovla_ros.errors import ConfigError
+
+REFRESH = next((f for f in dataclasses.fields(config.PruneConfig) if f.name == "refresh"), None)
+"""The configuration key prune.refresh, where this version has it."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("bag", type=Path, help="rosbag2 folder or MCAP file")
-    parser.add_argument("--method", default="", help="override prune.method")
+    parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap or .db3 file")
+    parser.add_argument("--method", default="", help="override prune.method: " + ", ".join(config.METHODS))
     parser.add_argument("--ratio", type=float, help="override prune.ratio")
-    parser.add_argument("--map", action="append", default=[], metavar="INPUT=TOPIC", help="topic of an input")
-    parser.add_argument("--golden", type=Path, help="compare the chunks with those of an earlier --json file")
+    if REFRESH is not None:
+        parser.add_argument("--refresh", default="", help="override prune.refresh")
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="INPUT=TOPIC",
+        help="topic of third_person, wrist, joint_states or instruction",
+    )
+    parser.add_argument("--instruction", default="", help="the task in words, in place of the bag's")
+    parser.add_argument(
+        "--rate",
+        default="0",
+        help="answer at most so many frames a second of the bag; 'policy': the policy's rate; 0: every frame",
+    )
+    parser.add_argument(
+        "--pace", choices=("fast", "real"), default="fast", help="real: a second of the bag takes a second"
+    )
+    parser.add_argument(
+        "--guard",
+        action="store_true",
+        help="send the chunks through the guard as well; open loop: the recorded arm does not follow",
+    )
+    parser.add_argument("--out", type=Path, help="folder of a new bag: the inputs and the answers")
+    parser.add_argument("--golden", type=Path, help="compare the chunks with those of this file (or an earlier --json)")
+    parser.add_argument("--regenerate", action="store_true", help="write the --golden file anew instead of comparing")
 
 
 def run(options: argparse.Namespace) -> int:
-    """`ecovla replay`."""
+    """`ecovla replay`. Exit code 1: the chunks differ from the golden ones. 2: the bag is damaged."""
+    from ecovla_ros.bags import inputs
     from ecovla_ros.bags import replay as program
     from ecovla_ros.bench import document
 
-    settings = settings_of(options)
+    if options.regenerate and not options.golden:
+        raise ConfigError("--regenerate writes the file of --golden; valid: both, or neither")
+    how = program.Options(
+        inputs.mapping(options.map),
+        options.instruction,
+        _rate(options.rate),
+        options.guard,
+        real_time() if options.pace == "real" else lambda time_ns: None,
+    )
+    began = time.perf_counter()
+    found = program.run(_settings(options), options.bag, how, options.out)
+    _show(found, time.perf_counter() - began)
+    if options.json:
+        document.write(options.json, found.rows, plain(options))
+    code = _golden(options, found.rows) if options.golden else 0
+    if found.damage:
+        print(f"ecovla: {found.damage}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _golden(options: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+    """Write the golden actions or compare with them; 1 when they differ."""
+    from ecovla_ros.bags import golden
+
+    if options.regenerate:
+        golden.write(options.golden, rows)
+        print(f"golden actions of {len(rows)} frames written to {options.golden}")
+        return 0
+    expected = golden.read(options.golden)
+    wrong = golden.differences(rows, expected)
+    if wrong:
+        print(golden.table(wrong))
+        return 1
+    largest, allowed = golden.largest(rows, expected), golden.tolerance(expected)
+    print(f"as golden: largest difference {largest:.3g}, allowed {allowed:g}")
+    return 0
+
+
+def real_time(
+    clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> Callable[[int], None]:
+    """A pace that waits until as much time has passed as in the bag."""
+    first: list[tuple[float, int]] = []
+
+    def pace(time_ns: int) -> None:
+        now = clock()
+        if not first or time_ns < first[0][1]:
+            first[:] = [(now, time_ns)]
+        sleep(max(0.0, first[0][0] + (time_ns - first[0][1]) / 1e9 - now))
+
+    return pace
+
+
+def _settings(options: argparse.Namespace) -> config.Config:
     changes: dict[str, Any] = {}
     if options.method:
         changes["prune.method"] = options.method
     if options.ratio is not None:
         changes["prune.ratio"] = options.ratio
-    rows = program.run(config.override(settings, **changes), options.bag, program.mapping(options.map))
-    print_table(rows[-10:], ("stamp_ns", "kind", "similarity", "triggered", "total_ms", "joint_1", "gripper"))
-    print(f"{len(rows)} frames")
-    if options.json:
-        document.write(options.json, rows, plain(options))
-    return program.compare(rows, options.golden) if options.golden else 0
+    if getattr(options, "refresh", ""):
+        changes["prune.refresh"] = options.refresh
+    return config.override(settings_of(options), **changes)
+
+
+def _rate(text: str) -> float | str:
+    if text == "policy":
+        return text
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0.0 <= rate <= 1000.0:
+        raise ConfigError(f"--rate {text}; valid: policy, or frames a second from 0 (every frame) to 1000")
+    return rate
+
+
+def _show(found: Any, seconds: float) -> None:
+    columns = ("stamp_ns", "kind", "similarity", "triggered", "pattern", "policy_ms", "joint_1", "gripper")
+    print_table(found.rows[-10:], columns)
+    answered = sum("joints" in row for row in found.rows)
+    span = (found.rows[-1]["time_ns"] - found.rows[0]["time_ns"]) / 1e9
+    print(
+        f"{answered} frames answered in {seconds:.1f} s ({span:.1f} s of the bag), {len(found.rows) - answered} times "
+        "held, "
+        f"{found.dropped} pictures in no frame"
+    )
+    for why in dict.fromkeys(row["held"] for row in found.rows if "held" in row):
+        print(f"held: {why}")

@@ -10,6 +10,19 @@ from typing import Any
 Row = dict[str, Any]
 
 
+BAR = 20
+"""Width of a progress bar, characters."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3:07 or 2:05:00."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 class Progress:
     """One line on standard error that tells how far a command is and how long it will take."""
 
@@ -25,7 +38,9 @@ class Progress:
         self._done = done
         left = (time.monotonic() - self._start) / done * (self._total - done)
         end = "\n" if done == self._total else ""
-        print(f"\r{done}/{self._total} {self._what}, {left:.0f} s left  {note:<50.50}", end=end, file=sys.stderr, flush=True)
+        bar = "#" * round(BAR * done / self._total)
+        line = f"[{bar:.<{BAR}}] {done}/{self._total} {self._what}, {duration(left)} left"
+        print(f"\r{line}  {note:<50.50}", end=end, file=sys.stderr, flush=True)
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -1,13 +1,17 @@
-"""`ecovla train`: demonstrations and the built-in policy, from scratch."""
+"""`ecovla train`: demonstrations and the built-in policy, from scratch or from a checkpoint, and its evaluation."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ecovla_ros.cli.options import add_common, plain
+from ecovla_ros import config
+from ecovla_ros.cli.options import add_common, plain, settings_of
+from ecovla_ros.cli.terminal import Progress, duration, print_table
 
 Row = dict[str, Any]
 
@@ -17,33 +21,105 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     parser.add_argument("--work", type=Path, default=Path("data/mini"), help="folder of demonstrations and stages")
     parser.add_argument("--out", type=Path, default=Path("out/mini"), help="folder of the checkpoint")
-    parser.add_argument("--episodes", type=int, default=900, help="demonstrations")
+    parser.add_argument("--start", default="", metavar="FOLDER", help="checkpoint to go on from; empty: from scratch")
+    parser.add_argument("--episodes", type=int, default=900, help="demonstrations of the expert")
+    parser.add_argument("--looks", type=float, default=0.25, help="share of episodes with randomised looks")
+    parser.add_argument("--corrections", type=int, default=150, help="episodes the policy drives, the expert labels")
+    parser.add_argument("--bags", type=Path, nargs="*", default=[], help="rosbags of teleoperation to train on")
+    parser.add_argument("--map", action="append", default=[], metavar="INPUT=TOPIC", help="topics of the bags")
+    parser.add_argument("--lerobot", type=Path, nargs="*", default=[], help="LeRobot data sets (v3.0) to train on")
+    parser.add_argument("--export-lerobot", type=Path, metavar="FOLDER", help="write all demonstrations there, and end")
     parser.add_argument("--vision-minutes", type=float, default=12.0)
     parser.add_argument("--policy-minutes", type=float, default=45.0)
-    parser.add_argument("--processes", type=int, default=2, help="collecting processes")
-    parser.add_argument("--threads", type=int, default=2, help="training threads")
+    parser.add_argument("--together-minutes", type=float, default=40.0)
+    parser.add_argument("--processes", type=int, default=2, help="collecting and, on a CPU, training processes")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of the vision stage")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--evaluate", type=int, default=20, help="episodes a task at the end, calm and looks; 0: none")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla train`."""
     from ecovla_ros.bench import document
-    from ecovla_ros.train import demos
     from ecovla_ros.train import run as program
 
-    settings = program.TrainSettings(
-        demos=replace(demos.DemoSettings(), episodes=options.episodes), processes=options.processes,
-        threads=options.threads, vision_minutes=options.vision_minutes, policy_minutes=options.policy_minutes,
-        seed=options.seed,
-    )
+    settings = _settings(options)
+    _import(options, settings.demos)
+    if options.export_lerobot:
+        return _export(options, settings)
     rows: list[Row] = []
 
     def report(row: Row) -> None:
         rows.append(row)
-        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        print("  ".join(f"{name} {_shown(name, value)}" for name, value in row.items()), flush=True)
 
     out = program.run(options.work, options.out, settings, report)
     print(f"checkpoint: {out}")
+    table = _evaluate(options, out)
     if options.json:
-        document.write(options.json, rows, {**plain(options), "train": asdict(settings)})
+        document.write(options.json, table or rows, {**plain(options), "train": asdict(settings)}, progress=rows)
     return 0
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "seconds_left":
+        return duration(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from ecovla_ros.train import run as program
+    from ecovla_ros.train.frames import DemoSettings
+
+    demos = replace(DemoSettings(), episodes=options.episodes, looks=options.looks)
+    return program.TrainSettings(
+        demos=demos, processes=options.processes, device=options.device, threads=options.threads, start=options.start,
+        vision_minutes=options.vision_minutes, policy_minutes=options.policy_minutes, corrections=options.corrections,
+        together_minutes=options.together_minutes, seed=options.seed, command=shlex.join(["ecovla", *sys.argv[1:]]),
+    )
+
+
+def _import(options: argparse.Namespace, demos: Any) -> None:
+    """Recorded episodes of bags and LeRobot folders become shards of the data set."""
+    from ecovla_ros.bags import inputs
+    from ecovla_ros.bags.demonstrations import demonstrations
+    from ecovla_ros.train import lerobot
+    from ecovla_ros.train.dataset import import_demonstrations
+    from ecovla_ros.train.demos import meta_of
+
+    topics, node = inputs.mapping(options.map), settings_of(options).node
+    sources = [(path, demonstrations(path, topics, node)) for path in options.bags]
+    sources += [(path, lerobot.read(path)) for path in options.lerobot]
+    for number, (path, episodes) in enumerate(sources):
+        folder = options.work / "demos" / f"shard-recorded-{number:03d}"
+        count = import_demonstrations(folder, episodes, {**meta_of(demos), "source": str(path)})
+        print(f"{path}: {count} episodes")
+
+
+def _export(options: argparse.Namespace, settings: Any) -> int:
+    from ecovla_ros.train import demos, lerobot
+    from ecovla_ros.train.dataset import Dataset
+
+    if settings.demos.episodes:
+        bar = Progress(settings.demos.episodes, "episodes")
+        demos.collect(options.work / "demos", settings.demos, settings.processes, lambda done, *_: bar.to(max(done, 1)))
+    count = lerobot.write(options.export_lerobot, Dataset(options.work / "demos").demonstrations())
+    print(f"{count} episodes: {options.export_lerobot}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, out: Path) -> list[Row]:
+    """Dense success of the new checkpoint on held-out seeds."""
+    from ecovla_ros.bench import spread, success, trials
+    from ecovla_ros.sim.tasks import TASKS
+
+    if not options.evaluate:
+        return []
+    settings = config.override(settings_of(options), **{"policy.checkpoint": str(out)})
+    dense = trials.compared(["dense"], ["probe"], [0.0])
+    todo = trials.trials(dense, list(TASKS), ["calm", "looks"], options.evaluate, 1000)
+    bar = Progress(len(todo), "episodes")
+    rows = success.table(success.run(settings, todo, spread.processes(options.processes), lambda row: bar.step()))
+    print_table(rows, ("environment", "task", "episodes", "successes", "low", "high", "seconds_p50"))
+    return rows

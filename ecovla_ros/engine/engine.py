@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ecovla_ros.config import PruneConfig
+from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.choice import choose_kernels
+from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.refresh import Refresh, RefreshState
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
-from ecovla_ros.errors import ControlError, EcovlaError, PruningError
+from ecovla_ros.errors import ControlError, PruningError
 from ecovla_ros.models.base import DENSE, Plan, Policy, Seen
 from ecovla_ros.prune.similarity import scene_similarity
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
+
+UNDECIDED = Decision(False, float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,36 @@ class Engine:
         self, policy: Policy, config: PruneConfig, streams: Streams, seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Raises PruningError where sites, ratios and settings do not fit."""
         self.policy, self.config = policy, config
         self._streams, self._watch = streams, Stopwatch(clock)
         self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
-        self._adaptive = config.method == "ecovla"
         self._trigger = Trigger(config.p, config.window)
+        self._deadline: Deadline | None = None
+        self._refreshes = 0
         self.reset(seed)
 
-    def calibrate(self, energies: dict[str, Tensor]) -> None:
+    def calibrate(self, energies: Mapping[str, Tensor]) -> None:
         """Start from calibration energies (site key -> (R,), channel order). Does nothing when dense.
 
         Raises PruningError where they do not fit the sites.
         """
-        self._streams.join()
+        self._settled()
         if self._refresh is not None:
             self._refresh.calibrate(energies)
+
+    def warm_up(self, repeats: int = 3) -> None:
+        """Run every shape with every plan, and measure the tiers if a deadline is set. Before the first frame."""
+        refresh = self._refresh
+        plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans)
+        for obs in self.policy.examples():
+            prefix = len(self.policy.encode(obs).prefix)
+            choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
+            for plan in plans:
+                self._answer(obs, plan)
+        if refresh is not None and self.config.deadline_ms > 0:
+            tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in refresh.sparse]
+            self._deadline = Deadline(self.config.deadline_ms, tiers)
 
     def reset(self, seed: int) -> None:
         """A new episode: forget the scene and draw the flow noise, which stays the same for the whole episode.
@@ -67,11 +87,12 @@ class Engine:
         self._noise = torch.randn((spec.horizon, spec.action_dim), generator=generator)
         self._trigger.reset()
         self._before: Seen | None = None
-        self._age, self._last = 0, RefreshState()
+        self._age = self._since = 0
+        self._last = RefreshState() if self._refresh is None else self._refresh.state
 
     @torch.inference_mode()
     def step(self, obs: Observation) -> Step:
-        """Answer one observation. Raises ObservationError or ControlError; the pattern and the weights stay valid."""
+        """Answer one observation. Raises ObservationError, ControlError or PruningError; what is valid stays valid."""
         watch = self._watch
         watch.start()
         seen = self.policy.encode(obs)
@@ -80,69 +101,112 @@ class Engine:
         watch.lap("trigger")
         fault = self._join()
         watch.lap("join")
-        plan = self._plan(decision)
+        plan = self._plan(decision, len(seen.prefix))
         handoff = self.policy.prefill(seen, plan)
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
         actions = self.policy.act(seen, handoff, plan, self._noise)
         watch.lap("act")
         self._set_aside(plan, "act")
+        self._streams.release()
         chunk, fault = self._decode(seen, actions, plan, fault)
         watch.lap("post")
         self._streams.rest()
         return Step(chunk, self._report(obs, decision, plan, fault))
 
     @property
-    def sparse_plan(self) -> dict[str, int]:
-        """Site key -> channels a sparse frame runs; empty when dense."""
-        return {} if self._refresh is None else dict(self._refresh.sparse.kept)
+    def sparse_plan(self) -> Plan:
+        """What a sparse frame of the configured ratio runs; the dense plan when dense."""
+        return DENSE if self._refresh is None else self._refresh.sparse[self._refresh.home]
+
+    @property
+    def refresh_bytes(self) -> int:
+        """Memory the refresh owns beside the weights, bytes."""
+        return 0 if self._refresh is None else self._refresh.bytes
+
+    def patterns(self) -> dict[str, list[int]]:
+        """Site key -> its channels by slot, the kept ones first; empty when dense. See prune/pattern for files."""
+        self._settled()
+        return {} if self._refresh is None else self._refresh.patterns()
+
+    def adopt(self, orders: Mapping[str, Sequence[int]]) -> None:
+        """Start from exported patterns. Raises PruningError where they do not fit."""
+        self._settled()
+        if self._refresh is not None:
+            self._refresh.adopt(orders)
 
     def settle(self) -> None:
         """Wait until the pattern of the last frame is in place."""
-        self._streams.join()
+        self._settled()
+        if self._refresh is not None:
+            self._refresh.poll()
 
     def close(self) -> None:
         """End the side stream and put the weights back in their own order."""
-        self._streams.join()
+        self._settled()
         self._streams.close()
         if self._refresh is not None:
             self._refresh.close()
 
+    def _settled(self) -> str:
+        """Every refresh set aside is in place, or has failed and left the last good pattern: then why."""
+        try:
+            self._streams.join(self.config.refresh_limit_s)
+        except PruningError as error:
+            return f"{error}; the last pattern stays"
+        return ""
+
     def _look(self, seen: Seen) -> Decision:
-        if not self._adaptive:
-            return Decision(False, float("nan"), float("nan"))
+        if self.config.method != "ecovla":
+            return UNDECIDED
         before = None if self._before is None else self._before.vision
         self._before = seen
         return self._trigger.update(scene_similarity(seen.vision, before))
 
     def _join(self) -> str:
-        """The last refresh is in place, or has failed and left its last good pattern: then why."""
-        failed = ""
-        try:
-            self._streams.join()
-        except (EcovlaError, RuntimeError) as error:
-            failed = f"refresh failed, the last pattern stays: {error}"
+        failed = self._settled()
         if self._refresh is None:
             return failed
-        state = self._refresh.state  # a later refresh writes a state of its own
+        if self._refresh.torn:
+            raise PruningError("writing a pattern failed half-way, the weights are not valid any more: load the policy anew")
+        self._refresh.poll()
+        state = self._refresh.state
         self._age = 0 if state.pattern_id != self._last.pattern_id else self._age + 1
-        self._last = state
-        return failed or state.fault
+        fresh, self._last = state is not self._last, state
+        if not failed and not self._streams.free:
+            failed = "a refresh that was given up has not ended: the last pattern stays"
+        return failed or (state.fault if fresh else "")
 
-    def _plan(self, decision: Decision) -> Plan:
-        if self._refresh is None:
+    def _plan(self, decision: Decision, prefix: int) -> Plan:
+        refresh = self._refresh
+        if refresh is None:
             return DENSE
-        if self._adaptive and (decision.fired or not self._refresh.calibrated):
-            self._refresh.clear_record()
-            return self._refresh.recording
-        if not self._refresh.calibrated:
-            raise PruningError(f"method {self.config.method} needs calibration energies; call calibrate first")
-        return self._refresh.sparse
+        if self.config.deadline_ms > 0 and self._deadline is None:
+            raise PruningError("prune.deadline_ms needs times of the tiers: call warm_up before the first frame")
+        tier = refresh.home if self._deadline is None else self._deadline.choose()
+        self._since += 1
+        if not self._wants_refresh(decision, refresh):
+            if not refresh.calibrated:
+                raise PruningError(f"method {self.config.method} needs calibration energies; call calibrate first")
+            return refresh.sparse[tier]
+        self._since = 0
+        self._refreshes += 1
+        audit = self.config.audit and self._refreshes % self.config.audit == 0
+        dense = self.config.refresh == "dense" or audit or not refresh.calibrated
+        plan = refresh.recording if dense else refresh.probing[tier]
+        refresh.watch(plan, prefix, self.policy.spec.horizon)
+        return plan
+
+    def _wants_refresh(self, decision: Decision, refresh: Refresh) -> bool:
+        if self.config.method not in ADAPTIVE or not self._streams.free:
+            return False
+        old = 0 < self.config.max_age <= self._since
+        return decision.fired or self.config.method == "every" or old or not refresh.calibrated
 
     def _set_aside(self, plan: Plan, phase: str) -> None:
         refresh = self._refresh
-        if refresh is not None and plan is refresh.recording and (phase == "prefill" or refresh.runs_in(phase)):
-            self._streams.aside(lambda: refresh.run(phase))
+        if refresh is not None and plan.record is not None and refresh.runs_in(phase):
+            self._streams.aside(partial(refresh.prepare, phase, plan))
 
     def _decode(self, seen: Seen, actions: Tensor, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
         """Actions to a chunk; a sparse frame that is not finite is answered again, dense."""
@@ -150,6 +214,7 @@ class Engine:
         if _finite(chunk):
             return chunk, fault
         if plan.kept:
+            self._settled()
             handoff = self.policy.prefill(seen, DENSE)
             chunk = self.policy.decode(seen, self.policy.act(seen, handoff, DENSE, self._noise))
             if _finite(chunk):
@@ -157,24 +222,39 @@ class Engine:
         raise ControlError("the policy's actions are not finite; no chunk is sent")
 
     def _report(self, obs: Observation, decision: Decision, plan: Plan, fault: str) -> FrameReport:
-        watch, last, sparse = self._watch, self._last, bool(plan.kept)
+        watch, last = self._watch, self._last
+        total_ms = watch.total_ms()
+        if self._deadline is not None and plan.kept and plan.record is None and self._refresh is not None:
+            self._deadline.measured(self._refresh.sparse.index(plan), total_ms - watch.stages_ms["join"])
         return FrameReport(
             stamp_ns=obs.stamp_ns,
             stages_ms=watch.stages_ms,
-            total_ms=watch.total_ms(),
+            total_ms=total_ms,
             exposed_ms=watch.stages_ms["join"],
             refresh_ms=last.duration_ms,
             method=self.config.method,
-            kind="sparse" if sparse else "refresh" if plan.energy is not None else "dense",
+            refresh=self.config.refresh if self.config.method in ADAPTIVE else "none",
+            kind="refresh" if plan.record is not None else "sparse" if plan.kept else "dense",
             similarity=decision.similarity,
             threshold=decision.threshold,
             triggered=decision.fired,
-            ratio=self._refresh.ratio if self._refresh is not None and sparse else 0.0,
+            ratio=plan.ratio,
             pattern_age=self._age,
             pattern_id=last.pattern_id,
             swaps=last.swaps,
             fault=fault,
         )
+
+    @torch.inference_mode()
+    def _answer(self, obs: Observation, plan: Plan) -> float:
+        """Run one observation with a plan and nothing else; ms."""
+        watch = self._watch
+        watch.start()
+        seen = self.policy.encode(obs)
+        if self._refresh is not None and plan.record is not None:
+            self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon)
+        self.policy.decode(seen, self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        return watch.total_ms()
 
 
 def _finite(chunk: ActionChunk) -> bool:

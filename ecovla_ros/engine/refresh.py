@@ -1,46 +1,36 @@
-"""The side door: recorded energies -> history -> importance -> next pattern -> row swaps (paper, Eq. 8-11).
+"""The side door: what a pass recorded -> history -> importance -> next pattern -> row swaps (paper, Eq. 8-11).
 
-A refresh owns all it touches: energy records, histories, factors and partitions, allocated once. Sites of one shape
-form a stack, and every formula runs on a whole stack at once: (L, R) with L sites and R = channels * unit rows.
+Two kinds behind one switch. `dense` is the paper's: the frame that triggers runs dense and records every channel.
+`probe` is ours: the frame stays sparse; its kept channels' energies fall out of the pass, those of the pruned channels
+come from a few sampled tokens that the refresh runs through the pruned rows, beside the frame.
+
+A refresh has two halves. `prepare` reads records and weights and may be abandoned; what it returns writes weights, and
+is all that may not be interrupted. On CUDA the number of kernels in both is fixed: nothing loops on data or waits.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ecovla_ros.config import PruneConfig
+from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.stack import Stack
+from ecovla_ros.engine.timing import span_for
 from ecovla_ros.errors import PruningError
-from ecovla_ros.prune import importance
-from ecovla_ros.prune.partition import Partition
-from ecovla_ros.prune.select import keep_best, kept_count
-from ecovla_ros.prune.site import Plan, Site
+from ecovla_ros.prune.energy import spread
+from ecovla_ros.prune.select import kept_count
+from ecovla_ros.prune.site import Plan, Record, Site
+
+PHASES = ("prefill", "act")
 
 
-@dataclass
-class Stack:
-    """Sites of one shape and phase."""
-
-    sites: list[Site]
-    kept: int
-    record: Tensor
-    """Energies of the last recorded frame, slot order, (L, R) float32."""
-    history: Tensor
-    """E of Eq. 9 and 10, channel order, (L, R) float32."""
-    ppsp: Tensor
-    wanda: Tensor
-    partitions: list[Partition] = field(default_factory=list)
-    seen: bool = False
-    """True once the history holds energies of some frame."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class RefreshState:
-    """What the last refresh that has ended did. Written by the job, read after `join`."""
+    """What the last refresh that has ended did."""
 
     swaps: int = 0
     pattern_id: int = 0
@@ -49,43 +39,57 @@ class RefreshState:
 
 
 class Refresh:
-    """Patterns of all selected sites of one policy.
+    """Patterns of all selected sites of one policy, and the plans a frame may run with.
 
-    `recording` and `sparse` are the two plans a frame may run with; the first records into this refresh's buffers.
+    Tier i leaves out the i-th smallest of the configured ratios; its kept channels contain those of every later tier.
     """
 
     def __init__(
         self, sites: Sequence[Site], config: PruneConfig, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._config, self._clock = config, clock
+        """Raises PruningError for ratios and sites that do not fit."""
         chosen = [s for s in sites if s.group in config.sites and _layer(s) not in config.skip_layers]
         if config.ratio > 0 and not chosen:
             have = sorted({s.group for s in sites})
             raise PruningError(f"no site of groups {list(config.sites)} outside skip_layers; this model has {have}")
-        self.stacks = [_stack(group, config.ratio) for group in _by_shape(chosen)]
+        if config.deadline_ms > 0 and not config.tiers:
+            raise PruningError("prune.deadline_ms chooses among tiers; valid with prune.tiers, e.g. [0.0, 0.25, 0.5]")
+        self._config = config
+        self.ratios = sorted({config.ratio, *config.tiers})
+        self.home = self.ratios.index(config.ratio)
+        """The tier of the configured ratio."""
+        device = chosen[0].consumer.device if chosen else torch.device("cpu")
+        self._tokens = {p: torch.zeros(config.probe_tokens, dtype=torch.int64, device=device) for p in PHASES}
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self.stacks = [self._stack(group) for group in _by_shape(chosen)]
+        self.sparse = tuple(self._plan(tier) for tier in range(len(self.ratios)))
+        self.probing = tuple(replace(plan, record=self._records(probe=True)) for plan in self.sparse)
+        self.recording = Plan(record=self._records(probe=False))
         self.state = RefreshState()
-        records = {
-            site.key: stack.record[row] for stack in self.stacks for row, site in enumerate(stack.sites)
-        }
-        self.recording = Plan(energy=records)
-        self.sparse = Plan(kept={s.key: stack.kept for stack in self.stacks for s in stack.sites})
+        self.torn = False
+        """True if writing a pattern failed half-way: rows of one channel may lie in different slots."""
+        self._spans = {p: span_for(device, clock) for p in PHASES}
+        pinned = device.type == "cuda"
+        self._found = {p: torch.zeros(2, dtype=torch.int64, pin_memory=pinned) for p in PHASES}
+        self._lengths = dict.fromkeys(PHASES, 1)
+        self._running: list[str] = []
+        if config.method == "random":
+            self._arrange_at_random()
 
     @property
     def calibrated(self) -> bool:
         """True once every history holds energies of some frame."""
-        return all(stack.seen for stack in self.stacks)
+        return self._config.method == "random" or all(stack.seen for stack in self.stacks)
 
     @property
-    def ratio(self) -> float:
-        """Share of the selected sites' rows that a sparse frame leaves out, as the exact counts have it."""
-        rows = sum(s.channels * s.unit for stack in self.stacks for s in stack.sites)
-        kept = sum(stack.kept * s.unit for stack in self.stacks for s in stack.sites)
-        return 1.0 - kept / rows if rows else 0.0
+    def plans(self) -> tuple[Plan, ...]:
+        """Every plan a frame of this method may run with."""
+        return (*self.sparse, *((self.recording, *self.probing) if self._config.method in ADAPTIVE else ()))
 
-    def clear_record(self) -> None:
-        """Zero the energy record: the next recorded pass adds into it."""
-        for stack in self.stacks:
-            stack.record.zero_()
+    @property
+    def bytes(self) -> int:
+        """Memory of all buffers of the refresh."""
+        return sum(s.bytes for s in self.stacks) + sum(t.nbytes for t in self._tokens.values())
 
     def calibrate(self, energies: Mapping[str, Tensor]) -> None:
         """Start the histories from calibration energies (site key -> (R,), channel order) and set the first pattern.
@@ -93,65 +97,106 @@ class Refresh:
         Raises PruningError for a missing site, a wrong shape, or energies that are negative or not finite.
         """
         for stack in self.stacks:
-            for row, site in enumerate(stack.sites):
-                energy = energies.get(site.key)
-                if energy is None or energy.shape != stack.history[row].shape:
-                    shape = None if energy is None else tuple(energy.shape)
-                    raise PruningError(
-                        f"calibration of site {site.key}: {shape}; valid: ({site.channels * site.unit},)"
-                    )
-                if not torch.isfinite(energy).all() or (energy < 0).any():
-                    raise PruningError(f"calibration of site {site.key} holds negative or non-finite energies")
-                stack.history[row].copy_(energy)
-        for stack in self.stacks:
-            stack.seen = True
-            self._rearrange(stack, self._first_scores(stack))
+            stack.start(energies)
+            if self._config.compensate and not stack.mean_known and self._config.method not in ADAPTIVE:
+                raise PruningError(
+                    f"compensation with method {self._config.method} needs mean activations, and the calibration of "
+                    f"{stack.sites[0].group} has none; valid: prune.compensate=false, or method {' or '.join(ADAPTIVE)}"
+                )
+        for stack in self.stacks if self._config.method != "random" else ():
+            yes = torch.ones((), dtype=torch.bool, device=stack.history.device)
+            stack.arrange(stack.exchanges(stack.score(stack.history), yes, settled=False))
 
-    def run(self, phase: str) -> None:
-        """Refresh the sites of a phase ("prefill" or "act"): the job that is set aside. "prefill" comes first."""
-        start = self._clock()
-        if phase == "prefill":
-            self.state = RefreshState(pattern_id=self.state.pattern_id)
-        swaps = sum(self._refresh(stack) for stack in self.stacks if stack.sites[0].phase == phase)
-        self.state.swaps += swaps
-        self.state.pattern_id += bool(swaps)
-        self.state.duration_ms += (self._clock() - start) * 1e3
+    def patterns(self) -> dict[str, list[int]]:
+        """Site key -> its channels by slot: the kept ones of every tier first."""
+        return {
+            site.key: order
+            for stack in self.stacks
+            for site, order in zip(stack.sites, stack.partition.channel.tolist())
+        }
+
+    def adopt(self, orders: Mapping[str, Sequence[int]]) -> None:
+        """Rebuild exported patterns. Raises PruningError for a site, length or order that does not fit."""
+        for stack in self.stacks:
+            stack.adopt(orders)
+
+    def watch(self, plan: Plan, prefix: int, horizon: int) -> None:
+        """Before a pass that records: zero what it adds to, and draw the tokens it samples."""
+        for stack in self.stacks:
+            stack.clear()
+        self._lengths = {"prefill": prefix, "act": horizon}
+        if plan.kept:
+            for phase, tokens in self._tokens.items():
+                offset = float(torch.rand((), generator=self._generator))
+                tokens.copy_(spread(len(tokens), self._lengths[phase], offset), non_blocking=True)
+
+    def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
+        """First half of the job of a phase: what should change. The second half, returned, writes it."""
+        span = self._spans[phase]
+        span.begin()
+        stacks = [s for s in self.stacks if s.phase == phase]
+        changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
+        span.pause()
+
+        def write() -> None:
+            span.resume()
+            before, self.torn = self.torn, True
+            swaps = torch.stack([s.apply(c) for s, c in zip(stacks, changes)]).sum()
+            self.torn = before
+            finite = torch.stack([c.finite for c in changes]).all()
+            found = torch.stack((swaps.long(), finite.long()))
+            self._found[phase].copy_(found, non_blocking=True)
+            span.end()
+            self._running.append(phase)
+
+        return write
 
     def runs_in(self, phase: str) -> bool:
         """True if some selected site belongs to the phase."""
-        return any(stack.sites[0].phase == phase for stack in self.stacks)
+        return any(stack.phase == phase for stack in self.stacks)
+
+    def poll(self) -> None:
+        """Bring `state` up to date with the refresh that ended last; on CUDA without waiting for one that has not."""
+        if not self._running or not all(self._spans[p].done() for p in self._running):
+            return
+        swaps = sum(int(self._found[p][0]) for p in self._running)
+        finite = all(int(self._found[p][1]) for p in self._running)
+        self.state = RefreshState(
+            swaps, self.state.pattern_id + bool(swaps), sum(self._spans[p].ms() for p in self._running),
+            "" if finite else "the energies of a refresh were not finite: the last pattern stays",
+        )
+        self._running = []
 
     def close(self) -> None:
         """Put every channel back into its own slot: the weights are as they were loaded."""
         for stack in self.stacks:
-            for partition in stack.partitions:
-                partition.restore()
+            stack.partition.restore()
 
-    def _refresh(self, stack: Stack) -> int:
-        now = torch.stack([p.to_channels(r) for p, r in zip(stack.partitions, stack.record)])  # (L, R)
-        if not torch.isfinite(now).all():
-            self.state.fault = f"energies of {stack.sites[0].group} are not finite: the last pattern stays"
-            return 0
-        if not stack.seen:
-            stack.history.copy_(now)
-            stack.seen = True
-        fused = importance.fuse(stack.history, now, self._config.alpha)
-        importance.update_history(stack.history, now, self._config.decay)
-        return self._rearrange(stack, importance.ppsp(fused, stack.ppsp, stack.sites[0].unit))
+    def _stack(self, sites: list[Site]) -> Stack:
+        first = sites[0]
+        kept = [kept_count(first.channels, ratio, first.step) for ratio in self.ratios]
+        return Stack(sites, kept, self._config, self._tokens[first.phase])
 
-    def _rearrange(self, stack: Stack, scores: Tensor) -> int:
-        keep = keep_best(scores, stack.kept, stack.sites[0].groups)
-        return sum(p.arrange(mask, stack.kept) for p, mask in zip(stack.partitions, keep))
+    def _plan(self, tier: int) -> Plan:
+        ratio = self.ratios[tier]
+        kept = {s.key: kept_count(s.channels, ratio, s.step) for stack in self.stacks for s in stack.sites}
+        bias = {
+            s.key: stack.bias[kept[s.key]][row]
+            for stack in self.stacks for row, s in enumerate(stack.sites) if kept[s.key] in stack.bias
+        }
+        rows = sum(s.rows for stack in self.stacks for s in stack.sites)
+        left = sum(kept[s.key] * s.unit for stack in self.stacks for s in stack.sites)
+        return Plan(kept, None, bias, 1.0 - left / rows if rows else 0.0)
 
-    def _first_scores(self, stack: Stack) -> Tensor:
-        unit = stack.sites[0].unit
-        if self._config.method == "wanda":
-            return importance.wanda(stack.history, stack.wanda, unit)
-        if self._config.method == "random":
-            generator = torch.Generator().manual_seed(self._config.seed)
-            shape = (len(stack.sites), stack.sites[0].channels)
-            return torch.rand(shape, generator=generator).to(stack.history.device)
-        return importance.ppsp(stack.history, stack.ppsp, unit)
+    def _records(self, probe: bool) -> dict[str, Record]:
+        return {key: record for stack in self.stacks for key, record in stack.records(probe).items()}
+
+    def _arrange_at_random(self) -> None:
+        generator = torch.Generator().manual_seed(self._config.seed)
+        for stack in self.stacks:
+            scores = torch.rand(stack.partition.channel.shape, generator=generator).to(stack.history.device)
+            yes = torch.ones((), dtype=torch.bool, device=scores.device)
+            stack.arrange(stack.exchanges(scores, yes, settled=False))
 
 
 def _layer(site: Site) -> int:
@@ -163,18 +208,3 @@ def _by_shape(sites: Sequence[Site]) -> list[list[Site]]:
     for site in sites:
         groups.setdefault((site.group, site.channels, site.unit), []).append(site)
     return list(groups.values())
-
-
-def _stack(sites: list[Site], ratio: float) -> Stack:
-    first = sites[0]
-    shape = (len(sites), first.channels * first.unit)
-    device = first.consumer.device
-    return Stack(
-        sites=sites,
-        kept=kept_count(first.channels, ratio, first.step),
-        record=torch.zeros(shape, device=device),
-        history=torch.zeros(shape, device=device),
-        ppsp=torch.stack([importance.ppsp_factor(s.consumer) for s in sites]),
-        wanda=torch.stack([importance.wanda_factor(s.consumer) for s in sites]),
-        partitions=[Partition(s) for s in sites],
-    )

@@ -1,9 +1,14 @@
-"""Where the refresh runs while the frame goes on. One interface, four stand-ins:
+"""Where the refresh runs while the frame goes on. One interface, four stand-ins.
+
+A job has two halves: called, it computes and writes nothing that a frame reads; what it returns writes.
 
 `aside(job)` sets a job aside; it may start once everything issued before it on the main stream is done.
+`release()` says the rest of the frame has been issued: a device may be given what was set aside.
 `rest()` says the frame is over: what was set aside may use the machine until the next `join`.
-`join()` returns, or orders the main stream, only after every job set aside is done. The next frame joins before it
-reads a pattern or writes a record. A job that raises is reported by `join` as its error, once, after it has ended.
+`join(limit_s)` returns, or orders the main stream, only after every job set aside is done. The next frame joins before
+it reads a pattern or writes a record. A job that raises is reported by `join` as a PruningError, once, after it has
+ended; inference goes on whatever it was. One that has not come to its writing half after `limit_s` is given up: it
+will never write, `join` raises PruningError, and until it ends `free` is False and no job may be set aside.
 """
 
 from __future__ import annotations
@@ -15,17 +20,24 @@ from typing import Protocol
 
 import torch
 
-Job = Callable[[], None]
+from ecovla_ros.errors import PruningError
+
+Job = Callable[[], Callable[[], None]]
 
 
 class Streams(Protocol):
     """See the module docstring."""
 
+    @property
+    def free(self) -> bool: ...
+
     def aside(self, job: Job) -> None: ...
+
+    def release(self) -> None: ...
 
     def rest(self) -> None: ...
 
-    def join(self) -> None: ...
+    def join(self, limit_s: float | None = None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -33,58 +45,85 @@ class Streams(Protocol):
 class Inline:
     """Runs a job at once, on the caller's thread."""
 
+    free = True
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+
     def aside(self, job: Job) -> None:
-        job()
+        try:
+            job()()
+        except Exception as error:  # whatever a refresh raises, the frame goes on; join reports it
+            self._error = error
+
+    def release(self) -> None:
+        return
 
     def rest(self) -> None:
         return
 
-    def join(self) -> None:
-        return
+    def join(self, limit_s: float | None = None) -> None:
+        error, self._error = self._error, None
+        report(error)
 
     def close(self) -> None:
         return
 
 
-class Deferred:
+class Deferred(Inline):
     """Runs jobs as late as allowed: at `join`. What differs from `Inline` is an ordering fault."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._jobs: deque[Job] = deque()
 
     def aside(self, job: Job) -> None:
         self._jobs.append(job)
 
-    def rest(self) -> None:
-        return
-
-    def join(self) -> None:
+    def join(self, limit_s: float | None = None) -> None:
         while self._jobs:
-            self._jobs.popleft()()
+            super().aside(self._jobs.popleft())
+        super().join(limit_s)
 
     def close(self) -> None:
         self._jobs.clear()
 
 
 class Worker:
-    """CPU: one thread that runs jobs between `rest` and `join`, in the gap between two frames.
+    """CPU: one thread that runs jobs.
 
-    Threads: `aside`, `rest`, `join` and `close` belong to the inference thread; jobs run on the worker alone.
+    `overlap` False: between `rest` and `join`, in the gap between two frames, when the cores are idle. True: from
+    `aside` on, beside the action head, on a core that the model leaves free.
+
+    Threads: `aside`, `release`, `rest`, `join` and `close` belong to the inference thread; jobs run on the worker alone.
     `join` also releases jobs that were never given a gap, so a frame that comes early waits for its pattern.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: bool = False) -> None:
+        self._overlap = overlap
         self._set_aside: deque[Job] = deque()
         self._released: deque[Job] = deque()
         self._wake = threading.Condition()
-        self._busy = False
-        self._closed = False
-        self._error: BaseException | None = None
+        self._generation = 0  # what belongs to an earlier one has been given up
+        self._busy_with: int | None = None
+        self._writing = self._closed = False
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="ecovla-refresh", daemon=True)
         self._thread.start()
 
+    @property
+    def free(self) -> bool:
+        """False while a job that was given up has not ended."""
+        with self._wake:
+            return self._busy_with is None or self._busy_with == self._generation
+
     def aside(self, job: Job) -> None:
         self._set_aside.append(job)
+        if self._overlap:
+            self.rest()
+
+    def release(self) -> None:
+        return
 
     def rest(self) -> None:
         with self._wake:
@@ -92,21 +131,29 @@ class Worker:
             self._set_aside.clear()
             self._wake.notify_all()
 
-    def join(self) -> None:
+    def join(self, limit_s: float | None = None) -> None:
         self.rest()
         with self._wake:
-            self._wake.wait_for(lambda: not self._released and not self._busy)
+            if not self._wake.wait_for(self._idle, limit_s):
+                self._wake.wait_for(lambda: not self._writing)  # rows being copied: short, and never left half done
+                if not self._idle():
+                    self._released.clear()
+                    self._generation += 1
+                    raise PruningError(f"the refresh has not ended after {limit_s} s and was given up")
             error, self._error = self._error, None
-        if error is not None:
-            raise error
+        report(error)
 
     def close(self) -> None:
-        """Let the running job end and stop the thread. May be called twice."""
+        """Let the job at work end, unless it was given up, and stop the thread. May be called twice."""
         with self._wake:
             self._closed = True
             self._released.clear()
             self._wake.notify_all()
-        self._thread.join()
+        if self.free:
+            self._thread.join()
+
+    def _idle(self) -> bool:
+        return not self._released and self._busy_with != self._generation
 
     def _run(self) -> None:
         while True:
@@ -114,48 +161,89 @@ class Worker:
                 self._wake.wait_for(lambda: self._released or self._closed)
                 if self._closed:
                     return
-                job = self._released.popleft()
-                self._busy = True
+                job, generation = self._released.popleft(), self._generation
+                self._busy_with = generation
             try:
                 with torch.inference_mode():
-                    job()
-            except BaseException as error:  # handed to the inference thread by join, whatever it is
-                self._error = error
+                    self._write(job(), generation)
+            except Exception as error:  # whatever a refresh raises, inference goes on; join reports it
+                with self._wake:
+                    if generation == self._generation:
+                        self._error = error
+                        self._released.clear()  # the second phase of a refresh that failed makes no sense
             finally:
                 with self._wake:
-                    self._busy = False
+                    self._busy_with, self._writing = None, False
                     self._wake.notify_all()
+
+    def _write(self, write: Callable[[], None], generation: int) -> None:
+        with self._wake:
+            if generation != self._generation:
+                return
+            self._writing = True
+        write()
 
 
 class CudaSide:
-    """CUDA: a low-priority stream ordered by events. Jobs must own their buffers: nothing crosses the allocator."""
+    """CUDA: a low-priority stream ordered by events. Jobs must own their buffers: nothing crosses the allocator.
+
+    A job waits for what the main stream had been given when it was set aside, and is issued only after the rest of the
+    frame was: its launches cost the host no time before the action head's. Its kernels are fixed in number and wait for
+    nothing but that event, so there is nothing here to give up.
+    """
+
+    free = True
 
     def __init__(self, device: torch.device) -> None:
         low, _ = torch.cuda.Stream.priority_range()
         self._side = torch.cuda.Stream(device, priority=low)
+        self._ready = [torch.cuda.Event(), torch.cuda.Event()]
         self._done = torch.cuda.Event()
+        self._jobs: deque[tuple[Job, torch.cuda.Event]] = deque()
         self._pending = False
+        self._error: Exception | None = None
 
     def aside(self, job: Job) -> None:
-        self._side.wait_stream(torch.cuda.current_stream())
+        event = self._ready[len(self._jobs) % len(self._ready)]
+        event.record()
+        self._jobs.append((job, event))
+
+    def release(self) -> None:
+        if not self._jobs:
+            return
         with torch.cuda.stream(self._side):
-            job()
+            while self._jobs:
+                job, event = self._jobs.popleft()
+                self._side.wait_event(event)
+                try:
+                    job()()
+                except Exception as error:  # whatever a refresh raises, the frame goes on; join reports it
+                    self._error = error
             self._done.record(self._side)
         self._pending = True
 
     def rest(self) -> None:
-        return
+        self.release()
 
-    def join(self) -> None:
+    def join(self, limit_s: float | None = None) -> None:
         """Order the main stream after the side stream; the host does not wait."""
+        self.release()
         if self._pending:
             torch.cuda.current_stream().wait_event(self._done)
             self._pending = False
+        error, self._error = self._error, None
+        report(error)
 
     def close(self) -> None:
         self._side.synchronize()
 
 
+def report(error: Exception | None) -> None:
+    """Raise what a job raised, as a PruningError that names it."""
+    if error is not None:
+        raise PruningError(f"the refresh failed: {type(error).__name__}: {error}") from error
+
+
 def streams_for(device: torch.device) -> Streams:
-    """The stream pair that fits the device."""
+    """The streams that fit the device."""
     return CudaSide(device) if device.type == "cuda" else Worker()

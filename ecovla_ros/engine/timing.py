@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
+
+import torch
 
 
 class Stopwatch:
-    """Splits one frame into named stages: `lap(name)` closes the stage that began at the lap before."""
+    """Splits one frame into named stages: `lap(name)` closes the stage that began at the lap before.
+
+    Host time. On CUDA a stage that only issues work is as short as issuing it takes, and the wait lies in the stage that
+    needs a result (trigger, post); `total_ms` is the policy call either way.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -27,3 +34,77 @@ class Stopwatch:
     def total_ms(self) -> float:
         """Time since `start`, ms."""
         return (self._clock() - self._start) * 1e3
+
+
+class Span(Protocol):
+    """Duration of one job, which may pause between its halves."""
+
+    def begin(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def done(self) -> bool:
+        """True once the job has ended; never waits."""
+        ...
+
+    def ms(self) -> float: ...
+
+
+class HostSpan:
+    """By the host's clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = self._sum = 0.0
+
+    def begin(self) -> None:
+        self._sum, self._since = 0.0, self._clock()
+
+    def pause(self) -> None:
+        self._sum += self._clock() - self._since
+
+    def resume(self) -> None:
+        self._since = self._clock()
+
+    def end(self) -> None:
+        self.pause()
+
+    def done(self) -> bool:
+        return True
+
+    def ms(self) -> float:
+        return self._sum * 1e3
+
+
+class CudaSpan:
+    """By events of the stream that is current when the job is issued; pauses are none there."""
+
+    def __init__(self) -> None:
+        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def begin(self) -> None:
+        self._begin.record()
+
+    def pause(self) -> None:
+        return
+
+    def resume(self) -> None:
+        return
+
+    def end(self) -> None:
+        self._end.record()
+
+    def done(self) -> bool:
+        return bool(self._end.query())
+
+    def ms(self) -> float:
+        return float(self._begin.elapsed_time(self._end))
+
+
+def span_for(device: torch.device, clock: Callable[[], float]) -> Span:
+    """The span that measures jobs on a device."""
+    return CudaSpan() if device.type == "cuda" else HostSpan(clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ class Seen:
     state: Tensor
     """Normalised state (state_dim,)."""
     observation: Observation
+    valid: Tensor | None = None
+    """(S,) float32: 1 for a token of the prefix, 0 for the padding of a prompt bucket; None: no padding."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,20 @@ class Policy(Protocol):
     spec: PolicySpec
     sites: Sequence[Site]
 
+    def examples(self) -> Iterator[Observation]:
+        """Synthetic observations, one for each shape that a frame can have."""
+        ...
+
     def encode(self, obs: Observation) -> Seen:
         """Images and instruction to vision tokens and prefix. Raises ObservationError."""
         ...
 
     def prefill(self, seen: Seen, plan: Plan) -> Any:
         """Prefix to what the action head reads: K/V per layer, a hidden state, a vector."""
+        ...
+
+    def mark(self, seen: Seen) -> None:
+        """Remember what a probe must know of the prefill that has just run. `prefill` does it, and who replays one."""
         ...
 
     def act(self, seen: Seen, handoff: Any, plan: Plan, noise: Tensor) -> Tensor:

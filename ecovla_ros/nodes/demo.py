@@ -21,12 +21,14 @@ from rclpy.executors import SingleThreadedExecutor
 from ecovla_ros import config
 from ecovla_ros.bags import film
 from ecovla_ros.bench import document
+from ecovla_ros.control import limits
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes import children, settings, summary
 from ecovla_ros.nodes.children import Child
 from ecovla_ros.nodes.driver import Driver
 from ecovla_ros.nodes.process import Signals, start_ros
 from ecovla_ros.nodes.record import RecordNode
+from ecovla_ros.report import from_bag, page
 from ecovla_ros.sim.tasks import TASKS, find
 
 NODES = ("sim", "guard", "policy")
@@ -57,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo.failure = "stopped by a signal" if signals.received else str(error)
     finally:
         demo.close()
-    if not signals.received and demo.rows:
+    if not signals.received and demo.rows and not options.no_film:
         demo.film()
+        demo.tell()
     return demo.report(time.monotonic() - began)
 
 
@@ -69,6 +72,7 @@ class Demo:
         self, out: Path, domain: int, loaded: config.Config, parameters: Mapping[str, Any], signals: Signals
     ) -> None:
         self.out, self.rows, self.failure = out, [], ""
+        self.samples: list[dict[str, list[float]]] = []
         self._signals, self._loaded, self._parameters = signals, loaded, parameters
         self._codes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
@@ -94,6 +98,7 @@ class Demo:
             head = f"[{number}/{len(tasks)}] {episode.instruction}"
             self._driver.drive(episode, limit_s, lambda s, state, h=head: _progress(f"{h}: {s:5.1f} s, guard {state}"))
             self.rows.append(episode.row())
+            self.samples.append({"policy_ms": episode.policy_ms, "camera_to_command_ms": episode.command_ms})
             _progress("")
             _say(f"{head}: {'solved' if episode.success else 'not solved'} after {episode.seconds:.1f} s")
         self._driver.take_down()
@@ -131,12 +136,20 @@ class Demo:
             self.failure = self.failure or f"no film: {error or 'stopped by a signal'}"
         _progress("")
 
+    def tell(self) -> None:
+        """The report of the bag, as HTML."""
+        try:
+            profile = limits.load(self._loaded.control.profile)
+            page.write(from_bag.read(self.out / "bag"), self.out / "report.html", profile)
+        except EcovlaError as error:
+            self.failure = self.failure or f"no report: {error}"
+
     def report(self, seconds: float) -> int:
         """Write summary.json, show the table, and give the exit code."""
         faults = [self.failure] if self.failure else summary.faults(self._codes, self._counts)
         document.write(
             self.out / "summary.json", self.rows, self._parameters, topics=self._counts, exit_codes=self._codes,
-            seconds=round(seconds, 1), faults=faults,
+            seconds=round(seconds, 1), faults=faults, samples=self.samples,
         )
         if self.rows:
             _say("\n" + summary.table(self.rows) + "\n")
@@ -163,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for bag, film, summary and logs")
     parser.add_argument("--domain", type=int, help="ROS domain, 1 to 101; without it a free one is chosen")
     parser.add_argument("--seconds", type=float, help="longest time for a task; without it sim.episode_s")
+    parser.add_argument("--no-film", action="store_true", help="leave a bag and no film")
     parser.add_argument("--config", default=settings.DEFAULT_FILE, help="YAML file, or the name of a shipped one")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a key")
     return parser
@@ -204,7 +218,7 @@ def _folder(out: Path) -> Path:
     try:
         for name in ("bag", "log"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("film.mp4", "summary.json"):
+        for name in ("film.mp4", "report.html", "summary.json"):
             (out / name).unlink(missing_ok=True)
         (out / "log").mkdir(parents=True)
     except OSError as error:

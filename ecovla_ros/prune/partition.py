@@ -2,83 +2,88 @@
 
 One channel-major copy of the weights. Slots 0..k-1 hold the kept channels, a layer runs on the views [:k], and a
 new pattern swaps rows across the border k. Dense is always available on the same buffers, addresses never change,
-and every state between two swaps is a valid pattern.
+every state between two swaps is a valid pattern, and several borders k1 < k2 < ... are nested on one buffer: an
+exchange across an inner border moves no channel across an outer one that is not between the two slots.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ecovla_ros.errors import PruningError
+from ecovla_ros.kernels import rows
+from ecovla_ros.prune.select import Exchange
 from ecovla_ros.prune.site import Site
 
 
 class Partition:
-    """Row order of one site. `channel[slot]` is the channel that lies in a slot; at first the identity."""
+    """Row order of L sites of one shape. `channel[l, slot]` is the channel in a slot of site l; first the identity."""
 
-    def __init__(self, site: Site) -> None:
-        rows = site.channels * site.unit
-        for weight in (*site.producers, site.consumer, *site.extra):
-            if weight.shape[0] != rows:
-                raise PruningError(
-                    f"site {site.key}: a weight has {weight.shape[0]} rows; valid: "
-                    f"{site.channels} channels x {site.unit} = {rows}"
-                )
-        self.site = site
-        self.channel = torch.arange(site.channels, device=site.consumer.device)
-        self._blocks = [w.view(site.channels, -1) for w in (*site.producers, site.consumer, *site.extra)]
+    def __init__(self, sites: Sequence[Site]) -> None:
+        """Raises PruningError for no sites, sites of different shapes, and weights that do not fit their site."""
+        if not sites or len({(s.channels, s.unit, s.groups) for s in sites}) != 1:
+            raise PruningError("a partition needs sites of one shape: equal channels, rows per channel and groups")
+        for site in sites:
+            _check(site)
+        first = sites[0]
+        self.sites, self.unit = list(sites), first.unit
+        device = first.consumer.device
+        self.channel = torch.arange(first.channels, device=device).repeat(len(sites), 1)
+        self._blocks = [
+            [w.view(s.channels, -1) for w in (*s.producers, s.consumer, *s.extra)] for s in sites
+        ]
 
-    def arrange(self, keep: Tensor, kept: int) -> int:
-        """Bring the channels of the mask `keep` (C,) into slots 0..kept-1. Returns how many pairs were swapped.
+    def apply(self, swaps: Exchange, *statistics: Tensor) -> None:
+        """Exchange the wanted pairs: rows of every weight, the channel map, and `statistics` (L, C * unit) by slot."""
+        for row, blocks in enumerate(self._blocks):
+            leaving, entering, wanted = (x[row] for x in swaps)
+            rows.swap_all(blocks, leaving, entering, wanted)
+        travel(self.channel, swaps, 1)
+        for values in statistics:
+            travel(values, swaps, self.unit)
 
-        Slots keep their KV group: a channel moves only to slots of the same residue modulo `site.groups`. All pairs
-        are known before the first row moves. Raises PruningError if the mask does not hold `kept` channels evenly.
-        """
-        pairs = [self._pairs(keep, kept, group) for group in range(self.site.groups)]
-        leaving = torch.cat([p[0] for p in pairs])
-        entering = torch.cat([p[1] for p in pairs])
-        if not len(leaving):
-            return 0
-        for block in self._blocks:
-            _swap(block, leaving, entering)
-        _swap(self.channel.view(-1, 1), leaving, entering)
-        return len(leaving)
+    def by_channel(self, values: Tensor) -> Tensor:
+        """Per-row values in slot order (L, C * unit) to channel order."""
+        blocks = values.unflatten(1, (-1, self.unit))
+        index = self.channel[..., None].expand_as(blocks)
+        return torch.empty_like(blocks).scatter_(1, index, blocks).flatten(1)
 
-    def to_channels(self, rows: Tensor) -> Tensor:
-        """Per-row values in slot order (C * unit,) to channel order."""
-        out = torch.empty_like(rows)
-        out.view(-1, self.site.unit)[self.channel] = rows.view(-1, self.site.unit)
-        return out
+    def by_slot(self, values: Tensor) -> Tensor:
+        """Per-row values in channel order (L, C * unit) to slot order."""
+        blocks = values.unflatten(1, (-1, self.unit))
+        return blocks.gather(1, self.channel[..., None].expand_as(blocks)).flatten(1)
 
     def kept_channels(self, kept: int) -> Tensor:
-        """Channels in slots 0..kept-1, sorted: the pattern C^l."""
-        return self.channel[:kept].sort().values
+        """Channels in slots 0..kept-1, sorted: the patterns C^l, (L, kept)."""
+        return self.channel[:, :kept].sort(1).values
 
     def restore(self) -> None:
         """Every channel back into its own slot."""
-        slot_of = self.channel.argsort()
-        for block in self._blocks:
-            block.copy_(block.index_select(0, slot_of))
-        self.channel.copy_(torch.arange(self.site.channels, device=self.channel.device))
+        slot_of = self.channel.argsort(1)
+        for blocks, index in zip(self._blocks, slot_of):
+            for block in blocks:
+                block.copy_(block.index_select(0, index))
+        self.channel.copy_(torch.arange(self.channel.shape[1], device=self.channel.device).expand_as(self.channel))
 
-    def _pairs(self, keep: Tensor, kept: int, group: int) -> tuple[Tensor, Tensor]:
-        wanted = keep[self.channel]  # (C,) by slot
-        slots = torch.arange(self.site.channels, device=wanted.device)
-        mine = slots % self.site.groups == group
-        leaving = slots[mine & (slots < kept) & ~wanted]
-        entering = slots[mine & (slots >= kept) & wanted]
-        if len(leaving) != len(entering):
-            held = int(keep.sum())
+
+def travel(values: Tensor, swaps: Exchange, unit: int) -> None:
+    """Exchange the wanted pairs in `values` (L, C * unit), in place: what is known of a channel goes where it goes."""
+    blocks = values.unflatten(1, (-1, unit))
+    leaving, entering, wanted = (x[..., None].expand(-1, -1, unit) for x in swaps)
+    out, back = blocks.gather(1, leaving), blocks.gather(1, entering)
+    blocks.scatter_(1, leaving, torch.where(wanted, back, out))
+    blocks.scatter_(1, entering, torch.where(wanted, out, back))
+
+
+def _check(site: Site) -> None:
+    for weight in (*site.producers, site.consumer, *site.extra):
+        if weight.shape[0] != site.rows:
             raise PruningError(
-                f"site {self.site.key}: a pattern of {held} channels does not fill {kept} slots evenly over "
-                f"{self.site.groups} groups"
+                f"site {site.key}: a weight has {weight.shape[0]} rows; valid: {site.channels} channels x "
+                f"{site.unit} = {site.rows}"
             )
-        return leaving, entering
-
-
-def _swap(block: Tensor, a: Tensor, b: Tensor) -> None:
-    """Exchange rows a and b of (C, W) in place."""
-    first = block.index_select(0, a)
-    block.index_copy_(0, a, block.index_select(0, b))
-    block.index_copy_(0, b, first)
+        if not weight.is_contiguous():
+            raise PruningError(f"site {site.key}: a weight is not contiguous, its rows cannot be swapped in place")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
+
+Hidden = Callable[[Tensor, Tensor, int, int], Tensor]
+"""(inputs (n, D), tokens (n,), first, last) -> X_int (n, (last - first) * unit) of the channels in slots first..last-1,
+from inputs that a pass sampled at those tokens. It may read what the pass left behind (K/V), until the next pass."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +41,75 @@ class Site:
     """How often the site runs in one frame (flow steps for the expert)."""
     extra: tuple[Tensor, ...] = ()
     """Per-row vectors that travel with the rows, each (C * unit,): biases."""
+    hidden: Hidden | None = None
+    """Computes channels from sampled inputs, for a probe. None: the site cannot be probed."""
+    samples: int = 1
+    """How many of the `calls` leave sampled inputs: all of them, or the last alone where K/V are overwritten."""
 
     @property
     def groups(self) -> int:
         """KV groups among which kept heads are spread evenly; slot s belongs to group s mod groups. 1 for an MLP."""
         return self.step if self.unit > 1 else 1
 
+    @property
+    def rows(self) -> int:
+        """R = C * unit."""
+        return self.channels * self.unit
 
-@dataclass(frozen=True)
+
+class Record(NamedTuple):
+    """Where a pass leaves what a refresh wants to know of one site. A pass ADDS to all but `inputs`, in slot order."""
+
+    energy: Tensor
+    """Sum over the sequence of X_int^2 (Eq. 8), (R,) float32; the first k * unit entries are added to."""
+    total: Tensor | None = None
+    """Sum over the sequence of X_int, (R,) float32."""
+    sampled: Tensor | None = None
+    """Sum of X_int^2 over the sampled tokens alone, (R,) float32."""
+    inputs: Tensor | None = None
+    """Inputs of the layer at the sampled tokens, (samples, m, D), in the model's dtype."""
+    tokens: Tensor | None = None
+    """Which tokens of the pass are sampled, (m,) int64."""
+
+
+class SiteUse(NamedTuple):
+    """How one call of one site runs."""
+
+    kept: int | None = None
+    """Leading channels that run; None: all."""
+    record: Record | None = None
+    sample: int | None = None
+    """Row of `record.inputs` that this call fills; None: this call leaves no samples."""
+    bias: Tensor | None = None
+    """Added to the site's output, (D,): the mean of what the pruned channels would have given."""
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """How one pass runs: how many leading channels of each site, and whether energies are recorded."""
+    """How one pass runs: how many leading channels of each site, what is recorded, and what is added.
+
+    Compared by identity: the plans of an engine are made once, and a captured graph belongs to one of them.
+    """
 
     kept: Mapping[str, int] = field(default_factory=dict)
     """Site key -> kept channels k (a prefix). A site not named runs with all its channels."""
-    energy: Mapping[str, Tensor] | None = None
-    """Site key -> float32 buffer (C * unit,); a pass ADDS sum over the sequence of X_int^2 (Eq. 8) to its first
-    k * unit entries, in slot order. None: nothing is recorded."""
+    record: Mapping[str, Record] | None = None
+    """Site key -> where the pass leaves its statistics. None: nothing is recorded."""
+    bias: Mapping[str, Tensor] = field(default_factory=dict)
+    """Site key -> vector (D,) added to the output of the site."""
+    ratio: float = 0.0
+    """Share of the selected rows that this plan leaves out, as the exact counts have it."""
+
+    @classmethod
+    def recording(cls, energy: Mapping[str, Tensor], total: Mapping[str, Tensor] | None = None) -> Plan:
+        """A dense pass that adds energies (and sums) of the named sites to buffers (R,)."""
+        return cls(record={k: Record(e, None if total is None else total[k]) for k, e in energy.items()})
+
+    def use(self, key: str, call: int = 0, calls: int = 1, samples: int = 1) -> SiteUse:
+        """How call number `call` of `calls` runs. The last `samples` of the calls leave sampled inputs."""
+        record = None if self.record is None else self.record.get(key)
+        sample = call - (calls - samples) if record is not None and record.inputs is not None else -1
+        return SiteUse(self.kept.get(key), record, sample if sample >= 0 else None, self.bias.get(key))
 
 
 DENSE = Plan()

@@ -130,6 +130,11 @@ class World:
             raise SimulationError(f"gripper target {closed} is outside [0, 1]; 0 is open, 1 is closed")
         self._closed_target = float(closed)
 
+    @property
+    def jaws(self) -> tuple[float, float]:
+        """Gripper as commanded now and its target, 0 open .. 1 closed: the jaws follow with `GRIPPER_RATE`."""
+        return self._closed, self._closed_target
+
     def step(self, joints: np.ndarray, gripper: float) -> bool:
         """Command joint targets (7,), rad, due in one period of 100 ms, and the gripper; advance that period.
 

@@ -17,6 +17,8 @@ OBJECTS = 3
 """The first places (apple, banana, bottle) are things to take; the rest are where to put them."""
 REACH_M = 0.5
 """Positions are predicted in units of this length, m."""
+FINE_M = 0.004
+"""Errors above this pull with full strength, m: a grasp needs millimetres."""
 
 
 class VisionHeads(nn.Module):
@@ -47,8 +49,9 @@ class VisionHeads(nn.Module):
             target = places if camera == 0 else in_tool_frame(places, tool)
             got = head(tokens[:, camera]).float().view_as(target)
             seen = visible(classes[:, camera])
-            delta = F.smooth_l1_loss(got, target / REACH_M, reduction="none", beta=0.05).sum(-1)
-            loss = loss + (delta * seen).sum() / seen.sum().clamp(min=1)
+            delta = F.smooth_l1_loss(got, target / REACH_M, reduction="none", beta=FINE_M / REACH_M).sum(-1)
+            share = seen * nearness(places, tool)
+            loss = loss + (delta * share).sum() / share.sum().clamp(min=1)
             distance = (got.detach() * REACH_M - target).norm(dim=-1)[:, :OBJECTS]
             errors.append((distance * seen[:, :OBJECTS]).sum() / seen[:, :OBJECTS].sum().clamp(min=1))
         return dense, loss, torch.stack(errors)
@@ -64,6 +67,11 @@ class PromptHead(nn.Module):
     def loss(self, hidden: Tensor, target: Tensor) -> Tensor:
         """`hidden` (B, T, width) of the prompt; `target` (B, 9): object in base and tool frame, goal in base frame, m."""
         return F.smooth_l1_loss(self.read(hidden.mean(1)).float(), target / REACH_M, beta=0.05)
+
+
+def nearness(places: Tensor, tool: Tensor) -> Tensor:
+    """Weight (B, P) of places: 1 far from the tool, 3 at it, where a grasp is decided."""
+    return 1.0 + 2.0 * torch.exp(-(places - tool[:, None, :3]).norm(dim=-1) / 0.08)
 
 
 def in_tool_frame(places: Tensor, tool: Tensor) -> Tensor:

@@ -9,44 +9,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ecovla_ros.config import SimConfig
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.expert import Expert
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train.dataset import PLACES, ShardWriter
+from ecovla_ros.train import corrections
+from ecovla_ros.train.dataset import ShardWriter
+from ecovla_ros.train.frames import DemoSettings, frame_of
 from ecovla_ros.types import CAMERAS
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What a data set is made of."""
-
-    episodes: int = 900
-    """Over all tasks, in turn."""
-    seed: int = 1_000_000
-    """Seed of the first episode; evaluation seeds lie below."""
-    renderer: str = "ray"
-    size: int = 96
-    """Policy image size, px."""
-    horizon: int = 16
-    looks: float = 0.25
-    """Share of episodes with randomised looks."""
-    push_rad: float = 0.016
-    """Largest standard deviation of a push, rad per joint and period; each episode draws its own up to it."""
-    push_chance: float = 0.12
-    """Chance per period that a push begins."""
-    max_steps: int = 160
-    tail: int = 6
-    """Periods recorded after success: the arm stays where it is."""
-
 
 CALM_PERIODS = 8
 """Periods without pushes from four before the gripper is told to move until its hold has passed."""
@@ -81,7 +58,7 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
     frames: list[dict[str, Any]] = []
     after, calm = -1, 0
     for _ in range(settings.max_steps):
-        frame = _frame(env, expert, settings, names.index(task), seed)
+        frame = frame_of(env, expert, settings, names.index(task), seed)
         frames.append(frame)
         calm = CALM_PERIODS if np.ptp(frame["actions"][:4, 7]) > 0 else calm - 1
         joints, gripper = expert.act(None if calm > 0 else pushes.draw())
@@ -93,49 +70,22 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
     return frames, after >= 0
 
 
-def _frame(env: KinovaEnv, expert: Expert, settings: DemoSettings, task: int, seed: int) -> dict[str, Any]:
-    images, classes = _views(env)
-    arm = env.world.arm_state()
-    size = (settings.size, settings.size)
-    cells = (settings.size // 4, settings.size // 4)
-    joints, gripper = expert.rollout(settings.horizon)
-    tool, rotation = env.world.tcp()
-    return {
-        "images": np.stack([cv2.resize(images[c], size, interpolation=cv2.INTER_AREA) for c in CAMERAS]),
-        "classes": np.stack(
-            [cv2.resize(classes[c].astype(np.uint8), cells, interpolation=cv2.INTER_NEAREST) for c in CAMERAS]
-        ),
-        "state": np.concatenate([arm.joints, [arm.gripper]]),
-        "actions": np.concatenate([joints, gripper[:, None]], axis=1),
-        "places": np.stack([env.world.pose(name)[0] for name in PLACES]),
-        "tool": np.concatenate([tool, rotation.ravel()]),
-        "task": task,
-        "episode": seed,
-    }
-
-
-def _views(env: KinovaEnv) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images and class maps of every camera, of one snapshot."""
-    env.renderer.snapshot(env.world.data)
-    images, classes = {}, {}
-    for camera in CAMERAS:
-        images[camera], classes[camera] = env.renderer.render(camera), env.renderer.segmentation(camera)
-    return images, classes
-
-
 def collect(
-    folder: Path, settings: DemoSettings, processes: int, progress: Callable[[int, int, float], None]
+    folder: Path, settings: DemoSettings, processes: int, progress: Callable[[int, int, float], None],
+    driver: Path | None = None,
 ) -> None:
     """Write `settings.episodes` episodes with several processes. `progress(done, total, seconds left)`.
 
-    A shard whose meta.json counts all its episodes is kept: an interrupted run goes on where it stopped.
+    `driver`: checkpoint of a policy that drives while the expert labels (train.corrections); None: the expert drives.
+    An interrupted run goes on after the last whole episode of each shard.
     """
+    name = "shard" if driver is None else "shard-corrected"
     shards = [
-        (folder / f"shard-{i:03d}", settings, range(settings.seed + i, settings.seed + settings.episodes, processes))
-        for i in range(processes)
+        (folder / f"{name}-{i:03d}", settings, range(first, settings.seed + settings.episodes, processes), driver)
+        for i, first in enumerate(range(settings.seed, settings.seed + processes))
     ]
     todo = [s for s in shards if _done(s[0]) < len(s[2])]
-    start = time.monotonic()
+    start, before = time.monotonic(), sum(_done(s[0]) for s in shards)
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_write_shard, args=s) for s in todo]
     for worker in workers:
@@ -143,12 +93,24 @@ def collect(
     while any(w.is_alive() for w in workers):
         workers[0].join(2.0)
         done = sum(_done(s[0]) for s in shards)
-        rate = (time.monotonic() - start) / max(done, 1)
+        rate = (time.monotonic() - start) / max(done - before, 1)
         progress(done, settings.episodes, rate * (settings.episodes - done))
         workers = sorted(workers, key=lambda w: not w.is_alive())
     failed = [w.exitcode for w in workers if w.exitcode]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(workers)} collecting processes ended with {failed}")
+
+
+def meta_of(settings: DemoSettings) -> dict[str, Any]:
+    """What every shard of a data set has in common (see train.dataset)."""
+    return {
+        "cameras": list(CAMERAS),
+        "size": settings.size,
+        "horizon": settings.horizon,
+        "renderer": settings.renderer,
+        "instructions": [t.instruction for t in TASKS.values()],
+        "settings": asdict(settings),
+    }
 
 
 def _done(folder: Path) -> int:
@@ -158,23 +120,19 @@ def _done(folder: Path) -> int:
         return 0
 
 
-def _write_shard(folder: Path, settings: DemoSettings, seeds: range) -> None:
-    meta: Mapping[str, Any] = {
-        "cameras": list(CAMERAS),
-        "size": settings.size,
-        "horizon": settings.horizon,
-        "renderer": settings.renderer,
-        "instructions": [t.instruction for t in TASKS.values()],
-        "settings": asdict(settings),
-    }
-    writer = ShardWriter(folder, capacity=settings.max_steps * len(seeds), meta=meta)
+def _write_shard(folder: Path, settings: DemoSettings, seeds: range, driver: Path | None) -> None:
+    writer = ShardWriter(folder, settings.max_steps * len(seeds), meta_of(settings))
     env = KinovaEnv(SimConfig(renderer=settings.renderer))
+    answer = None if driver is None else corrections.answers(driver)
     try:
-        for seed in seeds:
+        for seed in seeds[writer.episodes :]:
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
                 return  # the run was killed; what is written stays readable
-            frames, success = episode(env, seed, settings)
-            writer.append(frames if success else [])
+            if answer is None:
+                frames, success = episode(env, seed, settings)
+                writer.append(frames if success else [])
+            else:
+                writer.append(corrections.episode(env, answer, seed, settings)[0])
     finally:
         env.close()

@@ -38,7 +38,7 @@ def embed(model: PiModel, tokens: Tensor, ids: Tensor) -> Tensor:
 
 def prefix(model: PiModel, tokens: Tensor, ids: Tensor, real: Tensor) -> tuple[list[KV], Tensor, Tensor]:
     """K/V per layer, the key mask (B, S) and the hidden states of the prompt (B, T, lm_width)."""
-    mask = torch.cat((torch.ones(tokens.shape[:2], dtype=torch.bool), real), 1)
+    mask = torch.cat((torch.ones(tokens.shape[:2], dtype=torch.bool, device=real.device), real), 1)
     kv, hidden = model.prefix(embed(model, tokens, ids), mask)
     return kv, mask, hidden[:, tokens.shape[1]:]
 
@@ -53,14 +53,15 @@ def train_policy(
     `columns`: "state" (F, 8) and "actions" (F, H, 8) normalised, "task" (F,), "targets" (F, 9) in m. `prompts`: ids and
     real-token mask of each task, (tasks, T). `keep` is handed the average about every five minutes, to save it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    head = PromptHead(model.config.lm_width)
+    device = next(model.parameters()).device
+    order, generator = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
+    head = PromptHead(model.config.lm_width).to(device)
     model.vision.requires_grad_(False)
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.95))
     average = deepcopy(model)
     start, step, saved, mean = time.monotonic(), 0, 0.0, np.zeros(2)
-    rows = _batches(len(tokens), batch, generator)
+    rows = _batches(len(tokens), batch, order)
     while (spent := parallel.agree(time.monotonic() - start)) < seconds:
         for group in optimiser.param_groups:
             group["lr"] = rate * cosine(spent / seconds, step)
@@ -75,8 +76,8 @@ def train_policy(
         now = np.array([loss.item() for loss in losses])
         mean = now if step == 1 else 0.98 * mean + 0.02 * now
         if step % 100 == 0:
-            report({"stage": "policy", "step": step, "seconds": spent, "flow": mean[0], "grounding": mean[1],
-                    "samples_per_s": step * batch / spent})
+            report({"stage": "policy", "step": step, "seconds_left": seconds - spent, "flow": mean[0],
+                    "grounding": mean[1], "samples_per_s": step * batch / spent})
         if spent - saved > 300:
             keep(average)
             saved = spent
@@ -87,13 +88,14 @@ def _losses(
     model: PiModel, head: PromptHead, tokens: Tensor, columns: dict[str, Tensor], prompts: tuple[Tensor, Tensor],
     rows: Tensor, draws: int, generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    task = columns["task"][rows].long()
-    state = columns["state"][rows]
-    state = state + 0.02 * torch.randn(state.shape, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16):
-        kv, mask, hidden = prefix(model, tokens[rows], prompts[0][task], prompts[1][task])
-        flow = flow_loss(model, kv, mask, state, columns["actions"][rows], generator, draws)
-        grounding = head.loss(hidden, columns["targets"][rows])
+    device = generator.device
+    part = {name: values[rows].to(device) for name, values in columns.items()}
+    task, state = part["task"].long(), part["state"]
+    state = state + 0.02 * torch.randn(state.shape, generator=generator, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        kv, mask, hidden = prefix(model, tokens[rows].to(device), prompts[0][task], prompts[1][task])
+        flow = flow_loss(model, kv, mask, state, part["actions"], generator, draws)
+        grounding = head.loss(hidden, part["targets"])
     return flow, grounding
 
 

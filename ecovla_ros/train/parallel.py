@@ -18,7 +18,7 @@ from torch import Tensor
 
 def spawn(count: int, folder: Path, job: Callable[..., None], *arguments: Any) -> None:
     """Run `job(rank, *arguments)` in `count` processes that can average gradients; returns when all have ended."""
-    meeting = folder / "rendezvous"
+    meeting = folder.resolve() / "rendezvous"  # a relative path in a file URL would be taken for a host
     meeting.unlink(missing_ok=True)
     torch.multiprocessing.spawn(_enter, (count, str(meeting), job, arguments), nprocs=count, join=True)
     meeting.unlink(missing_ok=True)

@@ -1,85 +1,124 @@
-"""The whole training of the built-in policy, stage by stage: demonstrations, vision, tokens, policy, checkpoint.
+"""The whole training of the built-in policy: demonstrations, vision, tokens, policy, corrections, all together.
 
 Each stage leaves a file in the work folder; a run that was interrupted goes on with the first stage that has none, and
-the policy stage with the average it saved last.
+inside the last ones with what they saved last. A run that starts from a checkpoint leaves out the stages that made it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
-import platform
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ecovla_ros.models.base import Plan, PolicySpec
+from ecovla_ros.errors import CheckpointError, ConfigError
+from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.normalise import Normaliser, relative
 from ecovla_ros.models.pi.prompt import Prompt
-from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train import demos, fit, parallel, vision
-from ecovla_ros.train.dataset import PLACES, Dataset
-from ecovla_ros.types import CAMERAS, Observation
+from ecovla_ros.train import demos, fit, parallel, record, together, vision
+from ecovla_ros.train.dataset import Dataset
+from ecovla_ros.train.frames import DemoSettings
 
 Report = Callable[[dict[str, Any]], None]
 COLUMNS = ("state", "actions", "places", "tool", "task")
+MODEL = dataclasses.replace(MINI, noise_scale=0.0)
+"""mini as it is trained: on the arm the flow starts at the centre (a fixed noise per episode would be a fixed bias)."""
+CORRECTION_SEED = 2_000_000
+"""First seed of the episodes the policy drives, after those of the demonstrations."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """One training run; written into the checkpoint."""
 
-    demos: demos.DemoSettings = field(default_factory=demos.DemoSettings)
+    demos: DemoSettings = field(default_factory=DemoSettings)
     processes: int = 2
-    """Processes that collect, and that train the policy data-parallel."""
+    """Processes that collect, and that train data-parallel on a CPU; on CUDA one process trains."""
+    device: str = "cpu"
     threads: int = 1
     """torch threads of the vision stage."""
+    start: str = ""
+    """Checkpoint to go on from; empty: from scratch."""
     vision_minutes: float = 12.0
     policy_minutes: float = 45.0
+    corrections: int = 150
+    """Episodes the policy drives after that, while the expert labels."""
+    together_minutes: float = 40.0
     vision_batch: int = 64
     policy_batch: int = 64
     vision_rate: float = 1e-3
     policy_rate: float = 1e-3
+    together_rate: float = 3e-4
     draws: int = 4
     """Flow draws per prefix."""
     seed: int = 0
     calibration_frames: int = 256
+    command: str = ""
+    """Command line, for the record."""
 
 
 def run(folder: Path, out: Path, settings: TrainSettings, report: Report) -> Path:
-    """Train from what `folder` already holds and write the checkpoint to `out`. Returns `out`."""
-    start = time.monotonic()
+    """Train from what `folder` already holds and write the checkpoint to `out`. Returns `out`.
+
+    Raises ConfigError for a device that is absent, CheckpointError for a start that does not fit the demonstrations.
+    """
+    _check(settings)
+    clock = time.monotonic()
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    demos.collect(folder / "demos", settings.demos, settings.processes, _progress(report))
+    if settings.demos.episodes:
+        demos.collect(folder / "demos", settings.demos, settings.processes, _progress(report, "demos"))
+    driver = Path(settings.start) if settings.start else folder / "policy"
+    if not settings.start:
+        _from_scratch(folder, driver, settings, report, clock)
+    if settings.corrections:
+        corrected = dataclasses.replace(settings.demos, episodes=settings.corrections, seed=CORRECTION_SEED)
+        demos.collect(folder / "demos", corrected, settings.processes, _progress(report, "corrections"), driver)
+    _everywhere(folder, settings, report, _together_stage, folder, driver, out, settings, time.monotonic() - clock)
+    return out
+
+
+def _check(settings: TrainSettings) -> None:
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, and this machine has none; valid: cpu")
+    if settings.start:
+        checkpoint.load(settings.start)
+
+
+def _from_scratch(folder: Path, out: Path, settings: TrainSettings, report: Report, clock: float) -> None:
+    """Vision, tokens, policy, each on the result of the one before."""
     data = Dataset(folder / "demos")
-    prompt = Prompt.build(data.meta["instructions"], MINI.max_prompt)
-    model = PiModel(dataclasses.replace(MINI, vocab=prompt.size))
+    if not data.labelled:
+        raise ConfigError("recorded episodes have no labels to train the tower with; go on from one: --start FOLDER")
+    prompt = Prompt.build(data.meta["instructions"], MODEL.max_prompt)
+    model = PiModel(dataclasses.replace(MODEL, vocab=prompt.size)).to(settings.device)
     _vision_stage(model, data, folder / "vision.pt", settings, report)
     _token_stage(model, data, folder / "tokens.pt", settings, report)
-    job = (folder, out, settings, model.state_dict(), time.monotonic() - start)
-    if settings.processes > 1:
+    weights = {k: v.cpu() for k, v in model.state_dict().items()}
+    _everywhere(folder, settings, report, _policy_stage, folder, out, settings, weights, time.monotonic() - clock)
+
+
+def _everywhere(folder: Path, settings: TrainSettings, report: Report, stage: Callable[..., None], *job: Any) -> None:
+    """A stage in several processes on a CPU, or in this one."""
+    if settings.processes > 1 and settings.device == "cpu":
         queue = multiprocessing.get_context("spawn").SimpleQueue()
         watcher = threading.Thread(target=_forward, args=(queue, report), daemon=True)
         watcher.start()
-        parallel.spawn(settings.processes, folder, _policy_stage, *job, queue.put)
+        parallel.spawn(settings.processes, folder, stage, *job, queue.put)
         queue.put(None)
         watcher.join()
     else:
-        _policy_stage(0, *job, report)
-    return out
+        stage(0, *job, report)
 
 
 def _forward(queue: Any, report: Report) -> None:
@@ -88,27 +127,29 @@ def _forward(queue: Any, report: Report) -> None:
 
 
 def _policy_stage(
-    rank: int, folder: Path, out: Path, settings: TrainSettings, weights: dict[str, Tensor], spent: float, report: Report
+    rank: int, folder: Path, out: Path, settings: TrainSettings, weights: dict[str, Tensor], spent: float,
+    report: Report,
 ) -> None:
     """Language model and expert, in one of several processes; the first one reports and saves."""
     start = time.monotonic()
     torch.manual_seed(settings.seed)  # what only training has starts alike in every process
     data = Dataset(folder / "demos")
     columns = {name: data.column(name) for name in COLUMNS}
-    prompt = Prompt.build(data.meta["instructions"], MINI.max_prompt)
-    model = PiModel(dataclasses.replace(MINI, vocab=prompt.size))
+    prompt = Prompt.build(data.meta["instructions"], MODEL.max_prompt)
+    model = PiModel(dataclasses.replace(MODEL, vocab=prompt.size)).to(settings.device)
     trained = folder / "policy.pt"
     model.load_state_dict(torch.load(trained, weights_only=True) if trained.exists() else weights)
-    earlier = _hours(out) if trained.exists() else 0.0
+    earlier = record.hours_of(out) if trained.exists() else 0.0
     tokens: Tensor = torch.load(folder / "tokens.pt", weights_only=True, mmap=True)
-    normaliser, inputs = policy_columns(columns)
-    ids, real = (torch.tensor(part) for part in prompt.batch(data.meta["instructions"]))
+    normaliser = record.statistics(columns)
+    inputs = record.policy_columns(columns, normaliser)
+    ids, real = (torch.tensor(part).to(settings.device) for part in prompt.batch(data.meta["instructions"]))
 
     def save(average: PiModel) -> None:
         if rank == 0:
             _write(trained, average.state_dict())
-            record = _record(settings, data, earlier + (spent + time.monotonic() - start) / 3600)
-            _save(out, average, normaliser, prompt, data, record, settings)
+            notes = record.record_of(settings, data, earlier + (spent + time.monotonic() - start) / 3600)
+            record.save(out, average, normaliser, prompt, record.spec_of(data), notes, data, settings)
 
     save(fit.train_policy(
         model, tokens, inputs, (ids, real), settings.policy_minutes * 60, settings.policy_batch, settings.policy_rate,
@@ -116,21 +157,50 @@ def _policy_stage(
     ))
 
 
+def _together_stage(
+    rank: int, folder: Path, driver: Path, out: Path, settings: TrainSettings, spent: float, report: Report
+) -> None:
+    """Everything, from the checkpoint `driver`, in one of several processes; the first one reports and saves."""
+    start = time.monotonic()
+    torch.manual_seed(settings.seed)
+    data, before = Dataset(folder / "demos"), checkpoint.load(driver)
+    _check_fit(before.spec, data, driver)
+    columns = {name: data.column(name) for name in COLUMNS}
+    model = PiModel(dataclasses.replace(before.config, noise_scale=MODEL.noise_scale))
+    model.load_state_dict(before.model.state_dict())
+    model.to(settings.device)
+    ids, real = (torch.tensor(part) for part in before.prompt.batch(data.meta["instructions"]))
+    stage = together.Joint(settings.together_minutes * 60, rate=settings.together_rate, seed=settings.seed)
+
+    def save(average: PiModel) -> None:
+        if rank == 0:
+            hours = record.hours_of(driver) + (spent + time.monotonic() - start) / 3600
+            notes = record.record_of(settings, data, hours)
+            record.save(out, average, before.normaliser, before.prompt, before.spec, notes, data, settings)
+
+    save(together.train_together(
+        model, data, record.policy_columns(columns, before.normaliser), (ids, real), stage, folder / "together.pt",
+        report if rank == 0 else _silent, save, rank,
+    ))
+
+
+def _check_fit(spec: PolicySpec, data: Dataset, start: Path) -> None:
+    """The data must be what the checkpoint was made for. Raises CheckpointError, naming what differs."""
+    meta = data.meta
+    pairs = (
+        ("cameras", sorted(spec.cameras), sorted(meta["cameras"])),
+        ("image size", sorted(set(spec.cameras.values())), [(meta["size"], meta["size"])]),
+        ("horizon", spec.horizon, meta["horizon"]),
+        ("renderer", spec.renderer, meta["renderer"]),
+        ("instructions", list(spec.instructions), list(meta["instructions"])),
+    )
+    odd = [f"{name} ({a} there, {b} in the data)" for name, a, b in pairs if a != b]
+    if odd:
+        raise CheckpointError(f"'{start}' does not fit the demonstrations: {'; '.join(odd)}")
+
+
 def _silent(row: dict[str, Any]) -> None:
     """Other processes have nothing of their own to say."""
-
-
-def policy_columns(columns: dict[str, np.ndarray]) -> tuple[Normaliser, dict[str, Tensor]]:
-    """Statistics of the demonstrations, and the normalised columns `fit.train_policy` takes."""
-    joints, gripper = columns["actions"][..., :7], columns["actions"][..., 7]
-    measured = columns["state"][:, :7]
-    normaliser = Normaliser.fit(columns["state"], relative(joints, gripper, measured))
-    return normaliser, {
-        "state": torch.from_numpy(normaliser.state(measured, columns["state"][:, 7])).float(),
-        "actions": torch.from_numpy(normaliser.actions(joints, gripper, measured)).float(),
-        "task": torch.from_numpy(columns["task"]),
-        "targets": fit.targets(columns, tuple(TASKS), PLACES),
-    }
 
 
 def _vision_stage(model: PiModel, data: Dataset, path: Path, settings: TrainSettings, report: Report) -> None:
@@ -155,52 +225,5 @@ def _write(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def _progress(report: Report) -> Callable[[int, int, float], None]:
-    return lambda done, total, left: report({"stage": "demos", "done": done, "of": total, "seconds_left": left})
-
-
-def _hours(out: Path) -> float:
-    """Hours that went into the checkpoint which this run goes on with."""
-    try:
-        return float(json.loads((out / checkpoint.CONFIG).read_text(encoding="utf-8"))["training"]["hours"])
-    except (OSError, ValueError, KeyError):
-        return 0.0
-
-
-def _record(settings: TrainSettings, data: Dataset, hours: float) -> dict[str, Any]:
-    return {
-        "settings": asdict(settings), "episodes": data.episodes, "frames": len(data), "hours": hours,
-        "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-        "images": {"renderer": data.meta["renderer"]},
-    }
-
-
-def _save(
-    out: Path, model: PiModel, normaliser: Normaliser, prompt: Prompt, data: Dataset, training: dict[str, Any],
-    settings: TrainSettings,
-) -> None:
-    spec = PolicySpec(
-        name="mini", cameras={c: (MINI.image_size, MINI.image_size) for c in CAMERAS}, horizon=MINI.horizon,
-        period_s=0.1, renderer=data.meta["renderer"], instructions=tuple(data.meta["instructions"]),
-    )
-    checkpoint.save(out, model, normaliser, prompt, spec, training)
-    policy = checkpoint.load(out, torch.device("cpu"), torch.float32)
-    checkpoint.save(out, model, normaliser, prompt, spec, training, calibration(policy, data, settings))
-
-
-@torch.inference_mode()
-def calibration(policy: Any, data: Dataset, settings: TrainSettings) -> dict[str, Tensor]:
-    """Mean energy of every site over frames drawn from the demonstrations (site key -> (R,), channel order)."""
-    rng = np.random.default_rng(settings.seed)
-    images, state, task = data.column("images"), data.column("state"), data.column("task")
-    energy = {s.key: torch.zeros(s.channels * s.unit) for s in policy.sites}
-    rows = rng.choice(len(data), min(settings.calibration_frames, len(data)), replace=False)
-    noise = torch.randn((policy.spec.horizon, 8), generator=torch.Generator().manual_seed(settings.seed))
-    for row in rows:
-        views = {c: np.ascontiguousarray(images[row, i]) for i, c in enumerate(CAMERAS)}
-        text = data.meta["instructions"][int(task[row])]
-        obs = Observation(0, views, state[row, :7].astype(float), float(state[row, 7]), text)
-        seen = policy.encode(obs)
-        plan = Plan(energy=energy)
-        policy.act(seen, policy.prefill(seen, plan), plan, noise)
-    return {key: value / len(rows) for key, value in energy.items()}
+def _progress(report: Report, stage: str) -> Callable[[int, int, float], None]:
+    return lambda done, total, left: report({"stage": stage, "done": done, "of": total, "seconds_left": left})

@@ -84,7 +84,7 @@ def fill_pruning(msg: Any, report: FrameReport) -> Any:
     set_stamp(msg.header.stamp, report.stamp_ns)
     for name in ("similarity", "threshold", "ratio", "exposed_ms", "refresh_ms"):
         setattr(msg, name, float(getattr(report, name)))
-    for name in ("method", "kind", "triggered", "pattern_id", "pattern_age", "swaps", "fault"):
+    for name in ("method", "refresh", "kind", "triggered", "pattern_id", "pattern_age", "swaps", "fault"):
         setattr(msg, name, getattr(report, name))
     return msg
 

@@ -16,10 +16,33 @@ CHANNELS: dict[str, tuple[int, ...]] = {
     "rgba8": (0, 1, 2),
     "bgra8": (2, 1, 0),
     "mono8": (0, 0, 0),
+    "rgb16": (0, 1, 2),
+    "bgr16": (2, 1, 0),
+    "rgba16": (0, 1, 2),
+    "bgra16": (2, 1, 0),
+    "mono16": (0, 0, 0),
+    "8UC1": (0, 0, 0),
+    "8UC3": (2, 1, 0),
+    "8UC4": (2, 1, 0),
 }
-"""Image encoding -> where red, green and blue stand in a pixel."""
-_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-_CODECS = ("jpeg", "jpg", "png")
+"""Image encoding -> where red, green and blue stand in a pixel. 8UC3 and 8UC4 are as OpenCV writes them: blue first. Of
+16 bits the upper 8 are taken."""
+CONVERTED: dict[str, tuple[int, int]] = {
+    "bayer_rggb8": (1, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr8": (1, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2RGB),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUYV),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUYV),
+}
+"""Image encoding -> bytes of a pixel, and OpenCV's conversion."""
+_BYTES = {
+    "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "rgb16": 6, "bgr16": 6, "rgba16": 8, "bgra16": 8,
+    "mono16": 2, "8UC1": 1, "8UC3": 3, "8UC4": 4, **{name: size for name, (size, _) in CONVERTED.items()},
+}  # fmt: skip
+_CODECS = ("jpeg", "jpg", "png", "webp")
 _MAX_SIDE = 16_384
 
 
@@ -32,17 +55,19 @@ def decode_image(msg: Any, name: str = "image") -> np.ndarray:
         return _raw(msg, name)
     codec = str(msg.format).lower()
     if not any(known in codec for known in _CODECS):
-        raise ObservationError(f"{name}: " + unknown("compressed format", msg.format, ("jpeg", "png")))
+        raise ObservationError(f"{name}: " + unknown("compressed format", msg.format, ("jpeg", "png", "webp")))
     data = np.frombuffer(msg.data, np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
-        raise ObservationError(f"{name}: {data.size} bytes of '{msg.format}' do not decode; valid: a whole jpeg or png")
+        raise ObservationError(
+            f"{name}: {data.size} bytes of '{msg.format}' do not decode; valid: a whole jpeg, png or webp"
+        )
     return np.ascontiguousarray(image[..., ::-1])
 
 
 def _raw(msg: Any, name: str) -> np.ndarray:
-    if msg.encoding not in CHANNELS:
-        raise ObservationError(f"{name}: " + unknown("image encoding", msg.encoding, CHANNELS))
+    if msg.encoding not in _BYTES:
+        raise ObservationError(f"{name}: " + unknown("image encoding", msg.encoding, _BYTES))
     height, width, step, unit = int(msg.height), int(msg.width), int(msg.step), _BYTES[msg.encoding]
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise ObservationError(f"{name}: size {width} x {height} px; valid: 1 to {_MAX_SIDE} px a side")
@@ -53,7 +78,19 @@ def _raw(msg: Any, name: str) -> np.ndarray:
             f"step of at least {width * unit} and step x height bytes"
         )
     rows = np.lib.stride_tricks.as_strided(data, (height, width, unit), (step, unit, 1), writeable=False)
-    return np.ascontiguousarray(rows[..., CHANNELS[msg.encoding]])
+    return _colours(rows, msg.encoding, bool(getattr(msg, "is_bigendian", 0)), name)
+
+
+def _colours(rows: np.ndarray, encoding: str, big_endian: bool, name: str) -> np.ndarray:
+    """Bytes (H, W, B) of an encoding to RGB, uint8, (H, W, 3)."""
+    if encoding in CONVERTED:
+        if rows.shape[0] < 2 or rows.shape[1] % 2 or (encoding.startswith("bayer") and rows.shape[0] % 2):
+            raise ObservationError(f"{name}: {rows.shape[1]} x {rows.shape[0]} px of {encoding}; valid: even sides")
+        whole = np.ascontiguousarray(rows if rows.shape[2] > 1 else rows[..., 0])
+        return np.asarray(cv2.cvtColor(whole, CONVERTED[encoding][1]))
+    if encoding.endswith("16"):
+        rows = rows[..., 0 if big_endian else 1 :: 2]
+    return np.ascontiguousarray(rows[..., CHANNELS[encoding]])
 
 
 def fill_image(msg: Any, image: np.ndarray, ns: int, frame: str) -> Any:

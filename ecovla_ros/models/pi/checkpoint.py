@@ -27,6 +27,8 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json
 SECTIONS = ("family", "model", "spec", "normaliser", "training")
 CALIBRATION = "calibration."
 """Prefix of the optional calibration energies in the weights file, before the site key."""
+MEAN = ".mean"
+"""Behind the site key: mean activations instead of energies, for compensation."""
 
 
 def save(
@@ -60,9 +62,10 @@ def save(
 
 
 def load(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, flow_steps: int = 0
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, flow_steps: int = 0,
+    bucket: int = 1,
 ) -> PiPolicy:
-    """Read a checkpoint written by `save`. `flow_steps` 0: as it was trained for.
+    """Read a checkpoint written by `save`. `flow_steps` 0: as it was trained for. `bucket`: see `PiPolicy`.
 
     Raises CheckpointError: a file missing, truncated or foreign; weights missing, extra, not finite, of a wrong shape;
     bad statistics.
@@ -81,7 +84,7 @@ def load(
     model.to(device=device, dtype=dtype)
     _check_calibration(energies, model)
     energies = {k: v.to(device) for k, v in energies.items()}
-    return PiPolicy(model, spec, normaliser, prompt, flow_steps, energies)
+    return PiPolicy(model, spec, normaliser, prompt, flow_steps, energies, bucket)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -148,10 +151,11 @@ def _check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 
 def _check_calibration(energies: Mapping[str, Tensor], model: PiModel) -> None:
     known = {site.key: site.channels * site.unit for site in sites(model, 1)}
-    for key, energy in energies.items():
+    for name, values in energies.items():
+        key = name.removesuffix(MEAN)
         if key not in known:
             raise CheckpointError("calibration: " + unknown("site", key, known))
-        if energy.shape != (known[key],):
-            raise CheckpointError(f"calibration of {key} has shape {tuple(energy.shape)}; needed: ({known[key]},)")
-        if not bool(torch.isfinite(energy).all()) or bool((energy < 0).any()):
-            raise CheckpointError(f"calibration of {key} must be finite and not negative")
+        if values.shape != (known[key],):
+            raise CheckpointError(f"calibration of {name} has shape {tuple(values.shape)}; needed: ({known[key]},)")
+        if not bool(torch.isfinite(values).all()) or bool(key == name and (values < 0).any()):
+            raise CheckpointError(f"calibration of {name} must be finite and, if energies, not negative")

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecovla_ros.errors import CheckpointError, unknown
+from ecovla_ros.models.resize import FITS
 from ecovla_ros.types import CAMERAS
+
+VARIANTS = ("pi0", "pi05")
+"""pi0: state and time enter the expert as tokens. pi05: the state is in the prompt, the time modulates the norms."""
 
 VISIONS = ("siglip", "stem")
 """siglip: the patch transformer of pi0. stem: the small convolutional tower of mini."""
@@ -24,9 +28,14 @@ class PiConfig:
 
     cameras: tuple[str, ...] = CAMERAS
     """Camera slots in the order of the prefix."""
+    variant: str = "pi0"
+    prompt_state: bool = True
+    """pi0.5: whether the state is in the prompt; without, the policy does not know it."""
     optional_cameras: bool = False
     """Whether an observation may come without an image of some (not all) cameras."""
     vision: str = "stem"
+    fit: str = "area"
+    """How images of other shapes become the model's, see models/resize.py."""
     image_size: int = 96
     """Height and width of the model's square images, px."""
     patch: int = 16
@@ -52,6 +61,8 @@ class PiConfig:
     horizon: int = 16
     flow_steps: int = 5
     """Euler steps from noise (t = 1) to actions (t = 0)."""
+    noise_scale: float = 1.0
+    """Scale of the noise the flow starts from: 1 draws one of the demonstrated ways, 0 starts at their centre."""
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     min_period: float = 4e-3
@@ -62,8 +73,12 @@ class PiConfig:
         """Raises CheckpointError for a combination that is not a model."""
         if self.vision not in VISIONS:
             raise CheckpointError(unknown("vision tower", self.vision, VISIONS))
+        if self.fit not in FITS:
+            raise CheckpointError(unknown("fit", self.fit, FITS))
+        if self.variant not in VARIANTS:
+            raise CheckpointError(unknown("variant", self.variant, VARIANTS))
         for name, value in dataclasses.asdict(self).items():
-            least = 0 if name in ("vision_layers", "vision_heads", "vision_mlp") else 1e-12
+            least = 0 if name in ("vision_layers", "vision_heads", "vision_mlp", "noise_scale") else 1e-12
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
                 raise CheckpointError(f"model configuration: {name} must be positive, got {value}")
         for wrong, why in self._contradictions():
@@ -90,6 +105,11 @@ class PiConfig:
     def tokens(self) -> int:
         """Vision tokens N of one camera."""
         return (self.image_size // self.patch) ** 2
+
+    @property
+    def state_tokens(self) -> int:
+        """Tokens between prefix and actions: pi0's state, or none."""
+        return 1 if self.variant == "pi0" else 0
 
     @property
     def max_prefix(self) -> int:

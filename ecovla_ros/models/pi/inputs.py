@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.pi.config import PiConfig
+from ecovla_ros.models.resize import resize
 from ecovla_ros.types import JOINTS, Observation
 
 
-def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to (size, size, 3) by the mean over areas; the same for training and inference."""
-    if image.shape[:2] == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+class Eyes(Protocol):
+    """The part of a model's configuration that says what images it takes."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera slots in the model's order."""
+
+    @property
+    def optional_cameras(self) -> bool:
+        """Whether an image may be missing."""
+
+    @property
+    def fit(self) -> str:
+        """How an image of another shape becomes the model's, see models/resize.py."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, px."""
 
 
-def camera_images(images: Mapping[str, Any], config: PiConfig) -> dict[str, NDArray[np.uint8]]:
+def camera_images(images: Mapping[str, Any], config: Eyes) -> dict[str, NDArray[np.uint8]]:
     """Camera -> (image_size, image_size, 3) uint8 of every present camera, in the model's order.
 
     Raises ObservationError for an unknown or missing camera, a wrong type or shape. A camera given as None is left out
@@ -34,7 +46,7 @@ def camera_images(images: Mapping[str, Any], config: PiConfig) -> dict[str, NDAr
     for name in config.cameras:
         image = images.get(name)
         if image is not None:
-            present[name] = resize(_checked(name, image), config.image_size)
+            present[name] = resize(_checked(name, image), config.image_size, config.fit)
         elif not (config.optional_cameras and name in images):
             raise ObservationError(f"no image of camera '{name}'; this policy needs: {', '.join(config.cameras)}")
     if not present:

@@ -1,8 +1,8 @@
 """The pi0 family, batched: vision tower, language model as a bidirectional prefix, flow-matching action expert.
 
 Two savings are exact and built in. Of the LM's last layer only K and V are read, so nothing else of it exists. The
-state token sees the prefix and itself but no action, so its K/V do not depend on noise or time: it runs once per
-prefix, and the actions then see prefix, state and one another without any causal mask.
+state token of pi0 sees the prefix and itself but no action, so its K/V do not depend on noise or time: it runs once per
+prefix, and the actions then see prefix, state and one another without any causal mask. pi0.5 has no such token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
 from ecovla_ros.models.pi.config import PiConfig
-from ecovla_ros.models.pi.layers import Block, Extend, KeyValue, RMSNorm, Rope, rope_tables, run
+from ecovla_ros.models.pi.layers import Block, Extend, KeyValue, RMSNorm, Rope, Use, rope_tables, run
+from ecovla_ros.models.pi.modulation import Modulation, Modulator
 from ecovla_ros.models.pi.vision import Siglip, Stem
 
 KV = tuple[Tensor, Tensor]
@@ -37,12 +38,13 @@ class PiModel(nn.Module):
         self.embedding = nn.Parameter(torch.randn(config.vocab, config.lm_width) * config.lm_width**-0.5)
         self.lm = _blocks(config, config.lm_width, config.lm_mlp, config.layers - 1)
         self.lm_last = KeyValue(config.lm_width, config.kv_heads, config.head_dim, config.norm_eps)
-        width = config.expert_width
-        self.expert = _blocks(config, width, config.expert_mlp, config.layers)
-        self.expert_norm = RMSNorm(width, config.norm_eps)
-        self.state_in = nn.Linear(config.state_dim, width)
+        width, modulated = config.expert_width, config.variant == "pi05"
+        self.expert = _blocks(config, width, config.expert_mlp, config.layers, modulated)
+        self.expert_norm = RMSNorm(width, config.norm_eps, weighted=not modulated)
+        self.modulator = Modulator(width, 2 * config.layers + 1) if modulated else None
+        self.state_in = None if modulated else nn.Linear(config.state_dim, width)
         self.action_in = nn.Linear(config.action_dim, width)
-        self.time_in, self.time_out = nn.Linear(2 * width, width), nn.Linear(width, width)
+        self.time_in, self.time_out = nn.Linear((1 if modulated else 2) * width, width), nn.Linear(width, width)
         self.action_out = nn.Linear(width, config.action_dim)
         cos, sin = rope_tables(config.max_prefix + 1 + config.horizon, config.head_dim, config.rope_theta)
         self.register_buffer("rope_cos", cos, persistent=False)
@@ -90,18 +92,25 @@ class PiModel(nn.Module):
         draws, horizon = len(x_t) // len(state), x_t.shape[1]
         start = None if mask is None else mask.long().sum(1, keepdim=True)
         past, seen = self.state_kv(kv, mask, state, start)
+        before = self.config.state_tokens
         if seen is not None:
             seen = F.pad(seen.repeat_interleave(draws, 0), (0, horizon), value=True)
-            start = start.repeat_interleave(draws, 0) + torch.arange(1, 1 + horizon, device=x_t.device)
-        rope = self.rope(start, kv[0][0].shape[2] + 1, horizon)
+            start = start.repeat_interleave(draws, 0) + torch.arange(before, before + horizon, device=x_t.device)
+        rope = self.rope(start, kv[0][0].shape[2] + before, horizon)
         x = self.embed_actions(x_t, t).to(self.action_in.weight.dtype)
-        x = run(self.expert, x, rope, [partial(_append, *layer) for layer in past], key_mask(seen))
-        return self.action_out(self.expert_norm(x))
+        uses, last = self.modulate(t)
+        x = run(self.expert, x, rope, [partial(_append, *layer) for layer in past], key_mask(seen), uses)
+        return self.action_out(self.expert_norm(x, last))
 
     def state_kv(
         self, kv: Sequence[KV], mask: Tensor | None, state: Tensor, position: Tensor | None
     ) -> tuple[list[KV], Tensor | None]:
-        """K/V of prefix and state token (B, G, S + 1, head_dim) per layer, and the mask (B, S + 1) that fits."""
+        """K/V of prefix and state token (B, G, S + 1, head_dim) per layer, and the mask (B, S + 1) that fits.
+
+        pi0.5 has no state token: K/V of the prefix, and its mask.
+        """
+        if self.state_in is None:
+            return list(kv), None if mask is None else mask.bool()
         seen = None if mask is None else F.pad(mask.bool(), (0, 1), value=True)
         rope = self.rope(position, kv[0][0].shape[2], 1)
         past: list[KV] = []
@@ -114,8 +123,18 @@ class PiModel(nn.Module):
     def embed_actions(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Noisy actions (B, H, action_dim) and times (B,) to expert tokens (B, H, expert_width)."""
         actions = self.action_in(x_t)
+        if self.modulator is not None:
+            return actions
         times = self.time_embedding(t)[:, None].to(actions.dtype).expand_as(actions)
         return self.time_out(F.silu(self.time_in(torch.cat((actions, times), -1))))
+
+    def modulate(self, t: Tensor) -> tuple[list[Use] | None, Modulation | None]:
+        """What times (B,) make of the expert's blocks and of its last norm (pi0.5); pi0: nothing."""
+        if self.modulator is None:
+            return None, None
+        waves = self.time_embedding(t).to(self.time_in.weight.dtype)
+        *blocks, last = self.modulator(F.silu(self.time_out(F.silu(self.time_in(waves)))))
+        return [Use(modulation=pair) for pair in zip(blocks[::2], blocks[1::2])], last
 
     def time_embedding(self, t: Tensor) -> Tensor:
         """Sine and cosine of t (B,) with log-spaced periods, (B, expert_width), float32 (pi0)."""
@@ -131,9 +150,9 @@ class PiModel(nn.Module):
         return Rope(cos.unsqueeze(-2), sin.unsqueeze(-2))
 
 
-def _blocks(config: PiConfig, width: int, mlp: int, count: int) -> nn.ModuleList:
+def _blocks(config: PiConfig, width: int, mlp: int, count: int, modulated: bool = False) -> nn.ModuleList:
     heads = (config.heads, config.kv_heads, config.head_dim)
-    return nn.ModuleList(Block(width, mlp, *heads, config.norm_eps, config.layers) for _ in range(count))
+    return nn.ModuleList(Block(width, mlp, *heads, config.norm_eps, config.layers, modulated) for _ in range(count))
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:

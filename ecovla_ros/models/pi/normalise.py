@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ecovla_ros.errors import CheckpointError, unknown
-from ecovla_ros.types import CONTINUOUS
+from ecovla_ros.models.pi.inputs import joint_state
+from ecovla_ros.types import CONTINUOUS, ActionChunk, Observation
 
 Array = NDArray[np.float64]
 
+STATISTICS = ("state_mean", "state_std", "action_mean", "action_std")
 WIDTH = 8
 """Seven joints and the gripper."""
 
@@ -33,10 +35,20 @@ class Normaliser:
     state_std: tuple[float, ...]
     action_mean: tuple[tuple[float, ...], ...]
     action_std: tuple[tuple[float, ...], ...]
+    relative: bool = True
+    """Whether joint actions are differences from the measured joints, or targets."""
+    state_gripper: tuple[float, float] = (0.0, 1.0)
+    """Raw values of an open and of a closed gripper, in the state."""
+    action_gripper: tuple[float, float] = (-1.0, 1.0)
+    """The same in the actions."""
 
     def __post_init__(self) -> None:
         """Raises CheckpointError for a statistic that is missing, not finite, or a standard deviation of zero."""
-        for name in (f.name for f in dataclasses.fields(self)):
+        if not isinstance(self.relative, bool):
+            raise CheckpointError(f"normalisation: relative must be true or false, got {self.relative!r}")
+        for name in ("state_gripper", "action_gripper"):
+            object.__setattr__(self, name, _ends(name, getattr(self, name)))
+        for name in STATISTICS:
             value = getattr(self, name)
             try:
                 array = np.asarray(value, dtype=np.float64)
@@ -69,22 +81,44 @@ class Normaliser:
         for key in data:
             if key not in names:
                 raise CheckpointError("normalisation: " + unknown("key", key, names))
-        missing = [n for n in names if n not in data]
+        missing = [n for n in STATISTICS if n not in data]
         if missing:
-            raise CheckpointError(f"normalisation: missing {', '.join(missing)}; needed: {', '.join(names)}")
+            raise CheckpointError(f"normalisation: missing {', '.join(missing)}; needed: {', '.join(STATISTICS)}")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {f.name: np.asarray(getattr(self, f.name)).tolist() for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v if isinstance(v, bool) else np.asarray(v).tolist() for k, v in values.items()}
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers of a state and of an action."""
+        return WIDTH, WIDTH
+
+    def observed(self, observation: Observation) -> Array:
+        """Normalised state (8,) of an observation. Raises ObservationError: a wrong shape, NaN, infinity."""
+        return self.state(*joint_state(observation))
+
+    def chunk(self, normalised: ArrayLike, observation: Observation, period_s: float) -> ActionChunk:
+        """Normalised actions (H, 8) as the answer to an observation."""
+        joints, gripper = self.targets(normalised, observation.joints)
+        return ActionChunk(observation.stamp_ns, period_s, joints, gripper)
 
     def state(self, joints: ArrayLike, gripper: ArrayLike) -> Array:
         """Joints (…, 7) rad and gripper (…) 0..1 to the normalised state (…, 8)."""
-        return (raw_state(joints, gripper) - np.array(self.state_mean)) / np.array(self.state_std)
+        opened, closed = self.state_gripper
+        raw = raw_state(joints, opened + (closed - opened) * np.asarray(gripper, dtype=np.float64))
+        return (raw - np.array(self.state_mean)) / np.array(self.state_std)
 
     def actions(self, joints: ArrayLike, gripper: ArrayLike, measured: ArrayLike) -> Array:
         """Targets: joints (…, H, 7) rad, gripper (…, H) 0..1; `measured` (…, 7) rad: normalised actions (…, H, 8)."""
-        return (relative(joints, gripper, measured) - np.array(self.action_mean)) / np.array(self.action_std)
+        opened, closed = self.action_gripper
+        raw = relative(joints, gripper, measured)
+        if not self.relative:
+            raw[..., :7] += np.asarray(measured, dtype=np.float64)[..., None, :]
+        raw[..., 7] = opened + (closed - opened) * np.asarray(gripper, dtype=np.float64)
+        return (raw - np.array(self.action_mean)) / np.array(self.action_std)
 
     def targets(self, normalised: ArrayLike, measured: ArrayLike) -> tuple[Array, Array]:
         """Normalised actions (…, H, 8) to joint targets (…, H, 7) rad and gripper targets (…, H) within 0..1.
@@ -92,8 +126,9 @@ class Normaliser:
         Joint targets continue from `measured`: a continuous joint may pass pi instead of jumping to -pi.
         """
         raw = np.asarray(normalised, dtype=np.float64) * np.array(self.action_std) + np.array(self.action_mean)
-        joints = raw[..., :7] + np.asarray(measured, dtype=np.float64)[..., None, :]
-        return joints, np.clip((raw[..., 7] + 1.0) / 2.0, 0.0, 1.0)
+        now, (opened, closed) = np.asarray(measured, dtype=np.float64)[..., None, :], self.action_gripper
+        joints = now + (raw[..., :7] if self.relative else _short_way(raw[..., :7] - now))
+        return joints, np.clip((raw[..., 7] - opened) / (closed - opened), 0.0, 1.0)
 
 
 def raw_state(joints: ArrayLike, gripper: ArrayLike) -> Array:
@@ -105,8 +140,19 @@ def raw_state(joints: ArrayLike, gripper: ArrayLike) -> Array:
 def relative(joints: ArrayLike, gripper: ArrayLike, measured: ArrayLike) -> Array:
     """Joint targets (…, H, 7) less `measured` (…, 7), rad, and the gripper (…, H) on -1..1: raw actions (…, H, 8)."""
     difference = np.asarray(joints, dtype=np.float64) - np.asarray(measured, dtype=np.float64)[..., None, :]
-    wrapped = np.where(np.array(CONTINUOUS), (difference + np.pi) % (2.0 * np.pi) - np.pi, difference)
-    return raw_state(wrapped, 2.0 * np.asarray(gripper, dtype=np.float64) - 1.0)
+    return raw_state(_short_way(difference), 2.0 * np.asarray(gripper, dtype=np.float64) - 1.0)
+
+
+def _short_way(difference: Array) -> Array:
+    """Differences (…, 7) rad; those of continuous joints within -pi..pi."""
+    return np.where(np.array(CONTINUOUS), (difference + np.pi) % (2.0 * np.pi) - np.pi, difference)
+
+
+def _ends(name: str, value: Any) -> tuple[float, float]:
+    ends = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else ()
+    if len(ends) != 2 or not np.isfinite(ends).all() or ends[0] == ends[1]:
+        raise CheckpointError(f"normalisation: {name} must be two different numbers, open and closed, got {value!r}")
+    return ends[0], ends[1]
 
 
 def _frozen(value: Any) -> Any:

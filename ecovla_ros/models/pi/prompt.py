@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,6 +77,35 @@ class Prompt:
         longest = max((len(row) for row in rows), default=0)
         ids = [row + [0] * (longest - len(row)) for row in rows]
         return ids, [[i < len(row) for i in range(longest)] for row in rows]
+
+
+class GemmaPrompt(Prompt):
+    """PaliGemma's tokenizer as openpi uses it: a begin token before the text, and `ending` after it, encoded apart."""
+
+    BEGIN = 2
+    ending = ""
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of `text`, without padding. Raises ObservationError: empty, too long."""
+        clean = text.strip().replace("_", " ").replace("\n", " ") if self.ending else text
+        if not clean.strip():
+            raise ObservationError("empty instruction: say what to do, e.g. 'place the apple in the basket'")
+        parts = [self.tokenizer.encode(part, add_special_tokens=False).ids for part in (clean, self.ending) if part]
+        ids = [self.BEGIN, *(i for part in parts for i in part)]
+        if len(ids) > self.max_tokens:
+            raise ObservationError(f"prompt of {len(ids)} tokens; at most {self.max_tokens}: '{text}'")
+        return ids
+
+
+def state_prompt(text: str, bins: Iterable[int]) -> str:
+    """pi0.5's prompt: the task, the state in bins, and where the actions begin (openpi, tokenizer.py)."""
+    task = text.strip().replace("_", " ").replace("\n", " ")
+    return f"Task: {task}, State: {' '.join(map(str, bins))};\nAction: "
+
+
+def state_bins(state: Iterable[float]) -> list[int]:
+    """Normalised state to 256 equal bins of -1..1, numbered 0..255; below them -1, above 255, as openpi does."""
+    return [min(max(math.floor((value + 1.0) * 128.0), -1), 255) for value in state]
 
 
 def _split(text: str) -> list[str]:

@@ -1,36 +1,53 @@
-"""Which rows of a `PiModel` may be reordered, and how a plan restricts a pass to the first of them."""
+"""Which rows of a pi0 model may be reordered, and how a plan restricts a pass to the first of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
 
 from ecovla_ros.models.base import Plan, Site
 from ecovla_ros.models.pi.layers import Block, Use
 from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.prune.site import Hidden
+
+HeadProbe = Callable[[str, int], Hidden]
+"""(phase, layer) -> the probe of that layer's query heads, which needs the K/V of the last pass."""
 
 
-def sites(model: PiModel, flow_steps: int) -> tuple[Site, ...]:
+def sites(model: PiModel, flow_steps: int, heads: HeadProbe | None = None) -> tuple[Site, ...]:
     """MLP channels and query heads of every LM block and expert block. K/V rows stay: the expert reads the LM's.
 
-    The LM's last layer has none: only its K/V are computed. Expert sites run `flow_steps` times a frame.
+    The LM's last layer has none: only its K/V are computed. Expert sites run `flow_steps` times a frame; of their heads
+    the last step alone can be probed, as every step overwrites the K/V of the one before.
     """
     found: list[Site] = []
     for name, phase, calls, blocks in (("lm", "prefill", 1, model.lm), ("expert", "act", flow_steps, model.expert)):
         for i, block in enumerate(blocks):
-            found += _of_block(f"{name}.{i}", name, phase, calls, block)
+            probe = None if heads is None else heads(phase, i)
+            found += _of_block(f"{name}.{i}", name, phase, calls, block, probe)
     return tuple(found)
 
 
-def uses(name: str, count: int, plan: Plan) -> list[Use]:
-    """What each of the `count` blocks of `name` ("lm" or "expert") runs under a plan."""
-    kept, energy = plan.kept, plan.energy or {}
-    keys = [(f"{name}.{i}.heads", f"{name}.{i}.mlp") for i in range(count)]
-    return [Use(kept.get(h), kept.get(m), energy.get(h), energy.get(m)) for h, m in keys]
+def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid: Tensor | None = None) -> list[Use]:
+    """How each of the `count` blocks of `name` ("lm" or "expert") runs in one call of `calls` under a plan."""
+    return [
+        Use(plan.use(f"{name}.{i}.heads", call, calls), plan.use(f"{name}.{i}.mlp", call, calls, calls), valid)
+        for i in range(count)
+    ]
 
 
-def _of_block(key: str, name: str, phase: str, calls: int, block: Block) -> tuple[Site, ...]:
+def _of_block(
+    key: str, name: str, phase: str, calls: int, block: Block, probe: Hidden | None
+) -> tuple[Site, ...]:
     attention, mlp = block.attention, block.mlp
     gate, up, down, query, o = (w.detach() for w in (mlp.gate, mlp.up, mlp.down, attention.query(), attention.o))
     unit, groups = attention.head_dim, attention.kv_heads
+
+    def channels(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
+        return mlp.hidden(inputs, first, last)
+
     return (
-        Site(f"{key}.mlp", f"{name}.mlp", phase, len(gate), 1, (gate, up), down, calls=calls),
-        Site(f"{key}.heads", f"{name}.heads", phase, len(o) // unit, unit, (query,), o, step=groups, calls=calls),
+        Site(f"{key}.mlp", f"{name}.mlp", phase, len(gate), 1, (gate, up), down, 32, calls, (), channels, calls),
+        Site(f"{key}.heads", f"{name}.heads", phase, len(o) // unit, unit, (query,), o, groups, calls, (), probe),
     )

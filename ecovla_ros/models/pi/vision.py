@@ -7,13 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.models.pi.config import STEM_CHANNELS, PiConfig
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]; float (B, 3, H, W) already in [-1, 1] passes through."""
-    if images.dtype != torch.uint8:
-        return images
-    return images.permute(0, 3, 1, 2).float().mul_(2.0 / 255.0).sub_(1.0)
+from ecovla_ros.models.vit import VitLayer, to_pixels
 
 
 class Residual(nn.Module):
@@ -52,25 +46,6 @@ class Stem(nn.Module):
         return grid.flatten(2).transpose(1, 2) + self.position
 
 
-class SiglipLayer(nn.Module):
-    """Pre-norm attention and MLP with biases. `qkv` rows: all of Q, all of K, all of V."""
-
-    def __init__(self, config: PiConfig) -> None:
-        super().__init__()
-        width = config.vision_width
-        self.heads = config.vision_heads
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, config.vision_mlp), nn.Linear(config.vision_mlp, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) to the same shape."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
-
-
 class Siglip(nn.Module):
     """The vision transformer of pi0 without its pooling head."""
 
@@ -79,7 +54,9 @@ class Siglip(nn.Module):
         width = config.vision_width
         self.patches = nn.Conv2d(3, width, config.patch, stride=config.patch)
         self.position = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
-        self.layers = nn.ModuleList(SiglipLayer(config) for _ in range(config.vision_layers))
+        self.layers = nn.ModuleList(
+            VitLayer(width, config.vision_heads, config.vision_mlp) for _ in range(config.vision_layers)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:

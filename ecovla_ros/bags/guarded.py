@@ -1,0 +1,88 @@
+"""The guard over a bag: ticks by the bag's clock, hears its joint states and what the policy answers.
+
+Open loop: the recorded arm does not follow what is commanded here, so a guard that watches for that may latch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ecovla_ros import wire
+from ecovla_ros.bags.inputs import clock_offset
+from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.config import ControlConfig
+from ecovla_ros.control import limits
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.status import GuardStatus, State
+from ecovla_ros.errors import BagError, ObservationError
+from ecovla_ros.types import ActionChunk, Trajectory
+
+
+class News(NamedTuple):
+    """What the guard sent, or a state it entered."""
+
+    time_ns: int
+    status: GuardStatus
+    trajectory: Trajectory | None
+
+
+class Guarded:
+    """A guard that is enabled as soon as it can be, once. Times are ns of the recorder's clock."""
+
+    def __init__(self, config: ControlConfig) -> None:
+        """Raises ConfigError for limits that cannot be read."""
+        self._guard = Guard(config, limits.load(config.profile))
+        self._period_ns = round(1e9 / config.rate_hz)
+        self._next_ns: int | None = None
+        self._enabled = False
+        self._said: tuple[str, str, str] | None = None
+        self._news: list[News] = []
+        self._offset_ns: int | None = None
+        self.state = State.DISARMED.value
+        """Name of the state the guard is in."""
+
+    def hear(self, raw: Raw, decode: Callable[[Raw], Any] | None) -> None:
+        """Tick until this message was recorded, then hand it over if it is a joint state (`decode` given)."""
+        self.until(raw.time_ns)
+        if decode is None:
+            return
+        try:
+            state = wire.arm_state(decode(raw), finite=False)
+        except (ObservationError, BagError):
+            return  # as in the node: the guard holds once the last good one is too old
+        if self._offset_ns is None:
+            self._offset_ns = clock_offset(state.stamp_ns, raw.time_ns)
+        self._guard.on_joint_state(state, raw.time_ns - self._offset_ns)
+
+    def chunk(self, chunk: ActionChunk, time_ns: int) -> None:
+        """A chunk that was ready at `time_ns`."""
+        self._guard.on_chunk(chunk, self._now(time_ns))
+
+    def until(self, time_ns: int) -> None:
+        """Tick at the guard's rate up to this time."""
+        if self._next_ns is None or time_ns < self._next_ns - 100 * self._period_ns:
+            self._next_ns = time_ns
+        while self._next_ns <= time_ns:
+            self._tick(self._next_ns)
+            self._next_ns += self._period_ns
+
+    def news(self) -> Iterator[News]:
+        """What happened since the last call."""
+        news, self._news = self._news, []
+        yield from news
+
+    def _tick(self, time_ns: int) -> None:
+        if not self._enabled and self._offset_ns is not None:
+            self._enabled = self._guard.enable(True, self._now(time_ns))[0]
+        command = self._guard.tick(self._now(time_ns))
+        status = command.status
+        self.state = status.state
+        said = status.state, status.reason, status.refusal
+        if command.trajectory is not None or said != self._said:
+            self._news.append(News(time_ns, status, command.trajectory))
+            self._said = said
+
+    def _now(self, time_ns: int) -> int:
+        """The clock of the stamps at a time of the recorder's."""
+        return time_ns - (self._offset_ns or 0)

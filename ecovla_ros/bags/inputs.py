@@ -1,0 +1,223 @@
+"""From a bag's messages to what the policy sees, by the rules of the live node and the bag's own stamps."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ecovla_ros import wire
+from ecovla_ros.bags.read import Bag
+from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.config import NodeConfig
+from ecovla_ros.errors import BagError, ObservationError, unknown
+from ecovla_ros.types import CAMERAS, Observation
+from ecovla_ros.wire.pairing import History, Pairing
+
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+KINDS = {"joint_states": ("sensor_msgs/msg/JointState",), "instruction": ("std_msgs/msg/String",)}
+"""Input -> message types it may have. Every other input is a camera: `IMAGES`."""
+ENDINGS = (
+    "image",
+    "image/compressed",
+    "image_raw",
+    "image_raw/compressed",
+    "color/image_raw",
+    "color/image_raw/compressed",
+)
+"""What a camera's topic is called where nothing else is said: the first of these that the bag has."""
+SAME_NS = 1_000_000_000
+"""A stamp no farther from the recorder's clock belongs to the same clock, ns."""
+GRID_NS = 5_000_000
+"""A picture this much early still counts as the one that is due, ns."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """No frame: the arm would have held."""
+
+    time_ns: int
+    stamp_ns: int
+    """Of the newest picture; 0 when none came."""
+    why: str
+    dropped: int
+    """Pictures so far that were in no frame."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the policy sees."""
+
+    time_ns: int
+    """When the message that completed it was recorded, ns of the recorder's clock."""
+    observation: Observation
+    new_episode: bool
+    """The first frame, one after an instruction, or one after the clock jumped back."""
+    dropped: int
+    """Pictures so far that were in no frame."""
+
+
+def mapping(texts: Sequence[str], cameras: Sequence[str] = CAMERAS) -> dict[str, str]:
+    """ "input=topic" texts as input -> topic. Raises BagError for an unknown input."""
+    valid = (*cameras, *KINDS)
+    topics = {}
+    for text in texts:
+        name, equals, topic = text.partition("=")
+        if not equals or name not in valid:
+            raise BagError(unknown("input", name, valid) + " Write input=topic.")
+        topics[name] = topic
+    return topics
+
+
+def choose(
+    bag: Bag, mapped: Mapping[str, str], cameras: Sequence[str] = CAMERAS, instruction: str = ""
+) -> dict[str, str]:
+    """Input -> topic of this bag. An `instruction` given here needs none in the bag.
+
+    Raises BagError for a topic that is not there, or that holds messages of another type.
+    """
+    chosen: dict[str, str] = {}
+    for name in (*cameras, *KINDS):
+        if name == "instruction" and instruction:
+            continue
+        names = (
+            [mapped[name]] if name in mapped else [f"/{name}/{e}" for e in ENDINGS] if name in cameras else [f"/{name}"]
+        )
+        topic = next((t for t in names if t in bag.topics), names[0])
+        try:
+            bag.need([topic])
+        except BagError as error:
+            hint = " or --instruction 'the task in words'" if name == "instruction" else ""
+            raise BagError(f"{error} Name the topic of '{name}': --map {name}=TOPIC{hint}") from error
+        kinds = KINDS.get(name, IMAGES)
+        if bag.topics[topic] not in kinds:
+            raise BagError(f"'{bag.path}': {topic} holds {bag.topics[topic]}; valid for {name}: {' or '.join(kinds)}")
+        if topic in chosen.values():
+            raise BagError(f"'{bag.path}': {topic} is named for two inputs; valid: a topic of its own for each")
+        chosen[name] = topic
+    return chosen
+
+
+def stamp_of(raw: Raw) -> int:
+    """Stamp of an undecoded message whose first field is a std_msgs/Header, ns."""
+    try:
+        sec, nanosec = struct.unpack_from("<iI" if raw.data[1] & 1 else ">iI", raw.data, 4)
+    except (struct.error, IndexError) as error:
+        raise ObservationError(
+            f"a message of {raw.topic} has {len(raw.data)} bytes; valid: a header and more"
+        ) from error
+    return int(sec) * 1_000_000_000 + int(nanosec)
+
+
+def clock_offset(stamp_ns: int, time_ns: int) -> int:
+    """Recorder's clock minus that of the stamps, ns, from one message: zero when both follow the wall clock."""
+    return 0 if abs(time_ns - stamp_ns) < SAME_NS else time_ns - stamp_ns
+
+
+class Feed:
+    """Takes a bag's messages one by one and says when a frame is due. Pictures that are not used are never decoded."""
+
+    def __init__(
+        self,
+        bag: Bag,
+        topics: Mapping[str, str],
+        node: NodeConfig,
+        instruction: str = "",
+        instructions: Collection[str] = (),
+        rate_hz: float = 0.0,
+    ) -> None:
+        """`topics` as `choose` gives them. `instructions`: those the policy knows; none: any. `rate_hz`: at most so
+        many frames a second of the stamps; 0: every frame."""
+        self._bag, self._node, self._known, self._rate_hz = bag, node, instructions, rate_hz
+        self._names = {topic: name for name, topic in topics.items()}
+        self.cameras = tuple(n for n in topics if n not in KINDS)
+        self._by_name = topics
+        self._pairing = Pairing(self.cameras, round(node.sync_s * 1e9))
+        self._joints = History()
+        self._instruction, self._new = instruction, True
+        self._received: dict[str, int] = {}
+        self._began_ns: int | None = None
+        self._silent = False
+        self._grid: tuple[int, int] | None = None  # stamp of the first frame, index of the last one
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics it wants."""
+        return list(self._names)
+
+    @property
+    def dropped(self) -> int:
+        """Pictures that were in no frame because newer or other ones came."""
+        return self._pairing.dropped
+
+    def take(self, raw: Raw) -> Iterator[Frame | Held]:
+        """The next message of the bag, in the order of the recorder's clock."""
+        name = self._names[raw.topic]
+        self._began_ns = raw.time_ns if self._began_ns is None else self._began_ns
+        try:
+            if name == "instruction":
+                self._instruction, self._new = self._bag.decode(raw).data, True
+            elif name == "joint_states":
+                self._joints.put(raw, stamp_of(raw))
+            else:
+                self._picture(name, raw)
+        except ObservationError as error:
+            yield Held(raw.time_ns, 0, str(error), self.dropped)
+        yield from self._silence(raw.time_ns)
+        if self._pairing.due:
+            images = self._pairing.take()
+            stamp_ns = max(stamp_of(image) for image in images.values())
+            if self._wanted(stamp_ns):
+                yield self._frame(images, raw.time_ns, stamp_ns)
+
+    def _picture(self, name: str, raw: Raw) -> None:
+        stamp_ns = stamp_of(raw)
+        if self._pairing.rewound(name, stamp_ns):
+            self._new, self._grid = True, None
+        if self._pairing.put(name, raw, stamp_ns):
+            self._received[name] = raw.time_ns
+
+    def _silence(self, time_ns: int) -> Iterator[Held]:
+        """Say once when a camera has said nothing for `image_age_s`."""
+        age_ns = round(self._node.image_age_s * 1e9)
+        assert self._began_ns is not None
+        silent = [c for c in self.cameras if time_ns - self._received.get(c, self._began_ns) > age_ns]
+        if silent and not self._silent:
+            why = f"no image for {age_ns / 1e9:.1f} s on {', '.join(self._by_name[c] for c in silent)}"
+            yield Held(time_ns, 0, why, self.dropped)
+        self._silent = bool(silent)
+
+    def _wanted(self, stamp_ns: int) -> bool:
+        if not self._rate_hz:
+            return True
+        first, last = self._grid or (stamp_ns, -1)
+        index = int((stamp_ns - first + GRID_NS) * self._rate_hz / 1e9)
+        if index > last:
+            self._grid = first, index
+        return index > last
+
+    def _frame(self, images: Mapping[str, Raw], time_ns: int, stamp_ns: int) -> Frame | Held:
+        try:
+            seen = self._observation(images, stamp_ns)
+        except ObservationError as error:
+            return Held(time_ns, stamp_ns, str(error), self.dropped)
+        frame = Frame(time_ns, seen, self._new, self.dropped)
+        self._new = False
+        return frame
+
+    def _observation(self, images: Mapping[str, Raw], stamp_ns: int) -> Observation:
+        joints = self._joints.nearest(stamp_ns)
+        if joints is None:
+            raise ObservationError(f"no message on {self._by_name['joint_states']} yet")
+        decoded: dict[str, Any] = {name: self._decode(raw) for name, raw in images.items()}
+        seen = wire.observation(decoded, self._decode(joints), self._instruction, self._node.sync_s)
+        if self._known and seen.instruction not in self._known:
+            raise ObservationError(unknown("instruction", seen.instruction, self._known))
+        return seen
+
+    def _decode(self, raw: Raw) -> Any:
+        try:
+            return self._bag.decode(raw)
+        except BagError as error:
+            raise ObservationError(str(error)) from error

@@ -1,0 +1,128 @@
+"""What can still be read of a damaged bag file: from its start to where the damage begins, in the order of the file."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+from mcap.exceptions import McapError
+from mcap.records import Channel, DataEnd, Message, Schema
+from mcap.stream_reader import StreamReader
+from zstandard import ZstdError
+
+from ecovla_ros.bags import pages
+
+BROKEN = (McapError, ZstdError, struct.error, OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError)
+"""What mcap's stream reader raises where a file is damaged."""
+
+
+class Raw(NamedTuple):
+    """One message of a bag, undecoded."""
+
+    topic: str
+    kind: str
+    """Message type, e.g. "std_msgs/msg/String"."""
+    time_ns: int
+    """When it was recorded, ns of the recorder's clock."""
+    data: bytes
+    """CDR."""
+
+
+class Remains:
+    """The readable part of one file (.mcap or .db3). `why` says what is wrong once `raw` has come to the damage."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.why = path, ""
+        self.topics: dict[str, str] = {}
+        """Topic -> message type."""
+        self.definitions: dict[str, str] = {}
+        """Message type -> text of its .msg definition."""
+        self._sqlite = path.suffix == ".db3"
+        for _ in self.raw(()):  # no topic wanted: reads what there is to know
+            pass
+
+    def raw(self, wanted: Collection[str]) -> Iterator[Raw]:
+        """Messages of the wanted topics, until the damage."""
+        return self._from_sqlite(wanted) if self._sqlite else self._from_mcap(wanted)
+
+    def _from_mcap(self, wanted: Collection[str]) -> Iterator[Raw]:
+        schemas: dict[int, Schema] = {}
+        channels: dict[int, tuple[str, str]] = {}
+        try:
+            with self.path.open("rb") as file:
+                for record in StreamReader(file, validate_crcs=True).records:
+                    if isinstance(record, Schema):
+                        schemas[record.id] = record
+                        if record.encoding == "ros2msg":
+                            self.definitions[record.name] = record.data.decode()
+                    elif isinstance(record, Channel) and record.schema_id in schemas:
+                        channels[record.id] = record.topic, schemas[record.schema_id].name
+                        self.topics[record.topic] = schemas[record.schema_id].name
+                    elif isinstance(record, Message) and channels.get(record.channel_id, ("",))[0] in wanted:
+                        yield Raw(*channels[record.channel_id], record.log_time, record.data)
+                    elif isinstance(record, DataEnd):
+                        self.why = "its index is damaged"
+                        return
+        except BROKEN as error:
+            self.why = f"it ends or breaks in the middle of a record ({error or type(error).__name__})"
+
+    def _from_sqlite(self, wanted: Collection[str]) -> Iterator[Raw]:
+        try:
+            kinds = self._sqlite_topics()
+            self.why = "pages of it are missing"
+            if not wanted:
+                return
+            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                with memoryview(data) as view:
+                    for _, (_, topic, time_ns, message) in pages.rows(view, columns=4):
+                        if topic not in kinds or not isinstance(time_ns, int) or not isinstance(message, bytes):
+                            continue  # a row of another table
+                        if kinds[topic][0] in wanted:
+                            yield Raw(*kinds[topic], time_ns, message)
+        except (apsw.Error, KeyError, TypeError, ValueError, OSError) as error:
+            self.why = f"its pages are damaged ({error})"
+
+    def _sqlite_topics(self) -> dict[object, tuple[str, str]]:
+        vfs = _WholePages(self.path)
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
+            kinds = {i: (name, kind) for i, name, kind in base.execute("SELECT id, name, type FROM topics")}
+            self.topics.update(kinds.values())
+            return kinds
+
+
+class _WholePages(apsw.VFS):
+    """Lets sqlite open a file that is shorter than its header says, and fails when it asks for what is not there:
+    sqlite itself would take missing pages for zeros."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            head = file.read(100)
+        page = int.from_bytes(head[16:18], "big") or 1
+        page = 65_536 if page == 1 else page
+        self.said = page * int.from_bytes(head[28:32], "big")
+        self.have = path.stat().st_size // page * page
+        self.vfs_name = f"ecovla_{id(self)}"
+        super().__init__(self.vfs_name, "")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  sqlite's name
+        return _CutFile(self, name, flags)
+
+
+class _CutFile(apsw.VFSFile):
+    def __init__(self, vfs: _WholePages, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+        self._vfs = vfs
+        super().__init__("", name, flags)
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return max(self._vfs.said, self._vfs.have)
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        if offset + amount > self._vfs.have:
+            raise apsw.IOError(f"page at byte {offset} of {self._vfs.said} is missing")
+        return super().xRead(amount, offset)

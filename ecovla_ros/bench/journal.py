@@ -1,0 +1,91 @@
+"""Episodes on disk, one JSON line each, as they end: an interrupted evaluation goes on, and anyone can recount it.
+
+The first line holds what every episode depends on beside its trial; episodes of other settings are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ecovla_ros.bench.trials import Trial
+from ecovla_ros.errors import ConfigError
+
+KEYS = tuple(f.name for f in fields(Trial))
+
+
+def trial_of(row: Mapping[str, Any]) -> Trial:
+    """The trial an episode's row belongs to."""
+    return Trial(**{key: row[key] for key in KEYS})
+
+
+def beside(result: Path) -> Path:
+    """The journal of a result file: results/success.json has results/success.episodes.jsonl."""
+    return result.with_name(result.stem + ".episodes.jsonl")
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """SHA-256 over the files of a checkpoint folder, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in checkpoint.iterdir() if p.is_file()):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class Journal:
+    """An open journal. Not thread-safe: one process owns it."""
+
+    def __init__(self, path: Path, head: Mapping[str, Any], resume: bool) -> None:
+        """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs."""
+        self.rows: list[dict[str, Any]] = []
+        """Episodes that are done already."""
+        plain = json.loads(json.dumps(head))
+        if resume and path.is_file():
+            self.rows = _read(path, plain)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        lines = [plain, *self.rows]
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one episode; it is on its way to the disk when this returns."""
+        self._file.write(json.dumps(dict(row)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """No more episodes."""
+        self._file.close()
+
+
+def _read(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Episodes of a journal; a last line that an interruption cut short is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        before = json.loads(lines[0])
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not a journal of episodes; remove it, or do not resume") from error
+    odd = [f"{name} ({a!r} there, {b!r} now)" for name, a, b in _differences(before, head)]
+    if odd:
+        raise ConfigError(f"'{path}' is of other settings: {'; '.join(odd)}; use another file, or do not resume")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if "".join(lines[number:]):
+                raise ConfigError(f"'{path}' is damaged in line {number}; remove it, or do not resume") from error
+    return rows
+
+
+def _differences(a: Any, b: Any, where: str = "") -> Sequence[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted({*a, *b})
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{where}.{key}".strip("."))]
+    return [] if a == b else [(where, a, b)]

@@ -1,0 +1,122 @@
+"""The two pictures people look for, drawn from result files alone: `ecovla plot`. Needs matplotlib.
+
+Success and speed-up against the pruning ratio, and one episode: similarity, threshold, triggers, pattern churn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecovla_ros.errors import ConfigError
+
+Row = Mapping[str, Any]
+Series = dict[str, list[tuple[float, ...]]]
+"""Label -> points in order of x."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result document. Raises ConfigError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["rows"], found["commit"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{path}' is no result file ({error!r})") from error
+    return dict(found)
+
+
+def label(row: Row) -> str:
+    """Name of a method in a legend."""
+    return str(row["method"]) if row.get("refresh", "none") == "none" else f"{row['method']} ({row['refresh']})"
+
+
+def success_series(rows: Sequence[Row], environment: str) -> Series:
+    """Method -> (ratio, rate, low, high), tasks pooled. Dense is the point at ratio 0 of every method."""
+    pooled = [r for r in rows if r["task"] == "all" and r["environment"] == environment and r["episodes"]]
+    dense = [_success_point(r) for r in pooled if r["method"] == "dense"]
+    out: Series = {}
+    for row in pooled:
+        if row["method"] != "dense":
+            out.setdefault(label(row), list(dense)).append(_success_point(row))
+    return {name: sorted(points) for name, points in out.items()}
+
+
+def speed_series(rows: Sequence[Row], scope: str) -> Series:
+    """Method -> (ratio, speed-up), all frames of `scope` (prefill or policy)."""
+    out: Series = {}
+    for row in rows:
+        if row["scope"] == scope and row["frames"] == "all" and row["method"] != "dense":
+            out.setdefault(label(row), []).append((row["ratio"], row["speedup"]))
+    return {name: sorted({*points}) for name, points in out.items()}
+
+
+def _success_point(row: Row) -> tuple[float, ...]:
+    return row["ratio"], row["successes"] / row["episodes"], row["low"], row["high"]
+
+
+def ratio_plot(success: Mapping[str, Any], latency: Mapping[str, Any], path: Path) -> None:
+    """Write the first picture; the format is that of the file's name. Raises ConfigError."""
+    environments = list(dict.fromkeys(r["environment"] for r in success["rows"]))
+    figure, axes = _figure(len(environments) + 1)
+    for axis, environment in zip(axes, environments):
+        for name, points in success_series(success["rows"], environment).items():
+            ratio, rate, low, high = ([100 * p[i] for p in points] for i in range(4))
+            errors = [[r - a for r, a in zip(rate, low)], [b - r for r, b in zip(rate, high)]]
+            axis.errorbar(ratio, rate, errors, marker="o", markersize=3, capsize=2, linewidth=1, label=name)
+        axis.set(title=f"success, {environment}", xlabel="ratio, %", ylabel="solved, % (95 % Wilson)", ylim=(0, 103))
+        axis.legend(fontsize=7)
+    for scope, style in (("prefill", "--"), ("policy", "-")):
+        for i, (name, points) in enumerate(speed_series(latency["rows"], scope).items()):
+            ratio, speed = [100 * p[0] for p in points], [p[1] for p in points]
+            look = {"marker": "o", "markersize": 3, "linewidth": 1, "color": f"C{i}"}
+            axes[-1].plot(ratio, speed, style, label=f"{name}, {scope}", **look)
+    axes[-1].set(title="speed-up, all frames", xlabel="ratio, %", ylabel="dense mean / mean")
+    axes[-1].legend(fontsize=7)
+    _write(figure, path, f"simulated; commits: success {success['commit'][:10]}, latency {latency['commit'][:10]}")
+
+
+def episode_plot(trace: Mapping[str, Any], path: Path) -> None:
+    """Write the second picture. Raises ConfigError."""
+    rows, outcome = trace["rows"], trace["outcome"]
+    figure, (above, below) = _figure(2, side_by_side=False)
+    for name, style in (("similarity", "-"), ("threshold", "--")):
+        points = [(r["seconds"], r[name]) for r in rows if r[name] is not None]
+        above.plot(*zip(*points), style, linewidth=1, label=name) if points else None
+    fired = [(r["seconds"], r["similarity"]) for r in rows if r["triggered"]]
+    if fired:
+        above.plot(*zip(*fired), "v", color="C3", label="trigger")
+    below.bar([r["seconds"] for r in rows], [100 * r["churn"] for r in rows], width=0.25)
+    for axis in (above, below):
+        for seconds, kind in outcome["events"]:
+            axis.axvline(seconds, color="grey", linewidth=0.8, linestyle=":")
+            where = ("data", "axes fraction")
+            axis.annotate(kind, (seconds, 0.02), xycoords=where, rotation=90, fontsize=6, color="grey")
+    title = f"{outcome['task']}, {outcome['environment']}, {100 * outcome['ratio']:g} %"
+    above.set(ylabel="cosine similarity", title=title)
+    above.legend(fontsize=7)
+    below.set(xlabel="s", ylabel="kept channels exchanged, %")
+    _write(figure, path, f"simulated; commit {trace['commit'][:10]}")
+
+
+def _figure(count: int, side_by_side: bool = True) -> tuple[Any, Any]:
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+        matplotlib.use("agg")
+        pyplot = importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ConfigError(f"plots need matplotlib ({error}); run: pip install matplotlib") from error
+    if side_by_side:
+        return pyplot.subplots(1, count, figsize=(3.6 * count, 3.2), layout="constrained")
+    return pyplot.subplots(count, 1, figsize=(7.2, 4.4), layout="constrained", sharex=True)
+
+
+def _write(figure: Any, path: Path, note: str) -> None:
+    figure.text(0.995, 0.005, note, fontsize=5, color="grey", ha="right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except ValueError as error:
+        raise ConfigError(f"cannot draw '{path}': {error}") from error

@@ -1,0 +1,116 @@
+"""What a benchmark compares: one engine per method, refresh kind and ratio, each with weights of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecovla_ros import build, config
+from ecovla_ros.bench.device import Timed
+from ecovla_ros.bench.scenes import stream
+from ecovla_ros.engine.calibration import calibration
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Streams
+from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros.models.base import Policy
+from ecovla_ros.prune import pattern
+
+CALIBRATION_FRAMES = 4
+"""Frames of another seed that a policy without calibration of its own is calibrated on."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the model."""
+
+    method: str
+    refresh: str
+    ratio: float
+
+
+def variants(methods: Sequence[str], refreshes: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
+    """Dense first, then every method and ratio; adaptive methods with every refresh kind. Raises ConfigError."""
+    for names, valid, what in ((methods, config.METHODS, "method"), (refreshes, config.REFRESHES, "refresh")):
+        for name in names:
+            if name not in valid:
+                raise ConfigError(unknown(what, name, valid))
+    found = [Variant("dense", "none", 0.0)]
+    for method in (m for m in methods if m != "dense"):
+        kinds = refreshes if method in config.ADAPTIVE else ("none",)
+        found += [Variant(method, kind, ratio) for kind in kinds for ratio in ratios]
+    return found
+
+
+class Bench:
+    """Engines of all variants over one model, calibrated alike."""
+
+    def __init__(self, settings: config.Config, chosen: Sequence[Variant], seed: int, first: Policy | None = None) -> None:
+        """`first`: a policy to copy weights from instead of loading one. Raises ConfigError where memory is too small."""
+        self.settings, self.variants = settings, list(chosen)
+        _check_memory(settings, len(self.variants) - (first is not None))
+        policy = first or build.policy(settings.policy)
+        self.weights_bytes = weights_bytes(policy)
+        self.noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
+        energies = dict(getattr(policy, "calibration", {}))
+        if not energies and any(v.method != "dense" for v in self.variants):
+            frames = stream(policy.spec, CALIBRATION_FRAMES, seed + 1)
+            energies = calibration(policy, (f.observation for f in frames), self.noise)
+        self._energies = energies
+        self.policies: list[Any] = [policy]
+        while len(self.policies) < len(self.variants):
+            self.policies.append(_copy(policy, settings))
+
+    def engine(self, index: int, streams: Streams, seed: int) -> Engine:
+        """The engine of one variant, calibrated and warm."""
+        variant = self.variants[index]
+        changes = {"prune.method": variant.method, "prune.ratio": variant.ratio}
+        if variant.refresh != "none":
+            changes["prune.refresh"] = variant.refresh
+        prune = config.override(self.settings, **changes).prune
+        policy = build.captured(self.policies[index], self.settings.policy)
+        if build.device_of(self.settings.policy).type == "cuda":
+            policy = Timed(policy)
+        engine = Engine(policy, prune, streams, seed)
+        if variant.method != "dense":
+            engine.calibrate(self._energies)
+        if prune.pattern and variant.method != "dense":
+            engine.adopt(pattern.load(prune.pattern))
+        engine.warm_up()
+        return engine
+
+
+def weights_bytes(policy: Policy) -> int:
+    """Memory of a policy's weights, each storage once."""
+    storages: dict[int, int] = {}
+    model = getattr(policy, "model", None)
+    tensors: list[Tensor] = list(model.state_dict().values()) if isinstance(model, torch.nn.Module) else []
+    for tensor in tensors or [w for s in policy.sites for w in (*s.producers, s.consumer)]:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _copy(policy: Any, settings: config.Config) -> Any:
+    """Another policy with the same weights, in channel order."""
+    other = build.policy(settings.policy)
+    other.model.load_state_dict(policy.model.state_dict())
+    return other
+
+
+def _check_memory(settings: config.Config, copies: int) -> None:
+    """Refuse before anything is allocated what would not fit."""
+    if settings.policy.model not in build.SHAPES:
+        return
+    shape = build.shape(settings.policy)
+    weights = sum(p.numel() * p.element_size() for p in shape.model.parameters())
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if copies * weights > 0.9 * free:
+        raise ConfigError(
+            f"{copies} variants of {settings.policy.model} need {copies * weights / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free; valid: fewer methods and ratios, policy.dtype=bfloat16, or a smaller model"
+        )

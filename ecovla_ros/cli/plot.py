@@ -1,0 +1,26 @@
+"""`ecovla plot`: the two pictures, from result files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--success", type=Path, default=Path("results/table.json"), help="result of ecovla eval")
+    parser.add_argument("--latency", type=Path, default=Path("results/latency.json"), help="result of ecovla bench")
+    parser.add_argument("--trace", type=Path, default=Path("results/trace.json"), help="result of bench.trace")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
+    parser.add_argument("--format", default="svg", help="svg, png or pdf")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`ecovla plot`."""
+    from ecovla_ros.bench import plots
+
+    ratio, episode = (options.out / f"{name}.{options.format}" for name in ("ratio", "episode"))
+    plots.ratio_plot(plots.read(options.success), plots.read(options.latency), ratio)
+    plots.episode_plot(plots.read(options.trace), episode)
+    print(f"{ratio}\n{episode}")
+    return 0

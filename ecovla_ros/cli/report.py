@@ -1,0 +1,71 @@
+"""`ecovla report`: one HTML file with the charts of a bag, a document or a live run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ecovla_ros.cli.options import add_common, settings_of
+from ecovla_ros.errors import BagError, ConfigError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_common(parser)
+    parser.add_argument(
+        "source", type=Path, help="a bag, or a document written with --json; with --live: folder of the new bag"
+    )
+    parser.add_argument("--out", type=Path, help="the HTML file; without it, the source's name with .html")
+    parser.add_argument("--live", type=float, metavar="SECONDS", help="record the running nodes first (needs ROS 2)")
+    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a rerun recording (needs rerun-sdk)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`ecovla report`."""
+    from ecovla_ros.bench import document
+    from ecovla_ros.cli.options import plain
+    from ecovla_ros.control import limits
+    from ecovla_ros.report import from_bag, from_document, page
+
+    control = settings_of(options).control
+    if options.live is not None:
+        _record(options.source, options.live)
+    source = options.source
+    began = time.perf_counter()
+    if not source.exists():
+        raise BagError(f"nothing at '{source}'; valid: a bag, or a document written with --json")
+    story = from_document.read(source) if source.suffix == ".json" else from_bag.read(source)
+    out = options.out or source.with_name(source.name.removesuffix(".json").removesuffix(".mcap") + ".html")
+    try:
+        size = page.write(story, out, limits.load(control.profile))
+    except OSError as error:
+        raise ConfigError(f"cannot write '{out}': {error.strerror}") from error
+    seconds = time.perf_counter() - began
+    for note in story.notes:
+        print(f"note: {note}")
+    print(f"{out}: {story.frames} frames, {size / 1e6:.1f} MB, {seconds:.1f} s")
+    if options.rerun:
+        from ecovla_ros.report import to_rerun
+
+        to_rerun.write(story, options.rerun)
+        print(options.rerun)
+    if options.json:
+        row = {"source": str(source), "frames": story.frames, "bytes": size, "seconds": seconds}
+        document.write(options.json, [row], plain(options))
+    return 0
+
+
+def _record(bag: Path, seconds: float) -> None:
+    if not 0.5 <= seconds <= 86_400.0:
+        raise ConfigError(f"--live {seconds}; valid: 0.5 to 86400 s")
+    try:
+        import rclpy
+    except ImportError as error:
+        raise ConfigError(
+            f"--live needs ROS 2, and rclpy does not import ({error}); run it in a sourced shell"
+        ) from error
+    from ecovla_ros.nodes import listen
+
+    del rclpy
+    listen.record(bag, seconds)

@@ -1,0 +1,216 @@
+"""Statistics and patterns of the sites of one shape: every formula runs on all of them at once.
+
+L sites, C channels, R = C * unit rows. Everything known of a channel lies in slot order and travels with its rows, so
+that histories never mix channels when a pattern changes. All buffers are allocated once and belong to the refresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ecovla_ros.config import PruneConfig
+from ecovla_ros.errors import PruningError
+from ecovla_ros.prune import importance
+from ecovla_ros.prune.energy import estimate
+from ecovla_ros.prune.partition import Partition, travel
+from ecovla_ros.prune.select import Exchange, bands, exchange
+from ecovla_ros.prune.site import Record, Site
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a refresh of one stack found, before anything is written."""
+
+    history: Tensor
+    """E after the frame (Eq. 10), (L, R), in the slots of before the swaps."""
+    mean: Tensor | None
+    """Mean activations after the frame, likewise; None without compensation."""
+    swaps: tuple[Exchange, ...]
+    """One for each border, inner first."""
+    finite: Tensor
+    """(): False if the frame's statistics were not finite; then nothing changes."""
+
+
+class Stack:
+    """Sites of one shape and phase, with one border for each kept count."""
+
+    def __init__(self, sites: Sequence[Site], kept: Sequence[int], config: PruneConfig, tokens: Tensor) -> None:
+        """`kept`: kept channels of every tier. `tokens` (m,): positions a probe samples, shared by a phase.
+
+        Raises PruningError for sites that do not fit their weights.
+        """
+        first = sites[0]
+        self.sites, self.phase, self.unit = list(sites), first.phase, first.unit
+        self.borders = sorted({k for k in kept if k < first.channels})
+        self.partition = Partition(sites)
+        self._config, self._tokens = config, tokens
+        shape, device = (len(sites), first.rows), first.consumer.device
+        self.energy, self.history, self.sampled = (torch.zeros(shape, device=device) for _ in range(3))
+        wanda = config.method == "wanda"
+        weigh = importance.wanda_factor if wanda else importance.ppsp_factor
+        self._importance = importance.wanda if wanda else importance.ppsp
+        self.factor = torch.stack([weigh(s.consumer) for s in sites])
+        self.total = torch.zeros(shape, device=device) if config.compensate else None
+        self.mean = torch.zeros(shape, device=device) if config.compensate else None
+        self.bias = {k: [torch.zeros_like(s.consumer[0]) for s in sites] for k in self.borders if config.compensate}
+        self._probed = all(s.hidden is not None for s in sites)
+        inputs = config.refresh == "probe" and self._probed
+        self.inputs = [_inputs(s, len(tokens)) if inputs else None for s in sites]
+        self.seen = self.mean_known = False
+        """True once the history, or the mean, holds what some frame or the calibration gave."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the buffers this stack owns."""
+        own = (self.energy, self.history, self.sampled, self.factor, self.total, self.mean, self.partition.channel)
+        return sum(t.nbytes for t in (*own, *self.inputs, *sum(self.bias.values(), [])) if t is not None)
+
+    def records(self, probe: bool) -> dict[str, Record]:
+        """Where a pass leaves its statistics; with `probe` it also leaves samples."""
+        out = {}
+        for row, site in enumerate(self.sites):
+            total = None if self.total is None else self.total[row]
+            record = Record(self.energy[row], total)
+            if probe and self.inputs[row] is not None:
+                record = record._replace(sampled=self.sampled[row], inputs=self.inputs[row], tokens=self._tokens)
+            out[site.key] = record
+        return out
+
+    def clear(self) -> None:
+        """Zero what a pass adds to."""
+        for buffer in (self.energy, self.sampled, self.total):
+            if buffer is not None:
+                buffer.zero_()
+
+    def start(self, energies: Mapping[str, Tensor]) -> None:
+        """History from calibration: site key -> (R,), channel order, "<key>.mean" likewise. Raises PruningError."""
+        for suffix, buffer in (("", self.history), (".mean", self.mean)):
+            if buffer is None:
+                continue
+            rows = [_calibrated(energies, site, suffix) for site in self.sites]
+            if suffix and any(row is None for row in rows):
+                continue
+            buffer.copy_(self.partition.by_slot(torch.stack([r.to(buffer) for r in rows if r is not None])))
+            self.mean_known |= bool(suffix)
+        self.seen = True
+
+    def prepare(self, kept: int | None, tokens: int) -> Change:
+        """Energies of the last recorded pass to what should change (Eq. 8-11). Writes nothing a frame reads.
+
+        `kept`: channels that pass ran, None: all. `tokens`: tokens of the pass, for means.
+        """
+        rows = self.energy.shape[1] if kept is None else kept * self.unit
+        probed = self._probe(rows) if rows < self.energy.shape[1] else None
+        now = self._energies(rows, probed)
+        mean = self._means(rows, probed, tokens)
+        finite = torch.isfinite(now).all()
+        history = now if not self.seen else self.history
+        fused = importance.fuse(history, now, self._config.alpha)
+        history = history.lerp(now, 1.0 - self._config.decay)  # Eq. 10, kept aside until `apply`
+        return Change(history, mean, self.exchanges(self.score(fused), finite), finite)
+
+    def score(self, energy: Tensor) -> Tensor:
+        """Importance (L, C) in slot order of energies (L, R) (Eq. 11)."""
+        return self._importance(energy, self.factor, self.unit)
+
+    def exchanges(self, scores: Tensor, allowed: Tensor, settled: bool = True) -> tuple[Exchange, ...]:
+        """Pairs for every border, inner first. `settled` False: a first pattern, without budget and hysteresis."""
+        budget = self._config.swap_budget or None if settled else None
+        hysteresis = self._config.hysteresis if settled else 0.0
+        scores, found = scores.clone(), []
+        for border in self.borders:
+            swaps = exchange(scores, border, self.sites[0].groups, budget, hysteresis)
+            swaps = swaps._replace(wanted=swaps.wanted & allowed)
+            travel(scores, swaps, 1)
+            found.append(swaps)
+        return tuple(found)
+
+    def apply(self, change: Change) -> Tensor:
+        """Write a change: history, rows, biases. Returns the number of swapped pairs, ()."""
+        self.history.copy_(torch.where(change.finite, change.history, self.history))
+        if self.mean is not None and change.mean is not None:
+            self.mean.copy_(torch.where(change.finite, change.mean, self.mean))
+            self.mean_known = True
+        self.seen = True
+        return self.arrange(change.swaps)
+
+    def arrange(self, swaps: Sequence[Exchange]) -> Tensor:
+        """Exchange rows and all that is known of them; biases for the channels that are pruned then."""
+        statistics = [t for t in (self.history, self.factor, self.mean) if t is not None]
+        for one in swaps:
+            self.partition.apply(one, *statistics)
+        if self.mean is not None:
+            for kept, biases in self.bias.items():
+                rows = kept * self.unit
+                for row, (site, bias) in enumerate(zip(self.sites, biases)):
+                    pruned = self.mean[row, rows:].to(site.consumer.dtype)
+                    bias.copy_(pruned @ site.consumer[rows:])
+        return torch.stack([one.wanted.sum() for one in swaps]).sum() if swaps else self.history.new_zeros(())
+
+    def adopt(self, orders: Mapping[str, Sequence[int]]) -> None:
+        """Rebuild an exported pattern: site key -> channels by slot. Raises PruningError."""
+        missing = [s.key for s in self.sites if s.key not in orders]
+        if missing:
+            raise PruningError(f"the pattern names no channels of site {missing[0]}; it has {', '.join(sorted(orders))}")
+        site = self.sites[0]
+        for s in self.sites:
+            if len(orders[s.key]) != s.channels:
+                raise PruningError(f"the pattern of site {s.key} has {len(orders[s.key])} channels; the site {s.channels}")
+        wanted = torch.stack([bands(orders[s.key], self.borders, site.groups) for s in self.sites])
+        scores = wanted.to(self.history.device).gather(1, self.partition.channel)
+        self.arrange(self.exchanges(scores, torch.ones((), dtype=torch.bool, device=scores.device), settled=False))
+
+    def _energies(self, rows: int, probed: Tensor | None) -> Tensor:
+        """(L, R): exact where the pass ran, estimated from the probe or as the history has it elsewhere."""
+        if rows == self.energy.shape[1]:
+            return self.energy.clone()
+        if probed is None:
+            return torch.cat((self.energy[:, :rows], self.history[:, rows:]), 1)
+        return estimate(self.energy, self.sampled, probed[0], rows)
+
+    def _probe(self, rows: int) -> Tensor | None:
+        """Sums of squares and of values of the rows that did not run, over the sampled tokens, (2, L, R - rows)."""
+        if not self._probed:
+            return None
+        first, found = rows // self.unit, []
+        for site, inputs in zip(self.sites, self.inputs):
+            if site.hidden is None or inputs is None:
+                return None
+            tokens = self._tokens.repeat(len(inputs))
+            hidden = site.hidden(inputs.flatten(0, 1), tokens, first, site.channels).float()
+            found.append(torch.stack((hidden.square().sum(0), hidden.sum(0))))
+        return torch.stack(found, 1)
+
+    def _means(self, rows: int, probed: Tensor | None, tokens: int) -> Tensor | None:
+        """Mean activation of every row, averaged over time like the history; None without compensation.
+
+        A token that runs besides the `tokens` of each call (the state token, once a frame) is in the sum alone.
+        """
+        if self.mean is None or self.total is None:
+            return None
+        now = self.total / (tokens * self.sites[0].calls)
+        if rows < now.shape[1]:
+            sampled = self.sites[0].samples * len(self._tokens)
+            now = torch.cat((now[:, :rows], self.mean[:, rows:] if probed is None else probed[1] / sampled), 1)
+        return now if not self.mean_known else self.mean.lerp(now, 1.0 - self._config.decay)
+
+
+def _inputs(site: Site, tokens: int) -> Tensor:
+    weight = site.producers[0]
+    return torch.zeros((site.samples, tokens, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+
+
+def _calibrated(energies: Mapping[str, Tensor], site: Site, suffix: str) -> Tensor | None:
+    found = energies.get(site.key + suffix)
+    if found is None and suffix:
+        return None
+    if found is None or found.shape != (site.rows,):
+        shape = None if found is None else tuple(found.shape)
+        raise PruningError(f"calibration of site {site.key}{suffix}: {shape}; valid: ({site.rows},)")
+    if not torch.isfinite(found).all() or (not suffix and (found < 0).any()):
+        raise PruningError(f"calibration of site {site.key}{suffix} holds negative or non-finite energies")
+    return found

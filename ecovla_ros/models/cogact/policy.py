@@ -1,0 +1,71 @@
+"""CogACT at batch 1: one causal pass to a cognition vector, then DDIM steps of the diffusion head.
+
+Exact savings: of the last layer one row, the time embeddings once, the condition once a frame, the unused history
+embedding not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ecovla_ros.models.base import Plan, PolicySpec, Seen
+from ecovla_ros.models.cogact.ddim import ddim_steps
+from ecovla_ros.models.cogact.model import CogactModel
+from ecovla_ros.models.pi.normalise import Normaliser
+from ecovla_ros.models.prismatic.policy import PrismaticPolicy
+from ecovla_ros.models.prismatic.prompt import QuestionPrompt
+from ecovla_ros.models.prismatic.sites import sites, uses
+from ecovla_ros.types import ActionChunk
+
+
+class CogactPolicy(PrismaticPolicy):
+    """See models/base.py `Policy`. Sites: MLP channels and heads of language model ("lm") and head ("expert")."""
+
+    def __init__(
+        self, model: CogactModel, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt, flow_steps: int = 0,
+        calibration: Mapping[str, Tensor] | None = None, bucket: int = 1,
+    ) -> None:
+        """`flow_steps`: DDIM steps; 0: as the checkpoint says. Raises CheckpointError where the parts do not fit and
+        ConfigError for a number of steps that the schedule does not have."""
+        super().__init__(model, spec, normaliser, prompt, calibration, bucket)
+        self.model = model
+        self.flow_steps = flow_steps or model.config.steps
+        self._steps = ddim_steps(self.flow_steps)
+        self._guided = model.config.guidance > 1.0
+        self.sites = (
+            *sites("lm", "prefill", 1, model.lm),
+            *sites("expert", "act", self.flow_steps, model.dit.blocks),
+        )
+        with torch.inference_mode():
+            self._times = model.dit.times(torch.tensor([s.time for s in self._steps], device=self.device))
+
+    def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
+        """Begin, vision, prompt: (S, width). CogACT does not look at the state."""
+        return self.model.sequence(vision[None], prompt[None])[0]
+
+    @torch.inference_mode()
+    def prefill(self, seen: Seen, plan: Plan) -> Tensor:
+        """The cognition vector (width,)."""
+        last = slice(len(seen.prefix) - 1, len(seen.prefix))
+        use = uses("lm", len(self.model.lm), plan, valid=seen.valid)
+        return self.model.read(seen.prefix[None], last, use, seen.valid, self.tokens)[0, 0]
+
+    @torch.inference_mode()
+    def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
+        """DDIM from `noise` (H, action_dim) to normalised actions (H, action_dim), float32."""
+        dit, guidance = self.model.dit, self.model.config.guidance
+        condition = dit.conditions(handoff, self._guided)
+        x = noise.to(self.device, torch.float32)
+        for i, step in enumerate(self._steps):
+            use = uses("expert", len(dit.blocks), plan, i, self.flow_steps)
+            predicted = dit(x.to(self.dtype), condition + self._times[i], use).float()
+            eps = predicted[1] + guidance * (predicted[0] - predicted[1]) if self._guided else predicted[0]
+            x = step.keep * x + step.noise * eps
+        return x
+
+    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+        """As the base, of actions within -1..1, which CogACT's are clipped to."""
+        return super().decode(seen, actions.clamp(-1.0, 1.0))

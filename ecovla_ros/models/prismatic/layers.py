@@ -1,0 +1,128 @@
+"""Transformer layers whose heads own their K and V, and an MLP without a gate, on the layers of the pi0 family.
+
+A head that is left out takes its q, k and v rows and its o rows with it. What a left-out head would have attended to
+is then not there either, so that its energy can be recorded by a dense pass only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ecovla_ros.models.pi.layers import ALL, Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
+from ecovla_ros.models.pi.modulation import Modulation
+from ecovla_ros.prune.site import SiteUse
+
+
+class MultiHead(Attention):
+    """Multi-head attention. `rotary`: positions are rotated in; else the tables of a call are not looked at."""
+
+    def __init__(
+        self, width: int, heads: int, head_dim: int, norm: nn.Module, depth: int, bias: bool = False,
+        rotary: bool = True,
+    ) -> None:
+        nn.Module.__init__(self)
+        rows = heads * head_dim
+        self.head_dim, self.norm, self.rotary = head_dim, norm, rotary
+        self.q, self.k, self.v = (weight(rows, width, fan_in=width) for _ in range(3))
+        self.o = weight(rows, width, fan_in=2 * depth * rows)
+        self.biases = nn.Parameter(torch.zeros(3, rows)) if bias else None
+        self.o_bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def project(self, normed: Tensor, rows: int, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L, width) to K, V (B, heads, L, head_dim) and Q (B, L, heads, head_dim) of the first `rows` rows."""
+        q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
+        if self.rotary:
+            q, k = rotate(q, rope), rotate(k, rope)
+        return k.transpose(1, 2), v.transpose(1, 2), q
+
+    def forward(
+        self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = ALL,
+        valid: Tensor | None = None, modulation: Modulation | None = None,
+    ) -> Tensor:
+        """(B, L, width) to the same shape. `mask`: (…, L, keys) bool, True where a key may be seen."""
+        out = super().forward(x, rope, extend, mask, use, valid, modulation)
+        return out if self.o_bias is None else out + self.o_bias
+
+    def read(self, x: Tensor, rope: Rope, rows: slice, mask: Tensor | None) -> Tensor:
+        """(B, L, width) to (B, len(rows), width): what forward gives at `rows`, with K and V of all positions.
+
+        `mask`: (…, len(rows), L) bool, True where a key may be seen.
+        """
+        normed, all_rows = self.norm(x), len(self.o)
+        k, v = rotate(self.rows_of(normed, 1, all_rows), rope), self.rows_of(normed, 2, all_rows)
+        there = Rope(rope.cos[rows], rope.sin[rows])
+        q = rotate(self.rows_of(normed[:, rows], 0, all_rows), there)
+        return self.heads(q, k.transpose(1, 2), v.transpose(1, 2), mask) @ self.o
+
+    def rows_of(self, normed: Tensor, which: int, rows: int) -> Tensor:
+        """Q (`which` 0), K (1) or V (2) of normed inputs, first `rows` rows, not rotated: (B, L, heads, head_dim)."""
+        bias = None if self.biases is None else self.biases[which, :rows]
+        w = (self.q, self.k, self.v)[which][:rows]
+        return F.linear(normed, w, bias).unflatten(-1, (-1, self.head_dim))
+
+
+class LlamaBlock(Block):
+    """One layer of Llama: RMS norms, rotary multi-head attention, an MLP gated by SiLU."""
+
+    def __init__(self, width: int, mlp: int, heads: int, head_dim: int, eps: float, depth: int) -> None:
+        nn.Module.__init__(self)
+        self.attention = MultiHead(width, heads, head_dim, RMSNorm(width, eps, offset=0.0), depth)
+        self.norm = RMSNorm(width, eps, offset=0.0)
+        self.mlp = Mlp(width, mlp, depth, "silu")
+
+    def read(self, x: Tensor, rope: Rope, rows: slice, mask: Tensor | None) -> Tensor:
+        """(B, L, width) to (B, len(rows), width): the block's output at `rows` and nowhere else."""
+        out = x[:, rows] + self.attention.read(x, rope, rows, mask)
+        return out + self.mlp(self.norm(out))
+
+
+class PlainMlp(Mlp):
+    """gelu(x gate^T + bias) down + down_bias: an MLP without a gated product. `gate` is what others call fc1."""
+
+    def __init__(self, width: int, channels: int, depth: int) -> None:
+        nn.Module.__init__(self)
+        self.gate, self.gate_bias = weight(channels, width, fan_in=width), nn.Parameter(torch.zeros(channels))
+        self.down = weight(channels, width, fan_in=2 * depth * channels)
+        self.down_bias = nn.Parameter(torch.zeros(width))
+
+    def hidden(
+        self, x: Tensor, first: int, last: int, energy: Tensor | None = None, valid: Tensor | None = None
+    ) -> Tensor:
+        """X_int (..., last - first) of x (..., width) in slots first..last-1."""
+        out = F.gelu(F.linear(x, self.gate[first:last], self.gate_bias[first:last]), approximate="tanh")
+        if energy is not None:
+            squares = out.flatten(0, -2).float().square()
+            energy += squares.sum(0) if valid is None else valid @ squares
+        return out
+
+    def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
+        """(B, L, width) to the same shape through the kept channels."""
+        return super().forward(x, use, valid) + self.down_bias
+
+
+class PlainBlock(Block):
+    """Pre-norm multi-head attention and plain MLP, norms without weights, biases: a block of CogACT's DiT."""
+
+    def __init__(self, width: int, mlp: int, heads: int, depth: int) -> None:
+        nn.Module.__init__(self)
+        self.attention = MultiHead(width, heads, width // heads, bare_norm(width), depth, bias=True, rotary=False)
+        self.norm = bare_norm(width)
+        self.mlp = PlainMlp(width, mlp, depth)
+
+
+UNTURNED = Rope(torch.ones(()), torch.zeros(()))
+"""What a pass without rotary positions is called with."""
+
+
+def bare_norm(width: int) -> nn.LayerNorm:
+    """Layer norm without weights, epsilon 1e-6."""
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+
+def own(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attend to this pass's K and V, and nothing before them."""
+    return k, v
+
+

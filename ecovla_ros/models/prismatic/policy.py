@@ -1,0 +1,150 @@
+"""What the two Prismatic policies share at batch 1: observations in, joint targets out (see models/base.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecovla_ros.errors import CheckpointError
+from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.pi.inputs import camera_images
+from ecovla_ros.models.pi.normalise import Normaliser
+from ecovla_ros.models.pi.policy import Staging
+from ecovla_ros.models.prismatic.config import PrismaticConfig
+from ecovla_ros.models.prismatic.model import Prismatic
+from ecovla_ros.models.prismatic.prompt import QuestionPrompt
+from ecovla_ros.models.prismatic.tokens import TokenPruning
+from ecovla_ros.types import ActionChunk, Observation
+
+
+class PrismaticPolicy:
+    """Encoding and decoding; what lies between is the family's own. Its weights are its own: sites reorder them."""
+
+    sites: tuple[Site, ...]
+    state_tokens = 0
+    """Tokens between the vision tokens and the prompt's words."""
+
+    def __init__(
+        self, model: Prismatic, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt,
+        calibration: Mapping[str, Tensor] | None = None, bucket: int = 1,
+    ) -> None:
+        """`bucket`: prompts are padded to a multiple of so many tokens, so that free text has few shapes; 1: never.
+
+        Raises CheckpointError where model, spec, statistics and tokenizer do not fit.
+        """
+        self.config: PrismaticConfig = model.config
+        model.requires_grad_(False).eval()
+        _check(self.config, spec, normaliser, prompt)
+        self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
+        self.calibration: dict[str, Tensor] = dict(calibration or {})
+        """Site key -> calibration energies (C * unit,), float32, channel order."""
+        self.device, self.dtype = model.embedding.device, model.embedding.dtype
+        self._prismatic = model
+        self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
+        self.bucket = bucket
+        self.tokens: TokenPruning | None = None
+        self._instruction: tuple[str, Tensor, int] | None = None
+
+    @torch.inference_mode()
+    def encode(self, obs: Observation) -> Seen:
+        """Check, resize, run the vision towers, embed prompt and state, and lay the sequence out.
+
+        Raises ObservationError for a wrong camera, image, instruction or state.
+        """
+        images = camera_images(obs.images, self.config)
+        raw = self.normaliser.observed(obs)
+        prompt, padding = self._embed(obs.instruction)
+        tokens = self._prismatic.vision_tokens(self._pixels.copy(images))
+        state = torch.zeros(self.config.state_dim)
+        state[: len(raw)] = torch.from_numpy(np.clip(raw, -1.0, 1.0))
+        state = state.to(self.device, self.dtype)
+        vision = torch.cat([t[0] for t in tokens.values()])
+        prefix = self.sequence(vision, state, prompt)
+        size = self.config.tokens
+        views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
+        return Seen(views, prefix, state, obs, self._valid(len(prefix), padding))
+
+    def prune_tokens(self, layer: int, ratio: float) -> None:
+        """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
+        count = len(self.config.cameras) * self.config.tokens
+        self.tokens = TokenPruning.of(count, self.config.layers - 1, layer, ratio)
+
+    def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
+        """The begin token, then `vision` (cameras * N, width), then the rest: (S, width)."""
+        raise NotImplementedError
+
+    def prefill(self, seen: Seen, plan: Plan) -> Tensor:
+        """Hidden states that the action head reads."""
+        raise NotImplementedError
+
+    def mark(self, seen: Seen) -> None:
+        """Nothing: the probes of these models need their sampled inputs alone."""
+
+    def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
+        """Hidden states to normalised actions (H, action_dim), float32."""
+        raise NotImplementedError
+
+    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+        """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
+        values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
+        return self.normaliser.chunk(values, seen.observation, self.spec.period_s)
+
+    def examples(self) -> Iterator[Observation]:
+        """A grey image with every instruction it was trained on, or with one word."""
+        size = self.config.image_size
+        images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
+        for text in self.spec.instructions or (self.prompt.example(),):
+            yield Observation(0, images, np.zeros(7), 0.0, text, np.zeros(self.normaliser.widths[0]))
+
+    def warm_up(self) -> None:
+        """Every example once, dense."""
+        noise = torch.zeros(self.config.horizon, self.config.action_dim)
+        for obs in self.examples():
+            seen = self.encode(obs)
+            self.decode(seen, self.act(seen, self.prefill(seen, DENSE), DENSE, noise))
+
+    def _embed(self, instruction: str) -> tuple[Tensor, int]:
+        """Prompt embeddings (T, width) and how many behind the begin token are padding; kept while the text stays."""
+        if self._instruction is None or self._instruction[0] != instruction:
+            begin, *rest = self.prompt.ids(instruction)
+            padded = min(-(-(1 + len(rest)) // self.bucket) * self.bucket, self.config.max_prompt)
+            padding = padded - 1 - len(rest)
+            ids = torch.tensor([[begin, *([0] * padding), *rest]], device=self.device)
+            self._instruction = (instruction, self._prismatic.embed_prompt(ids)[0], padding)
+        return self._instruction[1:]
+
+    def _valid(self, length: int, padding: int) -> Tensor | None:
+        """(S,) float32, 0 where the prompt is padded: before its words, so that what is read lies at fixed places."""
+        if self.bucket == 1:
+            return None
+        valid = torch.ones(length, device=self.device)
+        first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
+        valid[first : first + padding] = 0.0
+        return valid
+
+
+def _check(config: PrismaticConfig, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt) -> None:
+    size = (config.image_size, config.image_size)
+    expected = {name: size for name in config.cameras}
+    found: dict[str, Any] = {name: tuple(hw) for name, hw in spec.cameras.items()}
+    if found != expected:
+        raise CheckpointError(f"cameras of the specification {found} are not the model's: {expected}")
+    for name, value in (("horizon", config.horizon), ("action_dim", config.action_dim)):
+        if getattr(spec, name) != value:
+            raise CheckpointError(f"{name} of the specification is {getattr(spec, name)}, the model's is {value}")
+    rows = len(normaliser.action_mean)
+    if rows != config.horizon:
+        raise CheckpointError(f"normalisation has statistics of {rows} actions; the horizon is {config.horizon}")
+    highest = max(prompt.size - 1, prompt.begin, *prompt.closing)
+    if highest >= config.vocab or prompt.max_tokens > config.max_prompt:
+        raise CheckpointError(
+            f"token ids up to {highest}, prompts to {prompt.max_tokens}; the model takes ids below {config.vocab} and "
+            f"prompts to {config.max_prompt}"
+        )
+    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
+        if getattr(config, name) < needed:
+            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")

@@ -1,0 +1,58 @@
+"""Which rows of a model with heads of their own may be reordered: MLP channels, and whole heads with their K and V."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ecovla_ros.models.base import Plan, Site
+from ecovla_ros.models.pi.layers import Block, Use
+from ecovla_ros.models.prismatic.layers import MultiHead
+
+
+def sites(name: str, phase: str, calls: int, blocks: Iterable[nn.Module]) -> tuple[Site, ...]:
+    """MLP channels and heads of every block of `name` ("lm" or "expert"), which runs `calls` times a frame.
+
+    Heads cannot be probed: K and V of a head that did not run are nowhere.
+    """
+    found: list[Site] = []
+    for i, block in enumerate(blocks):
+        assert isinstance(block, Block)
+        found.append(_mlp(f"{name}.{i}.mlp", name, phase, calls, block))
+        found.append(_heads(f"{name}.{i}.heads", name, phase, calls, block))
+    return tuple(found)
+
+
+def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid: Tensor | None = None) -> list[Use]:
+    """How each of the `count` blocks of `name` runs in one call of `calls` under a plan."""
+    return [
+        Use(plan.use(f"{name}.{i}.heads", call, calls), plan.use(f"{name}.{i}.mlp", call, calls, calls), valid)
+        for i in range(count)
+    ]
+
+
+def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
+    mlp = block.mlp
+    named = {n: w.detach() for n, w in mlp.named_parameters()}
+    producers = tuple(named[n] for n in ("gate", "up") if n in named)
+    extra = tuple(named[n] for n in ("gate_bias",) if n in named)
+
+    def hidden(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
+        return mlp.hidden(inputs, first, last)
+
+    return Site(
+        key, f"{name}.mlp", phase, len(mlp.gate), 1, producers, named["down"], calls=calls, extra=extra,
+        hidden=hidden, samples=calls,
+    )
+
+
+def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
+    attention = block.attention
+    assert isinstance(attention, MultiHead)
+    q, k, v, o = (w.detach() for w in (attention.q, attention.k, attention.v, attention.o))
+    extra = () if attention.biases is None else tuple(attention.biases.detach())
+    unit = attention.head_dim
+    return Site(
+        key, f"{name}.heads", phase, len(o) // unit, unit, (q, k, v), o, step=1, calls=calls, extra=extra,
+    )

@@ -1,0 +1,67 @@
+"""Images to the square a model takes. How a checkpoint's training did it is part of the checkpoint's meaning."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from ecovla_ros.errors import ConfigError, unknown
+
+Image = NDArray[np.uint8]
+
+FITS = ("area", "pad", "crop", "bicubic")
+"""area: stretched, mean over areas (mini). pad: in proportion, on black, bilinear (openpi, lerobot). crop: stretched,
+then the middle 0.9 of the area (OpenVLA-OFT; its Lanczos filter is replaced by the mean over areas). bicubic:
+stretched (CogACT)."""
+
+CROP = 0.9
+"""Share of the area that `crop` keeps."""
+
+
+def resize(image: Image, size: int, fit: str = "area") -> Image:
+    """(H, W, 3) uint8 to (size, size, 3), the same for training and inference. Raises ConfigError: an unknown fit."""
+    if fit not in FITS:
+        raise ConfigError(unknown("fit", fit, FITS))
+    square = image.shape[:2] == (size, size)
+    if fit == "crop":
+        return _crop(image if square else _area(image, size))
+    if square:
+        return image
+    if fit == "area":
+        return _area(image, size)
+    return _filtered(image, size, size, "bicubic") if fit == "bicubic" else _pad(image, size)
+
+
+def _area(image: Image, size: int) -> Image:
+    return cast(Image, cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA))
+
+
+def _pad(image: Image, size: int) -> Image:
+    ratio = max(image.shape[0], image.shape[1]) / size
+    height, width = int(image.shape[0] / ratio), int(image.shape[1] / ratio)
+    top, left = (size - height) // 2, (size - width) // 2
+    out = np.zeros((size, size, 3), np.uint8)
+    out[top : top + height, left : left + width] = _filtered(image, height, width, "bilinear")
+    return out
+
+
+def _crop(image: Image) -> Image:
+    """The middle of a square image back to its size, bilinear, corners on corners (tf.image.crop_and_resize)."""
+    side = image.shape[0]
+    keep = CROP**0.5
+    offset = (1.0 - keep) / 2.0 * (side - 1)
+    back = np.array([[keep, 0.0, offset], [0.0, keep, offset]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cast(Image, cv2.warpAffine(image, back, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _filtered(image: Image, height: int, width: int, mode: str) -> Image:
+    """With a filter as wide as the reduction, as Pillow does."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    out = F.interpolate(pixels, (height, width), mode=mode, antialias=True).round().clamp(0, 255)
+    return out[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy()

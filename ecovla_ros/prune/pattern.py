@@ -1,0 +1,35 @@
+"""Patterns as files: which channels each site keeps, to start from, to compare, to reproduce a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ecovla_ros.errors import PruningError
+
+FORM = "ecovla-pattern-1"
+
+
+def save(path: str | Path, orders: Mapping[str, Sequence[int]], kept: Mapping[str, int]) -> None:
+    """Write site key -> channels by slot, and how many of them are kept, as JSON."""
+    sites = {key: {"kept": kept.get(key, len(order)), "channels": list(order)} for key, order in orders.items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"form": FORM, "sites": sites}) + "\n", encoding="utf-8")
+
+
+def load(path: str | Path) -> dict[str, list[int]]:
+    """Site key -> channels by slot. Raises PruningError for a file that is missing or no pattern."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PruningError(f"cannot read pattern '{path}': {error.strerror}") from error
+    except ValueError as error:
+        raise PruningError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("form") != FORM:
+        raise PruningError(f"'{path}' is not a pattern; valid: a file written by `ecovla bench --save-pattern`, form {FORM}")
+    try:
+        return {key: [int(c) for c in site["channels"]] for key, site in document["sites"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PruningError(f"'{path}' is a malformed pattern: {error!r}") from error

@@ -1,0 +1,1 @@
+"""What people look at: the HTML report, the Foxglove layout, rerun recordings, and the figures about bags."""

@@ -1,0 +1,1 @@
+"""The policy behind a websocket, in the protocols that the field's harnesses speak. No pickle, nothing unbounded."""

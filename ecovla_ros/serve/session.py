@@ -1,0 +1,142 @@
+"""One client's episode: its messages to observations, chunks to actions. No sockets here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.errors import ConfigError, ObservationError
+from ecovla_ros.serve.ensemble import Ensemble
+from ecovla_ros.types import Observation
+
+GRIPPERS = ("as-is", "openvla")
+"""openvla: the last number, 0 closed .. 1 open as Open X-Embodiment has it, becomes -1 open or 1 closed (LIBERO)."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where things lie in a client's messages: "a/b" is the key "a/b", or "b" within "a"."""
+
+    images: Mapping[str, str]
+    """Camera -> key of its image."""
+    state: tuple[str, ...]
+    """Keys whose numbers, one after the other, are the state."""
+    text: str
+
+
+VLA_EVAL = Keys({"third_person": "images/agentview", "wrist": "images/wrist"}, ("states",), "task_description")
+OPENPI = Keys(
+    {"third_person": "observation/image", "wrist": "observation/wrist_image"}, ("observation/state",), "prompt"
+)
+"""LIBERO's names, of vla-eval's benchmark and of openpi's example."""
+
+
+@dataclass
+class Session:
+    """The engine as a client sees it. Methods belong to the inference thread."""
+
+    engine: Engine
+    keys: Keys
+    other: bool
+    """Whether the checkpoint is of another arm: the state goes in, and the actions come out, as its data have them."""
+    execute: int = 0
+    """Actions of a chunk that are handed out one by one before the next inference; 0: all."""
+    ensemble: Ensemble | None = None
+    """Averages the last chunks instead: an inference for every action."""
+    gripper: str = "as-is"
+    seed: int = 0
+    clock: Callable[[], int] = field(default=lambda: 0)
+    """Nanoseconds, for stamps."""
+    _left: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """A new episode: forget the last one."""
+        self.engine.reset(self.seed)
+        self._left = []
+        if self.ensemble is not None:
+            self.ensemble.reset()
+
+    def chunk(self, message: Any) -> NDArray[np.float32]:
+        """Actions (H, D) for an observation. Raises ObservationError, ControlError, PruningError."""
+        return self._turned(self._infer(message))
+
+    def action(self, message: Any) -> NDArray[np.float32]:
+        """The next action (D,): of the chunk at hand, or of a new one. Raises as `chunk`."""
+        if self.ensemble is not None:
+            return self._turned(self.ensemble.action(self._infer(message))[None])[0]
+        if not self._left:
+            chunk = self.chunk(message)
+            self._left = list(chunk[: self.execute or len(chunk)])
+        return self._left.pop(0)
+
+    def observation(self, message: Any) -> Observation:
+        """A client's message. Raises ObservationError naming the key that is missing or wrong."""
+        if not isinstance(message, Mapping):
+            raise ObservationError(f"an observation must be a mapping, got {type(message).__name__}")
+        cameras = self.engine.policy.spec.cameras
+        images = {camera: self._look(message, self.keys.images.get(camera, camera)) for camera in cameras}
+        text = self._look(message, self.keys.text)
+        if not isinstance(text, str):
+            raise ObservationError(f"'{self.keys.text}' must be text, got {type(text).__name__}")
+        state = self._state(message)
+        arm = np.zeros(7) if self.other else state[:7]
+        return Observation(self.clock(), images, arm, 0.0 if self.other else float(state[7]), text, state)
+
+    def _infer(self, message: Any) -> NDArray[np.float32]:
+        made = self.engine.step(self.observation(message)).chunk
+        values = np.concatenate((made.joints, made.gripper[:, None]), 1) if made.raw is None else made.raw
+        return values.astype(np.float32)
+
+    def _turned(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Actions (N, D) with the gripper as the client has it."""
+        if self.gripper == "openvla":
+            actions = actions.copy()
+            actions[:, -1] = -np.sign(2.0 * actions[:, -1] - 1.0)
+        return actions
+
+    def _state(self, message: Mapping[str, Any]) -> NDArray[np.float64]:
+        needed = self.engine.policy.normaliser.widths[0] if self.other else 8
+        if not needed:
+            return np.zeros(0)
+        try:
+            parts = [np.asarray(self._look(message, key), dtype=np.float64).ravel() for key in self.keys.state]
+        except (TypeError, ValueError) as error:
+            raise ObservationError(f"the state ({', '.join(self.keys.state)}) is not numbers: {error}") from error
+        state = np.concatenate(parts)
+        if state.size != needed:
+            keys = ", ".join(self.keys.state)
+            raise ObservationError(f"the state ({keys}) has {state.size} numbers; needed: {needed}")
+        return state
+
+    def _look(self, message: Mapping[str, Any], key: str) -> Any:
+        if key in message:
+            return message[key]
+        place: Any = message
+        for part in key.split("/"):
+            if not isinstance(place, Mapping) or part not in place:
+                raise ObservationError(f"no '{key}' in the observation; it has {', '.join(map(str, _paths(message)))}")
+            place = place[part]
+        return place
+
+
+def keys_of(protocol: Keys, images: Sequence[str], state: str, text: str) -> Keys:
+    """`protocol`'s keys, or those of the command line: camera=key, comma-separated keys, a key. Raises ConfigError."""
+    chosen = dict(protocol.images)
+    for item in images:
+        camera, equals, key = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{item}' is not camera=key, e.g. wrist=observation/wrist_image")
+        chosen[camera] = key
+    return Keys(chosen, tuple(state.split(",")) if state else protocol.state, text or protocol.text)
+
+
+def _paths(message: Mapping[str, Any], before: str = "") -> list[str]:
+    out: list[str] = []
+    for key, value in list(message.items())[:20]:
+        out += _paths(value, f"{before}{key}/") if isinstance(value, Mapping) else [f"{before}{key}"]
+    return out

@@ -1,0 +1,184 @@
+"""Evaluation: the same scenes for all, what an interruption leaves, and what a table counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from ecovla_ros import cli, config
+from ecovla_ros.bench import environments, fitness, journal, spread, success, trials
+from ecovla_ros.bench.journal import Journal, trial_of
+from ecovla_ros.bench.trials import Trial
+from ecovla_ros.bench.variants import Variant
+from ecovla_ros.errors import CheckpointError, ConfigError, EcovlaError
+from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.sim import events
+
+BOTH = trials.compared(["dense", "ecovla", "static"], ["probe", "dense"], [0.25, 0.4])
+
+
+def test_a_variant_is_method_refresh_and_ratio():
+    assert BOTH[0] == Variant("dense", "none", 0.0) and len(BOTH) == 1 + 4 + 2
+    assert {v.refresh for v in BOTH if v.method == "ecovla"} == {"probe", "dense"}
+    assert {v.refresh for v in BOTH if v.method == "static"} == {"none"}
+    for variant in BOTH:
+        trial = Trial(*dataclasses.astuple(variant), "apple", "calm", 1)
+        prune = config.override(config.Config(), **trial.overrides()).prune
+        assert (prune.method, prune.ratio) == (variant.method, variant.ratio)
+        assert variant.refresh in ("none", prune.refresh)
+
+
+def test_every_variant_meets_the_same_scenes():
+    todo = trials.trials(BOTH, ["apple", "banana"], ["calm", "shift"], 3, 1000)
+    scenes = {}
+    for t in todo:
+        scenes.setdefault(t.variant, set()).add((t.task, t.environment, t.seed))
+    assert set(scenes) == set(BOTH)
+    assert len({frozenset(v) for v in scenes.values()}) == 1 and len(next(iter(scenes.values()))) == 12
+
+
+def test_what_happens_in_an_episode_depends_on_its_seed_alone():
+    assert environments.schedule("shift", 7, "apple") == environments.schedule("shift", 7, "apple")
+    assert environments.schedule("shift", 7, "apple") != environments.schedule("shift", 8, "apple")
+    assert environments.schedule("calm", 7, "apple") == []
+    for event in environments.schedule("shift", 7, "bottle"):
+        events.check(event)
+
+
+@pytest.mark.parametrize(
+    ("methods", "refreshes", "tasks", "places", "match"),
+    [(["ecolva"], ["probe"], ["apple"], ["calm"], "ecovla"), (["dense"], ["prove"], ["apple"], ["calm"], "probe"),
+     (["dense"], ["probe"], ["appel"], ["calm"], "apple"), (["dense"], ["probe"], ["apple"], ["clam"], "calm"),
+     (["dense", "dense"], ["probe"], ["apple"], ["calm"], "once each")],
+)
+def test_unknown_names_list_the_valid_ones(methods, refreshes, tasks, places, match):
+    with pytest.raises(EcovlaError, match=match):
+        trials.trials(trials.compared(methods, refreshes, [0.25]), tasks, places, 1, 0)
+
+
+def episode(method, seed, solved, environment="calm", task="apple"):
+    adaptive = method == "ecovla"
+    return {"method": method, "refresh": "probe" if adaptive else "none", "ratio": 0.25 if adaptive else 0.0,
+            "task": task, "environment": environment, "seed": seed, "success": solved, "steps": 50 + seed,
+            "seconds": 5.0 + seed / 10, "path_m": 1.0, "jerk": 2.0, "frames": 10, "triggered": 2}
+
+
+def test_the_table_counts_pairs():
+    episodes = [episode("dense", i, i < 8) for i in range(10)]
+    episodes += [episode("ecovla", i, i in range(2, 9)) for i in range(10)]
+    rows = {(r["method"], r["task"]): r for r in success.table(episodes, 0.1)}
+    dense, pruned = rows[("dense", "all")], rows[("ecovla", "all")]
+    assert (dense["successes"], pruned["successes"]) == (8, 7)
+    assert (pruned["only_dense"], pruned["only_this"]) == (2, 1) and dense["mcnemar_p"] is None
+    assert dense["low"] < 0.8 < dense["high"] and pruned["trigger_rate"] == 0.2
+    assert pruned["verdict"].startswith("open: needs about") and pruned["difference_low"] < -0.1
+    assert dense["steps_p50"] == 53.5 and dense["seconds_p50"] == pytest.approx(5.35)
+
+
+def test_too_few_episodes_for_a_margin_are_refused_with_the_number_needed(capsys):
+    with pytest.raises(ConfigError, match=r"at least 133 .* about 773"):
+        success.check_size(60, 0.02)
+    success.check_size(133, 0.02)
+    assert cli.main(["eval", "--episodes", "20", "--margin", "0.02"]) == 2
+    assert "60 paired episodes cannot show" in capsys.readouterr().err
+
+
+def play(calls, stop_after=None):
+    """A stand-in for the simulator: yields rows, and is interrupted after some."""
+
+    def spread_(settings, delays, todo):
+        assert settings.policy.threads == 1
+        for i, trial in enumerate(todo):
+            if i == stop_after:
+                raise KeyboardInterrupt
+            calls.append(trial)
+            yield {**episode(trial.method, trial.seed, True), **dataclasses.asdict(trial)}
+
+    return spread_
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    todo = trials.trials(BOTH[:2], ["apple"], ["calm"], 4, 10)
+    path, head, calls = tmp_path / "a.episodes.jsonl", {"checkpoint": "x", "config": {"prune": {"p": 0.05}}}, []
+    book = Journal(path, head, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        success.run(config.Config(), todo, play(calls, 3), lambda row: None, None, book)
+    book.close()
+    path.write_text(path.read_text()[:-20])  # the last line was cut short by the interruption
+    again = Journal(path, head, resume=True)
+    assert len(again.rows) == 2
+    rows = success.run(config.Config(), todo, play(calls), lambda row: None, None, again)
+    again.close()
+    assert [trial_of(r) for r in rows] == todo and len(calls) == 3 + 6
+    assert len(Journal(path, head, resume=True).rows) == 8
+    with pytest.raises(ConfigError, match=r"config.prune.p \(0.05 there, 0.1 now\)"):
+        Journal(path, {"checkpoint": "x", "config": {"prune": {"p": 0.1}}}, resume=True)
+    assert Journal(path, head, resume=False).rows == []
+
+
+def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):
+    path = tmp_path / "a.episodes.jsonl"
+    path.write_text('{"a": 1}\n{"method"\n{"x": 2}\n')
+    with pytest.raises(ConfigError, match="damaged in line 2"):
+        Journal(path, {"a": 1}, resume=True)
+
+
+def bench_file(tmp_path):
+    times = {("dense", "none", 0.0): {"all": 40.0, "dense": 40.0},
+             ("ecovla", "probe", 0.25): {"all": 31.0, "sparse": 30.2, "refresh": 39.0}}
+    rows = [{"scope": "policy", "method": m, "refresh": r, "ratio": p, "frames": k, "mean_ms": ms}
+            for (m, r, p), kinds in times.items() for k, ms in kinds.items()]
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps({"rows": [*rows, {"scope": "act"}]}))
+    return path
+
+
+def test_delays_are_the_measured_times_in_whole_ticks(tmp_path):
+    delays = environments.measured(bench_file(tmp_path))
+    sparse = ("ecovla", "probe", 0.25)
+    assert [delays.ticks(sparse, kind, 0.01) for kind in ("sparse", "refresh", "dense")] == [4, 4, 4]
+    assert delays.ticks(("dense", "none", 0.0), "dense", 0.01) == 4
+    slow = environments.measured(bench_file(tmp_path), 10.0)
+    assert slow.ticks(sparse, "sparse", 0.01) == 31 and "times 10" in slow.source
+    with pytest.raises(ConfigError, match="ecovla bench --method static --ratios 0.4"):
+        delays.ticks(("static", "none", 0.4), "all", 0.01)
+    with pytest.raises(ConfigError, match="no result of `ecovla bench"):
+        environments.measured(tmp_path / "nothing.json")
+
+
+def test_a_variant_without_measured_time_stops_before_the_first_episode(tmp_path):
+    todo = [Trial("static", "none", 0.4, "apple", "latency", 1)]
+    with pytest.raises(ConfigError, match="no measured time of static"):
+        success.run(config.Config(), todo, play([]), lambda row: None, environments.measured(bench_file(tmp_path)))
+
+
+SPEC = PolicySpec("x", {"third_person": (96, 96), "wrist": (96, 96)}, 16, 0.1, 8, "ray", ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [({"renderer": "egl"}, "trained on 'egl'"), ({"cameras": {"wrist": (96, 96)}}, "cameras are"),
+     ({"cameras": {"third_person": (224, 224), "wrist": (96, 96)}}, "third_person at 224 x 224"),
+     ({"action_dim": 7}, "7 columns"), ({"horizon": 3}, "0.30 s"), ({"instructions": ("dance",)}, "'dance'")],
+)
+def test_a_checkpoint_that_does_not_fit_names_the_difference(changes, match):
+    fitness.check(SPEC, config.Config(), "ray")
+    with pytest.raises(CheckpointError, match=match):
+        fitness.check(dataclasses.replace(SPEC, **changes), config.Config(), "ray")
+
+
+def test_ray_that_is_not_there_is_named():
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        with pytest.raises(ConfigError, match="pip install ray"):
+            spread.ray("local")
+
+
+def test_the_checkpoint_is_part_of_what_a_journal_holds(tmp_path):
+    (tmp_path / "a").write_text("1")
+    before = journal.fingerprint(tmp_path)
+    (tmp_path / "a").write_text("2")
+    assert journal.fingerprint(tmp_path) != before
