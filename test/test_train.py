@@ -83,7 +83,7 @@ def test_a_finished_run_collects_nothing_again(trained):
 
 def test_the_checkpoint_of_a_run_drives_the_engine_pruned(trained):
     policy = checkpoint.load(trained / "out")
-    assert set(policy.calibration) == {s.key for s in policy.sites}
+    assert {s.key for s in policy.sites} <= set(policy.calibration)
     assert policy.spec.renderer == "ray" and set(policy.spec.instructions) == {t.instruction for t in TASKS.values()}
     engine = Engine(policy, PruneConfig(ratio=0.25, sites=("lm.mlp", "lm.heads", "expert.mlp")), Inline())
     engine.calibrate(policy.calibration)
