@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,10 @@ def test_everything_said_is_in_the_bag_and_the_film_shows_it(ros: Graph, tmp_pat
     assert (tmp_path / "film.mp4").stat().st_size > 500
     with pytest.raises(BagError, match="valid: a folder that does not exist yet"):
         RecordNode(tmp_path / "bag")
+
+
+def test_stamps_are_of_the_wall_clock_from_the_start(ros: Graph) -> None:
+    """They lag by no more than the time since the first tick was due, however long the scene took to lay."""
+    node = ros.start(SimNode, overrides=SMALL)
+    lag_ns = time.time_ns() - node._stamp_ns
+    assert -1_000_000 < lag_ns <= time.monotonic_ns() - node._due + 1_000_000

@@ -56,6 +56,7 @@ class SimNode(Node):
         self._success, self._ticks = False, 0
         self._open_topics()
         self._reset(self._config.task, self._config.seed, self._config.looks)
+        self._offset_ns = max(self._offset_ns, self._wall.now().nanoseconds - self._world.now_ns)
         self._due = time.monotonic_ns()
         if not self._config.lock_step:
             self.create_timer(TICK_NS * 1e-9, self._keep_pace, clock=Clock(clock_type=ClockType.STEADY_TIME))
