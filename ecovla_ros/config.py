@@ -32,7 +32,7 @@ RENDERERS = ("auto", "egl", "osmesa", "ray")
 PROFILES = ("gentle", "normal", "fast")
 
 
-def _between(default: float, low: float, high: float, doc: str) -> Any:
+def _between(default: Any, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"range": (low, high), "doc": doc})
 
 
@@ -119,9 +119,18 @@ class ControlConfig:
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm, s")
     max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped, s")
     chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused, s")
+    chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold, s")
     joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold, s")
     margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits, rad")
     max_jump_rad: float = _between(0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point, rad")
+    box_lower: tuple[float, ...] = _between((0.15, -0.5, 0.01), -2.0, 2.0, "tool point's box: lowest x, y, z, m")
+    box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z, m")
+    singular_from: float = _between(25.0, 1.0, 1e6, "condition number of the Jacobian from which the arm is slowed")
+    singular_to: float = _between(60.0, 1.0, 1e6, "condition number at which it is slowest")
+    stamp_commands: bool = _doc(
+        False, "trajectories say when they begin: a controller that gets them late makes no step; needs one clock"
+    )
+    late_s: float = _between(0.35, 0.02, 10.0, "an observation older than this when its chunk's turn comes degrades, s")
 
 
 @dataclass(frozen=True)

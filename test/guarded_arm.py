@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ecovla_ros.config import ControlConfig
+from ecovla_ros.control import kinematics
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import Limits, load
+from ecovla_ros.control.pace import STOP_JERK
 from ecovla_ros.control.status import Command
 from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, Trajectory
 
+WIDE = {
+    "box_lower": (-2.0, -2.0, -2.0), "box_upper": (2.0, 2.0, 2.0), "singular_from": 1e5, "singular_to": 1e6,
+    "chunk_silence_s": 10.0,
+}  # fmt: skip
+"""No box, no singularity and no watch over silence, but where a test asks for one."""
 Motion = Callable[[float], np.ndarray]
 """Seconds to joint positions (7,)."""
 MS = 1_000_000
@@ -26,9 +35,16 @@ START = 100 * NS
 class GuardedArm:
     """`now` is the true time, which the controller has; the guard sees `clock`, which may jump."""
 
-    def __init__(self, start: np.ndarray, profile: str = "normal", **settings: float) -> None:
-        self.limits: Limits = load(profile)
-        self.config = ControlConfig(profile=profile, **settings)
+    def __init__(
+        self, start: np.ndarray, profile: str = "normal", tool_speed: float | None = 5.0, jerk: float = 0.0,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        """`tool_speed`, m/s: by default no limit for these motions; None: the profile's. `jerk`, rad/s^3, also."""
+        loaded = load(profile)
+        changes: dict[str, Any] = {} if tool_speed is None else {"tool_speed": tool_speed}
+        changes |= {"jerk": np.full(7, jerk)} if jerk else {}
+        self.limits: Limits = dataclasses.replace(loaded, **changes)
+        self.config = ControlConfig(profile=profile, **{**WIDE, **settings})
         self.guard = Guard(self.config, self.limits)
         self.plant = TrajectoryController(start)
         self.now, self.skew = START, 0
@@ -100,6 +116,10 @@ class GuardedArm:
         assert (steps <= self.limits.velocity * (1 + 1e-6) + 1e-9).all(), steps.max(axis=0)
         acceleration = np.abs(self.acceleration())
         assert (acceleration <= self.limits.acceleration * (1 + 1e-6) + 1e-6).all(), acceleration.max(axis=0)
+        jerk = np.abs(np.diff(speed, 2, axis=0)) * 1e6
+        assert (jerk <= STOP_JERK * self.limits.jerk * (1 + 1e-3)).all(), jerk.max(axis=0)
+        _, tool = kinematics.tool_motion(track[::20], speed[::20])
+        assert (tool <= self.limits.tool_speed * (1 + 1e-3)).all(), tool.max()
         for trajectory in self.sent:
             assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] > 0
             assert trajectory.times_s[-1] <= self.config.max_horizon_s + 1e-9

@@ -44,7 +44,7 @@ class Stay:
         )
         self.seen: list[Observation] = []
         self.resets: list[int] = []
-        self.sparse_plan: dict[str, int] = {}
+        self.sparse_plan = SimpleNamespace(kept={})
 
     def step(self, obs: Observation) -> Any:
         self.seen.append(obs)

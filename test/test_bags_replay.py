@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_bag import SAMPLE, settings, written
+from small_bag import SAMPLE, Stay, settings, written
 
 from ecovla_ros import build, cli, config, wire
 from ecovla_ros.bags import read, replay, sample
-from ecovla_ros.bags.inputs import mapping
+from ecovla_ros.bags.inputs import Feed, choose, mapping
+from ecovla_ros.bags.read import Bag
 from ecovla_ros.bags.sample import Sample
-from ecovla_ros.config import Config
+from ecovla_ros.config import Config, NodeConfig
 from ecovla_ros.engine.streams import Deferred, Inline
 from ecovla_ros.errors import BagError
 from ecovla_ros.types import CAMERAS, Observation
@@ -77,6 +78,22 @@ def test_how_pictures_are_packed_does_not_matter_where_nothing_is_lost(
     assert chunks(replay.run(small, written(tmp_path, list(packed.events()), "a")).rows) == chunks(
         replay.run(small, written(tmp_path, list(SAMPLE.events()), "b")).rows
     )
+
+
+def test_every_message_is_heard_once_and_in_order_with_few_in_memory(tmp_path: Path) -> None:
+    """Also where one camera is silent for most of the bag, so that no frame comes."""
+    events = [e for e in SAMPLE.events() if e.topic != "/wrist/image" or e.time_ns < sample.START_NS + 300_000_000]
+    bag = written(tmp_path, events)
+    with Bag(bag) as source:
+        feed = Feed(source, choose(source, {}), NodeConfig())
+        whole = [(raw.topic, raw.time_ns) for raw in source.raw(feed.topics)]
+        batches = [(len(messages), found) for messages, found, _ in replay._found(source, feed, lambda: 0.0)]
+        assert max(size for size, _ in batches) <= replay.BATCH and sum(size for size, _ in batches) == len(whole)
+        heard: list[tuple[str, int]] = []
+        again = Feed(source, choose(source, {}), NodeConfig())
+        tell = lambda raw: heard.append((raw.topic, raw.time_ns))  # noqa: E731
+        assert len(list(replay.answers(source, Stay(), again, 0, heard=tell))) == 4  # three frames, and one hold
+    assert heard == whole and len(whole) > 1.5 * replay.BATCH
 
 
 def test_replay_twice_is_the_same_and_pace_changes_nothing(small: Config, tmp_path: Path) -> None:

@@ -99,12 +99,14 @@ acts = st.one_of(
     st.sampled_from(["gentle", "normal", "fast"]),
     st.sampled_from([0.02, 0.1, 0.4]),
     st.sampled_from([0.3, 0.8, 1.5]),
+    st.sampled_from([5.0, None]),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_whatever_comes_in_the_arm_stays_within_limits(
-    script: list[tuple[Any, ...]], start: np.ndarray, profile: str, replan_s: float, horizon_s: float
+    script: list[tuple[Any, ...]], start: np.ndarray, profile: str, replan_s: float, horizon_s: float,
+    tool_speed: float | None,
 ) -> None:
-    arm = GuardedArm(start, profile, replan_s=replan_s, max_horizon_s=horizon_s)
+    arm = GuardedArm(start, profile, tool_speed, replan_s=replan_s, max_horizon_s=horizon_s)
     arm_again(arm)
     for act, *arguments in script:
         act(arm, *arguments)

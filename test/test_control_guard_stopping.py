@@ -29,6 +29,21 @@ def test_a_dead_guard_leaves_the_arm_at_rest_within_the_horizon() -> None:
     assert not end[1].any()
 
 
+@pytest.mark.parametrize("wait_s", [0.01, 0.2, 0.38])
+def test_a_silent_policy_is_not_waited_for(wait_s: float) -> None:
+    """Its last chunk may still be waiting for its turn: the arm is at rest 0.8 s after it came all the same."""
+    arm = moving_arm(chunk_silence_s=0.42)
+    arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
+    arm.run(wait_s)
+    arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
+    arm.run(0.5)
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "is silent" in arm.last.status.reason
+    assert arm.last.status.counters["silence"] == 1
+    rest_within(arm, 0.3)
+    stream(arm, 0.8)
+    assert arm.last.status.state in ("RUNNING", "DEGRADED")
+
+
 @pytest.mark.parametrize("cause", ["hold", "disable", "estop", "nan state", "nan chunk", "stale state"])
 def test_every_way_to_stop_is_smooth_short_and_then_silent(cause: str) -> None:
     arm = moving_arm()
@@ -87,4 +102,20 @@ def test_a_clock_jump_holds_in_silence_until_the_arm_rests(jump_s: float) -> Non
     assert arm.last.status.counters["clock"] > 0
     stream(arm, 0.8)
     assert arm.last.status.state in ("ARMED", "RUNNING")
+    arm.assert_law()
+
+
+def test_nothing_is_sent_while_the_clock_stands() -> None:
+    """The arm goes on while the guard's time does not: a motion from where it is taken to be would be a step."""
+    arm = moving_arm()
+    arm.run(0.3)
+    stood = arm.clock
+    for _ in range(20):
+        arm.skew = stood - arm.now
+        arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]), age_s=-0.001 * len(arm.speed) % 0.01)
+        sent = len(arm.sent)
+        arm.tick()
+    assert len(arm.sent) == sent and arm.last is not None and arm.last.status.counters["clock_still"] >= 18
+    arm.skew = 0
+    arm.run(0.5)
     arm.assert_law()

@@ -1,36 +1,80 @@
-"""Launch files: every program, argument and file they name exists. Visited for real where launch_ros is installed."""
+"""Launch files and what they start: every program, argument, topic, parameter and file they name exists.
+
+The names are read from the text everywhere; where launch_ros is installed, every description is made and visited. The
+world of Gazebo is read as XML, and checked by its own tool where there is one.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from ecovla_ros import config
+from ecovla_ros.types import CAMERAS, GRIPPER_JOINT, JOINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = sorted(ROOT.glob("launch/*.launch.py"))
+SHARED = (ROOT / "ecovla_ros/nodes/launching.py").read_text(encoding="utf-8")
+NODES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ecovla_ros/nodes").glob("*.py"))
+OURS = ("sim", "gen3", "gazebo", "replay")
+OTHERS = {
+    "ros_gz_bridge": "parameter_bridge", "ros_gz_sim": "create", "controller_manager": "spawner",
+}  # fmt: skip
+"""Programs of other packages that may be started."""
+
+
+def test_there_is_a_launch_file_for_each_way_to_run() -> None:
+    assert {path.name for path in LAUNCHES} == {f"ecovla_{name}.launch.py" for name in OURS}
 
 
 @pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.name)
-def test_a_launch_file_names_only_what_the_package_has(path: Path) -> None:
+def test_a_launch_file_names_only_what_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     ast.parse(text)
-    programs = re.findall(r'executable="(\w+)"', text)
-    assert programs and all((ROOT / "scripts" / name).is_file() for name in programs)
-    declared = set(re.findall(r'^    \("(\w+)", ', text, re.M))
-    assert set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text)) == declared
-    for name in re.findall(r'"(\w+\.(?:yaml|xml))"', text):
+    common = SHARED if "import launching" in text else ""
+    started = set(re.findall(r'(?:launching\.node\(\s*|executable=)"(\w+)"', text)) - set(OTHERS.values())
+    started |= {"policy", "guard"}
+    assert started <= {p.name for p in (ROOT / "scripts").iterdir()}
+    for package, program in re.findall(r'package="(\w+)",\s*executable="(\w+)"', text):
+        assert OTHERS[package] == program
+    declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', common, re.M))
+    used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
+    used |= {"kortex_python"} if "KORTEX_NODE" in text else set()
+    handed_on = set(re.findall(r'^KORTEX = \((.*)\)$', text, re.M)[0].replace('"', "").replace(",", "").split()) if (
+        "KORTEX = (" in text
+    ) else set()
+    serials = {f"{camera}_serial" for camera in CAMERAS} if "_serial" in text else set()
+    assert used | handed_on | serials | ({"driver"} if "driver" in declared else set()) == declared
+    for name in re.findall(r'"config", "((?:\w+", ")?\w+\.(?:yaml|xml|sdf))"', text + SHARED):
+        assert config.shipped(name.replace('", "', "/")).is_file()
+    for name in re.findall(r'shipped\("([^"]+)"\)', text):
         assert config.shipped(name).is_file()
 
 
+def test_every_remapped_topic_is_one_of_our_nodes() -> None:
+    cameras = {f"{camera}/image" for camera in CAMERAS}
+    found = set()
+    for text in (*(path.read_text(encoding="utf-8") for path in LAUNCHES), SHARED):
+        found |= set(re.findall(r'\("(\w+(?:/\w+)?)", (?:"/|root|f"\{root)', text))
+    assert found >= {"joint_trajectory", "gripper_trajectory", "gripper_cmd", "joint_states"}
+    assert all(name in cameras or f'"{name}"' in NODES for name in found), found
+
+
 @pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.name)
-def test_a_launch_file_can_be_described_and_visited(path: Path) -> None:
+def test_a_launch_file_can_be_described_and_visited(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("launch")
     pytest.importorskip("launch_ros")
+    substitutions = importlib.import_module("launch_ros.substitutions.find_package")
+    monkeypatch.setattr(substitutions, "get_package_share_directory", lambda name: f"/share/{name}", raising=False)
     spec = importlib.util.spec_from_file_location(path.stem.replace(".", "_"), path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,9 +82,20 @@ def test_a_launch_file_can_be_described_and_visited(path: Path) -> None:
     description = module.generate_launch_description()
     arguments = description.get_launch_arguments()
     assert arguments and all(argument.description.strip() for argument in arguments)
+    assert all(argument.choices for argument in arguments if argument.default_value[0].text in ("true", "false"))
     context = launch.LaunchContext()
     for argument in arguments:
         argument.visit(context)
+    for entity in description.entities:
+        for part in getattr(entity, "launch_arguments", ()):  # what is handed on can be resolved
+            for value in part:
+                resolve(context, value)
+
+
+def resolve(context: Any, value: Any) -> None:
+    for part in value if isinstance(value, (list, tuple)) else [value]:
+        if not isinstance(part, str):
+            part.perform(context)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
@@ -49,5 +104,37 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
         from ecovla_ros.control import limits
 
         limits.load("normal", path)
-    else:
+    elif path.name != "gen3_controllers_streaming.yaml":
         config.load(path)
+
+
+def test_the_streaming_controllers_are_those_of_the_arm() -> None:
+    data = yaml.safe_load(config.shipped("gen3_controllers_streaming.yaml").read_text(encoding="utf-8"))
+    controller = data["joint_trajectory_controller"]["ros__parameters"]
+    assert controller["joints"] == list(JOINTS) and controller["interpolate_from_desired_state"] is True
+    assert controller["command_interfaces"] == ["position"] and not controller["allow_partial_joints_goal"]
+    assert data["robotiq_gripper_controller"]["ros__parameters"]["joint"] == GRIPPER_JOINT
+    assert set(data) - {"controller_manager"} <= set(data["controller_manager"]["ros__parameters"])
+
+
+def test_the_world_of_gazebo_is_well_formed_and_its_camera_is_bridged() -> None:
+    path = config.shipped("gazebo/table.sdf")
+    world = ElementTree.parse(path).getroot().find("world")
+    assert world is not None
+    models = {model.get("name"): model for model in world.iterfind("model")}
+    assert set(models) == {"table", "apple", "bottle", "banana", "third_person"}
+    top = float((models["table"].findtext("pose") or "").split()[2]) + 0.02
+    assert top == pytest.approx(0.3), "kortex_sim_control puts the base of the arm there"
+    for name in ("apple", "bottle", "banana"):
+        assert float((models[name].findtext("pose") or "").split()[2]) > top
+        assert float(models[name].findtext("link/inertial/mass") or 0.0) > 0.0
+    sensor = models["third_person"].find("link/sensor")
+    assert sensor is not None and float(sensor.findtext("update_rate") or 0.0) >= 10.0
+    bridged = yaml.safe_load(config.shipped("gazebo/bridge.yaml").read_text(encoding="utf-8"))
+    topics = {sensor.findtext("topic"), sensor.findtext("camera/camera_info_topic")}
+    assert {entry["gz_topic_name"] for entry in bridged} == topics
+    assert all(entry["direction"] == "GZ_TO_ROS" for entry in bridged)
+    tool = shutil.which("gz") or shutil.which("ign")
+    if tool:
+        checked = subprocess.run([tool, "sdf", "-k", str(path)], capture_output=True, text=True)
+        assert checked.returncode == 0 and "Valid" in checked.stdout + checked.stderr, checked.stderr

@@ -17,7 +17,7 @@ LEVELS = [
     {"kernels", "wire"},
     {"prune"},
     {"models", "control"},
-    {"engine", "sim"},
+    {"engine", "sim", "arms"},
     {"build"},
     {"bench", "train", "bags", "serve"},
     {"report"},
@@ -28,7 +28,7 @@ LEVELS = [
 
 LIBRARIES = {
     "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes",
-              "report", "serve"},
+              "report", "serve", "arms"},
     "yaml": {"config", "control"},
     "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
     "triton": {"kernels"},
@@ -42,6 +42,8 @@ LIBRARIES = {
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
     "rclpy": {"nodes", "cli"},
+    "launch": {"nodes"},
+    "launch_ros": {"nodes"},
     "matplotlib": {"bench"},
     "ray": {"bench"},
     "pyarrow": {"train"},

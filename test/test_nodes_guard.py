@@ -17,7 +17,7 @@ pytest.importorskip("ecovla_ros.msg")
 from diagnostic_msgs.msg import DiagnosticStatus
 from graph import Graph, graph, joints
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -29,6 +29,8 @@ from ecovla_ros.nodes.interfaces import ActionChunk as ChunkMessage
 from ecovla_ros.types import JOINTS, ActionChunk
 
 START = 0.1
+ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]")
+"""An arm that stands straight up is outside the box of a table."""
 
 
 class Arm:
@@ -37,7 +39,7 @@ class Arm:
     def __init__(self, ros: Graph, age_s: float = 1.0) -> None:
         """`age_s`: joint states older than this are stale; long, since tests share their processors."""
         self.ros = ros
-        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}"])
+        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}", *ANYWHERE])
         create = ros.tester.create_publisher
         self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
         self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))
@@ -95,7 +97,8 @@ def test_nothing_is_sent_before_enable_and_the_arm_is_brought_to_rest_at_the_end
     arm.send(START + 0.05)
     ros.until(lambda: arm.sent and arm.grips, "a trajectory and the gripper")
     trajectory = wire.trajectory(arm.sent[0])
-    assert list(arm.sent[0].joint_names) == list(JOINTS) and wire.stamp_ns(arm.sent[0].header.stamp) == 0
+    assert list(arm.sent[0].joint_names) == list(JOINTS)
+    assert 0 <= arm.now() - wire.stamp_ns(arm.sent[0].header.stamp) < 10**9, "it says when it begins"
     assert trajectory.velocities is not None and not trajectory.velocities[-1].any()
     assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] > 0
     assert wire.gripper(arm.grips[0]) == 1.0
@@ -186,3 +189,15 @@ def test_the_gripper_action_gets_radians(kind: str, action: str, monkeypatch: py
     monkeypatch.setattr(gripper, "ActionClient", lambda node, kind, name: client)
     gripper.sender(None, kind)(0.5)
     assert np.ravel(goals[0].command.position) == pytest.approx([0.4])
+
+
+def test_a_fault_of_the_arm_latches_by_name_until_it_is_cleared(ros: Graph) -> None:
+    arm = Arm(ros)
+    assert arm.enable().success
+    fault = ros.matched(ros.tester.create_publisher(String, "arm_fault", qos.LATCHED))
+    fault.publish(String(data="joint_4: FOLLOWING_ERROR"))
+    arm.is_in("LATCHED", "joint_4: FOLLOWING_ERROR")
+    assert "clear the arm's fault" in ros.call(Trigger, "guard/reset", Trigger.Request()).message
+    fault.publish(String(data=""))
+    ros.spin(0.2)
+    assert ros.call(Trigger, "guard/reset", Trigger.Request()).success

@@ -113,6 +113,16 @@ def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
     assert again["step"] == first["step"]
     further = train(first["spent"] + 0.5)
     assert further["step"] > first["step"]
+    with pytest.raises(CheckpointError, match="other weights"):
+        together.train_together(
+            PiModel(before.config), data, columns, prompts, together.Joint(9.0), tmp_path / "state.pt", rows.append,
+            lambda _: None, origin="another",
+        )
+
+
+def test_a_finished_policy_stage_is_not_run_again(trained, monkeypatch):
+    monkeypatch.setattr(run, "_vision_stage", None)  # would fail if it were called
+    run._from_scratch(trained / "work", trained / "work" / "policy", SETTINGS, lambda row: None, 0.0)
 
 
 def test_a_checkpoint_that_does_not_fit_the_data_names_what_differs(trained):

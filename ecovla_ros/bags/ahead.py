@@ -1,4 +1,4 @@
-"""Items of an iterator made by a thread of its own, a few ahead of whoever takes them: order and values are the same."""
+"""Items of an iterator, made a few ahead by a thread of its own: order and values are the same."""
 
 from __future__ import annotations
 

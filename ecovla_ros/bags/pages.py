@@ -1,7 +1,7 @@
 """Rows of a table of a sqlite file whose tree is torn: the leaf pages one after the other, as they were appended.
 
-File format: https://www.sqlite.org/fileformat2.html, sections 1.5, 1.6 and 2.1. Pages that are not wholly there, and rows
-that need them, are left out.
+File format: https://www.sqlite.org/fileformat2.html, sections 1.5, 1.6 and 2.1. Pages that are not wholly there, and
+rows that need them, are left out.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import BagError, ControlError, ObservationError
 from ecovla_ros.types import JOINTS, ActionChunk, FrameReport
 
+BATCH = 64
+"""Messages are handed on when so many came without a frame."""
 STAGES = ("decode", "encode", "trigger", "join", "prefill", "act", "post")
 
 
@@ -101,14 +103,17 @@ def answers(
 
 
 def _found(bag: Bag, feed: Feed, clock: Callable[[], float]) -> Iterator[tuple[list[Raw], Frame | Held | None, float]]:
-    """Messages up to the one that gave a frame, the frame, and how long it took to decode, ms."""
+    """Messages up to the one that gave a frame, the frame, and how long it took to decode, ms. Where no frame comes,
+    the messages are handed on all the same: memory does not grow with the bag."""
     messages: list[Raw] = []
     try:
         for raw in bag.raw(feed.topics):
             messages.append(raw)
             began = clock()
-            for found in feed.take(raw):
-                yield messages, found, 1e3 * (clock() - began)
+            due = list(feed.take(raw))
+            decode_ms = 1e3 * (clock() - began)
+            for found in due or ([None] if len(messages) >= BATCH else []):
+                yield messages, found, decode_ms
                 messages = []
     except BagError:
         yield messages, None, 0.0
@@ -207,6 +212,6 @@ def _plain(value: Any) -> Any:
 
 def _fingerprint(engine: Any) -> str:
     """First 12 hexadecimal digits of the hash of the channels a sparse frame keeps; empty when dense."""
-    orders, kept = engine.patterns(), engine.sparse_plan
+    orders, kept = engine.patterns(), engine.sparse_plan.kept
     pattern = {key: sorted(order[: kept[key]]) for key, order in sorted(orders.items())}
     return hashlib.sha256(json.dumps(pattern).encode()).hexdigest()[:12] if pattern else ""

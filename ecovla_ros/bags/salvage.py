@@ -69,7 +69,7 @@ class Remains:
                         self.why = "its index is damaged"
                         return
         except BROKEN as error:
-            self.why = f"it ends or breaks in the middle of a record ({error or type(error).__name__})"
+            self.why = f"it ends or breaks in the middle of a record ({str(error) or type(error).__name__})"
 
     def _from_sqlite(self, wanted: Collection[str]) -> Iterator[Raw]:
         try:
@@ -77,13 +77,16 @@ class Remains:
             self.why = "pages of it are missing"
             if not wanted:
                 return
-            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                with memoryview(data) as view:
-                    for _, (_, topic, time_ns, message) in pages.rows(view, columns=4):
-                        if topic not in kinds or not isinstance(time_ns, int) or not isinstance(message, bytes):
-                            continue  # a row of another table
-                        if kinds[topic][0] in wanted:
-                            yield Raw(*kinds[topic], time_ns, message)
+            with (
+                self.path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+                memoryview(data) as view,
+            ):
+                for _, (_, topic, time_ns, message) in pages.rows(view, columns=4):
+                    if topic not in kinds or not isinstance(time_ns, int) or not isinstance(message, bytes):
+                        continue  # a row of another table
+                    if kinds[topic][0] in wanted:
+                        yield Raw(*kinds[topic], time_ns, message)
         except (apsw.Error, KeyError, TypeError, ValueError, OSError) as error:
             self.why = f"its pages are damaged ({error})"
 

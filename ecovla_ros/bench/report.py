@@ -211,6 +211,42 @@ def demo(document: Document) -> str:
     return markdown(head, rows, source(document, "make demo"))
 
 
+def faults(document: Document) -> str:
+    """The fault campaign, the sum first."""
+    keys = ("count", "violations", "crashes", "latched", "unexplained", "moving", "commands", "refusals")
+    rows = [[r["case"], *(f"{r[key]}" for key in keys)] for r in document["rows"]]
+    head = ("fault", "cases", "outside limits", "crashes", "latched", "latched without a reason", "not at rest", "commands",
+            "refused")  # fmt: skip
+    settings = document["settings"]
+    return markdown(head, rows, source(document, f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"))
+
+
+def playback(document: Document) -> str:
+    """Ways to play one motion."""
+    rows = [
+        [r["way"], f"{r['rms_acceleration']:.2f}", f"{r['ratio']:.2f}", f"{r['peak_jerk']:.3g}", _percent(r["rest_share"]),
+         f"{r['rms_error_mrad']:.1f}"]
+        for r in document["playback"]
+    ]  # fmt: skip
+    head = ("way", "rms acceleration, rad/s^2", "of the ideal's", "peak jerk, rad/s^3", "at rest", "rms error, mrad")
+    return markdown(head, rows, source(document, "ecovla faults"))
+
+
+def trial(document: Document) -> str:
+    """Processes killed in mid-motion, and what the guard costs."""
+    rows = []
+    for row in document["rows"]:
+        if "rest_s" in row:
+            what = f"at rest after {row['rest_s']:.2f} s from {row['speed_rad_s']:.2f} rad/s"
+            what += f"; outside limits: {', '.join(row['violations']) or 'nothing'}"
+        elif "share" in row:
+            what = f"{100 * row['share']:.1f} %"
+        else:
+            what = f"p99 {_number(row['p99_ms'])} ms" + (f", {row['n']} pictures" if "n" in row else "")
+        rows.append([row["trial"], what, "yes" if row["reached"] else "no"])
+    return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
+
+
 def analytic(document: Document) -> str:
     """Costs of the full shapes, computed from their products."""
     gpus = list(document["settings"]["peaks"])
@@ -286,6 +322,9 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "command": ("command.json", command),
     "parity": ("parity.json", parity),
     "demo": ("demo.json", demo),
+    "faults": ("faults.json", faults),
+    "playback": ("faults.json", playback),
+    "trial": ("trial.json", trial),
     "analytic": ("analytic.json", analytic),
     "families": ("families.json", families),
     "bags": ("bags.json", bags),

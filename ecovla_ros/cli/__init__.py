@@ -11,7 +11,10 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
+    "doctor": "is everything there before motion, over the live graph",
     "eval": "closed-loop success, paired across methods",
+    "faults": "the guard against a campaign of faults, and five ways to play a motion",
+    "trial": "processes killed in mid-motion, over ROS 2",
     "plot": "success and speed-up against ratio, and one episode, from result files",
     "film": "the cameras of a bag as an .mp4",
     "inspect": "what a published checkpoint is and would cost; reads no weights",

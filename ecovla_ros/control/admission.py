@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ecovla_ros.config import ControlConfig
-from ecovla_ros.control import checks, pace, playback
+from ecovla_ros.control import checks, pace, playback, tool
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.curve import Motion
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.types import ActionChunk, Trajectory
+
+REFUSING = ("velocity", "acceleration", "jerk", "tool_speed", "box")
+"""Checks by which a chunk is refused that no pace brings within limits; the first that holds names it."""
 
 
 @dataclass(frozen=True)
@@ -32,31 +37,48 @@ class Plan:
         return float(self.route.gripper[min(max(row, 0), self.route.rows - 1)])
 
 
+@dataclass(frozen=True)
+class Site:
+    """What does not change from chunk to chunk."""
+
+    config: ControlConfig
+    limits: Limits
+    box: tool.Box
+
+
 def admit(
     chunk: ActionChunk,
     now_ns: int,
     start: Motion,
     measured: np.ndarray,
-    share: float,
-    config: ControlConfig,
-    limits: Limits,
+    shares: Mapping[str, float],
+    site: Site,
 ) -> Plan:
-    """Plan for `chunk` from the commanded state `start` on, with `share` of the velocity limit. Raises Refused.
+    """Plan for `chunk` from the commanded state `start` on. Raises Refused.
 
-    `measured` (7,): where the arm reports to be.
+    `measured` (7,): where the arm reports to be. `shares`: name of a check -> share of the velocity limit it leaves.
     """
+    config, limits = site.config, site.limits
     checks.age(chunk, now_ns, config.chunk_age_s)
     first = playback.due(chunk, now_ns)
     rows, turned = checks.unwrap(chunk.joints, first, start[0])
     rows, clamped = checks.joint_margin(rows, limits, config.margin_rad)
     checks.jump(rows[first], start[0], measured, config.max_jump_rad)
+    bounded = tool.limits(site.box, limits.tool_speed, start[0])
+    rows, cut = tool.cut(rows, first, bounded)
+    ahead = math.ceil(config.max_horizon_s / chunk.period_s)
+    shares = {**shares, "singularity": tool.singular_share(rows[first : first + ahead + 1], config)}
+    share = math.prod(shares.values())
+    within = pace.envelope(limits, share, config.margin_rad / 2.0, start)
     route = playback.path(chunk, rows)
-    within = pace.envelope(limits, share, config.margin_rad, start[0])
-    fitted = pace.fit(route, now_ns, start, within, config.max_horizon_s, pace.MAX_STRETCH / share)
+    course = pace.Course(route, within, bounded, pace.MAX_STRETCH / share)
+    fitted = pace.fit(course, now_ns, start, config.max_horizon_s)
     if fitted.trajectory is None:
-        check = next((name for name in ("velocity", "acceleration") if name in fitted.causes), "position")
+        check = next((name for name in REFUSING if name in fitted.causes), "position")
         what = ", ".join(sorted(fitted.causes)) or "the horizon"
         raise Refused(check, f"no pace down to 1/{pace.MAX_STRETCH:.0f} brings it within limits ({what})")
-    changed = {"ramp" if cause == "velocity" and share < 1.0 else cause for cause in fitted.causes}
-    changed |= {name for name, was in (("unwrap", turned), ("joint_margin", clamped)) if was}
+    changed = set(fitted.causes)
+    if "velocity" in changed and share < 1.0:
+        changed = changed - {"velocity"} | {name for name, left in shares.items() if left < 1.0}
+    changed |= {name for name, was in (("unwrap", turned), ("joint_margin", clamped), ("box", cut)) if was}
     return Plan(fitted.trajectory, route, now_ns, fitted.stretch, frozenset(changed))

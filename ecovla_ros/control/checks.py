@@ -1,7 +1,8 @@
 """What a chunk must be before it may move the arm: one function a check, in the order in which the guard asks.
 
-A check returns what the next one needs or raises `Refused` with its own name, by which the guard counts it. Velocity
-and acceleration are the business of `pace`: they slow a chunk before they refuse it.
+A check returns what the next one needs or raises `Refused` with its own name, by which the guard counts it. Velocity,
+acceleration, jerk and tool speed are the business of `pace`: they slow a chunk before they refuse it. Box and
+singularity are in `tool`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from ecovla_ros.errors import ControlError
 from ecovla_ros.types import CONTINUOUS, JOINTS, ActionChunk
 
 ORDER = (
-    "finite", "shape", "age", "order", "enabled", "clock", "unwrap", "joint_margin", "jump", "ramp", "velocity",
-    "acceleration", "position", "controller",
+    "finite", "shape", "age", "order", "enabled", "clock", "unwrap", "joint_margin", "jump", "box", "singularity",
+    "ramp", "late", "velocity", "acceleration", "jerk", "tool_speed", "position", "controller",
 )  # fmt: skip
-"""Names of the checks of a chunk. unwrap, joint_margin, ramp, velocity and acceleration count chunks they changed
-(velocity, acceleration and position also those they refused); the others count chunks they refused."""
+"""Names of the checks of a chunk. From finite to clock, jump and controller count chunks they refused. The others count
+chunks they changed; box, velocity, acceleration, jerk, tool_speed and position also those they refused."""
 
 FUTURE_S = 0.02
 """A chunk may be this much younger than now: clocks of two machines differ."""

@@ -40,9 +40,9 @@ class Flight:
         return now_ns < self._settled_ns
 
     def commanded(self, now_ns: int) -> Motion:
-        """Commanded position (7,), rad, and velocity (7,), rad/s."""
+        """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2."""
         assert self._model is not None
-        return self._model.sample(now_ns)
+        return self._model.state(now_ns)
 
     def seat(self, measured: np.ndarray) -> None:
         """The arm rests at `measured` (7,): keep the last command if that is near, else start from there."""

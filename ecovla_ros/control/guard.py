@@ -8,22 +8,27 @@ neither is this: protective stop and e-stop belong to the arm and its cell.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ecovla_ros.config import ControlConfig
-from ecovla_ros.control import checks
-from ecovla_ros.control.admission import Plan, admit
+from ecovla_ros.control import checks, tool
+from ecovla_ros.control.admission import Plan, Site, admit
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.flight import Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS
 from ecovla_ros.control.status import Command, GuardStatus, State
-from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate
+from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate, LateWatch
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
-WATCHES = ("state_finite", "state_order", "state_age", "clock_jump", "following", "chunk_end", "stop")
-"""Names of the counters beside `checks.ORDER`. stop: a stop that would have passed a position limit was not sent."""
+WATCHES = ("state_finite", "state_order", "state_age", "silence", "clock_jump", "clock_still",
+           "following", "chunk_end", "stop")
+"""Names of the counters beside `checks.ORDER`. clock_still: a tick at the time of the one before, in which nothing is
+sent. stop: a stop that would have left the limits was not sent."""
+MOVING = (State.ARMED, State.RUNNING, State.DEGRADED)
 REPEATS = 3
 """Jumps in a row, or joint states in a row away from where the arm is commanded, that latch."""
 
@@ -33,15 +38,18 @@ class Guard:
 
     def __init__(self, config: ControlConfig, limits: Limits) -> None:
         self._config, self._limits = config, limits
+        self._site = Site(config, limits, tool.box(config))
         self._clock, self._arm, self._gate = Clock(), ArmWatch(config.joint_state_age_s), GripperGate()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = 0
-        self._flight = Flight()
+        self._flight, self._late = Flight(), LateWatch(config.late_s)
         self._plan: Plan | None = None
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
+        self._heard_ns, self._fault = 0, ""
+        self._ticked_ns: int | None = None
         self._ramp_ns: int | None = None
         self._followed_ns = 0
         self._estop = self._asked_to_hold = self._stopping = False
@@ -63,7 +71,7 @@ class Guard:
             checks.shape(chunk)
             checks.age(chunk, now_ns, self._config.chunk_age_s)
             checks.order(chunk, self._newest_ns)
-            self._newest_ns = chunk.stamp_ns
+            self._newest_ns, self._heard_ns = chunk.stamp_ns, now_ns
             if self._state in (State.DISARMED, State.LATCHED) or self._asked_to_hold:
                 raise Refused("enabled", f"the guard is {self._state.value}: {self._reason}")
             self._pending = chunk
@@ -77,6 +85,13 @@ class Guard:
         if on:
             self._latch("e-stop is pressed")
 
+    def on_fault(self, fault: str, now_ns: int) -> None:
+        """What the arm says is wrong with it latches; "" only allows a reset."""
+        self._see(now_ns)
+        self._fault = fault
+        if fault:
+            self._latch(f"the arm is in fault: {fault}")
+
     def enable(self, on: bool, now_ns: int) -> tuple[bool, str]:
         """Allow or forbid motion. Returns whether it is so now, and why. Forbidding stops the arm smoothly."""
         now_ns = self._see(now_ns)
@@ -84,7 +99,7 @@ class Guard:
             if self._state is not State.LATCHED:
                 self._rest(State.DISARMED, "disabled")
             return True, f"{self._state.value}: {self._reason}"
-        if self._state in (State.ARMED, State.RUNNING):
+        if self._state in MOVING:
             return True, "already enabled"
         if self._state is State.LATCHED:
             return False, f"latched: {self._reason}. Call reset first"
@@ -105,6 +120,8 @@ class Guard:
             return True, f"not latched: {self._state.value}"
         if self._estop:
             return False, "release the e-stop first"
+        if self._fault:
+            return False, f"clear the arm's fault first: {self._fault}"
         self._state, self._reason = State.DISARMED, "reset; call enable to move"
         return True, "reset; call enable to move"
 
@@ -120,14 +137,18 @@ class Guard:
     def tick(self, now_ns: int) -> Command:
         """What must be sent now. Call it at `config.rate_hz`, before 0.5 s have passed in any case."""
         now_ns = self._see(now_ns)
+        stands, self._ticked_ns = now_ns == self._ticked_ns, now_ns
         self._watch(now_ns)
-        trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
-        moving = self._state in (State.ARMED, State.RUNNING) and self._plan is not None
+        self._counters["clock_still"] += stands
+        trajectory = None
+        if not stands:  # else the arm may be further than it is taken to be: what runs comes to rest by itself
+            trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
+        moving = self._state in MOVING and self._plan is not None
         if moving and self._pending is None and not self._flight.running(now_ns):
             self._counters["chunk_end"] += 1
             self._rest(State.HOLD, "no new chunk: the last one has ended")
         gripper = None
-        if self._state in (State.ARMED, State.RUNNING) and self._plan is not None:
+        if self._state in MOVING and self._plan is not None:
             gripper = self._gate.command(self._plan.gripper(now_ns), now_ns)
         self._commands += trajectory is not None
         return Command(trajectory, gripper, self._status(now_ns))
@@ -142,19 +163,24 @@ class Guard:
         self._flight.clock_jumped(last_ns, now_ns)
         self._pending = self._newest_ns = self._accepted_ns = None
         self._arm.forget()
-        if self._state in (State.ARMED, State.RUNNING, State.HOLD):
+        self._late.forget()
+        if self._state in (*MOVING, State.HOLD):
             self._rest(State.HOLD, f"the clock jumped by {jump_s:+.3f} s; waiting for the arm to come to rest")
         self._stopping = False
         return now_ns
 
     def _watch(self, now_ns: int) -> None:
-        """Joint states must be fresh, and the arm near where it is commanded."""
-        if self._state not in (State.ARMED, State.RUNNING, State.HOLD):
+        """Joint states and chunks must come, and the arm be near where it is commanded."""
+        if self._state not in (*MOVING, State.HOLD):
             return
         stale = self._arm.stale(now_ns)
         if stale and self._state is not State.HOLD:
             self._counters["state_age"] += 1
             self._rest(State.HOLD, stale)
+        silent_s = (now_ns - self._heard_ns) / NS
+        if self._state in MOVING and self._plan is not None and silent_s > self._config.chunk_silence_s + 1e-6:
+            self._counters["silence"] += 1
+            self._rest(State.HOLD, f"no new chunk for {silent_s:.2f} s: policy or camera is silent")
         if stale or self._flight.settling(now_ns) or self._arm.stamp_ns == self._followed_ns:
             return
         assert self._arm.joints is not None
@@ -169,7 +195,7 @@ class Guard:
     def _follow(self, now_ns: int) -> Trajectory | None:
         """Trajectory of the waiting chunk when it is its turn."""
         chunk = self._pending
-        if chunk is None or self._state not in (State.ARMED, State.RUNNING, State.HOLD) or self._arm.stale(now_ns):
+        if chunk is None or self._state not in (*MOVING, State.HOLD) or self._arm.stale(now_ns):
             return None
         if self._accepted_ns is not None and now_ns - self._accepted_ns < self._config.replan_s * NS - 1e6:
             return None
@@ -186,10 +212,10 @@ class Guard:
         if self._flight.settling(now_ns):
             raise Refused("clock", "the clock jumped, and the arm may still be coming to rest")
         begin_ns = now_ns if self._ramp_ns is None else self._ramp_ns
-        elapsed_s = (now_ns - begin_ns) / NS
-        share = self._limits.ramp(elapsed_s)
+        self._late.see(chunk.stamp_ns, now_ns)
+        shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late.share(now_ns)}
         start = self._flight.commanded(now_ns)
-        plan = admit(chunk, now_ns, start, self._arm.joints, share, self._config, self._limits)
+        plan = admit(chunk, now_ns, start, self._arm.joints, shares, self._site)
         try:
             self._flight.send(plan.trajectory, now_ns)
         except ControlError as error:
@@ -197,10 +223,16 @@ class Guard:
         for name in plan.changed:
             self._counters[name] += 1
         self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
-        ramped = elapsed_s >= self._limits.ramp_s
-        self._state = State.RUNNING if ramped else State.ARMED
-        self._reason = "following chunks" if ramped else f"first motion, at {share:.0%} of the velocity limit"
+        self._state, self._reason = self._motion(shares)
         return plan.trajectory
+
+    def _motion(self, shares: Mapping[str, float]) -> tuple[State, str]:
+        """State and reason while an accepted chunk moves the arm."""
+        if shares["ramp"] < 1.0:
+            return State.ARMED, f"first motion, at {shares['ramp']:.0%} of the velocity limit"
+        if shares["late"] < 1.0:
+            return State.DEGRADED, f"chunks come late: at {shares['late']:.0%} of the velocity limit"
+        return State.RUNNING, "following chunks"
 
     def _stop(self, now_ns: int) -> Trajectory | None:
         """A smooth stop of what is in flight, sent once."""
@@ -229,6 +261,8 @@ class Guard:
         self._refusal = f"{refused.check}: {refused}"
         if refused.check == "finite" and self._state is not State.DISARMED:
             self._latch(f"the policy is broken: {refused}")
+        if refused.check == "age":
+            self._late.missed(self._clock.last_ns)
         self._jumps += refused.check == "jump"
         if self._jumps >= REPEATS:
             self._jumps = 0
@@ -242,12 +276,7 @@ class Guard:
         if self._flight.settling(now_ns) or self._flight.running(now_ns):
             return "the last motion is still coming to rest"
         assert self._arm.joints is not None
-        outside = (self._arm.joints < self._limits.lower) | (self._arm.joints > self._limits.upper)
-        if outside.any():
-            i = int(outside.argmax())
-            span = f"[{self._limits.lower[i]}, {self._limits.upper[i]}]"
-            return f"{JOINTS[i]} stands at {self._arm.joints[i]:.3f} rad, outside its limits {span}"
-        return ""
+        return self._limits.outside(self._arm.joints)
 
     def _status(self, now_ns: int) -> GuardStatus:
         flying = self._plan is not None and self._flight.running(now_ns)

@@ -73,26 +73,39 @@ _DAMPED = DAMPING**2 * np.eye(6)
 
 
 def _frames(q: np.ndarray) -> list[np.ndarray]:
-    """Transforms of the seven joint frames and the tool point in the base frame, eight of (4, 4)."""
+    """Transforms of the seven joint frames and the tool point in the base frame, eight of (..., 4, 4), q (..., 7)."""
     q = np.asarray(q, float)
-    local = _CONSTANT + np.cos(q)[:, None, None] * _COSINE + np.sin(q)[:, None, None] * _SINE
-    frames = [local[0]]
+    local = _CONSTANT + np.cos(q)[..., None, None] * _COSINE + np.sin(q)[..., None, None] * _SINE
+    frames = [local[..., 0, :, :]]
     for i in range(1, 7):
-        frames.append(frames[-1].dot(local[i]))
-    frames.append(frames[-1].dot(_TOOL))
+        frames.append(frames[-1] @ local[..., i, :, :])
+    frames.append(frames[-1] @ _TOOL)
     return frames
 
 
 def _geometric(frames: list[np.ndarray]) -> np.ndarray:
-    """Column i is (z_i x (tcp - o_i), z_i), z_i and o_i being axis and origin of joint i."""
-    chain = np.array(frames)
-    axis, arm = chain[:7, :3, 2], chain[7, :3, 3] - chain[:7, :3, 3]
-    jacobian = np.empty((6, 7))
-    jacobian[0] = axis[:, 1] * arm[:, 2] - axis[:, 2] * arm[:, 1]
-    jacobian[1] = axis[:, 2] * arm[:, 0] - axis[:, 0] * arm[:, 2]
-    jacobian[2] = axis[:, 0] * arm[:, 1] - axis[:, 1] * arm[:, 0]
-    jacobian[3:] = axis.T
+    """Column i is (z_i x (tcp - o_i), z_i), z_i and o_i being axis and origin of joint i; (..., 6, 7)."""
+    chain = np.stack(frames, axis=-3)
+    axis, arm = chain[..., :7, :3, 2], chain[..., 7:, :3, 3] - chain[..., :7, :3, 3]
+    jacobian = np.empty((*axis.shape[:-2], 6, 7))
+    jacobian[..., 0, :] = axis[..., 1] * arm[..., 2] - axis[..., 2] * arm[..., 1]
+    jacobian[..., 1, :] = axis[..., 2] * arm[..., 0] - axis[..., 0] * arm[..., 2]
+    jacobian[..., 2, :] = axis[..., 0] * arm[..., 1] - axis[..., 1] * arm[..., 0]
+    jacobian[..., 3:, :] = np.swapaxes(axis, -1, -2)
     return jacobian
+
+
+def tool_motion(q: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tool point (N, 3), m, and its speed (N,), m/s, at joint positions `q` (N, 7) with `velocity` (N, 7), rad/s."""
+    frames = _frames(q)
+    linear = _geometric(frames)[:, :3]
+    return frames[7][:, :3, 3], np.linalg.norm((linear @ velocity[:, :, None])[:, :, 0], axis=1)
+
+
+def condition(q: np.ndarray) -> np.ndarray:
+    """Condition number (N,) of the Jacobian (rows in m/rad and rad/rad) at `q` (N, 7): large near a singularity."""
+    squared = np.linalg.eigvalsh((slope := _geometric(_frames(q))) @ np.swapaxes(slope, -1, -2))
+    return np.sqrt(squared[:, -1] / np.maximum(squared[:, 0], 1e-12))
 
 
 def pose(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,6 +138,16 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     symmetric = (np.asarray(rotation) + np.eye(3)) / 2.0  # half a turn: R + I = 2 a a^T
     column = symmetric[:, int(np.argmax(np.diag(symmetric)))]
     return angle * column / np.linalg.norm(column)
+
+
+def rotation_of(vector: np.ndarray) -> np.ndarray:
+    """Rotation matrix (3, 3) of an axis times angle (3,), rad: Rodrigues' formula, the inverse of `rotation_vector`."""
+    x, y, z = vector
+    angle = math.sqrt(x * x + y * y + z * z)
+    skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    if angle < 1e-9:
+        return np.eye(3) + skew
+    return np.eye(3) + math.sin(angle) / angle * skew + (1.0 - math.cos(angle)) / angle**2 * (skew @ skew)
 
 
 def joint_velocity(

@@ -18,7 +18,7 @@ from ecovla_ros.types import CONTINUOUS, JOINTS
 FILE = "gen3_limits.yaml"
 _BOUNDED = ("lower", "upper", "velocity", "acceleration")
 _TURNING = ("continuous", "velocity", "acceleration")
-_PROFILE = ("velocity", "acceleration", "tool_speed", "ramp_s", "ramp_start")
+_PROFILE = ("velocity", "acceleration", "jerk", "tool_speed", "ramp_s", "ramp_start")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,22 @@ class Limits:
     """Largest speed, rad/s."""
     acceleration: np.ndarray
     """Largest acceleration, rad/s^2."""
+    jerk: np.ndarray
+    """Largest jerk, rad/s^3."""
     tool_speed: float
-    """Largest speed of the tool point, m/s. The joint checks of the guard do not use it."""
+    """Largest speed of the tool point, m/s."""
     ramp_s: float
     """Time after the first motion in which the velocity limit grows to its full value, s."""
     ramp_start: float
     """Share of the velocity limit at the first motion, in (0, 1]."""
+
+    def outside(self, joints: np.ndarray) -> str:
+        """Which joint of `joints` (7,), rad, stands outside its position limits; empty when none does."""
+        beyond = (joints < self.lower) | (joints > self.upper)
+        if not beyond.any():
+            return ""
+        i = int(beyond.argmax())
+        return f"{JOINTS[i]} stands at {joints[i]:.3f} rad, outside its limits [{self.lower[i]}, {self.upper[i]}]"
 
     def ramp(self, elapsed_s: float) -> float:
         """Share of the velocity limit `elapsed_s` after the first motion: linear from `ramp_start` to 1."""
@@ -72,6 +82,7 @@ def _profile(name: str, data: Any, arm: list[tuple[float, float, float, float]],
         upper,
         _within(values["velocity"], velocity, f"{where}: velocity"),
         _within(values["acceleration"], acceleration, f"{where}: acceleration"),
+        _within(values["jerk"], np.full(len(JOINTS), math.inf), f"{where}: jerk"),
         *(_positive(values[key], f"{where}: {key}") for key in ("tool_speed", "ramp_s", "ramp_start")),
     )
     if limits.ramp_start > 1.0:

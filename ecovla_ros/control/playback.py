@@ -5,6 +5,8 @@ through (1, 4, 1) / 6 of the row and its neighbours with the central difference 
 continuously differentiable, stays in the hull of the rows, and its acceleration is the rows' second difference: 1 mrad
 of noise in the rows makes 2.4 times less acceleration than a cubic through them. It leaves a bend by a h^2 / 6 (3 mrad
 at 2 rad/s^2 and 10 Hz) and a straight line not at all. (de Boor, A Practical Guide to Splines, ch. IX-XI.)
+
+What is sent is the nearest motion to the joined path whose acceleration has no step, from the commanded state to rest.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecovla_ros.control import smooth
 from ecovla_ros.control.curve import Motion
 from ecovla_ros.types import ActionChunk, Trajectory
 
@@ -28,9 +31,13 @@ KNOT_S = 0.125
 """Widest spacing of knots, s: a slowed chunk gets knots between its rows."""
 FINE_S = 0.02
 """Resolution of the instant at which the end starts to brake, s."""
+BEND_S = 0.01
+"""Half the time over which the path's acceleration is taken, s."""
+END_TRIES = 3
+"""Instants that are tried: the motion sent brakes a little longer than the path."""
 BRAKE = 0.9
-"""Share of the acceleration limit that is used to come to rest; the rest is for the controller's own timing."""
-REST_S = 0.05
+"""Share of the acceleration and jerk limits used to come to rest; the rest is for the controller's own timing."""
+REST_S = 2.0 * smooth.REST_S
 """Shortest time in which a motion is brought to rest, s."""
 
 _BASIS = np.array([[1.0, 4.0, 1.0, 0.0], [-3.0, 0.0, 3.0, 0.0], [3.0, -6.0, 3.0, 0.0], [-1.0, 3.0, -3.0, 1.0]]) / 6.0
@@ -71,7 +78,7 @@ class Path:
         last = first + max(int(horizon_s / self.period_s), 1)
         return np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0) / self.period_s
 
-    def at(self, x: np.ndarray) -> Motion:
+    def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position (N, 7), rad, and derivative by x (N, 7), rad per row, at row coordinates `x` (N,).
 
         Defined from the observation (-1) to one row after the last (H), where it rests; outside, its ends are held.
@@ -110,9 +117,15 @@ class Entry:
     """Whether it begins at the speed that the arm has along it, or at its own."""
     turn_s: float
     """Time over which the rest of the difference in velocity is given up, s."""
+    give: float
+    """How much of the path is given for less jerk, rad / (rad/s^3); see `smooth.nearest`."""
 
 
-ENTRIES = (Entry(False, False, 0.4), Entry(True, False, 0.4), Entry(True, True, 0.4), Entry(True, True, 0.6))
+FIRM, SOFT = 1e-4, 1e-3
+ENTRIES = (
+    Entry(False, False, 0.4, FIRM), Entry(True, False, 0.4, FIRM), Entry(True, True, 0.4, SOFT),
+    Entry(True, True, 0.6, SOFT),
+)  # fmt: skip
 """The first is for a path that agrees with the flight, the last for one that turns."""
 
 
@@ -126,10 +139,14 @@ class Pace:
     """Longest trajectory, s."""
     braking: np.ndarray
     """Deceleration with which speed is given up, rad/s^2, (7,)."""
+    jerk: np.ndarray
+    """Jerk with which braking is built up, rad/s^3, (7,)."""
 
 
-def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> Trajectory | None:
-    """Trajectory from `now_ns` along the rows still due, or None where it cannot come to rest within the horizon.
+def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> tuple[Trajectory, int] | None:
+    """Trajectory from `now_ns` along the rows still due, and how many of its segments follow them.
+
+    None where it cannot come to rest within the horizon.
 
     `start` is the commanded state of the trajectory in flight. The end brakes along the tangent, as late as the
     horizon and the last row allow.
@@ -139,18 +156,30 @@ def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> T
     if not entry.merged:  # before row 1 the path is a continuation of its rows backwards
         first_s = max(first_s, (1.0 - joined.begin) * joined.row_s)
     fine = np.arange(first_s, pace.horizon_s, FINE_S)
-    x, rate, _, velocities = joined.at(fine)
-    braking_s = np.maximum((np.abs(velocities) / pace.braking).max(axis=1, initial=0.0), REST_S)
-    ends = (fine + braking_s <= pace.horizon_s) & ((braking_s * rate / 2.0 <= route.rows - 1 - x) | (x >= route.rows))
-    if not ends.any():
+    if len(fine) < 2:
         return None
-    times = _knots(joined, first_s, float(fine[ends][-1]))
-    _, _, positions, velocities = joined.at(times)
-    tail = stop((positions[-1], velocities[-1]), pace.braking)
+    x, rate, _, velocities = joined.at(fine)
+    accelerations = np.gradient(velocities, FINE_S, axis=0)
+    braking_s, _ = smooth.stop_times(velocities, accelerations, pace.braking, pace.jerk)
+    ends = (fine + braking_s <= pace.horizon_s) & ((braking_s * rate / 2.0 <= route.rows - 1 - x) | (x >= route.rows))
+    for last_s in fine[ends][: -1 - END_TRIES : -1]:
+        times = _knots(joined, first_s, float(last_s))
+        _, _, places, speeds = joined.at(np.concatenate((times, times - BEND_S, times + BEND_S)))
+        (here, _, _), (speed, before, then) = np.split(places, 3), np.split(speeds, 3)
+        found = smooth.nearest(times, (here, speed, (then - before) / (2.0 * BEND_S)), start, entry.give)
+        tail = smooth.stop((found[0][-1], found[1][-1], found[2][-1]), pace.braking, pace.jerk)
+        if times[-1] + tail.times_s[-1] <= pace.horizon_s:
+            return after(Trajectory(times, found[0], found[1]), tail), len(times)
+    return None
+
+
+def after(first: Trajectory, then: Trajectory) -> Trajectory:
+    """Both in a row, both with velocities."""
+    assert first.velocities is not None and then.velocities is not None
     return Trajectory(
-        np.concatenate((times, times[-1] + tail.times_s)),
-        np.vstack((positions, tail.positions)),
-        np.vstack((velocities, np.zeros_like(tail.positions))),
+        np.concatenate((first.times_s, first.times_s[-1] + then.times_s)),
+        np.vstack((first.positions, then.positions)),
+        np.vstack((first.velocities, then.velocities)),
     )
 
 
@@ -206,7 +235,7 @@ def _join(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> 
     return _Joined(route, begin, row_s, distance, first, ramp_s, start[1] - along * first, entry.turn_s)
 
 
-def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> Motion:
+def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position (N, 7) and slope (N, 7), rad per row, at `x` of the path moved by `distance` (7,) at `begin`.
 
     What is left of the distance falls as 1 - 3/2 s + 1/2 s^3, s in [0, 1]: at once, and without curvature at its start.
@@ -225,10 +254,3 @@ def _knots(joined: _Joined, first_s: float, last_s: float) -> np.ndarray:
     times = (np.arange(math.ceil(phase), math.floor(phase + last_s / span) + 1) - phase) * span
     return np.append(times[(times > first_s - 1e-6) & (times < last_s - REST_S / 2.0)], last_s)
 
-
-def stop(state: Motion, braking: np.ndarray) -> Trajectory:
-    """Shortest smooth stop from `state` with at most `braking` (7,), rad/s^2: one knot, constant deceleration."""
-    position, velocity = state
-    span = max(float((np.abs(velocity) / braking).max()), REST_S)
-    target = position + 0.5 * span * velocity
-    return Trajectory(np.array([span]), target[None], np.zeros((1, len(target))))

@@ -18,6 +18,8 @@ class State(str, enum.Enum):
     """Enabled; the velocity limit ramps up with the first motion."""
     RUNNING = "RUNNING"
     """Chunks move the arm."""
+    DEGRADED = "DEGRADED"
+    """Chunks move the arm, slower: they come late."""
     HOLD = "HOLD"
     """At rest: an input is missing (goes on by itself when it is back) or hold was called (goes on by enable)."""
     LATCHED = "LATCHED"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class TrajectoryController:
         if held.shape != (len(JOINTS),) or not np.isfinite(held).all():
             raise ControlError(f"expected {len(JOINTS)} finite joint positions, got {positions!r}")
         self._start_ns = 0
-        self._times = np.zeros(1)
+        self._times: np.ndarray = np.zeros(1)
         self._positions = held[None]
         self._velocities: np.ndarray | None = None
 
@@ -59,10 +60,15 @@ class TrajectoryController:
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Commanded position (7,), rad, and velocity (7,), rad/s, at `now_ns`."""
+        position, velocity, _ = self.state(now_ns)
+        return position, velocity
+
+    def state(self, now_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2, at `now_ns`."""
         times = self._times
         elapsed = (now_ns - self._start_ns) / NS
         if len(times) == 1 or elapsed >= times[-1]:
-            return self._positions[-1].copy(), np.zeros(len(JOINTS))
+            return self._positions[-1].copy(), np.zeros(len(JOINTS)), np.zeros(len(JOINTS))
         if elapsed <= times[0]:
             elapsed = times[0]
         i = int(np.searchsorted(times, elapsed, side="right"))
@@ -70,8 +76,25 @@ class TrajectoryController:
         p0, p1 = self._positions[i - 1], self._positions[i]
         if self._velocities is None:
             slope = (p1 - p0) / span
-            return p0 + slope * into, slope
+            return p0 + slope * into, slope, np.zeros(len(JOINTS))
         return _hermite(p0, p1, self._velocities[i - 1], self._velocities[i], span, into)
+
+    def states(self, now_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`state` at many instants (N,), ns, at once: three of (N, 7)."""
+        elapsed = (np.asarray(now_ns) - self._start_ns) / NS
+        ended = (elapsed >= self._times[-1]) | (len(self._times) == 1)
+        if ended.all():
+            still = np.zeros((len(elapsed), len(JOINTS)))
+            return np.tile(self._positions[-1], (len(elapsed), 1)), still, still
+        into: np.ndarray = np.clip(elapsed, self._times[0], self._times[-1])
+        i = np.clip(np.searchsorted(self._times, into, side="right"), 1, len(self._times) - 1)
+        span, since = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
+        p0, p1 = self._positions[i - 1], self._positions[i]
+        slope = (p1 - p0) / span
+        v0, v1 = (slope, slope) if self._velocities is None else (self._velocities[i - 1], self._velocities[i])
+        p, v, a = _hermite(p0, p1, v0, v1, span, since)
+        moving = ~ended[:, None]
+        return np.where(moving, p, self._positions[-1]), np.where(moving, v, 0.0), np.where(moving, a, 0.0)
 
     @property
     def end_ns(self) -> int:
@@ -129,17 +152,10 @@ def _wrap_offset(commanded: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _hermite(
-    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: float, into: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cubic through (p0, v0) and (p1, v1), `into` seconds after its start of `span` seconds: position, velocity."""
-    s = into / span
-    position = (
-        (2 * s**3 - 3 * s**2 + 1) * p0
-        + (s**3 - 2 * s**2 + s) * span * v0
-        + (3 * s**2 - 2 * s**3) * p1
-        + (s**3 - s**2) * span * v1
-    )
-    velocity = (
-        (6 * s**2 - 6 * s) / span * (p0 - p1) + (3 * s**2 - 4 * s + 1) * v0 + (3 * s**2 - 2 * s) * v1
-    )
-    return position, velocity
+    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: Any, into: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cubic through (p0, v0) and (p1, v1), `into` seconds after its start of `span` seconds, with two derivatives."""
+    s, slope = into / span, (p1 - p0) / span
+    b, c = 6.0 * slope - 4.0 * v0 - 2.0 * v1, 3.0 * (v0 + v1 - 2.0 * slope)
+    position = p0 + into * (v0 + s * (b / 2.0 + s * c / 3.0))
+    return position, v0 + s * (b + s * c), (b + 2.0 * s * c) / span

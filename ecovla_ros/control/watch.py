@@ -18,6 +18,10 @@ STEADY_RAD = 0.02
 """Largest difference of two joint states of an arm at rest, rad."""
 REST_VELOCITY = 0.1
 """Largest measured speed of an arm at rest, rad/s."""
+DEGRADED_SHARE = 0.5
+"""Share of the velocity limit while chunks come late."""
+RECOVER_S = 1.0
+"""Chunks must have been in time for so long before that ends, s."""
 GRIPPER_STEP = 0.05
 """The gripper is commanded when its target has moved this far, and at the ends of its stroke."""
 GRIPPER_PERIOD_S = 0.2
@@ -86,6 +90,33 @@ class ArmWatch:
             return f"the arm moves with {np.abs(self._velocity).max():.2f} rad/s"
         step = float(np.abs(distance(self.joints, self._before)).max())
         return f"two joint states differ by {step:.3f} rad" if step > STEADY_RAD else ""
+
+
+@dataclass
+class LateWatch:
+    """Whether the policy keeps up."""
+
+    late_s: float
+    """An observation older than this, when its chunk's turn comes, is late, s."""
+    _late_ns: int | None = None
+
+    def see(self, stamp_ns: int, now_ns: int) -> None:
+        """A chunk's turn has come."""
+        if now_ns - stamp_ns > self.late_s * NS:
+            self.missed(now_ns)
+
+    def missed(self, now_ns: int | None) -> None:
+        """A chunk was too late, now."""
+        self._late_ns = now_ns
+
+    def forget(self) -> None:
+        """The clock jumped."""
+        self._late_ns = None
+
+    def share(self, now_ns: int) -> float:
+        """Share of the velocity limit that is left."""
+        late = self._late_ns is not None and now_ns - self._late_ns < RECOVER_S * NS
+        return DEGRADED_SHARE if late else 1.0
 
 
 @dataclass

@@ -23,12 +23,15 @@ _START = "import sys; from ecovla_ros.nodes.{name} import main; sys.exit(main())
 class Child:
     """One node as a process of its own session, so that a Ctrl-C at the terminal reaches it only through us."""
 
-    def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path,
+                 remappings: Mapping[str, str] | None = None) -> None:  # fmt: skip
+        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has."""
         self.name, self.log = name, log
         arguments = ["--ros-args"]
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={_yaml(value)}"]
-        arguments += [part for old, new in REMAPPINGS.get(name, {}).items() for part in ("-r", f"{old}:={new}")]
+        renamed = {**REMAPPINGS.get(name, {}), **(remappings or {})}
+        arguments += [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START.format(name=name), *arguments],
@@ -52,6 +55,11 @@ class Child:
     def last_words(self, lines: int = 6) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self._process.kill()
+        self._process.wait()
 
     def stop(self) -> int:
         """SIGTERM, and SIGKILL if that does not help; returns its exit code."""

@@ -5,27 +5,35 @@ Threads: one, the executor's. `control.guard` decides; this node hands it the ti
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
+from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
 
+TICKS = 3000
+"""Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
-LEVELS = {State.HOLD.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR}
+LEVELS = {
+    State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
+}  # fmt: skip
 """State -> diagnostic level; the others are OK."""
 
 
@@ -41,22 +49,30 @@ class GuardNode(Node):
         )
         config = settings.configuration(self).control
         self._guard = Guard(config, limits.load(config.profile))
-        self._send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
         self._state: JointState | None = None
         self._input = ""
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
+        self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
+        self._late_ms: deque[float] = deque(maxlen=TICKS)
+        self._planned_ns = 0
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
-        self._trajectories = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND)
+        publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
+        self._arm = TrajectoryTopic(
+            publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
+            lambda: self._planned_ns if config.stamp_commands else 0,
+        )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self.create_subscription(JointState, "joint_states", self._on_joint_state, qos.SENSOR)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(Bool, "estop", self._on_estop, qos.COMMAND)
+        self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
-        self.create_timer(1.0 / config.rate_hz, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
 
     def close(self) -> None:
@@ -88,6 +104,9 @@ class GuardNode(Node):
     def _on_estop(self, msg: Bool) -> None:
         self._guard.on_estop(msg.data, self._now_ns())
 
+    def _on_fault(self, msg: String) -> None:
+        self._guard.on_fault(msg.data, self._now_ns())
+
     def _on_enable(self, request: Any, response: Any) -> Any:
         now_ns = self._now_ns()
         self._read_joint_state(now_ns)
@@ -105,19 +124,21 @@ class GuardNode(Node):
         return response
 
     def _tick(self) -> None:
-        now_ns = self._now_ns()
+        ticked_s, now_ns = time.monotonic(), self._now_ns()
+        if self._ticked_s:
+            self._late_ms.append(1e3 * abs(ticked_s - self._ticked_s - self._period_s))
+        self._ticked_s = ticked_s
         self._read_joint_state(now_ns)
         self._carry_out(self._guard.tick(now_ns), now_ns)
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
+        self._planned_ns = now_ns
         if command.trajectory is not None:
-            self._trajectories.publish(
-                wire.fill_trajectory(JointTrajectory(), command.trajectory, JointTrajectoryPoint)
-            )
+            self._arm.send(command.trajectory)
         if command.gripper is not None:
-            self._send_gripper(command.gripper)
+            self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
         said = (status.state, status.reason, status.refusal, self._input)
         if command.trajectory is None and said == self._said:
@@ -168,6 +189,7 @@ class GuardNode(Node):
             "camera_to_command_ms": self._delay_ms,
             "commands": status.commands,
             "refusals": status.refusals,
+            "tick_jitter_p99_ms": sorted(self._late_ms)[int(0.99 * len(self._late_ms))] if self._late_ms else 0.0,
             **{f"count_{name}": count for name, count in status.counters.items()},
         }
 
@@ -177,4 +199,6 @@ class GuardNode(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `ros2 run ecovla_ros guard`."""
+    if not process.ask_for_priority():
+        get_logger("guard").info("no real-time priority: ticks may be late while others compute")
     return process.run("guard", GuardNode, arguments)

@@ -63,7 +63,7 @@ class Pretended:
         self.policy = SimpleNamespace(
             spec=SimpleNamespace(cameras=dict.fromkeys(CAMERAS), instructions=(), period_s=0.1)
         )
-        self.sparse_plan: dict[str, int] = {}
+        self.sparse_plan = SimpleNamespace(kept={})
 
     def step(self, obs: Observation) -> Any:
         """A chunk of 16 rows."""

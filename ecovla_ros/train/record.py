@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -53,7 +54,13 @@ def hours_of(out: Path) -> float:
         return 0.0
 
 
+def origin_of(folder: Path) -> str:
+    """Fingerprint of the weights a run begins from."""
+    return hashlib.sha256((folder / checkpoint.WEIGHTS).read_bytes()).hexdigest()
+
+
 def record_of(settings: Any, data: Dataset, hours: float) -> dict[str, Any]:
+    """What is written beside the weights; `settings`: run.TrainSettings."""
     return {
         "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
         "hours": hours,
@@ -74,7 +81,7 @@ def save(
     out: Path, model: PiModel, normaliser: Normaliser, prompt: Prompt, spec: PolicySpec, training: dict[str, Any],
     data: Dataset, settings: Any,
 ) -> None:
-    """The weights, then once more with the calibration of these weights."""
+    """Write the checkpoint, load it, and write it once more with the calibration of its weights."""
     checkpoint.save(out, model, normaliser, prompt, spec, training)
     policy = checkpoint.load(out, torch.device("cpu"), torch.float32)
     checkpoint.save(out, model, normaliser, prompt, spec, training, calibrated(policy, data, settings))

@@ -96,7 +96,10 @@ def _check(settings: TrainSettings) -> None:
 
 
 def _from_scratch(folder: Path, out: Path, settings: TrainSettings, report: Report, clock: float) -> None:
-    """Vision, tokens, policy, each on the result of the one before."""
+    """Vision, tokens, policy, each on the result of the one before; nothing where an earlier run came to the end."""
+    finished = folder / "policy.finished"
+    if finished.exists():
+        return
     data = Dataset(folder / "demos")
     if not data.labelled:
         raise ConfigError("recorded episodes have no labels to train the tower with; go on from one: --start FOLDER")
@@ -106,6 +109,7 @@ def _from_scratch(folder: Path, out: Path, settings: TrainSettings, report: Repo
     _token_stage(model, data, folder / "tokens.pt", settings, report)
     weights = {k: v.cpu() for k, v in model.state_dict().items()}
     _everywhere(folder, settings, report, _policy_stage, folder, out, settings, weights, time.monotonic() - clock)
+    finished.touch()
 
 
 def _everywhere(folder: Path, settings: TrainSettings, report: Report, stage: Callable[..., None], *job: Any) -> None:
@@ -180,7 +184,7 @@ def _together_stage(
 
     save(together.train_together(
         model, data, record.policy_columns(columns, before.normaliser), (ids, real), stage, folder / "together.pt",
-        report if rank == 0 else _silent, save, rank,
+        report if rank == 0 else _silent, save, rank, record.origin_of(driver),
     ))
 
 

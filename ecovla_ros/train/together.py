@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.pi.flow import flow_loss
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.train import fit, parallel
@@ -82,12 +83,13 @@ class Learner(nn.Module):
 
 def train_together(
     model: PiModel, data: Dataset, columns: dict[str, Tensor], prompts: tuple[Tensor, Tensor], settings: Joint,
-    state: Path, report: Report, keep: Callable[[PiModel], None], rank: int = 0,
+    state: Path, report: Report, keep: Callable[[PiModel], None], rank: int = 0, origin: str = "",
 ) -> PiModel:
     """Train all of `model` for `settings.seconds`; returns the moving average of its weights.
 
     `columns`: "state", "actions" normalised, "task", "targets" (see `fit.targets`). Where the file `state` exists, the
-    run goes on from it. `keep` is handed the average at times.
+    run goes on from it; raises CheckpointError if that began from other weights than `origin`. `keep` is handed the
+    average at times.
     """
     device = next(model.parameters()).device
     learner = Learner(model, prompts).to(device)
@@ -95,7 +97,7 @@ def train_together(
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95))
     average, step, spent = deepcopy(model), 0, 0.0
     if state.exists():
-        step, spent = _restore(state, learner, average, optimiser, device)
+        step, spent = _restore(state, learner, average, optimiser, origin)
     picker = np.random.default_rng([settings.seed, rank, step])
     generator = torch.Generator(device).manual_seed(hash((settings.seed, rank, step)) % 2**31)
     share = balanced(columns["task"].numpy())
@@ -124,10 +126,10 @@ def train_together(
         if spent - saved > KEEP_S:
             saved = spent
             if rank == 0:
-                _save(state, learner, average, optimiser, step, spent)
+                _save(state, learner, average, optimiser, step, spent, origin)
             keep(average)
     if rank == 0:
-        _save(state, learner, average, optimiser, step, spent)
+        _save(state, learner, average, optimiser, step, spent, origin)
     return average
 
 
@@ -165,18 +167,21 @@ def _follow(average: PiModel, model: PiModel, decay: float) -> None:
 
 
 def _save(
-    path: Path, learner: Learner, average: PiModel, optimiser: torch.optim.Optimizer, step: int, spent: float
+    path: Path, learner: Learner, average: PiModel, optimiser: torch.optim.Optimizer, step: int, spent: float,
+    origin: str,
 ) -> None:
     partial = path.with_suffix(".partial")
     torch.save({"learner": learner.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-                "step": step, "spent": spent}, partial)
+                "step": step, "spent": spent, "origin": origin}, partial)
     partial.replace(path)
 
 
 def _restore(
-    path: Path, learner: Learner, average: PiModel, optimiser: torch.optim.Optimizer, device: torch.device
+    path: Path, learner: Learner, average: PiModel, optimiser: torch.optim.Optimizer, origin: str
 ) -> tuple[int, float]:
-    state = torch.load(path, weights_only=True, map_location=device)
+    state = torch.load(path, weights_only=True, map_location=next(learner.parameters()).device)
+    if state["origin"] != origin:
+        raise CheckpointError(f"'{path}' is of a run that began from other weights; remove it, or use another --work")
     learner.load_state_dict(state["learner"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])

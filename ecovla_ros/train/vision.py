@@ -56,7 +56,8 @@ def train_vision(
         step += 1
         if step % 100 == 0:
             report({"stage": "vision", "step": step, "seconds_left": seconds - spent, "classes": mean[0],
-                    "places": mean[1], "third_person_m": mean[2], "wrist_m": mean[3], "samples_per_s": step * batch / spent})
+                    "places": mean[1], "third_person_m": mean[2], "wrist_m": mean[3],
+                    "samples_per_s": step * batch / spent})
 
 
 @torch.no_grad()

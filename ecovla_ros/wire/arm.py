@@ -52,8 +52,11 @@ def fill_joint_state(msg: Any, state: ArmState, ns: int) -> Any:
     return msg
 
 
-def fill_trajectory(msg: Any, trajectory: Trajectory, point: Callable[[], Any], names: Sequence[str] = JOINTS) -> Any:
-    """Trajectory into a trajectory_msgs/JointTrajectory that starts on arrival (stamp 0). `point`: its point's type."""
+def fill_trajectory(
+    msg: Any, trajectory: Trajectory, point: Callable[[], Any], names: Sequence[str] = JOINTS, ns: int = 0
+) -> Any:
+    """Trajectory into a trajectory_msgs/JointTrajectory that starts at `ns`; 0: on arrival. `point`: its point's type."""
+    set_stamp(msg.header.stamp, ns)
     msg.joint_names = list(names)
     msg.points = [point() for _ in trajectory.times_s]
     for i, (target, seconds) in enumerate(zip(msg.points, trajectory.times_s)):

@@ -1,0 +1,338 @@
+"""The process that talks to the arm through Kinova's kortex_api. Started by `process`, with a Python of its own.
+
+Standard library and kortex_api alone: kortex_api pins a protobuf that no model stack can live with, so its environment
+holds nothing else. Lines of JSON come in by standard input (trajectory, gripper, clear) and go out by standard output
+(state, at the rate of the loop). The arm knows only latched joint speeds ("duration" is not implemented): it moves
+on until the next command or Stop. So this process stops it on every way out, ends every trajectory at rest, and asks
+for a connection time-out that stops the arm when the process is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib
+import json
+import math
+import queue
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+PERIOD_S = 0.025
+"""The arm takes a command every 25 ms, s."""
+GAIN = 2.0
+"""Share of the position error that is given up in a second, 1/s."""
+SETTLED_RAD = 0.004
+"""An arm so near to its last point has arrived, rad."""
+SETTLE_S = 1.0
+"""After the end of a trajectory its last point is approached for so long, s."""
+CALL_MS = 200
+"""A reply that takes longer is lost, ms. Users measure 50 to 75 ms."""
+LOST = 3
+"""So many calls in a row without an answer are a fault."""
+MODULES = {
+    "TCPTransport": "TCPTransport", "RouterClient": "RouterClient", "SessionManager": "SessionManager",
+    "Exceptions.KServerException": "KServerException", "Exceptions.KClientException": "KClientException",
+    "autogen.client_stubs.BaseClientRpc": "BaseClient",
+    "autogen.client_stubs.BaseCyclicClientRpc": "BaseCyclicClient",
+    "autogen.client_stubs.ControlConfigClientRpc": "ControlConfigClient",
+}  # fmt: skip
+MESSAGES = ("Session_pb2", "Base_pb2", "ControlConfig_pb2", "ActuatorConfig_pb2")
+
+
+def degrees(radians):
+    """Radians to the degrees of kortex_api; `radians` is the way back. There is no other place."""
+    return [math.degrees(value) for value in radians]
+
+
+def radians(degrees):
+    """Degrees, 0 to 360, to radians in [-pi, pi]."""
+    return [math.remainder(math.radians(value), math.tau) for value in degrees]
+
+
+def load_api():
+    """The parts of kortex_api that are used. Raises ImportError."""
+    parts = {name: getattr(importlib.import_module("kortex_api." + path), name) for path, name in MODULES.items()}
+    parts["options"] = importlib.import_module("kortex_api.RouterClient").RouterClientSendOptions
+    parts.update({name: importlib.import_module("kortex_api.autogen.messages." + name) for name in MESSAGES})
+    return SimpleNamespace(**parts)
+
+
+def errors_of(api):
+    """What a call of the API raises."""
+    return api.KServerException, api.KClientException, OSError, concurrent.futures.TimeoutError
+
+
+class Trajectory:
+    """Cubic through points with velocities, from the place where it was entered, to rest."""
+
+    def __init__(self, start, speed, times, positions, velocities, now):
+        self.begin, self.times = now, [0.0, *times]
+        self.positions, self.velocities = [start, *positions], [speed, *velocities]
+        self.end = now + times[-1]
+
+    def at(self, now):
+        """Position, rad, at the time `now`."""
+        t = min(max(now - self.begin, 0.0), self.times[-1])
+        i = next(k for k in range(1, len(self.times)) if t <= self.times[k])
+        span = self.times[i] - self.times[i - 1]
+        s = (t - self.times[i - 1]) / span
+        h = (2 * s**3 - 3 * s**2 + 1, (s**3 - 2 * s**2 + s) * span, 3 * s**2 - 2 * s**3, (s**3 - s**2) * span)
+        ends = (self.positions[i - 1], self.velocities[i - 1], self.positions[i], self.velocities[i])
+        return [sum(weight * end[j] for weight, end in zip(h, ends)) for j in range(7)]
+
+
+class Session:
+    """One session with the arm."""
+
+    def __init__(self, api, options):
+        """Connect, log in, set soft limits. Raises what the API raises; nothing is left open then."""
+        self.api, self._quick = api, api.options()
+        self._quick.timeout_ms = CALL_MS
+        self._transport = api.TCPTransport()
+        self._router = api.RouterClient(self._transport, api.RouterClient.basicErrorCallback)
+        self._transport.connect(options.ip, options.port)
+        self._manager = None
+        try:
+            login = api.Session_pb2.CreateSessionInfo()
+            login.username, login.password = options.username, options.password
+            login.session_inactivity_timeout = 60000
+            login.connection_inactivity_timeout = options.inactivity_ms
+            manager = api.SessionManager(self._router)
+            manager.CreateSession(login)
+            self._manager = manager
+            self.base, self._cyclic = api.BaseClient(self._router), api.BaseCyclicClient(self._router)
+            self._prepare(options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, options):
+        config, kinds = self.api.ControlConfigClient(self._router), self.api.ControlConfig_pb2
+        for kind, field, limits, send in (
+            (kinds.JointSpeedSoftLimits, "joint_speed_soft_limits", options.velocity, config.SetJointSpeedSoftLimits),
+            (kinds.JointAccelerationSoftLimits, "joint_acceleration_soft_limits", options.acceleration,
+             config.SetJointAccelerationSoftLimits),
+        ):  # fmt: skip
+            message = kind()
+            message.control_mode = kinds.ANGULAR_JOYSTICK  # the mode of SendJointSpeedsCommand
+            getattr(message, field).extend(degrees(limits))
+            send(message)
+        mode = self.api.Base_pb2.ServoingModeInformation()
+        mode.servoing_mode = self.api.Base_pb2.SINGLE_LEVEL_SERVOING
+        self.base.SetServoingMode(mode)
+
+    def feedback(self):
+        """Position in [-pi, pi] and velocity of the joints, gripper 0 .. 1, and the faults by name."""
+        seen = self._cyclic.RefreshFeedback(options=self._quick)
+        at = radians(joint.position for joint in seen.actuators)
+        speed = [math.radians(joint.velocity) for joint in seen.actuators]
+        motors = seen.interconnect.gripper_feedback.motor
+        names = [f"joint_{i + 1}: {name}" for i, joint in enumerate(seen.actuators) for name in self._names(joint)]
+        if seen.base.active_state == self.api.Base_pb2.ARMSTATE_IN_FAULT:
+            names = names or ["the arm is in fault"]
+        return at, speed, (motors[0].position / 100.0 if motors else 0.0), ", ".join(names)
+
+    def _names(self, joint):
+        known = {value: name for name, value in self.api.ActuatorConfig_pb2.SafetyIdentifierBankA.items()}
+        return [known.get(1 << i, f"bank A bit {i}") for i in range(32) if joint.fault_bank_a >> i & 1]
+
+    def speeds(self, values):
+        """Latched joint speeds, rad/s."""
+        message = self.api.Base_pb2.JointSpeeds()
+        for i, value in enumerate(degrees(values)):
+            speed = message.joint_speeds.add()
+            speed.joint_identifier, speed.value = i, value
+        self.base.SendJointSpeedsCommand(message, options=self._quick)
+
+    def gripper(self, closed):
+        """Target 0 open .. 1 closed."""
+        message = self.api.Base_pb2.GripperCommand()
+        message.mode = self.api.Base_pb2.GRIPPER_POSITION
+        finger = message.gripper.finger.add()
+        finger.finger_identifier, finger.value = 1, closed
+        self.base.SendGripperCommand(message, options=self._quick)
+
+    def close(self):
+        """Log out and disconnect; the arm is stopped before."""
+        if self._manager is not None:
+            try:
+                self._manager.CloseSession()
+            except errors_of(self.api) as error:
+                note(f"closing the session: {error}")
+        self._manager = None
+        self._transport.disconnect()
+
+
+class Loop:
+    """One turn every 25 ms: read what is asked, look where the arm is, command speeds, report."""
+
+    def __init__(self, session, asked, report, options):
+        self._session, self._asked, self._report, self._limit = session, asked, report, options.velocity
+        self._errors = errors_of(session.api)
+        self._trajectory, self._moving, self._fault, self._lost = None, False, "", {}
+        self._at, self._speed, self._gripper = None, [0.0] * 7, 0.0
+        self._period = PERIOD_S
+
+    def turn(self, now, period):
+        """One turn at the time `now`; the last one took `period` seconds. Returns False when asked to end."""
+        self._period += 0.2 * (max(period, PERIOD_S) - self._period)
+        going = self._read(now)
+        if not self._try("feedback", self._look):
+            return going
+        if self._fault:
+            self._drop()
+        elif self._trajectory is not None:
+            self._try("command", lambda: self._follow(now))
+        self._say()
+        return going
+
+    def _read(self, now):
+        while not self._asked.empty():
+            line = self._asked.get()
+            if line is None:
+                return False
+            order = json.loads(line)
+            if order["op"] == "trajectory" and self._at is not None and not self._fault:
+                self._enter(order, now)
+            elif order["op"] == "gripper":
+                self._try("gripper", lambda closed=order["closed"]: self._session.gripper(closed))
+            elif order["op"] == "clear":
+                self._try("clear", self._session.base.ClearFaults)
+                self._fault, self._lost = "", {}
+        return True
+
+    def _enter(self, order, now):
+        """Go on from what was commanded; from where the arm is when it stands."""
+        start, speed = self._at, [0.0] * 7
+        if self._trajectory is not None:
+            start = self._trajectory.at(now)
+            before = self._trajectory.at(now - 0.001)
+            speed = [(b - a) / 0.001 for a, b in zip(before, start)]
+        first = order["positions"][0]
+        whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, first)]
+        turns = [turn if i % 2 == 0 else 0.0 for i, turn in enumerate(whole)]  # joints 1, 3, 5 and 7 are continuous
+        rows = [[p + turn for p, turn in zip(row, turns)] for row in order["positions"]]
+        self._trajectory = Trajectory(start, speed, order["times"], rows, order["velocities"], now)
+
+    def _look(self):
+        self._at, self._speed, self._gripper, fault = self._session.feedback()
+        if fault:
+            self._fault = fault
+
+    def _follow(self, now):
+        """Speeds that bring the arm along the trajectory until the next turn, or zero at its end."""
+        here, then = self._trajectory.at(now), self._trajectory.at(now + self._period)
+        error = [math.remainder(h - a, math.tau) for h, a in zip(here, self._at)]
+        late = now - self._trajectory.end
+        if late > SETTLE_S or (late >= 0.0 and max(map(abs, error)) < SETTLED_RAD):
+            self._drop()
+            return
+        wished = [(t - h) / self._period + GAIN * e for h, t, e in zip(here, then, error)]
+        self._moving = True  # before the call: its reply may be lost and its command not
+        self._session.speeds([min(max(w, -most), most) for w, most in zip(wished, self._limit)])
+
+    def _drop(self):
+        self._trajectory = None
+        if self._moving:
+            self._session.base.Stop()
+            self._moving = False
+
+    def _try(self, kind, call):
+        """Whether the call was answered; after `LOST` of a kind that were not the arm is stopped and a fault named."""
+        try:
+            call()
+        except self._errors as error:
+            self._lost[kind] = self._lost.get(kind, 0) + 1
+            note(f"no answer to {kind} ({self._lost[kind]}): {error}")
+            if self._lost[kind] >= LOST:
+                self._fault = self._fault or f"the arm does not answer: {error}"
+                self.stop()
+                self._say()
+            return False
+        self._lost[kind] = 0
+        return True
+
+    def stop(self):
+        """Stop, whatever it takes: three tries."""
+        self._trajectory = None
+        for _ in range(LOST):
+            try:
+                self._session.base.Stop()
+                self._moving = False
+                return
+            except self._errors as error:
+                note(f"stop: {error}")
+
+    def _say(self):
+        state = {"joints": self._at, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
+                 "moving": self._moving, "period_ms": 1e3 * self._period}  # fmt: skip
+        self._report(json.dumps(state))
+
+
+def note(text):
+    """A line for the log."""
+    print(f"kortex: {text}", file=sys.stderr, flush=True)
+
+
+def listen(asked):
+    """Lines of standard input into the queue; None at its end, which is the death of whoever started us."""
+    for line in sys.stdin:
+        asked.put(line)
+    asked.put(None)
+
+
+def numbers(text):
+    """Seven comma-separated numbers."""
+    values = [float(part) for part in text.split(",")]
+    if len(values) != 7:
+        raise argparse.ArgumentTypeError("seven numbers are needed")
+    return values
+
+
+def main():
+    """Serve until standard input ends or a signal comes. Exit code 0; 3 when the arm cannot be reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ip", default="192.168.1.10")
+    parser.add_argument("--port", type=int, default=10000)
+    parser.add_argument("--username", default="admin")
+    parser.add_argument("--password", default="admin")
+    parser.add_argument("--inactivity-ms", type=int, default=500, help="silence after which the arm stops by itself")
+    parser.add_argument("--velocity", type=numbers, required=True, help="soft limits, rad/s, seven of them")
+    parser.add_argument("--acceleration", type=numbers, required=True, help="soft limits, rad/s^2, seven of them")
+    options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(0))
+    asked = queue.Queue()
+    try:
+        api = load_api()
+    except ImportError as error:
+        note(f"this Python has no usable kortex_api: {error}")
+        return 3
+    try:
+        session = Session(api, options)
+    except errors_of(api) as error:
+        note(f"cannot reach the arm at {options.ip}:{options.port}: {type(error).__name__}: {error}")
+        return 3
+    loop = Loop(session, asked, lambda line: print(line, flush=True), options)
+    threading.Thread(target=listen, args=(asked,), daemon=True).start()
+    try:
+        before, due = time.monotonic(), time.monotonic()
+        while loop.turn(now := time.monotonic(), now - before):
+            before, due = now, max(due + PERIOD_S, now)
+            time.sleep(max(0.0, due - time.monotonic()))
+        return 0
+    except BrokenPipeError:
+        return 0
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not keep us from stopping
+        loop.stop()
+        session.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""An arm behind ros2_control's trajectory topic: the real Gen3, mock hardware, Gazebo and our simulator alike.
+
+The messages and how to publish them are handed in: this room does not know rclpy. The controller interpolates at 1 kHz
+and comes to rest at the end of what it has, whoever dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ecovla_ros import wire
+from ecovla_ros.types import ArmState, Trajectory
+
+
+class TrajectoryTopic:
+    """Publishes; where the arm is comes by `joint_states`, what is wrong with it by the controller's diagnostics."""
+
+    fault = ""
+
+    def __init__(
+        self, publish: Callable[[Any], None], message: Callable[[], Any], point: Callable[[], Any],
+        gripper: Callable[[float], None], begins: Callable[[], int] = lambda: 0,
+    ) -> None:  # fmt: skip
+        """`message` and `point` make a trajectory_msgs JointTrajectory and its point; `gripper` sends a target.
+
+        `begins` gives the stamp of a trajectory, ns; 0 starts it on arrival, and no clock has to be shared.
+        """
+        self._publish, self._message, self._point, self._gripper = publish, message, point, gripper
+        self._begins = begins
+
+    def send(self, trajectory: Trajectory) -> None:
+        """One JointTrajectory."""
+        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point, ns=self._begins()))
+
+    def gripper(self, closed: float) -> None:
+        """Target 0 open .. 1 closed, by topic or action."""
+        self._gripper(closed)
+
+    def state(self) -> ArmState | None:
+        """None: joint_states has it."""
+        return None
+
+    def close(self) -> None:
+        """Nothing: what was published ends at rest."""

@@ -1,0 +1,38 @@
+"""`ecovla faults`: the fault campaign against the guard, and five ways to play one motion."""
+
+from __future__ import annotations
+
+import argparse
+
+from ecovla_ros.cli.options import plain
+from ecovla_ros.cli.terminal import Progress, print_table
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    from pathlib import Path
+
+    parser.add_argument("--cases", type=int, default=10_000, help="fault cases, the kinds in turn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first case of each kind, and of the delays")
+    parser.add_argument("--processes", type=int, default=1, help="cases run in so many processes")
+    parser.add_argument("--json", type=Path, help="write rows, settings, machine, versions and commit to this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`ecovla faults`. Exit code 1 for a command outside limits, anything raised, or a latch without a reason."""
+    from ecovla_ros.bench import campaign, document, playback
+
+    ways = playback.measure(options.seed)
+    print_table(ways, ("way", "rms_acceleration", "ratio", "peak_jerk", "rest_share", "rms_error_mrad"))
+    progress, outcomes = Progress(options.cases, "cases"), []
+    for outcome in campaign.run(options.cases, options.seed, options.processes):
+        outcomes.append(outcome)
+        progress.step(outcome["case"])
+    rows = campaign.table(outcomes)
+    print_table(rows, tuple(rows[0]))
+    bad = [o for o in outcomes if o["violations"] or o["crash"] or o["unexplained"] or o["moving"]]
+    for outcome in bad[:20]:
+        print(", ".join(f"{key} {outcome[key]}" for key in ("case", "seed", "violations", "crash", "state")))
+    if options.json:
+        document.write(options.json, rows, plain(options), playback=ways, bad=bad)
+    return int(bool(bad))

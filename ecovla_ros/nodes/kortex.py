@@ -1,0 +1,102 @@
+"""Node `kortex`: the Gen3 through Kinova's kortex_api, where ros2_kortex does not run. The guard sees no difference.
+
+Takes trajectories, publishes joint states and the arm's fault. Threads: the executor's; the arm is in a process of its
+own (`arms.kortex`), with the Python of the parameter `python`. Not run on an arm yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from ecovla_ros import wire
+from ecovla_ros.arms.kortex.process import KortexArm
+from ecovla_ros.control import limits
+from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes import diagnostics, process, qos, settings
+
+RATE_HZ = 40.0
+PARAMETERS = (
+    ("python", "python3", "Python of an environment with kortex_api and nothing else"),
+    ("robot_ip", "192.168.1.10", "address of the arm"),
+    ("port", 10000, "TCP port of the arm"),
+    ("username", "admin", "login"),
+    ("password", "admin", "login"),
+    ("inactivity_ms", 500, "silence after which the arm stops by itself, ms"),
+)
+
+
+class KortexNode(Node):
+    """One arm."""
+
+    def __init__(self, **options: Any) -> None:
+        """Start the arm's process. Raises ConfigError."""
+        super().__init__("kortex", **options)
+        settings.declare(self)
+        for name, default, text in PARAMETERS:
+            self.declare_parameter(name, default, ParameterDescriptor(description=text))
+        config = settings.configuration(self).control
+        asked = {name: self.get_parameter(name).value for name, _, _ in PARAMETERS}
+        arguments = ["--ip", asked["robot_ip"], "--port", asked["port"], "--username", asked["username"]]
+        arguments += ["--password", asked["password"], "--inactivity-ms", asked["inactivity_ms"]]
+        self._arm = KortexArm(asked["python"], limits.load(config.profile), self._now_ns, [str(a) for a in arguments])
+        self._states = self.create_publisher(JointState, "joint_states", qos.COMMAND)
+        self._faults = self.create_publisher(String, "arm_fault", qos.LATCHED)
+        self._fault, self._stamp_ns = "starting", 0
+        self._diagnostics = diagnostics.Diagnostics(self, lambda: {"fault": self._fault})
+        self.create_subscription(
+            JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on_trajectory, qos.COMMAND
+        )
+        self.create_subscription(
+            JointTrajectory, "robotiq_gripper_controller/joint_trajectory", self._on_gripper, qos.COMMAND
+        )
+        self.create_service(Trigger, "~/clear_faults", self._on_clear)
+        self.create_timer(1.0 / RATE_HZ, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Stop the arm."""
+        self._arm.close()
+
+    def _tick(self) -> None:
+        state, fault = self._arm.state(), self._arm.fault
+        if state is not None and state.stamp_ns != self._stamp_ns:
+            self._stamp_ns = state.stamp_ns
+            self._states.publish(wire.fill_joint_state(JointState(), state, state.stamp_ns))
+        if fault != self._fault:
+            self._fault = fault
+            self._faults.publish(String(data=fault))
+            self._diagnostics.set(diagnostics.ERROR if fault else diagnostics.OK, fault or "ready")
+
+    def _on_trajectory(self, msg: JointTrajectory) -> None:
+        self._try(lambda: self._arm.send(wire.trajectory(msg)))
+
+    def _on_gripper(self, msg: JointTrajectory) -> None:
+        self._try(lambda: self._arm.gripper(wire.gripper(msg)))
+
+    def _on_clear(self, request: Any, response: Any) -> Any:
+        del request
+        response.success, response.message = self._try(self._arm.clear), "asked for"
+        return response
+
+    def _try(self, call: Any) -> bool:
+        try:
+            call()
+        except EcovlaError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+            return False
+        return True
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `ros2 run ecovla_ros kortex`."""
+    return process.run("kortex", KortexNode, arguments)

@@ -1,0 +1,2 @@
+class KClientException(Exception):
+    """The call could not be made."""

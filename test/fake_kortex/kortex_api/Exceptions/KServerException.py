@@ -1,0 +1,2 @@
+class KServerException(Exception):
+    """The arm refuses."""
