@@ -1,9 +1,9 @@
 """Real-time chunking (arXiv 2506.07339) in the form that needs no gradient: a chunk begins where the last one leads.
 
 While the arm executes the last chunk, every flow step of the new one is drawn towards what is left of it. With the
-predicted actions a = x_t - t v and the last chunk p on the same instants, v <- v - g(t) W (p - a): the published pull with
-the derivative of a by x_t taken as one. W is 1 for actions that will be executed before the new chunk arrives, and falls
-to 0 at the end of the overlap. g(t) = min(limit, t / (1 - t) * (t^2 + (1 - t)^2) / t^2), as in lerobot.
+predicted actions a = x_t - t v and the last chunk p on the same instants, v <- v - g(t) W (p - a): the published pull
+with the derivative of a by x_t taken as one. W is 1 for actions that will be executed before the new chunk arrives, and
+falls to 0 at the end of the overlap. g(t) = min(limit, t / (1 - t) * (t^2 + (1 - t)^2) / t^2), as in lerobot.
 """
 
 from __future__ import annotations
