@@ -76,8 +76,9 @@ def prepare_process(config: PolicyConfig) -> None:
     """
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in KEEP_MEMORY if mallopt is not None else ():
-        mallopt(option, value)
+    if mallopt is not None:
+        for option, value in KEEP_MEMORY:
+            mallopt(option, value)
 
 
 KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))

@@ -19,7 +19,6 @@ from ecovla_ros.models.base import DENSE
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.convert import from_transformers
 from ecovla_ros.models.pi.inputs import camera_images
-from ecovla_ros.models.pi.policy import PiPolicy
 from ecovla_ros.models.shapes import around
 from ecovla_ros.types import Observation
 
@@ -43,7 +42,7 @@ class Reference:
             for weight in self.model.parameters():  # transformers starts near zero
                 weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.5 * weight.shape[-1] ** -0.5)
         model = from_transformers(self.model, config.cameras, config.max_prompt, config.optional_cameras)
-        self.policy: PiPolicy = around("pi0-mid", model.to(dtype))
+        self.policy = around("pi0-mid", model.to(dtype))
         self.model.to(dtype)
         self.steps, self.every, self._turns = config.flow_steps, every, 0
         self.times: dict[str, list[float]] = {"padded": [], "exact": []}
