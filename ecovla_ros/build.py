@@ -97,7 +97,7 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
     prepare_process(config)
     device, dtype = device_of(config), dtype_of(config)
     bucket = config.bucket or (32 if device.type == "cuda" else 1)
-    return _with_fewer_tokens(_made(config, device, dtype, bucket), config)
+    return _with_options(_made(config, device, dtype, bucket), config)
 
 
 def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket: int) -> Any:
@@ -113,11 +113,15 @@ def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket
     return load(checkpoint_of(config), device, dtype, flow_steps=config.flow_steps, bucket=bucket)
 
 
-def _with_fewer_tokens(made: Any, config: PolicyConfig) -> Any:
+def _with_options(made: Any, config: PolicyConfig) -> Any:
     if config.fastv:
         if not hasattr(made, "prune_tokens"):
             raise ConfigError(f"policy.fastv does not go with '{config.model}'; valid: openvla-oft, cogact")
         made.prune_tokens(config.fastv_layer, config.fastv)
+    if config.rtc:
+        if not hasattr(made, "follow_chunks") or config.embodiment.other:
+            raise ConfigError(f"policy.rtc does not go with '{config.model}'; valid: mini, pi0, pi05, on this arm")
+        made.follow_chunks(config.rtc, config.rtc_delay)
     return made
 
 

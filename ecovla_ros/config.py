@@ -73,6 +73,8 @@ class PolicyConfig:
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
     fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV); OpenVLA-OFT, CogACT")
     fastv_layer: int = _between(3, 1, 1000, "layers that see all vision tokens (FastV)")
+    rtc: int = _between(0, 0, 1000, "actions of a chunk that are drawn to the last one (real-time chunking); 0: none")
+    rtc_delay: int = _between(0, 0, 1000, "of these, actions that are executed before the chunk arrives: drawn fully")
     embodiment: EmbodimentConfig = field(
         default_factory=EmbodimentConfig, metadata={"doc": "what a published checkpoint does not say of itself"}
     )

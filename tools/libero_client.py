@@ -3,8 +3,8 @@
     ecovla serve --set policy.model=libero --set policy.embodiment.other=true --gripper openvla --port 8000
     MUJOCO_GL=egl python tools/libero_client.py ws://127.0.0.1:8000 --steps 20
 
-The benchmark, its task text and initial state, and vla-eval's client are the real ones; the weights are random. So the arm
-moves and nothing is solved: it shows that a harness can drive the policy. Runs on a CPU, without torch.
+The benchmark, its task text and initial state, and vla-eval's client are the real ones; the weights are random. So the
+arm moves and nothing is solved: it shows that a harness can drive the policy. Runs on a CPU, without torch.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from ecovla_ros.bench.device import PEAKS
 from ecovla_ros.models.cogact.policy import CogactPolicy
 from ecovla_ros.models.openvla_oft.policy import OftPolicy
 from ecovla_ros.models.pi.policy import PiPolicy
-from ecovla_ros.models.prismatic.policy import PrismaticPolicy
 from ecovla_ros.prune.select import kept_count
 from ecovla_ros.prune.site import Site
 
@@ -118,9 +117,9 @@ def _pi(policy: PiPolicy, prompt: int) -> Iterator[Product]:
         yield from _sites(others, "act", 1, 0)
 
 
-def _prismatic(policy: PrismaticPolicy, prompt: int) -> Iterator[Product]:
+def _prismatic(policy: OftPolicy | CogactPolicy, prompt: int) -> Iterator[Product]:
     config, length = policy.config, prefix_tokens(policy, prompt)
-    model: Any = policy._prismatic
+    model: Any = policy.model
     cameras = len(config.cameras)
     for tower, shape in zip(model.vision.towers, config.towers):
         tokens = config.tokens + shape.prefix

@@ -1,7 +1,7 @@
 """Every family at reduced width, dense and pruned: `python -m ecovla_ros.bench.families --json results/families.json`.
 
-Random weights: latency and work depend on shapes, not on values. The language model's MLP channels and heads are pruned, the
-refresh is the paper's (dense), and every frame counts. Beside the rows stand the paper's speed-ups at full size on a GPU.
+Random weights: latency and work depend on shapes, not on values. The language model's MLP channels and heads are
+pruned, the refresh is the paper's (dense), and every frame counts. Beside the rows stand the paper's speed-ups.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAPER = {
 
 
 def measure(frames: int, warm_up: int, seed: int, threads: int) -> list[dict[str, Any]]:
-    """Rows of `ecovla bench` for every family, scopes prefill and policy, with the paper's speed-up where it has one."""
+    """Rows of `ecovla bench` for every family, scopes prefill and policy, with the paper's speed-up if it has one."""
     rows = []
     for name in FAMILIES:
         changes = {"policy.model": name, "policy.threads": threads, "prune.sites": GROUPS}

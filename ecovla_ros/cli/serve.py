@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     protocol = session.VLA_EVAL if options.protocol == "vla-eval" else session.OPENPI
     made = session.Session(
         engine, session.keys_of(protocol, options.image, options.state, options.text),
-        settings.policy.embodiment.other, options.execute, averaged, options.gripper, settings.policy.seed, time.time_ns,
+        settings.policy.embodiment.other, options.execute, averaged, options.gripper, settings.policy.seed,
+        time.time_ns,
     )  # fmt: skip
     asks = {"send_wrist_image": "wrist" in engine.policy.spec.cameras, "send_state": True, **values_of(options.ask)}
     try:

@@ -112,13 +112,17 @@ class Normaliser:
         return (raw - np.array(self.state_mean)) / np.array(self.state_std)
 
     def actions(self, joints: ArrayLike, gripper: ArrayLike, measured: ArrayLike) -> Array:
-        """Targets: joints (…, H, 7) rad, gripper (…, H) 0..1; `measured` (…, 7) rad: normalised actions (…, H, 8)."""
+        """Targets: joints (…, h, 7) rad, gripper (…, h) 0..1; `measured` (…, 7) rad: normalised actions (…, h, 8).
+
+        `h`: the first so many actions of a chunk, or all H.
+        """
         opened, closed = self.action_gripper
         raw = relative(joints, gripper, measured)
         if not self.relative:
             raw[..., :7] += np.asarray(measured, dtype=np.float64)[..., None, :]
         raw[..., 7] = opened + (closed - opened) * np.asarray(gripper, dtype=np.float64)
-        return (raw - np.array(self.action_mean)) / np.array(self.action_std)
+        rows = raw.shape[-2]
+        return (raw - np.array(self.action_mean)[:rows]) / np.array(self.action_std)[:rows]
 
     def targets(self, normalised: ArrayLike, measured: ArrayLike) -> tuple[Array, Array]:
         """Normalised actions (…, H, 8) to joint targets (…, H, 7) rad and gripper targets (…, H) within 0..1.

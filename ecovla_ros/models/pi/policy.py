@@ -19,6 +19,7 @@ from torch import Tensor
 from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.pi.cache import Cache
+from ecovla_ros.models.pi.chunking import Follow
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.inputs import camera_images
 from ecovla_ros.models.pi.layers import Rope, run
@@ -68,8 +69,14 @@ class PiPolicy:
         self._cache = [Cache(self.config, weight) for _ in range(self.config.layers)]
         self._steps = flow_step_parts(model, self.flow_steps)
         self._instruction: tuple[str, Tensor] | None = None
+        self.follow: Follow | None = None
         self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
         self._last: tuple[int, Tensor | None] = (0, None)
+
+    def follow_chunks(self, overlap: int, delay: int) -> None:
+        """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
+        shape = (self.config.horizon, self.config.action_dim)
+        self.follow = Follow(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
     @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
@@ -79,6 +86,8 @@ class PiPolicy:
         """
         images = camera_images(obs.images, self.config)
         normalised = self.normaliser.observed(obs)
+        if self.follow is not None:
+            self.follow.look(obs)
         prompt, real = self._embed(self._words(obs.instruction, normalised))
         tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
@@ -122,13 +131,19 @@ class PiPolicy:
             hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)
             hidden = run(self.model.expert, hidden[None], rope, extends, mask, use)
             velocity = self.model.action_out(self.model.expert_norm(hidden, last))[0]
-            x_t = torch.add(x_t, velocity.float(), alpha=-1.0 / self.flow_steps)
+            velocity = velocity.float()
+            if self.follow is not None:
+                velocity = self.follow.pull(x_t, velocity, 1.0 - step / self.flow_steps)
+            x_t = torch.add(x_t, velocity, alpha=-1.0 / self.flow_steps)
         return x_t
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
-        return self.normaliser.chunk(values, seen.observation, self.spec.period_s)
+        chunk: ActionChunk = self.normaliser.chunk(values, seen.observation, self.spec.period_s)
+        if self.follow is not None:
+            self.follow.keep(chunk, seen.observation.instruction)
+        return chunk
 
     def examples(self) -> Iterator[Observation]:
         """A grey image with every instruction it was trained on; with free text one prompt of each bucket."""

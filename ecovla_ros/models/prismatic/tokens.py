@@ -67,7 +67,8 @@ def staying(scores: Tensor, first: int, count: int, keep: int) -> Tensor:
 def shortened(use: Use, index: Tensor, length: int) -> Use:
     """`use` for a sequence of which the positions `index` stay: what is padding, and which tokens are sampled."""
     valid = None if use.valid is None else use.valid[index]
-    return use._replace(heads=_fewer(use.heads, len(index), length), mlp=_fewer(use.mlp, len(index), length), valid=valid)
+    heads, mlp = (_fewer(site, len(index), length) for site in (use.heads, use.mlp))
+    return use._replace(heads=heads, mlp=mlp, valid=valid)
 
 
 def _fewer(use: SiteUse, now: int, before: int) -> SiteUse:

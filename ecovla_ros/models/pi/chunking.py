@@ -1,0 +1,86 @@
+"""Real-time chunking (arXiv 2506.07339) in the form that needs no gradient: a chunk begins where the last one leads.
+
+While the arm executes the last chunk, every flow step of the new one is drawn towards what is left of it. With the
+predicted actions a = x_t - t v and the last chunk p on the same instants, v <- v - g(t) W (p - a): the published pull
+with the derivative of a by x_t taken as one. W is 1 for actions that will be executed before the new chunk arrives, and
+falls to 0 at the end of the overlap. g(t) = min(limit, t / (1 - t) * (t^2 + (1 - t)^2) / t^2), as in lerobot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.pi.normalise import Normaliser
+from ecovla_ros.types import ActionChunk, Observation
+
+LIMIT = 10.0
+"""Largest pull, lerobot's default."""
+
+ASTRAY_RAD = 0.2
+"""An arm that is farther than this from where the last chunk has it now is not following it."""
+
+
+class Follow:
+    """What is left of the last chunk, in buffers that a captured pass may read.
+
+    Belongs to the inference thread: `look` before a pass, `pull` in it, `keep` after it.
+    """
+
+    def __init__(
+        self, normaliser: Normaliser, period_s: float, shape: tuple[int, int], overlap: int, delay: int,
+        device: torch.device,
+    ) -> None:
+        """`shape` (H, action_dim). `overlap`: actions that are drawn; `delay`: of these, fully. Raises ConfigError."""
+        if not 0 <= delay <= overlap <= shape[0] or overlap < 1:
+            wrong = f"real-time chunking over {overlap} actions, {delay} fully"
+            raise ConfigError(f"{wrong}; valid: delay <= overlap <= {shape[0]}")
+        self._normaliser, self._period_s = normaliser, period_s
+        self.target = torch.zeros(shape, device=device)
+        self.weight = torch.zeros(shape, device=device)
+        ramp = np.clip((overlap - np.arange(shape[0])) / (overlap - delay + 1), 0.0, 1.0)
+        self._ramp = np.where(np.arange(shape[0]) < delay, 1.0, ramp)
+        self._last: tuple[ActionChunk, str] | None = None
+
+    def look(self, obs: Observation) -> None:
+        """Put the last chunk on the instants of a chunk for `obs`, if the arm is still following it; else forget it."""
+        rows = self._left(obs)
+        self.weight.zero_()
+        if rows is None:
+            return
+        width = rows.shape[1]
+        self.target[: len(rows), :width] = torch.from_numpy(rows).to(self.target)
+        self.weight[: len(rows), :width] = torch.from_numpy(self._ramp[: len(rows), None]).to(self.weight)
+
+    def pull(self, x_t: Tensor, velocity: Tensor, t: float) -> Tensor:
+        """The velocity (H, action_dim) at time `t`, drawn towards the last chunk; float32."""
+        error = self.target - (x_t - t * velocity)
+        return torch.addcmul(velocity, self.weight, error, value=-strength(t))
+
+    def keep(self, chunk: ActionChunk, instruction: str) -> None:
+        """Remember the answer to a frame; not that to an example, which has no stamp."""
+        if chunk.stamp_ns:
+            self._last = (chunk, instruction)
+
+    def _left(self, obs: Observation) -> NDArray[np.float64] | None:
+        """Normalised rows (<= H, 8) of the last chunk from the first action of a chunk for `obs` on."""
+        if self._last is None:
+            return None
+        (chunk, instruction), behind = self._last, (obs.stamp_ns - self._last[0].stamp_ns) * 1e-9
+        first = round(behind / self._period_s)
+        if behind <= 0.0 or first >= chunk.horizon or instruction != obs.instruction:
+            return None
+        due = chunk.joints[max(first - 1, 0)] - obs.joints
+        if np.abs((due + np.pi) % (2.0 * np.pi) - np.pi).max() > ASTRAY_RAD:
+            return None
+        return self._normaliser.actions(chunk.joints[first:], chunk.gripper[first:], obs.joints)
+
+
+def strength(t: float) -> float:
+    """g(t), 0 at t = 0 and at most `LIMIT`."""
+    if t >= 1.0:
+        return LIMIT
+    return min(LIMIT, t / (1.0 - t) * (t**2 + (1.0 - t) ** 2) / t**2) if t > 0.0 else 0.0
