@@ -83,6 +83,10 @@ class Arm:
         assert self._joints is not None
         self._start, self._told, self._live = (self._now(), self._joints), [], TrajectoryController(self._joints)
 
+    def end(self) -> None:
+        """Listen no more: what ends may still command, and be heard late."""
+        self._live = None
+
     def speed(self) -> float:
         """Largest commanded joint speed now, rad/s."""
         return float(np.abs(self._live.sample(self._now())[1]).max()) if self._live else 0.0
@@ -218,6 +222,7 @@ class Trial:
         self._values = {}
 
     def _end(self) -> None:
+        self._arm.end()
         for child in self._children.values():
             child.stop()
         self._children = {}
