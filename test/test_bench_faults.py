@@ -79,11 +79,12 @@ def test_the_tables_say_what_was_measured() -> None:
     made = campaign.table([campaign.case(name, 0) for name in ("none", "NaN")])
     text = report.faults({**rest, "rows": made})
     assert "| all | 2 | 0 | 0 | 1 | 0 | 0 |" in text and "`ecovla faults --cases 28 --seed 0`" in text
-    killed = {"trial": "policy killed", "rest_s": 0.5, "speed_rad_s": 0.3, "violations": [], "reached": True}
+    killed = {"trial": "policy killed", "rest_s": 0.5, "speed_rad_s": 0.3, "violations": [], "step_rad_s2": 0.1,
+              "reached": True}
     share = {"trial": "guard", "share": 0.05, "reached": True}
     jitter = {"trial": "jitter", "p99_ms": 7.0, "reached": False}
     text = report.trial({**rest, "rows": [killed, share, jitter]})
-    assert "at rest after 0.50 s from 0.30 rad/s; outside limits: nothing | yes" in text
+    assert "at rest after 0.50 s from 0.30 rad/s; outside limits: nothing; largest" in text
     assert "5.0 % | yes" in text and "p99 7 ms | no" in text
     assert "1.30 |" in report.playback({**rest, "playback": [{"way": "w", "rms_acceleration": 1.0, "ratio": 1.3,
                                        "peak_jerk": 9.0, "rest_share": 0.1, "rms_error_mrad": 2.0}]})  # fmt: skip

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -37,12 +39,27 @@ LEVELS = {
 """State -> diagnostic level; the others are OK."""
 
 
+class Unwatched(CallbackGroup):
+    """What is in it never wakes the executor: its owner takes the messages when it wants them."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing had begun."""
+
+
 class GuardNode(Node):
     """Disarmed until `~/enable`."""
 
     def __init__(self, **options: Any) -> None:
         """Read limits and configuration. Raises ConfigError."""
-        super().__init__("guard", **options)
+        super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
             "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
@@ -50,7 +67,6 @@ class GuardNode(Node):
         config = settings.configuration(self).control
         self._guard = Guard(config, limits.load(config.profile))
         send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
-        self._state: JointState | None = None
         self._input = ""
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
@@ -65,15 +81,27 @@ class GuardNode(Node):
         )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
-        self.create_subscription(JointState, "joint_states", self._on_joint_state, qos.SENSOR)
+        self._states = self.create_subscription(
+            JointState, "joint_states", lambda _msg: None, qos.SENSOR, callback_group=Unwatched()
+        )
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(Bool, "estop", self._on_estop, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
-        self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
+
+    def drive(self, executor: Any, going: Callable[[], bool]) -> None:
+        """Tick by the steady clock, and let the executor wait in between: a timer costs it a second wait a tick."""
+        self._timer.cancel()
+        due_s = time.monotonic()
+        while going():
+            due_s = max(due_s + self._period_s, time.monotonic())
+            self._tick()
+            while (left_s := due_s - time.monotonic()) > 0.0:
+                executor.spin_once(timeout_sec=left_s)
 
     def close(self) -> None:
         """The last word: whatever moves is brought to rest."""
@@ -82,13 +110,13 @@ class GuardNode(Node):
         self._carry_out(self._guard.tick(now_ns), now_ns)
         self.get_logger().info("ended; the arm holds")
 
-    def _on_joint_state(self, msg: JointState) -> None:
-        self._state = msg  # read at the next tick: a driver at 1 kHz sends ten times as many as are needed
-
     def _read_joint_state(self, now_ns: int) -> None:
-        if self._state is None:
+        """Take the newest: a driver at 1 kHz sends ten times as many as are needed, and none of them wakes us."""
+        with self._states.handle:
+            taken = self._states.handle.take_message(JointState, False)
+        if taken is None:
             return
-        msg, self._state = self._state, None
+        msg = taken[0]
         try:
             self._guard.on_joint_state(wire.arm_state(msg, finite=False), now_ns)
             self._input = ""

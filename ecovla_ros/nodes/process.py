@@ -65,6 +65,12 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
 
 
+def _drive(executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
+    """Spin while going; a node with a method `drive` of its own is driven by that."""
+    while going():
+        executor.spin_once(timeout_sec=WAKE_S)
+
+
 def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = None) -> int:
     """Make the node, spin it until a signal, close it. Exit code: 0; 1 when it failed; 2 when it could not start."""
     signals = Signals()
@@ -80,8 +86,8 @@ def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = No
     executor.add_node(node)
     code = 0
     try:
-        while not signals.received and rclpy.ok():
-            executor.spin_once(timeout_sec=WAKE_S)
+        drive = getattr(node, "drive", _drive)
+        drive(executor, lambda: not signals.received and rclpy.ok())
     except ExternalShutdownException:
         pass
     except EcovlaError as error:
