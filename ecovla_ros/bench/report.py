@@ -239,7 +239,8 @@ def trial(document: Document) -> str:
         if "rest_s" in row:
             what = f"at rest after {row['rest_s']:.2f} s from {row['speed_rad_s']:.2f} rad/s"
             what += f"; outside limits: {', '.join(row['violations']) or 'nothing'}"
-            what += f"; largest step of acceleration {row['step_rad_s2']:.2f} rad/s^2"
+            if "step_rad_s2" in row:
+                what += f"; largest step of acceleration {row['step_rad_s2']:.2f} rad/s^2"
         elif "share" in row:
             what = f"{100 * row['share']:.1f} %"
         else:
