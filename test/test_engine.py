@@ -108,6 +108,25 @@ def test_statistics_follow_channels_through_swaps():
         assert torch.equal(engine._refresh.stacks[0].partition.kept_channels(CHANNELS // 2)[0], best)
 
 
+@pytest.mark.parametrize("budget", [0, 3])
+def test_history_is_the_moving_average_of_each_channel_whatever_was_swapped(budget):
+    policy, expected = Toy(), None
+    config = replace(CONFIG, sites=("lm.mlp",), p=0.5, alpha=0.5, decay=0.6, swap_budget=budget)
+    engine = Engine(policy, config, Inline())
+    for obs in SCENES[:20]:
+        if engine.step(obs).report.kind != "refresh":
+            continue
+        fresh, energy = Toy(), {key: torch.zeros(CHANNELS) for key in ("lm.0.mlp", "lm.1.mlp")}
+        fresh.prefill(fresh.encode(obs), Plan.recording(energy))
+        now = torch.stack(list(energy.values()))
+        expected = now if expected is None else 0.6 * expected + 0.4 * now
+        stack = engine._refresh.stacks[0]
+        torch.testing.assert_close(stack.partition.by_channel(stack.history), expected, rtol=1e-4, atol=1e-5)
+        factor = torch.stack([s.consumer.pow(4).sum(-1) for s in Toy().sites[:2]])
+        torch.testing.assert_close(stack.partition.by_channel(stack.factor), factor)
+    assert engine._refresh.state.pattern_id > 2
+
+
 def test_closing_gives_the_weights_back():
     policy, untouched = Toy(), Toy()
     run(Worker(), CONFIG, SCENES, policy)

@@ -82,6 +82,15 @@ def test_a_graph_reads_the_same_addresses_whatever_the_pattern():
     assert addresses == [w.data_ptr() for s in graphed.sites for w in (*s.producers, s.consumer)]
 
 
+def test_a_probe_of_heads_is_told_of_the_frame_and_not_of_the_captured_one():
+    graphed, marked = Graphed(bucketed(), Again()), []
+    graphed.inner.mark = marked.append
+    for text in (*SHORT_AND_LONG, SHORT_AND_LONG[0]):
+        seen = graphed.encode(small.observation(text=text))
+        graphed.prefill(seen, DENSE)
+        assert marked[-1] is seen
+
+
 def test_capturing_adds_nothing_to_what_is_recorded():
     config = replace(CONFIG, sites=("lm.mlp",))
     found = []

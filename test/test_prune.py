@@ -284,3 +284,5 @@ def test_probe_energies_converge_to_dense_energies_as_m_grows():
             draws.append(((found - exact)[kept:].abs() / exact[kept:]).mean())
         errors.append(float(torch.stack(draws).mean()))
     assert errors[0] > errors[1] > errors[2] > errors[3] and errors[3] < 1e-5
+    unscaled = float(1 - 32 / tokens)
+    assert errors[1] < 0.8 * unscaled, "a few tokens tell the size, not only the order"
