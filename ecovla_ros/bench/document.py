@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 PACKAGES = ("numpy", "mujoco", "torch", "transformers")
 
 
@@ -28,7 +30,14 @@ def write(
         "commit": commit(),
         **more,
     }
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars as Python's. Raises TypeError for anything else, as json does."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} does not belong into a result file")
 
 
 def machine() -> dict[str, Any]:
