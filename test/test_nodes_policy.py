@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from graph import FakeEngine, Graph, graph, joints, picture
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
@@ -22,7 +23,7 @@ from ecovla_ros import wire
 from ecovla_ros.errors import CheckpointError
 from ecovla_ros.nodes import qos
 from ecovla_ros.nodes.interfaces import ActionChunk, LatencyReport, PruningState
-from ecovla_ros.nodes.mailbox import Mailbox, Recent
+from ecovla_ros.nodes.mailbox import Mailbox
 from ecovla_ros.nodes.policy import PolicyNode
 from ecovla_ros.types import CAMERAS, JOINTS
 
@@ -228,10 +229,20 @@ def test_pictures_of_two_instants_are_never_paired() -> None:
 
 
 def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
-    recent = Recent()
-    for stamp in range(0, 1000, 10):
-        recent.put(stamp, stamp)
-    assert recent.nearest(123) == 120
-    recent.put("new time", 5)
-    recent.put("rewound", 5 - 10**9)
-    assert recent.nearest(10**9) == "rewound"
+    """Among messages that nobody was woken for, as many as the stream keeps; a clock that jumps back forgets the rest."""
+    from ecovla_ros.nodes.unwatched import Stream
+
+    with graph() as ros:
+        stream = Stream(ros.tester, JointState, "joint_states", 64)
+        states = ros.matched(ros.tester.create_publisher(JointState, "joint_states", 100))
+        ms = 10**6
+        for k in range(50):
+            states.publish(joints(10**9 + 10 * k * ms, 0.01 * k))
+        ros.until(lambda: stream.nearest(10**10) == joints(10**9 + 490 * ms, 0.49), "the last")
+        assert stream.nearest(10**9 + 123 * ms) == joints(10**9 + 120 * ms, 0.12)
+        assert stream.nearest(0) == joints(10**9, 0.0)
+        states.publish(joints(5, 0.7))
+        ros.until(lambda: stream.nearest(10**10) == joints(5, 0.7), "the new time")
+        stream.close()
+    assert wire.raw_stamp_ns(serialize_message(joints(3 * 10**9 + 7))) == 3 * 10**9 + 7
+

@@ -13,16 +13,16 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
-from ecovla_ros.nodes import qos, trial
+from ecovla_ros.nodes import qos
+from ecovla_ros.nodes.told import COMMANDS, Arm
 from ecovla_ros.types import Trajectory
 
 
 def test_commands_are_run_again_by_their_own_stamps() -> None:
     with graph() as ros:
-        arm = trial.Arm(ros.tester)
+        arm = Arm(ros.tester)
         states = ros.matched(ros.tester.create_publisher(JointState, "joint_states", qos.COMMAND))
-        topic = "joint_trajectory_controller/joint_trajectory"
-        told = ros.matched(ros.tester.create_publisher(JointTrajectory, topic, qos.COMMAND))
+        told = ros.matched(ros.tester.create_publisher(JointTrajectory, COMMANDS, qos.COMMAND))
 
         def now() -> int:
             return int(ros.tester.get_clock().now().nanoseconds)

@@ -280,9 +280,10 @@ class Guard:
 
     def _status(self, now_ns: int) -> GuardStatus:
         flying = self._plan is not None and self._flight.running(now_ns)
-        age_s = (now_ns - self._plan.route.stamp_ns) / NS if flying and self._plan else float("nan")
+        stamp_ns = self._plan.route.stamp_ns if flying and self._plan else 0
+        age_s = (now_ns - stamp_ns) / NS if stamp_ns else float("nan")
         stretch = self._plan.stretch if self._plan else 1.0
         return GuardStatus(
-            self._state.value, self._reason, self._refusal, dict(self._counters), age_s, stretch,
+            self._state.value, self._reason, self._refusal, dict(self._counters), age_s, stamp_ns, stretch,
             self._commands, self._refusals,
         )  # fmt: skip

@@ -40,6 +40,8 @@ class GuardStatus:
     """Name of a check or watch -> how often it acted."""
     chunk_age_s: float
     """Age of the observation behind the trajectory in flight, s; NaN when no chunk is in flight."""
+    chunk_stamp_ns: int
+    """Stamp of that observation; 0 when no chunk is in flight."""
     stretch: float
     """Slowing of the chunk in flight; 1: at its own pace."""
     commands: int

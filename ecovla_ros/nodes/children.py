@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from ecovla_ros import config
@@ -94,11 +94,12 @@ def environment(domain: int, logs: Path) -> dict[str, str]:
     }
 
 
-def free_domain() -> int:
-    """A domain in which no participant of this machine listens. Raises ConfigError when all are taken."""
+def free_domain(used: Container[int] = ()) -> int:
+    """A domain, not among `used`, in which no participant of this machine listens. Raises ConfigError when all are
+    taken."""
     start = os.getpid() % len(DOMAINS)
     for domain in (*DOMAINS[start:], *DOMAINS[:start]):
-        if not taken(domain):
+        if domain not in used and not taken(domain):
             return domain
     raise ConfigError(
         f"every ROS domain from {DOMAINS[0]} to {DOMAINS[-1]} is taken on this machine; name one: --domain"

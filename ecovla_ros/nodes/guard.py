@@ -12,7 +12,6 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -28,6 +27,7 @@ from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
+from ecovla_ros.nodes.unwatched import Stream
 
 TICKS = 3000
 """Ticks over which the jitter is told."""
@@ -37,21 +37,6 @@ LEVELS = {
     State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
 }  # fmt: skip
 """State -> diagnostic level; the others are OK."""
-
-
-class Unwatched(CallbackGroup):
-    """What is in it never wakes the executor: its owner takes the messages when it wants them."""
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Nothing had begun."""
 
 
 class GuardNode(Node):
@@ -81,9 +66,7 @@ class GuardNode(Node):
         )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
-        self._states = self.create_subscription(
-            JointState, "joint_states", lambda _msg: None, qos.SENSOR, callback_group=Unwatched()
-        )
+        self._states = Stream(self, JointState, "joint_states", depth=1)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(Bool, "estop", self._on_estop, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
@@ -112,11 +95,9 @@ class GuardNode(Node):
 
     def _read_joint_state(self, now_ns: int) -> None:
         """Take the newest: a driver at 1 kHz sends ten times as many as are needed, and none of them wakes us."""
-        with self._states.handle:
-            taken = self._states.handle.take_message(JointState, False)
-        if taken is None:
+        msg = self._states.newest()
+        if msg is None:
             return
-        msg = taken[0]
         try:
             self._guard.on_joint_state(wire.arm_state(msg, finite=False), now_ns)
             self._input = ""
@@ -128,6 +109,7 @@ class GuardNode(Node):
             self._guard.on_chunk(wire.chunk(msg), self._now_ns())
         except ControlError as error:
             self._complain(str(error))
+        self._act()  # a chunk whose turn it is need not wait for the next tick
 
     def _on_estop(self, msg: Bool) -> None:
         self._guard.on_estop(msg.data, self._now_ns())
@@ -152,10 +134,14 @@ class GuardNode(Node):
         return response
 
     def _tick(self) -> None:
-        ticked_s, now_ns = time.monotonic(), self._now_ns()
+        ticked_s = time.monotonic()
         if self._ticked_s:
             self._late_ms.append(1e3 * abs(ticked_s - self._ticked_s - self._period_s))
         self._ticked_s = ticked_s
+        self._act()
+
+    def _act(self) -> None:
+        now_ns = self._now_ns()
         self._read_joint_state(now_ns)
         self._carry_out(self._guard.tick(now_ns), now_ns)
 
@@ -212,6 +198,7 @@ class GuardNode(Node):
             "state": status.state,
             "refusal": status.refusal,
             "chunk_age_ms": 1e3 * status.chunk_age_s,
+            "chunk_stamp_ns": status.chunk_stamp_ns,
             "stretch": status.stretch,
             "chunks_answered": self._answers,
             "camera_to_command_ms": self._delay_ms,

@@ -12,23 +12,37 @@ from ecovla_ros.errors import BagError
 from ecovla_ros.nodes.process import Signals, start_ros
 from ecovla_ros.nodes.record import RecordNode
 
+DISCOVERY_LIMIT_S = 10.0
+OF_ROS = ("/rosout", "/parameter_events")
+
 
 def record(bag: str | Path, seconds: float) -> None:
-    """Record every topic into a new bag. A signal ends it early. Raises BagError when nothing was heard."""
+    """Record every topic into a new bag, for `seconds` from the first message heard. A signal ends it early.
+
+    Discovery takes time of its own, which does not count. Raises BagError when nothing was heard for `DISCOVERY_LIMIT_S`.
+    """
     signals = Signals()
     start_ros([])
     try:
         node = RecordNode(bag)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        end = time.monotonic() + seconds
+        end, heard = time.monotonic() + DISCOVERY_LIMIT_S, False
         while time.monotonic() < end and not signals.received:
             executor.spin_once(timeout_sec=0.1)
+            if not heard and _heard(node):
+                end, heard = time.monotonic() + seconds, True
         node.close()
-        counts = node.counts
+        heard = heard or _heard(node)
         executor.shutdown()
         node.destroy_node()
     finally:
         rclpy.try_shutdown()
-    if not any(count for topic, count in counts.items() if topic not in ("/rosout", "/parameter_events")):
-        raise BagError(f"nothing was published for {seconds:.1f} s; valid: running nodes in the same ROS_DOMAIN_ID")
+    if not heard:
+        raise BagError(
+            f"nothing was published for {DISCOVERY_LIMIT_S:.0f} s; valid: running nodes in the same ROS_DOMAIN_ID"
+        )
+
+
+def _heard(node: RecordNode) -> bool:
+    return any(count for topic, count in node.counts.items() if topic not in OF_ROS)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from ecovla_ros.wire.pairing import REWIND_NS, History, Pairing
+from ecovla_ros.wire.pairing import REWIND_NS, Pairing
 
 
 class Mailbox:
@@ -69,21 +69,3 @@ class Mailbox:
         with self._changed:
             self._open = False
             self._changed.notify_all()
-
-
-class Recent:
-    """A `History` between two threads."""
-
-    def __init__(self, length: int = 256) -> None:
-        self._lock = threading.Lock()
-        self._history = History(length)
-
-    def put(self, message: Any, stamp_ns: int) -> None:
-        """Add a message; one from before the clock jumped back clears the rest."""
-        with self._lock:
-            self._history.put(message, stamp_ns)
-
-    def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns`; None when there is none."""
-        with self._lock:
-            return self._history.nearest(stamp_ns)

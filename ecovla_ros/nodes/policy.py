@@ -1,7 +1,8 @@
 """Lifecycle node `policy`: images, joints and instruction in; chunk, latency and pruning out, every frame.
 
 Threads: the executor's thread runs the callbacks, which only put messages into the mailbox. The inference thread,
-which lives while the node is active, waits for the mailbox, decodes, runs the engine and publishes. Whatever is wrong
+which lives while the node is active, waits for the mailbox, takes the joint states, decodes, runs the engine and
+publishes. Whatever is wrong
 with the input, it says so and publishes no chunk: the guard then lets the arm come to rest.
 """
 
@@ -23,10 +24,13 @@ from ecovla_ros.config import Config
 from ecovla_ros.errors import EcovlaError, ObservationError, unknown
 from ecovla_ros.nodes import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk, LatencyReport, PruningState
-from ecovla_ros.nodes.mailbox import Mailbox, Recent
+from ecovla_ros.nodes.mailbox import Mailbox
+from ecovla_ros.nodes.unwatched import Stream
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
+JOINT_STATES = 512
+"""So many joint states are kept, to find the one that was true when a picture was taken: half a second at 1 kHz."""
 STOP_S = 10.0
 """A frame in progress has this long to end when the node is deactivated, s."""
 
@@ -53,7 +57,6 @@ class PolicyNode(LifecycleNode):
         self._frames = self._missed = 0
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
-        self._joints = Recent()
         self._made: list[Any] = []
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._diagnostics.set(diagnostics.OK, "unconfigured")
@@ -123,7 +126,8 @@ class PolicyNode(LifecycleNode):
         for camera in self._spec.cameras:
             receive = self._receiver(camera)
             self._topics[camera] = self._subscription(kind, f"{camera}/{ending}", receive, qos.SENSOR)
-        self._subscription(JointState, "joint_states", self._on_joints, qos.SENSOR)
+        self._joints = Stream(self, JointState, "joint_states", JOINT_STATES)
+        self._made.append(self._joints.close)
         self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
@@ -143,9 +147,6 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().warning(f"{camera}: the clock jumped back; history forgotten")
 
         return receive
-
-    def _on_joints(self, msg: JointState) -> None:
-        self._joints.put(msg, wire.stamp_ns(msg.header.stamp))
 
     def _on_instruction(self, msg: String) -> None:
         """An instruction starts an episode, also when it is the same as before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from typing import Any
 
@@ -13,6 +14,12 @@ NS = 1_000_000_000
 def stamp_ns(stamp: Any) -> int:
     """builtin_interfaces/Time or Duration to nanoseconds."""
     return int(stamp.sec) * NS + int(stamp.nanosec)
+
+
+def raw_stamp_ns(raw: bytes) -> int:
+    """Stamp, ns, of a serialized message (CDR) that starts with a std_msgs/Header."""
+    sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return int(sec) * NS + int(nanosec)
 
 
 def set_stamp(stamp: Any, ns: int) -> None:
