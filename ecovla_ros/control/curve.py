@@ -50,9 +50,9 @@ def bounds(trajectory: Trajectory, start: Motion) -> Bounds:
     positions = np.concatenate((p, reached[0], reached[1]))
     speed = np.maximum(np.maximum(np.abs(v0), np.abs(v[1:])), np.abs(v0 + vertex * (b + vertex * c)))
     first, last = b / span, (b + 2.0 * c) / span
-    steps = np.abs(np.vstack((first, np.zeros_like(p[:1]))) - np.vstack((start[2], last))) / STEP_S
-    jerk = np.maximum(np.abs(2.0 * c / span**2), steps[:-1])
-    jerk[-1] = np.maximum(jerk[-1], steps[-1])
+    before = np.concatenate((start[2][None], last))
+    jerk = np.maximum(np.abs(2.0 * c / span**2), np.abs(first - before[:-1]) / STEP_S)
+    jerk[-1] = np.maximum(jerk[-1], np.abs(before[-1]) / STEP_S)
     acceleration = np.maximum(np.abs(first), np.abs(last)).max(axis=0)
     return Bounds(positions.min(axis=0), positions.max(axis=0), speed, acceleration, jerk)
 
@@ -73,13 +73,16 @@ def _segments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Spans (N, 1), positions and velocities at the N + 1 ends, and the coefficients b and c (N, 7)."""
     assert trajectory.velocities is not None
-    span = np.diff(trajectory.times_s, prepend=0.0)[:, None]
-    p, v = np.vstack((start[0], trajectory.positions)), np.vstack((start[1], trajectory.velocities))
-    slope = np.diff(p, axis=0) / span
+    times = np.concatenate(([0.0], trajectory.times_s))
+    span = (times[1:] - times[:-1])[:, None]
+    p = np.concatenate((start[0][None], trajectory.positions))
+    v = np.concatenate((start[1][None], trajectory.velocities))
+    slope = (p[1:] - p[:-1]) / span
     v0, v1 = v[:-1], v[1:]
     return span, p, v, 6.0 * slope - 4.0 * v0 - 2.0 * v1, 3.0 * (v0 + v1 - 2.0 * slope)
 
 
 def _inside(s: np.ndarray) -> np.ndarray:
-    """Share of the segment, moved into [0, 1]; a root that does not exist becomes the segment's start."""
-    return np.clip(np.nan_to_num(s, nan=0.0, posinf=0.0, neginf=0.0), 0.0, 1.0)
+    """Share of the segment, moved into [0, 1]; a root that does not exist becomes one of the segment's ends."""
+    inside: np.ndarray = np.fmin(np.fmax(s, 0.0), 1.0)  # fmax takes 0 for NaN
+    return inside

@@ -165,8 +165,9 @@ def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> t
     for last_s in fine[ends][: -1 - END_TRIES : -1]:
         times = _knots(joined, first_s, float(last_s))
         _, _, places, speeds = joined.at(np.concatenate((times, times - BEND_S, times + BEND_S)))
-        (here, _, _), (speed, before, then) = np.split(places, 3), np.split(speeds, 3)
-        found = smooth.nearest(times, (here, speed, (then - before) / (2.0 * BEND_S)), start, entry.give)
+        n = len(times)
+        bend = (speeds[2 * n :] - speeds[n : 2 * n]) / (2.0 * BEND_S)
+        found = smooth.nearest(times, (places[:n], speeds[:n], bend), start, entry.give)
         tail = smooth.stop((found[0][-1], found[1][-1], found[2][-1]), pace.braking, pace.jerk)
         if times[-1] + tail.times_s[-1] <= pace.horizon_s:
             return after(Trajectory(times, found[0], found[1]), tail), len(times)

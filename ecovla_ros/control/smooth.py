@@ -28,7 +28,7 @@ def nearest(times: np.ndarray, wished: Motion, start: Motion, give: float) -> Mo
     of `give`. Returns positions, velocities and accelerations at the knots, each (K, 7).
     """
     p0, v0, a0 = start
-    span = np.diff(times, prepend=0.0)
+    span = times - np.concatenate(([0.0], times[:-1]))
     count = np.arange(len(times))
     gains, reach = (np.zeros((len(times), len(times) + 1)) for _ in range(2))
     gains[count, count] = gains[count, count + 1] = span / 2.0
@@ -39,14 +39,14 @@ def nearest(times: np.ndarray, wished: Motion, start: Motion, give: float) -> Mo
     change = np.zeros_like(gains)
     change[count, count + 1], change[count, count] = 1.0 / span, -1.0 / span
     own = np.eye(len(times), len(times) + 1, 1)
-    rows = np.vstack((place, VELOCITY_WEIGHT * speed, ACCELERATION_WEIGHT * own, give * change))
-    free = p0 + np.outer(times, v0)
-    wanted = np.vstack((
+    rows = np.concatenate((place, VELOCITY_WEIGHT * speed, ACCELERATION_WEIGHT * own, give * change))
+    free = p0 + times[:, None] * v0
+    wanted = np.concatenate((
         wished[0] - free, VELOCITY_WEIGHT * (wished[1] - v0), ACCELERATION_WEIGHT * wished[2], np.zeros_like(wished[0])
     ))  # fmt: skip
-    wanted -= np.outer(rows[:, 0], a0)
+    wanted -= rows[:, :1] * a0
     found = np.linalg.solve(rows[:, 1:].T @ rows[:, 1:], rows[:, 1:].T @ wanted)
-    accelerations = np.vstack((a0, found))
+    accelerations = np.concatenate((a0[None], found))
     return free + place @ accelerations, v0 + speed @ accelerations, found
 
 

@@ -90,7 +90,10 @@ def _colours(rows: np.ndarray, encoding: str, big_endian: bool, name: str) -> np
         return np.asarray(cv2.cvtColor(whole, CONVERTED[encoding][1]))
     if encoding.endswith("16"):
         rows = rows[..., 0 if big_endian else 1 :: 2]
-    return np.ascontiguousarray(rows[..., CHANNELS[encoding]])
+    first, _, last = CHANNELS[encoding]
+    if first == last:
+        return np.repeat(rows[..., :1], 3, axis=2)
+    return np.ascontiguousarray(rows[..., :3] if first < last else rows[..., 2::-1])
 
 
 def fill_image(msg: Any, image: np.ndarray, ns: int, frame: str) -> Any:
