@@ -85,7 +85,7 @@ def test_a_chunk_waits_for_its_turn_and_the_newest_wins() -> None:
     arm.chunk(np.tile(arm.position, (16, 1)))
     arm.tick()
     sent = len(arm.sent)
-    for target in (0.05, 0.1, 0.15):
+    for target in (-0.15, -0.1, 0.15):
         arm.run(0.1)
         arm.chunk(np.tile(arm.position + target, (16, 1)))
     arm.run(0.08)
@@ -94,7 +94,8 @@ def test_a_chunk_waits_for_its_turn_and_the_newest_wins() -> None:
     arm.run(0.05)
     assert len(arm.sent) == sent + 1
     arm.run(0.8)
-    assert arm.position - begin == pytest.approx(np.full(7, 0.15), abs=0.05) and len(arm.sent) == sent + 1
+    went = arm.position - begin  # on the way to the last of them, and no further
+    assert (went > 0.07).all() and (went < 0.2).all() and len(arm.sent) == sent + 1
 
 
 def test_continuous_joints_go_the_short_way_over_the_seam() -> None:

@@ -170,7 +170,7 @@ def fit(course: Course, now_ns: int, start: Motion, horizon_s: float) -> Fitted:
     found = _search(course, now_ns, start, pace)
     if found.trajectory is not None or not (start[1].any() or start[2].any()):
         return found
-    halt = smooth.stop(start, pace.braking, pace.jerk)
+    halt = smooth.stop(start, pace.braking, pace.jerk, smooth.ENTRY_S)
     stopped_s, still = float(halt.times_s[-1]), np.zeros_like(start[1])
     left = replace(pace, horizon_s=horizon_s - stopped_s)
     if left.horizon_s <= playback.REST_S or not course.judge(halt, 0, start).fits:
@@ -211,7 +211,8 @@ def smooth_stop(state: Motion, limits: Limits) -> Trajectory | None:
     within = envelope(limits, 1.0, 0.0, state, 1.0)
     for share in SOFTER:
         part = share * playback.BRAKE
-        trajectory = smooth.stop(state, part * limits.acceleration, playback.BRAKE * STOP_JERK * limits.jerk)
+        jerk = playback.BRAKE * STOP_JERK * limits.jerk
+        trajectory = smooth.stop(state, part * limits.acceleration, jerk, smooth.ENTRY_S)
         if within.excess(trajectory, 0, state).fits:
             return trajectory
     return None

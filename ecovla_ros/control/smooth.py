@@ -17,6 +17,9 @@ ACCELERATION_WEIGHT = 0.003
 """s^2: an error of 1 rad/s^2 counts as much as one of 0.003 rad."""
 REST_S = 0.02
 """Shortest time in which the braking of a stop is built up, s."""
+ENTRY_S = 0.05
+"""The same for a stop that replaces a motion in flight, s: where the controller's clock and the guard's are off by a time
+e, the arm is v e from where it is taken to be, and the curve to the first knot needs 6 v e / t^2 more acceleration."""
 ROUNDS = 12
 """Lengths of that time that are tried."""
 
@@ -51,13 +54,15 @@ def nearest(times: np.ndarray, wished: Motion, start: Motion, give: float) -> Mo
 
 
 def stop_times(
-    velocity: np.ndarray, acceleration: np.ndarray, braking: np.ndarray, jerk: np.ndarray
+    velocity: np.ndarray, acceleration: np.ndarray, braking: np.ndarray, jerk: np.ndarray, shortest_s: float = REST_S
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time to come to rest from `velocity` and `acceleration` (N, 7), and time in which braking is built up, s, (N,).
 
+    That time is at least `shortest_s`.
+
     The acceleration goes to its braking value, stays, and goes to zero, linearly; all joints at the same times.
     """
-    build_s: np.ndarray = np.full(len(velocity), REST_S)
+    build_s: np.ndarray = np.full(len(velocity), shortest_s)
     span_s: np.ndarray = 2.0 * build_s
     for _ in range(ROUNDS):
         given_up = velocity + acceleration * build_s[:, None] / 2.0
@@ -70,10 +75,15 @@ def stop_times(
     return span_s, build_s
 
 
-def stop(state: Motion, braking: np.ndarray, jerk: np.ndarray) -> Trajectory:
-    """Short smooth stop from `state` with `braking` (7,), rad/s^2, and `jerk` (7,), rad/s^3, where these allow it."""
+def stop(state: Motion, braking: np.ndarray, jerk: np.ndarray, shortest_s: float = REST_S) -> Trajectory:
+    """Short smooth stop from `state` with `braking` (7,), rad/s^2, and `jerk` (7,), rad/s^3, where these allow it.
+
+    Its first knot comes after `shortest_s` or later.
+    """
     position, velocity, acceleration = state
-    span_s, build_s = (float(part[0]) for part in stop_times(velocity[None], acceleration[None], braking, jerk))
+    span_s, build_s = (
+        float(part[0]) for part in stop_times(velocity[None], acceleration[None], braking, jerk, shortest_s)
+    )
     steady = span_s > 2.0 * build_s + 1e-3
     span_s = span_s if steady else 2.0 * build_s
     brake = -(velocity + acceleration * build_s / 2.0) / (span_s - build_s)
