@@ -233,7 +233,7 @@ def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
     from ecovla_ros.nodes.unwatched import Stream
 
     with graph() as ros:
-        stream = Stream(ros.tester, JointState, "joint_states", 64)
+        stream = Stream(ros.tester, JointState, "joint_states", qos.STATES)
         states = ros.matched(ros.tester.create_publisher(JointState, "joint_states", 100))
         ms = 10**6
         for k in range(50):

@@ -182,15 +182,16 @@ def fit(course: Course, now_ns: int, start: Motion, horizon_s: float) -> Fitted:
 
 
 def _search(course: Course, now_ns: int, start: Motion, pace: playback.Pace) -> Fitted:
-    """At each pace every entry is tried; the next pace is the one that the best of them asks for."""
+    """At the first pace every entry is tried, then the best of them at the pace that it asks for."""
     speed = float((course.route.speed(now_ns, pace.horizon_s / 2.0) / course.within.velocity).max())
     stretch = max(0.8 * speed, 1.0)
     causes = {"velocity"} if stretch > 1.0 else set()
+    entries: tuple[playback.Entry, ...] = playback.ENTRIES
     for _ in range(ROUNDS):
         if stretch > course.most:
             break
-        best = UNABLE
-        for i, entry in enumerate(playback.ENTRIES):
+        best, chosen = UNABLE, entries
+        for i, entry in enumerate(entries):
             played = playback.play(course.route, now_ns, start, entry, replace(pace, stretch=stretch))
             if played is None:
                 continue
@@ -198,9 +199,12 @@ def _search(course: Course, now_ns: int, start: Motion, pace: playback.Pace) -> 
             excess = course.judge(trajectory, following, start)
             if excess.fits:
                 return Fitted(trajectory, stretch, frozenset(causes))
-            best = excess if i == 0 or excess.slowing < best.slowing else best
+            if len(chosen) > 1 or excess.slowing < best.slowing:
+                best, chosen = excess, (entry,)
             if i == ENOUGH - 1 and best.slowing > FAR:
+                chosen = entries
                 break
+        entries = chosen
         causes |= best.causes
         stretch *= min(max(best.slowing, 1.01), 2.0)
     return Fitted(None, stretch, frozenset(causes))

@@ -29,8 +29,6 @@ from ecovla_ros.nodes.unwatched import Stream
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
-JOINT_STATES = 512
-"""So many joint states are kept, to find the one that was true when a picture was taken: half a second at 1 kHz."""
 STOP_S = 10.0
 """A frame in progress has this long to end when the node is deactivated, s."""
 
@@ -126,7 +124,7 @@ class PolicyNode(LifecycleNode):
         for camera in self._spec.cameras:
             receive = self._receiver(camera)
             self._topics[camera] = self._subscription(kind, f"{camera}/{ending}", receive, qos.SENSOR)
-        self._joints = Stream(self, JointState, "joint_states", JOINT_STATES)
+        self._joints = Stream(self, JointState, "joint_states", qos.STATES)
         self._made.append(self._joints.close)
         self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
 

@@ -1,4 +1,4 @@
-"""Quality of service, in three kinds."""
+"""Quality of service, by what a message is worth."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Images and joint states: an old one is worth nothing. Matches reliable and best-effort publishers."""
 
+STATES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=512, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Joint states of the last half second at 1 kHz, to find the one that was true when a picture was taken."""
+
 COMMAND = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
-"""Chunks, trajectories, e-stop: must arrive, and a queued old one is worse than none."""
+"""Chunks, trajectories: must arrive, and a queued old one is worse than none."""
+
+EVENT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+"""E-stop: every one counts, also one that is taken back at once."""
 
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

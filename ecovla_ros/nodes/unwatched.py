@@ -1,7 +1,7 @@
 """Subscriptions that wake nobody: the middleware keeps what comes, and its owner takes it when it wants it.
 
-The executor needs about a millisecond of processor for a message that it is woken for. A driver that sends joint states
-at 1 kHz would take a whole core, and the interpreter's lock from whoever computes beside the executor.
+The executor needs most of a millisecond of processor each time it waits, a look into a subscription hundredths of one. A
+driver that sends joint states at 1 kHz would take a whole core, and the interpreter's lock from whoever computes beside.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
 from ecovla_ros import wire
@@ -34,29 +34,29 @@ class Unwatched(CallbackGroup):
 
 
 class Stream:
-    """The last messages of a topic, best effort, for any thread. Any message that starts with a header."""
+    """The last messages of a topic, for any thread."""
 
-    def __init__(self, node: Any, kind: Any, topic: str, depth: int) -> None:
-        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile) -> None:
+        """As many messages are kept as the profile's depth."""
         self._node, self._kind = node, kind
         self._subscription = node.create_subscription(
             kind, topic, lambda _msg: None, profile, callback_group=Unwatched()
         )
-        self._history = History(depth)
+        self._history = History(profile.depth)
         self._lock = threading.Lock()
 
-    def newest(self) -> Any:
-        """The newest message that came since the last call; None when none did."""
-        raw = None
+    def new(self) -> list[Any]:
+        """The messages that came since the last call, the oldest first."""
         with self._lock:
-            for taken in self._taken():
-                raw = taken
-        return None if raw is None else deserialize_message(raw, self._kind)
+            return list(self._taken(False))
 
     def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns` among the last `depth`; None when none came yet."""
+        """The message stamped nearest to `stamp_ns` among those kept; None when none came yet.
+
+        For kinds that start with a header.
+        """
         with self._lock:
-            for taken in self._taken():
+            for taken in self._taken(True):
                 self._history.put(taken, wire.raw_stamp_ns(taken))
             raw = self._history.nearest(stamp_ns)
         return None if raw is None else deserialize_message(raw, self._kind)
@@ -65,7 +65,7 @@ class Stream:
         """End the subscription."""
         self._node.destroy_subscription(self._subscription)
 
-    def _taken(self) -> Iterator[bytes]:
+    def _taken(self, raw: bool) -> Iterator[Any]:
         with self._subscription.handle:
-            while (taken := self._subscription.handle.take_message(self._kind, True)) is not None:
+            while (taken := self._subscription.handle.take_message(self._kind, raw)) is not None:
                 yield taken[0]
