@@ -1,8 +1,6 @@
 """Node `guard`: chunks, joint states and wishes in, trajectories within limits out. Imports no torch.
 
-Threads: one. It ticks by the steady clock, looks for chunks, e-stop and faults in between, and lets the executor answer
-services now and then: nothing but the tick itself waits for the executor. `control.guard` decides; this node hands it
-the time and carries messages.
+Threads: one, the executor's. `control.guard` decides; this node hands it the time and carries messages.
 """
 
 from __future__ import annotations
@@ -31,10 +29,6 @@ from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
 from ecovla_ros.nodes.unwatched import Stream
 
-LOOK_S = 0.003
-"""A chunk, an e-stop or a fault is seen within this time, s."""
-SERVICE_S = 0.05
-"""A service is answered within this time, s."""
 TICKS = 3000
 """Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
@@ -70,14 +64,12 @@ class GuardNode(Node):
             publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
             lambda: self._planned_ns if config.stamp_commands else 0,
         )  # fmt: skip
-        self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
+        self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED, event_callbacks=qos.UNWATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._states = Stream(self, JointState, "joint_states", qos.SENSOR)
-        self._inputs: tuple[tuple[Stream, Callable[[Any], None]], ...] = (
-            (Stream(self, Bool, "estop", qos.EVENT), self._on_estop),
-            (Stream(self, String, "arm_fault", qos.LATCHED), self._on_fault),
-            (Stream(self, ActionChunk, "action_chunk", qos.COMMAND), self._on_chunk),
-        )
+        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
+        self.create_subscription(Bool, "estop", self._on_estop, qos.EVENT)
+        self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
@@ -85,18 +77,14 @@ class GuardNode(Node):
         self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
 
     def drive(self, executor: Any, going: Callable[[], bool]) -> None:
-        """Tick by the steady clock, and look for what came in between: a timer would cost the executor a wait a tick."""
+        """Tick by the steady clock, and let the executor wait in between: a timer costs it a second wait a tick."""
         self._timer.cancel()
-        due_s = service_s = time.monotonic()
+        due_s = time.monotonic()
         while going():
             due_s = max(due_s + self._period_s, time.monotonic())
             self._tick()
-            if time.monotonic() >= service_s:
-                executor.spin_once(timeout_sec=0.0)
-                service_s = time.monotonic() + SERVICE_S
             while (left_s := due_s - time.monotonic()) > 0.0:
-                time.sleep(min(left_s, LOOK_S))
-                self._look()
+                executor.spin_once(timeout_sec=left_s)
 
     def close(self) -> None:
         """The last word: whatever moves is brought to rest."""
@@ -146,13 +134,7 @@ class GuardNode(Node):
         response.success, response.message = self._guard.hold(self._now_ns())
         return response
 
-    def _look(self) -> None:
-        for stream, act in self._inputs:
-            for msg in stream.new():
-                act(msg)
-
     def _tick(self) -> None:
-        self._look()
         ticked_s = time.monotonic()
         if self._ticked_s:
             self._late_ms.append(1e3 * abs(ticked_s - self._ticked_s - self._period_s))
