@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,21 @@ from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 
 
+WANTED = (*JOINTS, GRIPPER_JOINT)
+
+
+@functools.lru_cache(maxsize=64)
+def _places(names: tuple[str, ...]) -> np.ndarray:
+    """Where the arm's joints and the gripper stand among `names`. Raises ObservationError."""
+    missing = [name for name in WANTED if name not in names]
+    if missing:
+        raise ObservationError(f"joint_states lacks {', '.join(missing)}; it holds: {', '.join(names) or 'no joint'}")
+    twice = sorted({name for name in WANTED if names.count(name) > 1})
+    if twice:
+        raise ObservationError(f"joint_states names {', '.join(twice)} more than once; valid: each joint once")
+    return np.array([names.index(name) for name in WANTED])
+
+
 def arm_state(msg: Any, finite: bool = True) -> ArmState:
     """sensor_msgs/JointState to the arm's state: by name, in any order, other joints ignored.
 
@@ -20,26 +36,21 @@ def arm_state(msg: Any, finite: bool = True) -> ArmState:
     twice, for lengths that do not agree, and, unless `finite` is False, for values that are not finite (the guard wants
     to see these: they latch it).
     """
-    names = list(msg.name)
-    wanted = (*JOINTS, GRIPPER_JOINT)
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        raise ObservationError(f"joint_states lacks {', '.join(missing)}; it holds: {', '.join(names) or 'no joint'}")
-    twice = sorted({name for name in wanted if names.count(name) > 1})
-    if twice:
-        raise ObservationError(f"joint_states names {', '.join(twice)} more than once; valid: each joint once")
-    if len(msg.position) != len(names) or len(msg.velocity) not in (0, len(names)):
+    at = _places(tuple(msg.name))
+    count = len(msg.name)
+    if len(msg.position) != count or len(msg.velocity) not in (0, count):
         raise ObservationError(
-            f"joint_states has {len(names)} names, {len(msg.position)} positions and {len(msg.velocity)} velocities; "
+            f"joint_states has {count} names, {len(msg.position)} positions and {len(msg.velocity)} velocities; "
             "valid: as many positions as names, and as many velocities or none"
         )
-    at = [names.index(name) for name in wanted]
-    position = np.array([msg.position[i] for i in at], float)
-    velocity = np.array([msg.velocity[i] if len(msg.velocity) else 0.0 for i in at[:-1]], float)
-    broken = [n for n, p, v in zip(wanted, position, [*velocity, 0.0]) if not (math.isfinite(p) and math.isfinite(v))]
-    if broken and finite:
+    position = np.asarray(msg.position, float)[at]
+    velocity = np.asarray(msg.velocity, float)[at[:-1]] if len(msg.velocity) else np.zeros(len(JOINTS))
+    if finite and not (np.isfinite(position).all() and np.isfinite(velocity).all()):
+        sound = np.isfinite(position) & np.isfinite(np.append(velocity, 0.0))
+        broken = [name for name, whole in zip(WANTED, sound) if not whole]
         raise ObservationError(f"joint_states is not finite for {', '.join(broken)}; valid: finite rad and rad/s")
-    closed = float(np.clip(position[-1] / GRIPPER_CLOSED_RAD, 0.0, 1.0))
+    share = float(position[-1]) / GRIPPER_CLOSED_RAD
+    closed = min(max(share, 0.0), 1.0) if math.isfinite(share) else math.nan
     return ArmState(stamp_ns(msg.header.stamp), position[:-1], velocity, closed)
 
 
