@@ -229,7 +229,7 @@ def test_pictures_of_two_instants_are_never_paired() -> None:
 
 
 def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
-    """Among messages that nobody was woken for, as many as the stream keeps; a clock that jumps back forgets the rest."""
+    """Among messages that nobody was woken for, as many as are kept; a clock that jumps back forgets the rest."""
     from ecovla_ros.nodes.unwatched import Stream
 
     with graph() as ros:

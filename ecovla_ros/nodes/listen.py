@@ -19,7 +19,8 @@ OF_ROS = ("/rosout", "/parameter_events")
 def record(bag: str | Path, seconds: float) -> None:
     """Record every topic into a new bag, for `seconds` from the first message heard. A signal ends it early.
 
-    Discovery takes time of its own, which does not count. Raises BagError when nothing was heard for `DISCOVERY_LIMIT_S`.
+    Discovery takes time of its own, which does not count. Raises BagError when nothing was heard within
+    `DISCOVERY_LIMIT_S`.
     """
     signals = Signals()
     start_ros([])

@@ -42,7 +42,8 @@ def main(repeat: int, out: Path, json: Path | None) -> int:
             print(rows[-1], flush=True)
     jitter, share = (max(row[key] for row in rows) for key in ("tick_jitter_p99_ms", "guard_share"))
     rows += [
-        {"trial": "guard tick jitter while the policy runs, worst run", "p99_ms": jitter, "reached": jitter <= JITTER_MS},
+        {"trial": "guard tick jitter while the policy runs, worst run", "p99_ms": jitter,
+         "reached": jitter <= JITTER_MS},
         {"trial": "guard share of one core, worst run", "share": share, "reached": share <= SHARE},
         overhead(out),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Subscriptions that wake nobody: the middleware keeps what comes, and its owner takes it when it wants it.
 
-The executor needs most of a millisecond of processor each time it waits, a look into a subscription hundredths of one. A
-driver that sends joint states at 1 kHz would take a whole core, and the interpreter's lock from whoever computes beside.
+The executor needs most of a millisecond of processor each time it waits, a look into a subscription hundredths of one.
+A driver that sends joint states at 1 kHz would take a whole core, and the interpreter's lock from who computes beside.
 """
 
 from __future__ import annotations

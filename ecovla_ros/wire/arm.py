@@ -13,7 +13,6 @@ from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState, Trajectory
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 
-
 WANTED = (*JOINTS, GRIPPER_JOINT)
 
 
@@ -22,7 +21,8 @@ def _places(names: tuple[str, ...]) -> np.ndarray:
     """Where the arm's joints and the gripper stand among `names`. Raises ObservationError."""
     missing = [name for name in WANTED if name not in names]
     if missing:
-        raise ObservationError(f"joint_states lacks {', '.join(missing)}; it holds: {', '.join(names) or 'no joint'}")
+        held = ", ".join(names) or "no joint"
+        raise ObservationError(f"joint_states lacks {', '.join(missing)}; it holds: {held}")
     twice = sorted({name for name in WANTED if names.count(name) > 1})
     if twice:
         raise ObservationError(f"joint_states names {', '.join(twice)} more than once; valid: each joint once")
