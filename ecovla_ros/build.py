@@ -137,7 +137,8 @@ def outline(config: PolicyConfig) -> Any:
     if config.model not in PUBLISHED:
         raise ConfigError(unknown("published model", config.model, PUBLISHED))
     load = _function(PUBLISHED[config.model])
-    return load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+    made = load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+    return _with_options(made, config)
 
 
 def family_of(folder: Path) -> str:

@@ -605,6 +605,19 @@ def test_inspect_reads_headers_and_tells_what_matters(oft_folder, capsys, monkey
         assert text in told, text
 
 
+@pytest.mark.parametrize(
+    "extra, told", [("policy.fastv=0.5", "vision tokens leave after layer 1"), ("policy.vla_cache=[0.5]", "layers reuse")]
+)
+def test_inspect_counts_what_fewer_vision_tokens_cost(oft_folder, tmp_path, capsys, extra, told):
+    command = ["inspect", str(oft_folder[0]), "--set", "policy.embodiment.chunk=3", "--set", "policy.fastv_layer=1"]
+    assert cli.main([*command, "--json", str(tmp_path / "a.json")]) == 0
+    assert cli.main([*command, "--set", extra, "--json", str(tmp_path / "b.json")]) == 0
+    assert told in capsys.readouterr().out
+    whole, fewer = (json.loads((tmp_path / n).read_text())["rows"] for n in ("a.json", "b.json"))
+    assert all(b["prefill_gmac"] < a["prefill_gmac"] for a, b in zip(whole, fewer))
+    assert all(b["vision_gmac"] == a["vision_gmac"] for a, b in zip(whole, fewer))
+
+
 @pytest.mark.parametrize("extra, told", [([], "gen3, bridge"), (["--set", "policy.embodiment.statistics=x"], "gen3")])
 def test_inspect_says_in_one_line_what_is_wrong(oft_folder, capsys, extra, told):
     arguments = ["inspect", str(oft_folder[0]), "--config", "mini_sim.yaml", *extra]

@@ -73,7 +73,8 @@ class Engine:
             choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
                 self._answer(obs, plan)
-                if plan.record is None:
+            if self.policy.encode(obs).reuse is not None:
+                for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)
         if refresh is not None and self.config.deadline_ms > 0:
             tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in refresh.sparse]
@@ -267,14 +268,11 @@ class Engine:
 
     @torch.inference_mode()
     def _answer(self, obs: Observation, plan: Plan, reuse: bool = False) -> float:
-        """Run one observation with a plan and nothing else; ms. `reuse`: with K and V of the last one, if it may."""
+        """Run one observation with a plan and nothing else; ms. `reuse`: with K and V of the last one."""
         watch = self._watch
         watch.start()
         seen = self.policy.encode(obs)
-        if not reuse:
-            seen = replace(seen, reuse=None)
-        elif seen.reuse is None:
-            return watch.total_ms()
+        seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon)
         self.policy.decode(seen, self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
