@@ -77,9 +77,9 @@ def test_ways_with_vision_tokens_stand_beside_channel_pruning_with_their_own_wor
 
 def test_families_at_reduced_width_in_one_command(tmp_path, monkeypatch):
     out = tmp_path / "f.json"
-    monkeypatch.setattr(families, "RATIOS", (0.4,))
     monkeypatch.setattr(families, "FAMILIES", ("openvla-oft-reduced",))
-    assert cli.main(["bench", "--reduced", "--frames", "1", "--warm-up", "0", "--json", str(out)]) == 0
+    command = ["bench", "--reduced", "--ratios", "0.4", "--frames", "1", "--warm-up", "0", "--json", str(out)]
+    assert cli.main(command) == 0
     rows = json.loads(out.read_text())["rows"]
     mine = {(r["ratio"], r["scope"]): r for r in rows if r["frames"] == "all"}
     assert {r["model"] for r in rows} == {"openvla-oft-reduced"} and mine[0.4, "policy"]["threads"] == 1

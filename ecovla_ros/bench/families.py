@@ -14,7 +14,6 @@ from ecovla_ros.bench import latency
 from ecovla_ros.bench.variants import variants
 
 FAMILIES = ("pi0-reduced", "pi05-reduced", "openvla-oft-reduced", "cogact-reduced")
-RATIOS = (0.25, 0.4)
 GROUPS = ("lm.mlp", "lm.heads")
 
 PAPER = {
@@ -29,7 +28,7 @@ VLA-Cache against a dense model of its own, with eager attention (162.78 ms)."""
 
 
 def measure(
-    settings: config.Config, frames: int, warm_up: int, seed: int, tokens: Sequence[str],
+    settings: config.Config, ratios: Sequence[float], frames: int, warm_up: int, seed: int, tokens: Sequence[str],
     progress: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     """Rows of `ecovla bench` for every family, scopes prefill and policy, with the paper's speed-up if it has one.
@@ -41,7 +40,7 @@ def measure(
     for i, name in enumerate(FAMILIES):
         threads = settings.policy.threads or 1
         own = {"policy.model": name, "policy.threads": threads, "prune.sites": GROUPS}
-        chosen = variants(["dense", "ecovla"], ["dense"], list(RATIOS), tokens)
+        chosen = variants(["dense", "ecovla"], ["dense"], [r for r in ratios if r > 0.0], tokens)
         before = i * (frames + warm_up)
         found = latency.measure(
             config.override(settings, **own), chosen, frames, warm_up, seed, "paced",

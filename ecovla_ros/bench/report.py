@@ -300,7 +300,8 @@ def tokens(document: Document) -> str:
     head = ("model", "vision tokens", "ratio", "n", "mean ms", "p50", "speed-up", "MACs left", "speed-up / ideal",
             "frames that reuse", "paper's speed-up")  # fmt: skip
     settings = document["settings"]
-    command = f"ecovla bench --reduced --tokens {settings['tokens']} --frames {settings['frames']}"
+    command = f"ecovla bench --reduced --tokens {settings['tokens']} --ratios {settings['ratios']} --frames "
+    command += f"{settings['frames']} --warm-up {settings['warm_up']}"
     return markdown(head, rows, source(document, command))
 
 

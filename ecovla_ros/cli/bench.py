@@ -90,7 +90,9 @@ def _reduced(
 
     progress = Progress(len(families.FAMILIES) * (options.frames + options.warm_up), "frames")
     tokens = options.tokens.split(",") if options.tokens else ()
-    rows = families.measure(settings, options.frames, options.warm_up, options.seed, tokens, progress.to)
+    rows = families.measure(
+        settings, numbers(options.ratios), options.frames, options.warm_up, options.seed, tokens, progress.to
+    )
     return rows, ("model", *LATENCY, "paper_speedup")
 
 
