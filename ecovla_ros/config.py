@@ -77,8 +77,8 @@ class PolicyConfig:
         default=(),
         metadata={
             "range": (0.0, 0.99),
-            "doc": "share of vision tokens that keep K and V of an earlier frame (VLA-Cache), for equal stretches of the "
-            "layers, e.g. [0.25, 0.5]; empty: none",
+            "doc": "share of vision tokens that keep K and V of an earlier frame (VLA-Cache), for equal stretches of "
+            "the layers, e.g. [0.25, 0.5]; empty: none",
         },
     )
     vla_cache_exclude: float = _between(0.4, 0.0, 0.99, "share of vision tokens never kept: the prompt looks at them")

@@ -66,7 +66,8 @@ def test_ways_with_vision_tokens_stand_beside_channel_pruning_with_their_own_wor
     command += ["--set", "policy.fastv_layer=2", "--set", "policy.vla_cache_similarity=0.9"]
     assert cli.main(command) == 0
     document = json.loads(out.read_text())["rows"]
-    rows = {(r["tokens"], r["method"], r["ratio"]): r for r in document if (r["scope"], r["frames"]) == ("prefill", "all")}
+    mine = [r for r in document if (r["scope"], r["frames"]) == ("prefill", "all")]
+    rows = {(r["tokens"], r["method"], r["ratio"]): r for r in mine}
     assert len(rows) == 3 * 3 and rows["none", "dense", 0.0]["mac_ratio"] == 1.0
     for way in ("fastv", "vla-cache"):
         alone, both = rows[way, "dense", 0.0]["mac_ratio"], rows[way, "static", 0.5]["mac_ratio"]

@@ -606,7 +606,7 @@ def test_inspect_reads_headers_and_tells_what_matters(oft_folder, capsys, monkey
 
 
 @pytest.mark.parametrize(
-    "extra, told", [("policy.fastv=0.5", "vision tokens leave after layer 1"), ("policy.vla_cache=[0.5]", "layers reuse")]
+    "extra, told", [("policy.fastv=0.5", "tokens leave after layer 1"), ("policy.vla_cache=[0.5]", "layers reuse")]
 )
 def test_inspect_counts_what_fewer_vision_tokens_cost(oft_folder, tmp_path, capsys, extra, told):
     command = ["inspect", str(oft_folder[0]), "--set", "policy.embodiment.chunk=3", "--set", "policy.fastv_layer=1"]

@@ -186,7 +186,7 @@ def _prismatic(policy: OftPolicy | CogactPolicy, prompt: int) -> Iterator[Produc
         halves = 2 if policy.model.config.guidance > 1.0 else 1
         tokens = half * halves
         head = dit.blocks[0].attention.head_dim
-        blocks = config.dit_layers
+        blocks = len(dit.blocks)
         yield from _sites(policy.sites, "act", [tokens] * blocks, [2 * tokens * tokens * head] * blocks)
         for part, count in ((dit.action_in, config.horizon), (dit.action_out, tokens)):
             yield from (p._replace(calls=policy.flow_steps) for p in _matrices("act", part, count))

@@ -7,6 +7,7 @@ pruned, the refresh is the paper's (dense), and every frame counts. Beside the r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ecovla_ros import config
@@ -41,14 +42,15 @@ def measure(
         threads = settings.policy.threads or 1
         own = {"policy.model": name, "policy.threads": threads, "prune.sites": GROUPS}
         chosen = variants(["dense", "ecovla"], ["dense"], [r for r in ratios if r > 0.0], tokens)
-        before = i * (frames + warm_up)
-        found = latency.measure(
-            config.override(settings, **own), chosen, frames, warm_up, seed, "paced",
-            lambda done, total, before=before: progress(before + done),
-        )  # fmt: skip
+        told = partial(_told, progress, i * (frames + warm_up))
+        found = latency.measure(config.override(settings, **own), chosen, frames, warm_up, seed, "paced", told)
         for row in found:
             if row["scope"] != "act" and row["frames"] in ("all", "sparse"):
                 whole = row["scope"] == "policy" and row["frames"] == "all"
                 paper = PAPER.get((name, row["ratio"], row["tokens"] or "none")) if whole else None
                 rows.append({**row, "model": name, "paper_speedup": paper})
     return rows
+
+
+def _told(progress: Callable[[int], None], before: int, done: int, total: int) -> None:
+    progress(before + done)

@@ -57,8 +57,8 @@ def variants(
 
     `tokens`: all that once for each of these ways to treat vision tokens, dense without any of them first.
     """
-    checked = ((methods, config.METHODS, "method"), (refreshes, config.REFRESHES, "refresh"), (tokens, TOKENS, "tokens"))
-    for names, valid, what in checked:
+    known = ((methods, config.METHODS, "method"), (refreshes, config.REFRESHES, "refresh"), (tokens, TOKENS, "tokens"))
+    for names, valid, what in known:
         for name in names:
             if name not in valid:
                 raise ConfigError(unknown(what, name, valid))

@@ -13,8 +13,9 @@ from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import Progress, print_table
 from ecovla_ros.errors import ConfigError
 
-LATENCY = ("scope", "method", "refresh", "ratio", "tokens", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "speedup",
-           "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "reused_rate", "swaps")
+LATENCY = ("scope", "method", "refresh", "ratio", "tokens", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms",
+           "speedup", "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "reused_rate",
+           "swaps")
 FIDELITY = ("method", "refresh", "ratio", "tokens", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative")
 
 
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduced", action="store_true",
                         help="every family at reduced width instead of --model, beside the paper's speed-ups")
     parser.add_argument("--tokens", default="",
-                        help="comma-separated: none, fastv, vla-cache; each beside every method (default: as configured)")
+                        help="comma-separated: none, fastv, vla-cache; beside every method (default: as set)")
     parser.add_argument("--frames", type=int, default=300, help="measured frames per variant")
     parser.add_argument("--warm-up", type=int, default=20, help="frames before measuring")
     parser.add_argument("--pace", default="paced", help="paced or back-to-back")
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     tokens = options.tokens.split(",") if options.tokens else ()
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
     if tokens and options.nodes:
-        raise ConfigError("--tokens goes with latency and --fidelity; for the nodes set policy.fastv or policy.vla_cache")
+        raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
     measure = _reduced if options.reduced else _nodes if options.nodes else _fidelity if options.fidelity else _latency
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)

@@ -78,11 +78,9 @@ def facts(policy: Any, family: str, embodiment: config.EmbodimentConfig) -> Iter
         yield "FastV", f"{gone} of {gone + policy.tokens.keep} vision tokens leave after layer {policy.tokens.layer}"
     if policy.reuse is not None:
         counts = policy.reuse.counts
-        least, most = counts.counts[0], counts.counts[-1]
-        yield "VLA-Cache", (
-            f"layers reuse {least} to {most} of {len(shape.cameras) * shape.tokens} vision tokens where so many stand still; "
-            f"{counts.excluded} never, by the attention of layer {counts.layer + 1}"
-        )
+        least, most, all_tokens = counts.counts[0], counts.counts[-1], len(shape.cameras) * shape.tokens
+        never = f"{counts.excluded} never, by the attention of layer {counts.layer + 1}"
+        yield "VLA-Cache", f"layers reuse {least} to {most} of {all_tokens} vision tokens if they stand still; {never}"
     yield "memory", f"weights {2 * numel / 2**30:.1f} GiB in bfloat16, {4 * numel / 2**30:.1f} GiB in float32"
 
 

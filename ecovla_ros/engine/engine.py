@@ -52,6 +52,7 @@ class Engine:
         self._trigger = Trigger(config.p, config.window)
         self._deadline: Deadline | None = None
         self._refreshes = 0
+        self._kept_by: Plan | None = None
         self.reset(seed)
 
     def calibrate(self, energies: Mapping[str, Tensor]) -> None:
@@ -91,7 +92,7 @@ class Engine:
         self._noise = torch.randn((spec.horizon, spec.action_dim), generator=generator)
         self._trigger.reset()
         self._before: Seen | None = None
-        self._kept_by: Plan | None = None
+        self._kept_by = None
         self._age = self._since = 0
         self._last = RefreshState() if self._refresh is None else self._refresh.state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -26,15 +26,15 @@ class Behind(NamedTuple):
     """Which positions of the prefix these are, (length,) int64, ascending; None: all."""
 
     def runner(
-        self, blocks: Sequence[nn.Module], caches: Sequence[Cache], offset: int, count: int
+        self, blocks: Iterable[nn.Module], caches: Sequence[Cache], offset: int, count: int
     ) -> Callable[[Tensor, Rope, Sequence[Use]], Tensor]:
         """Those of `blocks` that are these layers, over `count` tokens that lie `offset` behind the prefix.
 
         Takes hidden states (1, count, width), their rotary tables and the uses of all blocks.
         """
-        layers = slice(self.first, min(self.last, len(blocks)))
+        layers = slice(self.first, self.last)
         mine = list(blocks)[layers]
-        extends: list[Extend] = [partial(cache.write, self.length + offset) for cache in list(caches)[layers]]
+        extends: list[Extend] = [partial(cache.write, self.length + offset) for cache in caches[layers]]
         mask = suffix_mask(self.valid, offset + count)
 
         def through(x: Tensor, rope: Rope, uses: Sequence[Use]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
 from ecovla_ros.models.pi.cache import Cache
-from ecovla_ros.models.pi.layers import FULL, RMSNorm, Rope, Use, rope_tables
+from ecovla_ros.models.pi.layers import FULL, Extend, RMSNorm, Rope, Use, rope_tables
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.layers import LlamaBlock, own
 from ecovla_ros.models.prismatic.vision import Projector, Vision
@@ -23,12 +23,15 @@ from ecovla_ros.models.reuse import Reuse, behind
 from ecovla_ros.models.tokens import Span, TokenPruning, shortened
 
 
+OWN: Extend = own
+
+
 class Prismatic(nn.Module):
     """Vision towers, projector and Llama. `max_length`: the longest sequence, tokens."""
 
     def __init__(self, config: PrismaticConfig, max_length: int, causal: bool) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.max_length = config, max_length
         self.vision = Vision(config)
         self.projector = Projector(config.vision_width, config.width)
         self.embedding = nn.Parameter(torch.randn(config.vocab, config.width) * config.width**-0.5)
@@ -68,8 +71,8 @@ class Prismatic(nn.Module):
         behind the vision tokens).
         """
         length, blocks, uses = sequence.shape[1], list(self.lm), list(uses or [FULL] * len(self.lm))
-        span, extends = self._span(sequence, valid), [own] * len(blocks)
-        vision, last = slice(1, 1 + len(self.config.cameras) * self.config.tokens), own
+        span, extends, last = self._span(sequence, valid), [own] * len(blocks), OWN
+        vision = slice(1, 1 + len(self.config.cameras) * self.config.tokens)
         if recall is not None:
             span, last = recall.reuse.run(blocks, span, recall.caches, uses, recall.order, recall.prompt)
         elif tokens is not None:

@@ -84,7 +84,7 @@ class PrismaticPolicy:
         """From the next frame on keep K and V of vision tokens that stand still, see `ReuseCounts.of`."""
         config, cameras = self.config, len(self.config.cameras)
         counts = ReuseCounts.of(cameras * config.tokens, config.layers, shares, excluded, layer, similarity)
-        side, longest = config.image_size // config.patch, len(self._prismatic.rope_cos)
+        side, longest = config.image_size // config.patch, self._prismatic.max_length
         self.reuse = None if counts is None else Reuse(counts, side, cameras, 1, self.device)
         like, shape = self._prismatic.embedding, (config.heads, longest, config.head_dim)
         self._cache = [Cache(*shape, like) for _ in range(config.layers)] if counts is not None else []
