@@ -49,7 +49,7 @@ def answer(of, obs, plan=DENSE, whole=False):
 
 
 def keys(of):
-    return [torch.cat((c.keys[0], c.values[0]), -1).clone() for c in of._cache]
+    return [torch.cat((c.keys[0], c.values[0]), -1).clone() for c in of.caches]
 
 
 @FAMILIES
@@ -193,7 +193,7 @@ def test_the_attention_read_is_the_layer_s_own(family):
     a, length = block.attention, len(seen.prefix)
     rope = policy.model.rope(None, 0, length) if family in small.PI else policy._prismatic._span(inputs["x"], None).rope
     q = a.queries(a.norm(inputs["x"]), len(a.o), rope)[0].transpose(0, 1)  # (heads, S, head_dim)
-    k = policy._cache[policy.reuse.counts.layer].keys[0, :, :length]
+    k = policy.caches[policy.reuse.counts.layer].keys[0, :, :length]
     scores = torch.stack([q[h] @ k[h % len(k)].T for h in range(len(q))]) * a.head_dim**-0.5
     if family == "cogact":
         scores = scores.masked_fill(~torch.ones(length, length).bool().tril(), -torch.inf)

@@ -125,7 +125,7 @@ def test_keys_and_values_are_those_of_the_literal_reading(family, layer, ratio):
     assert handoff.short.tolist() == position.tolist()
     for i, (k, v) in enumerate(expected):
         assert k.shape[1] == (len(seen.prefix) if i < layer else len(position)), "later layers are shorter"
-        for cache, wanted in ((policy._cache[i].keys, k), (policy._cache[i].values, v)):
+        for cache, wanted in ((policy.caches[i].keys, k), (policy.caches[i].values, v)):
             assert (cache[0, :, : wanted.shape[1]] - wanted).abs().max() < 1e-4
 
 
@@ -139,9 +139,9 @@ def test_the_expert_attends_to_what_is_left_and_counts_positions_on(family):
     handoff = policy.prefill(seen, DENSE)
     got = policy.act(seen, handoff, DENSE, start)
     length, short = len(seen.prefix), handoff.short.clone()
-    kept = [(c.keys[:, :, : len(short)].clone(), c.values[:, :, : len(short)].clone()) for c in policy._cache[1:]]
+    kept = [(c.keys[:, :, : len(short)].clone(), c.values[:, :, : len(short)].clone()) for c in policy.caches[1:]]
     policy.prune_tokens(1, 0.0)
-    for cache, (k, v) in zip(policy._cache[1:], kept):  # the same K and V at their own positions, NaN elsewhere
+    for cache, (k, v) in zip(policy.caches[1:], kept):  # the same K and V at their own positions, NaN elsewhere
         for buffer, values in ((cache.keys, k), (cache.values, v)):
             buffer[:, :, :length] = torch.nan
             buffer[:, :, short] = values
@@ -149,7 +149,7 @@ def test_the_expert_attends_to_what_is_left_and_counts_positions_on(family):
     real[short] = 1.0
     whole = policy._behind(length, None, None)[0]
     parts = [whole._replace(last=1), whole._replace(first=1, valid=real)]
-    for cache in policy._cache[1:]:
+    for cache in policy.caches[1:]:
         for buffer in (cache.keys, cache.values):
             buffer.nan_to_num_(0.0)
     policy._behind = lambda *_: parts

@@ -81,7 +81,10 @@ def facts(policy: Any, family: str, embodiment: config.EmbodimentConfig) -> Iter
         least, most, all_tokens = counts.counts[0], counts.counts[-1], len(shape.cameras) * shape.tokens
         never = f"{counts.excluded} never, by the attention of layer {counts.layer + 1}"
         yield "VLA-Cache", f"layers reuse {least} to {most} of {all_tokens} vision tokens if they stand still; {never}"
-    yield "memory", f"weights {2 * numel / 2**30:.1f} GiB in bfloat16, {4 * numel / 2**30:.1f} GiB in float32"
+    numbers_kept = sum(cache.keys.numel() + cache.values.numel() for cache in policy.caches)
+    for kind, size in (("bfloat16", 2), ("float32", 4)):
+        gib, mib = size * numel / 2**30, size * numbers_kept / 2**20
+        yield "memory", f"{kind}: weights {gib:.1f} GiB, K and V that are kept {mib:.0f} MiB"
 
 
 def _ranges(mean: tuple[float, ...], std: tuple[float, ...]) -> str:

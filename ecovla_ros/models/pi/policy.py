@@ -73,7 +73,8 @@ class PiPolicy:
         weight = model.action_in.weight
         self.device, self.dtype, self.bucket = weight.device, weight.dtype, bucket
         shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
-        self._cache = [Cache(*shape, weight) for _ in range(self.config.layers)]
+        self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
+        """K/V of every layer: prefix, then state token, then actions."""
         self._steps = flow_step_parts(model, self.flow_steps)
         self._embed = Embedded(prompt.ids, model.embed_prompt, bucket, self.config.max_prompt, self.device)
         self.follow: Follow | None = None
@@ -130,11 +131,11 @@ class PiPolicy:
         mask = None if seen.valid is None else key_mask(seen.valid[None])
         span = Span(seen.prefix[None], self.model.rope(None, 0, length), mask, seen.valid)
         use = uses("lm", len(blocks), plan, valid=seen.valid)
-        extends: list[Extend] = [partial(cache.write, 0) for cache in self._cache]
+        extends: list[Extend] = [partial(cache.write, 0) for cache in self.caches]
         vision, last, short = _vision(seen), extends[-1], None
         pruning = self._fewer(vision)
         if self.reuse is not None:
-            span, last = self.reuse.run(blocks, span, self._cache, use, seen.reuse, slice(vision, length))
+            span, last = self.reuse.run(blocks, span, self.caches, use, seen.reuse, slice(vision, length))
         elif pruning is not None:
             span, stay = pruning.begin(blocks, span, extends, use, slice(0, vision), slice(vision, length))
             short = self._stay[: len(stay)].copy_(stay)
@@ -162,7 +163,7 @@ class PiPolicy:
         if before:
             self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
-        runs = [part.runner(self.model.expert, self._cache, before, horizon) for part in parts]
+        runs = [part.runner(self.model.expert, self.caches, before, horizon) for part in parts]
         x_t = noise.to(self.device, torch.float32) * self.config.noise_scale
         for step in range(self.flow_steps):
             use, last = self._steps.modulate(uses("expert", blocks, plan, step, self.flow_steps), step)
@@ -209,8 +210,8 @@ class PiPolicy:
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
         hidden = self.model.state_in(seen.state)[None, None]
         for part in parts:
-            hidden = part.runner(blocks[:-1], self._cache, 0, 1)(hidden, rope, use)
-        self._cache[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
+            hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
+        self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
 
     def _behind(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[Behind]:
         """What the expert's layers attend to of a prefix; `short`: positions that the later layers hold (FastV)."""
@@ -245,7 +246,7 @@ class PiPolicy:
 
         def heads(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
             part = next(p for p in self._last if p.first <= layer < p.last)
-            acting, whole, cache = phase == "act", self._last[0].length, self._cache[layer]
+            acting, whole, cache = phase == "act", self._last[0].length, self.caches[layer]
             block = (self.model.expert if acting else self.model.lm)[layer].attention
             more = self.config.state_tokens + self.config.horizon if acting else 0
             if acting:

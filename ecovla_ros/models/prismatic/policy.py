@@ -51,7 +51,8 @@ class PrismaticPolicy:
         self.bucket = bucket
         self.tokens: TokenPruning | None = None
         self.reuse: Reuse | None = None
-        self._cache: list[Cache] = []
+        self.caches: list[Cache] = []
+        """K/V of every layer, where they are kept from frame to frame."""
         longest = self.config.max_prompt
         self._embed = Embedded(prompt.ids, model.embed_prompt, bucket, longest, self.device, lead=1)
 
@@ -87,7 +88,7 @@ class PrismaticPolicy:
         side, longest = config.image_size // config.patch, self._prismatic.max_length
         self.reuse = None if counts is None else Reuse(counts, side, cameras, 1, self.device)
         like, shape = self._prismatic.embedding, (config.heads, longest, config.head_dim)
-        self._cache = [Cache(*shape, like) for _ in range(config.layers)] if counts is not None else []
+        self.caches = [Cache(*shape, like) for _ in range(config.layers)] if counts is not None else []
 
     def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
         """The begin token, then `vision` (cameras * N, width), then the rest: (S, width)."""
@@ -132,7 +133,7 @@ class PrismaticPolicy:
         recall = None
         if self.reuse is not None:
             first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
-            recall = Recall(self.reuse, self._cache, seen.reuse, slice(first, rows.start + 1))
+            recall = Recall(self.reuse, self.caches, seen.reuse, slice(first, rows.start + 1))
         out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall)[0]
         self.mark(seen)
         return out
