@@ -224,6 +224,17 @@ def test_what_was_known_is_dropped(family, change):
     assert answer(policy, obs)[1]
 
 
+@pytest.mark.parametrize("share, reuses", [(0.75, False), (0.25, True)])
+def test_without_a_camera_the_same_count_holds_or_nothing_is_reused(share, reuses):
+    policy, plain = caching("pi0", (share,)), small.policy("pi0")
+    obs = scene(policy)
+    obs = replace(obs, images={**obs.images, "wrist": None})
+    expected = small.actions(plain, obs, DENSE, small.noise(plain))
+    answer(policy, obs)
+    got, reused = answer(policy, obs)
+    assert bool(reused) == reuses and (got - expected).abs().max() < ROUNDING
+
+
 def test_the_state_in_pi05_s_prompt_may_change():
     policy, plain = caching("pi05"), small.policy("pi05")
     obs = scene(policy)

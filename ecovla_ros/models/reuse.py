@@ -153,6 +153,8 @@ class Reuse:
 
     def _still(self, now: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.int64] | None:
         """Vision tokens that keep their K and V, the most similar first; None if too few stand still."""
+        if self.counts.counts[-1] > len(now):  # a camera is gone
+            return None
         likeness = patch_similarity(now, known)
         if self.counts.excluded:
             scores = self._scores.numpy()[: len(now)]

@@ -16,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.parts import must_fit
 from ecovla_ros.models.pi.behind import Behind, suffix_mask
 from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.chunking import Follow
-from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.inputs import camera_images
 from ecovla_ros.models.pi.layers import Extend, Rope
 from ecovla_ros.models.pi.model import PiModel, key_mask
@@ -64,7 +63,7 @@ class PiPolicy:
         """
         self.config = model.config
         self.model = model.requires_grad_(False).eval()
-        _check(self.config, spec, normaliser, prompt)
+        must_fit(self.config, spec, normaliser, prompt.size - 1, prompt.max_tokens)
         self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
         self.flow_steps = flow_steps or self.config.flow_steps
         self.calibration: dict[str, Tensor] = dict(calibration or {})
@@ -266,24 +265,3 @@ class PiPolicy:
 def _vision(seen: Seen) -> int:
     """Vision tokens of a frame: they come first."""
     return sum(len(tokens) for tokens in seen.vision.values())
-
-
-def _check(config: PiConfig, spec: PolicySpec, normaliser: Normaliser, prompt: Prompt) -> None:
-    size = (config.image_size, config.image_size)
-    expected = {name: size for name in config.cameras}
-    if {name: tuple(hw) for name, hw in spec.cameras.items()} != expected:
-        raise CheckpointError(f"cameras of the specification {dict(spec.cameras)} are not the model's: {expected}")
-    for name, value in (("horizon", config.horizon), ("action_dim", config.action_dim)):
-        if getattr(spec, name) != value:
-            raise CheckpointError(f"{name} of the specification is {getattr(spec, name)}, the model's is {value}")
-    rows = len(normaliser.action_mean)
-    if rows != config.horizon:
-        raise CheckpointError(f"normalisation has statistics of {rows} actions; the horizon is {config.horizon}")
-    if prompt.size > config.vocab or prompt.max_tokens > config.max_prompt:
-        raise CheckpointError(
-            f"tokenizer of {prompt.size} tokens, prompts to {prompt.max_tokens}; the model takes {config.vocab} "
-            f"and {config.max_prompt}"
-        )
-    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
-        if getattr(config, name) < needed:
-            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")

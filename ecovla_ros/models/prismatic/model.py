@@ -22,7 +22,6 @@ from ecovla_ros.models.prismatic.vision import Projector, Vision
 from ecovla_ros.models.reuse import Reuse, behind
 from ecovla_ros.models.tokens import Span, TokenPruning, shortened
 
-
 OWN: Extend = own
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.parts import must_fit
 from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.inputs import camera_images
 from ecovla_ros.models.pi.layers import Use
@@ -41,7 +40,8 @@ class PrismaticPolicy:
         """
         self.config: PrismaticConfig = model.config
         model.requires_grad_(False).eval()
-        _check(self.config, spec, normaliser, prompt)
+        highest = max(prompt.size - 1, prompt.begin, *prompt.closing)
+        must_fit(self.config, spec, normaliser, highest, prompt.max_tokens)
         self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
         self.calibration: dict[str, Tensor] = dict(calibration or {})
         """Site key -> calibration energies (C * unit,), float32, channel order."""
@@ -146,26 +146,3 @@ class PrismaticPolicy:
         first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
         valid[first : first + padding] = 0.0
         return valid
-
-
-def _check(config: PrismaticConfig, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt) -> None:
-    size = (config.image_size, config.image_size)
-    expected = {name: size for name in config.cameras}
-    found: dict[str, Any] = {name: tuple(hw) for name, hw in spec.cameras.items()}
-    if found != expected:
-        raise CheckpointError(f"cameras of the specification {found} are not the model's: {expected}")
-    for name, value in (("horizon", config.horizon), ("action_dim", config.action_dim)):
-        if getattr(spec, name) != value:
-            raise CheckpointError(f"{name} of the specification is {getattr(spec, name)}, the model's is {value}")
-    rows = len(normaliser.action_mean)
-    if rows != config.horizon:
-        raise CheckpointError(f"normalisation has statistics of {rows} actions; the horizon is {config.horizon}")
-    highest = max(prompt.size - 1, prompt.begin, *prompt.closing)
-    if highest >= config.vocab or prompt.max_tokens > config.max_prompt:
-        raise CheckpointError(
-            f"token ids up to {highest}, prompts to {prompt.max_tokens}; the model takes ids below {config.vocab} and "
-            f"prompts to {config.max_prompt}"
-        )
-    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
-        if getattr(config, name) < needed:
-            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")
