@@ -62,17 +62,17 @@ def test_the_bench_counts_all_frames_and_proves_that_pruning_is_on(tmp_path, cap
 
 def test_ways_with_vision_tokens_stand_beside_channel_pruning_with_their_own_work(tmp_path):
     out = tmp_path / "b.json"
-    command = ["bench", *SMALL_RUN, "--method", "static", "--tokens", "none,fastv,vla-cache", "--json", str(out)]
-    command += ["--set", "policy.fastv_layer=2", "--set", "policy.vla_cache_similarity=0.9"]
+    command = ["bench", "--frames", "3", "--warm-up", "1", "--ratios", "0.5", "--method", "static", "--json", str(out)]
+    command += ["--tokens", "none,fastv,vla-cache", "--set", "policy.fastv_layer=2"]
+    command += ["--set", "policy.vla_cache_similarity=0.9"]
     assert cli.main(command) == 0
     document = json.loads(out.read_text())["rows"]
     mine = [r for r in document if (r["scope"], r["frames"]) == ("prefill", "all")]
     rows = {(r["tokens"], r["method"], r["ratio"]): r for r in mine}
-    assert len(rows) == 3 * 3 and rows["none", "dense", 0.0]["mac_ratio"] == 1.0
+    assert len(rows) == 3 * 2 and rows["none", "dense", 0.0]["mac_ratio"] == 1.0
     for way in ("fastv", "vla-cache"):
         alone, both = rows[way, "dense", 0.0]["mac_ratio"], rows[way, "static", 0.5]["mac_ratio"]
-        assert alone == rows[way, "static", 0.0]["mac_ratio"] and both < alone < 1.0
-        assert both < rows["none", "static", 0.5]["mac_ratio"]
+        assert both < alone < 1.0 and both < rows["none", "static", 0.5]["mac_ratio"]
         assert (rows[way, "dense", 0.0]["reused_rate"] > 0.5) == (way == "vla-cache")
 
 
