@@ -114,10 +114,14 @@ def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket
 
 
 def _with_options(made: Any, config: PolicyConfig) -> Any:
+    if config.fastv and any(config.vla_cache):
+        raise ConfigError("policy.fastv and policy.vla_cache: a token that has left keeps nothing; valid: one of them")
     if config.fastv:
-        if not hasattr(made, "prune_tokens"):
-            raise ConfigError(f"policy.fastv does not go with '{config.model}'; valid: openvla-oft, cogact")
         made.prune_tokens(config.fastv_layer, config.fastv)
+    if any(config.vla_cache):
+        made.reuse_tokens(
+            config.vla_cache, config.vla_cache_exclude, config.vla_cache_layer, config.vla_cache_similarity
+        )
     if config.rtc:
         if not hasattr(made, "follow_chunks") or config.embodiment.other:
             raise ConfigError(f"policy.rtc does not go with '{config.model}'; valid: mini, pi0, pi05, on this arm")
@@ -133,7 +137,8 @@ def outline(config: PolicyConfig) -> Any:
     if config.model not in PUBLISHED:
         raise ConfigError(unknown("published model", config.model, PUBLISHED))
     load = _function(PUBLISHED[config.model])
-    return load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+    made = load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+    return _with_options(made, config)
 
 
 def family_of(folder: Path) -> str:

@@ -71,8 +71,19 @@ class PolicyConfig:
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
-    fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV); OpenVLA-OFT, CogACT")
+    fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV)")
     fastv_layer: int = _between(3, 1, 1000, "layers that see all vision tokens (FastV)")
+    vla_cache: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "range": (0.0, 0.99),
+            "doc": "share of vision tokens that keep K and V of an earlier frame (VLA-Cache), for equal stretches of "
+            "the layers, e.g. [0.25, 0.5]; empty: none",
+        },
+    )
+    vla_cache_exclude: float = _between(0.4, 0.0, 0.99, "share of vision tokens never kept: the prompt looks at them")
+    vla_cache_layer: int = _between(0, 0, 1000, "whose attention says so, counted from 1; 0: the middle layer")
+    vla_cache_similarity: float = _between(0.996, 0.0, 1.0, "least similarity of a patch that stands still (VLA-Cache)")
     rtc: int = _between(0, 0, 1000, "actions of a chunk that are drawn to the last one (real-time chunking); 0: none")
     rtc_delay: int = _between(0, 0, 1000, "of these, actions that are executed before the chunk arrives: drawn fully")
     embodiment: EmbodimentConfig = field(

@@ -126,3 +126,5 @@ class FrameReport:
     """What went wrong though a chunk was answered: a refresh that failed, a frame that fell back to dense; else empty."""
     refresh: str = "none"
     """How an adaptive method measures: probe or dense; none for the others."""
+    reused: bool = False
+    """Whether vision tokens kept K and V of an earlier frame (VLA-Cache)."""

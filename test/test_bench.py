@@ -10,7 +10,7 @@ import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import device, latency, macs, report, scenes, variants
+from ecovla_ros.bench import device, families, latency, macs, report, scenes, variants
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Plan, PolicySpec
 
@@ -58,6 +58,33 @@ def test_the_bench_counts_all_frames_and_proves_that_pruning_is_on(tmp_path, cap
     assert share == rows["ecovla", "probe", 0.5, "prefill", "all"]["mac_ratio"] < 0.75
     assert share < rows["ecovla", "dense", 0.5, "prefill", "all"]["mac_ratio"] < 1.0, "dense refreshes run all of it"
     assert 1.0 < rows["ecovla", "probe", 0.5, "policy", "all"]["memory_ratio"] < 1.1
+
+
+def test_ways_with_vision_tokens_stand_beside_channel_pruning_with_their_own_work(tmp_path):
+    out = tmp_path / "b.json"
+    command = ["bench", "--frames", "3", "--warm-up", "1", "--ratios", "0.5", "--method", "static", "--json", str(out)]
+    command += ["--tokens", "none,fastv,vla-cache", "--set", "policy.fastv_layer=2"]
+    command += ["--set", "policy.vla_cache_similarity=0.9"]
+    assert cli.main(command) == 0
+    document = json.loads(out.read_text())["rows"]
+    mine = [r for r in document if (r["scope"], r["frames"]) == ("prefill", "all")]
+    rows = {(r["tokens"], r["method"], r["ratio"]): r for r in mine}
+    assert len(rows) == 3 * 2 and rows["none", "dense", 0.0]["mac_ratio"] == 1.0
+    for way in ("fastv", "vla-cache"):
+        alone, both = rows[way, "dense", 0.0]["mac_ratio"], rows[way, "static", 0.5]["mac_ratio"]
+        assert both < alone < 1.0 and both < rows["none", "static", 0.5]["mac_ratio"]
+        assert (rows[way, "dense", 0.0]["reused_rate"] > 0.5) == (way == "vla-cache")
+
+
+def test_families_at_reduced_width_in_one_command(tmp_path, monkeypatch):
+    out = tmp_path / "f.json"
+    monkeypatch.setattr(families, "FAMILIES", ("openvla-oft-reduced",))
+    command = ["bench", "--reduced", "--ratios", "0.4", "--frames", "1", "--warm-up", "0", "--json", str(out)]
+    assert cli.main(command) == 0
+    rows = json.loads(out.read_text())["rows"]
+    mine = {(r["ratio"], r["scope"]): r for r in rows if r["frames"] == "all"}
+    assert {r["model"] for r in rows} == {"openvla-oft-reduced"} and mine[0.4, "policy"]["threads"] == 1
+    assert mine[0.4, "policy"]["paper_speedup"] == 1.41 and mine[0.4, "prefill"]["paper_speedup"] is None
 
 
 def test_back_to_back_frames_wait_for_their_refresh(tmp_path):

@@ -52,12 +52,46 @@ def test_multiply_accumulates_are_those_that_torch_counts(name, ratio):
         assert cost.macs(found, stage, ratio, ALL) == pytest.approx(counted[stage], rel=1e-3), stage
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+@pytest.mark.parametrize("way", ["fastv", "vla-cache"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_fewer_vision_tokens_are_counted_as_torch_counts_them(name, way, ratio):
+    policy = POLICIES[name]()
+    if way == "fastv":
+        policy.prune_tokens(1, 0.5)
+    else:
+        policy.reuse_tokens((0.25, 0.5), 0.25, 0, 0.9)
+    obs, noise = observation(policy)
+    plan = Plan({s.key: kept_count(s.channels, ratio, s.step) for s in policy.sites}) if ratio else DENSE
+    prompt = len(policy.prompt.ids(obs.instruction))
+    with torch.inference_mode():
+        policy.prefill(policy.encode(obs), plan)
+        seen = policy.encode(obs)
+        assert (seen.reuse is not None) == (way == "vla-cache")
+        handoff = policy.prefill(seen, plan)
+        prefill = counted_macs(lambda: policy.prefill(seen, plan))
+        act = counted_macs(lambda: policy.act(seen, handoff, plan, noise))
+    products = cost.products(policy, prompt)
+    looks = {id(p) for p in cost._looks(policy, len(seen.prefix), prompt, 1)}
+    assert looks, "choosing tokens costs something"
+    weighed = [p for p in products if p.weights]
+    read = prompt if name == "pi0" else policy.model.slots if name == "oft" else 1
+    rows = read if way == "fastv" else prompt if name == "pi0" else prompt - 1
+    site = next(p.site for p in cost._looks(policy, len(seen.prefix), prompt, 1))
+    scores = rows * len(seen.prefix) * plan.kept.get(site.key, site.channels) * site.unit
+    assert cost.macs(weighed, "prefill", ratio, ALL) + scores == pytest.approx(prefill, rel=1e-3)
+    assert cost.macs(weighed, "act", ratio, ALL) == pytest.approx(act, rel=1e-3)
+
+
 def test_the_table_of_full_shapes_falls_with_the_ratio_and_the_faster_card():
     made = analytic.rows()
     assert {r["model"] for r in made} == set(analytic.RATIOS)
     for name in analytic.RATIOS:
-        mine = [r for r in made if r["model"] == name]
-        assert [r["ratio"] for r in mine] == [0.0, *analytic.RATIOS[name]]
+        mine = [r for r in made if r["model"] == name and r["way"] == "none"]
+        fewer = [r for r in made if r["model"] == name and r["way"] != "none"]
+        assert [r["ratio"] for r in mine] == [0.0, *analytic.RATIOS[name]] and len(fewer) == 4
+        whole = {r["ratio"]: r["prefill_gmac"] for r in mine}
+        assert all(0.5 < r["prefill_gmac"] / whole[r["ratio"]] < 0.75 for r in fewer)
         for gpu in cost.GPUS:
             bounds = [r["bound_ms"][gpu] for r in mine]
             assert bounds == sorted(bounds, reverse=True)

@@ -212,10 +212,10 @@ def test_a_longer_prompt_before_leaves_nothing_behind():
     policy, noise = small.policy(), small.noise()
     short, long = (small.observation(text=text) for text in small.TEXTS)
     fresh = small.actions(policy, short, DENSE, noise)
-    addresses = [c.keys.data_ptr() for c in policy._cache]
+    addresses = [c.keys.data_ptr() for c in policy.caches]
     small.actions(policy, long, DENSE, noise)
     assert torch.equal(small.actions(policy, short, DENSE, noise), fresh)
-    assert [c.keys.data_ptr() for c in policy._cache] == addresses
+    assert [c.keys.data_ptr() for c in policy.caches] == addresses
 
 
 def test_of_the_last_lm_layer_only_keys_and_values_exist():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pi_models as small
@@ -171,6 +172,36 @@ def test_images_of_any_size_become_the_models_by_areas():
     assert (resize(checkers.astype(np.uint8), 32) == 100).all()
     wide = small.observation(images={c: image((48, 64, 3)) for c in small.SMALL.cameras})
     assert small.policy().encode(wide).prefix.isfinite().all()
+
+
+def smooth(height, width):
+    y, x = np.mgrid[:height, :width] / 40.0
+    waves = np.stack((np.sin(x + 2 * y), np.cos(3 * x - y), np.sin(x * y / 4)), -1)
+    return (127.5 + 120 * waves).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (256, 256), (120, 160)])
+def test_openvla_s_images_are_lanczos_then_the_middle(shape):
+    """Pillow's filter is the same, but for its sums in integers; the crop by hand, in double precision."""
+    pil = pytest.importorskip("PIL.Image")
+    image, size = smooth(*shape), 56
+    whole = np.asarray(pil.fromarray(image).resize((size, size), pil.LANCZOS)).astype(float)
+    keep = math.sqrt(0.9)
+    at = (1 - keep) / 2 * (size - 1) + np.arange(size) * keep
+    low = np.minimum(at.astype(int), size - 2)
+    part = at - low
+    rows = whole[low] * (1 - part)[:, None, None] + whole[low + 1] * part[:, None, None]
+    both = rows[:, low] * (1 - part)[:, None] + rows[:, low + 1] * part[:, None]
+    expected = np.floor(both * 255.5 / 255)
+    assert np.abs(resize(image, size, "crop").astype(float) - expected).max() <= 2
+    area = resize(image, size, "area").astype(float)
+    assert np.abs(area[2:-2, 2:-2] - expected[2:-2, 2:-2]).max() > 10, "the crop shows"
+
+
+def test_a_flat_image_stays_flat_through_every_fit():
+    for level in (0, 1, 127, 254, 255):
+        for fit in ("area", "crop", "bicubic"):
+            assert (resize(np.full((90, 120, 3), level, np.uint8), 28, fit) == level).all(), (level, fit)
 
 
 def test_words_are_lower_cased_and_padding_comes_last(tmp_path):

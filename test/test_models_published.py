@@ -11,7 +11,7 @@ import pi_models
 import prismatic_models as small
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ecovla_ros import build, cli, config
 from ecovla_ros.config import EmbodimentConfig, PolicyConfig
@@ -259,6 +259,7 @@ FAULTS = {
     "foreign configuration": (lambda f: (f / "config.json").write_text('{"type": "act"}'), TWO, "lerobot.*openpi"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), TWO, "model.safetensors"),
     "truncated": (lambda f: _cut(f / "model.safetensors"), TWO, "not a complete safetensors"),
+    "whole numbers": (lambda f: _whole(f / "model.safetensors"), TWO, "action_in_proj.*not finite floating-point"),
     "no camera": (lambda f: None, EmbodimentConfig(), "no camera for slot base_0_rgb"),
     "wrong slot": (
         lambda f: None,
@@ -279,6 +280,12 @@ FAULTS = {
 
 def _cut(path):
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def _whole(path):
+    weights = load_file(path)
+    name = next(n for n in weights if n.endswith("action_in_proj.weight"))
+    save_file({**weights, name: weights[name].to(torch.int32)}, path)
 
 
 def _statistics(folder, mean):
@@ -601,8 +608,21 @@ def test_inspect_reads_headers_and_tells_what_matters(oft_folder, capsys, monkey
     assert cli.main(["inspect", str(folder), "--set", "policy.embodiment.chunk=3"]) == 0
     told = capsys.readouterr().out
     named = ("openvla-oft", "third_person -> slot primary", "joint targets", "-0.20..0.60")
-    for text in (*named, "lm.heads", "refresh dense"):
+    for text in (*named, "lm.heads", "refresh dense", "bfloat16: weights", "kept 0 MiB"):
         assert text in told, text
+
+
+@pytest.mark.parametrize(
+    "extra, told", [("policy.fastv=0.5", "tokens leave after layer 1"), ("policy.vla_cache=[0.5]", "layers reuse")]
+)
+def test_inspect_counts_what_fewer_vision_tokens_cost(oft_folder, tmp_path, capsys, extra, told):
+    command = ["inspect", str(oft_folder[0]), "--set", "policy.embodiment.chunk=3", "--set", "policy.fastv_layer=1"]
+    assert cli.main([*command, "--json", str(tmp_path / "a.json")]) == 0
+    assert cli.main([*command, "--set", extra, "--json", str(tmp_path / "b.json")]) == 0
+    assert told in capsys.readouterr().out
+    whole, fewer = (json.loads((tmp_path / n).read_text())["rows"] for n in ("a.json", "b.json"))
+    assert all(b["prefill_gmac"] < a["prefill_gmac"] for a, b in zip(whole, fewer))
+    assert all(b["vision_gmac"] == a["vision_gmac"] for a, b in zip(whole, fewer))
 
 
 @pytest.mark.parametrize("extra, told", [([], "gen3, bridge"), (["--set", "policy.embodiment.statistics=x"], "gen3")])

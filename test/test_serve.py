@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import numpy as np
 import prismatic_models as small
 import pytest
 import torch
+
+sys.path.append(str(Path(sys.prefix) / "clients"))  # where tools/setup.sh puts vla-eval and openpi-client
 
 pytest.importorskip("websockets")
 msgpack = pytest.importorskip("msgpack")

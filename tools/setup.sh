@@ -10,7 +10,7 @@ ASKED=${2:-}
 ROS=${ROS:-1}
 STAMPS=$VENV/.ecovla
 LOG=$VENV/setup.log
-STEPS=5
+STEPS=6
 
 fail() {
   printf 'setup: %s\n' "$*" >&2
@@ -115,6 +115,14 @@ if [[ ! -f $STAMPS/installed || $(<"$STAMPS/installed") != "$mine$ROS" || ! -f $
 fi
 step 4 "everything else" installed "$mine$ROS" \
   env ECOVLA_WITHOUT_ROS=1 "$VENV/bin/python" -m pip --disable-pip-version-check install --no-build-isolation -c constraints.txt -e ".[$extras]"
+# Real clients for the tests of `ecovla serve`, in a folder of their own: openpi-client asks for numpy 1, which it does
+# not need, and vla-eval for what its benchmarks take.
+install_clients() {
+  rm -rf "$VENV/clients"
+  pip install --no-deps -c constraints.txt --target "$VENV/clients" vla-eval openpi-client
+}
+[[ -d $VENV/clients ]] || rm -f "$STAMPS/clients"
+step 5 "clients of \`ecovla serve\`" clients "$mine" install_clients
 if [[ $ROS != 0 ]]; then
-  step 5 "ROS 2 messages" messages "$mine$built" build_messages
+  step 6 "ROS 2 messages" messages "$mine$built" build_messages
 fi

@@ -5,7 +5,7 @@ The policy may lie on the device "meta": nothing is run, and no weight is needed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ GPUS: Mapping[str, Peak] = {
 
 
 def products(policy: Any, prompt: int) -> list[Product]:
-    """Every product of one frame with a prompt of `prompt` tokens."""
+    """Every product of one frame with a prompt of `prompt` tokens; with VLA-Cache of one that reuses."""
     found = _pi(policy, prompt) if isinstance(policy, PiPolicy) else _prismatic(policy, prompt)
     return list(found)
 
@@ -91,21 +91,64 @@ def prefix_tokens(policy: Any, prompt: int) -> int:
     return images + prompt
 
 
+class Lengths(NamedTuple):
+    """Tokens of the language model's layers, one entry a layer, the last layer included."""
+
+    run: list[int]
+    """That a layer computes."""
+    held: list[int]
+    """Whose K and V it holds."""
+
+    def attention(self, head_dim: int) -> list[int]:
+        """Multiply-accumulates of one head, by layer."""
+        return [2 * run * held * head_dim for run, held in zip(self.run, self.held)]
+
+
+def lengths(policy: Any, length: int) -> Lengths:
+    """With FastV later layers run and hold fewer tokens; with VLA-Cache, in a frame that reuses, they run fewer."""
+    layers = policy.config.layers
+    whole = [length] * layers
+    if policy.tokens is not None:
+        gone = len(policy.config.cameras) * policy.config.tokens - policy.tokens.keep
+        run = [length - gone * (i >= policy.tokens.layer) for i in range(layers)]
+        return Lengths(run, run)
+    if policy.reuse is not None:
+        return Lengths([length - count for count in policy.reuse.counts.counts], whole)
+    return Lengths(whole, whole)
+
+
+def _looks(policy: Any, length: int, prompt: int, read: int) -> Iterator[Product]:
+    """What choosing tokens costs: queries of the rows that decide in one layer, and their scores.
+
+    FastV asks the `read` rows, VLA-Cache the prompt.
+    """
+    if policy.tokens is not None:
+        layer, rows = policy.tokens.layer - 1, read
+    elif policy.reuse is not None and policy.reuse.counts.excluded:
+        layer, rows = policy.reuse.counts.layer, prompt
+    else:
+        return
+    site = next(s for s in policy.sites if s.key == f"lm.{layer}.heads")
+    query = site.producers[0].numel()
+    yield Product("prefill", rows * query, query, 1, site)
+    yield Product("prefill", rows * length * site.rows, 0, 1, site)
+
+
 def _pi(policy: PiPolicy, prompt: int) -> Iterator[Product]:
     model, config, length = policy.model, policy.config, prefix_tokens(policy, prompt)
-    cameras, head = len(config.cameras), config.head_dim
+    cameras, head, tokens = len(config.cameras), config.head_dim, lengths(policy, length)
     yield from _matrices("vision", model.vision, cameras * config.tokens)
     yield from _matrices("vision", model.projector, cameras * config.tokens)
     if config.vision == "siglip":
         scores = 2 * config.tokens**2 * config.vision_width * cameras
         yield from (Product("vision", scores, 0) for _ in range(config.vision_layers))
     kv = 2 * config.kv_heads * head
-    yield Product("prefill", length * kv * config.lm_width, kv * config.lm_width)
-    yield from _sites(policy.sites, "prefill", length, 2 * length * length * head)
-    yield from (Product("prefill", length * kv * config.lm_width, kv * config.lm_width) for _ in model.lm)
+    yield from (Product("prefill", run * kv * config.lm_width, kv * config.lm_width) for run in tokens.run)
+    yield from _sites(policy.sites, "prefill", tokens.run, tokens.attention(head))
+    yield from _looks(policy, length, prompt, prompt)
     horizon, steps, width = config.horizon, policy.flow_steps, config.expert_width
-    keys = length + config.state_tokens + horizon
-    yield from _sites(policy.sites, "act", horizon, 2 * horizon * keys * head)
+    keys = [held + config.state_tokens + horizon for held in tokens.held]
+    yield from _sites(policy.sites, "act", [horizon] * config.layers, [2 * horizon * k * head for k in keys])
     yield from (Product("act", horizon * kv * width, kv * width, steps) for _ in model.expert)
     ends = 2 * config.action_dim * width + (width * width if config.variant == "pi0" else 0)
     yield Product("act", horizon * ends, ends, steps)
@@ -114,25 +157,26 @@ def _pi(policy: PiPolicy, prompt: int) -> Iterator[Product]:
         yield from (Product("act", kv * width, kv * width) for _ in model.expert)
         last = len(model.expert) - 1
         others = (replace(s, calls=1) for s in policy.sites if s.key.split(".")[1] != str(last))
-        yield from _sites(others, "act", 1, 0)
+        yield from _sites(others, "act", [1] * config.layers, [0] * config.layers)
 
 
 def _prismatic(policy: OftPolicy | CogactPolicy, prompt: int) -> Iterator[Product]:
     config, length = policy.config, prefix_tokens(policy, prompt)
     model: Any = policy.model
-    cameras = len(config.cameras)
+    cameras, lm = len(config.cameras), lengths(policy, length)
     for tower, shape in zip(model.vision.towers, config.towers):
         tokens = config.tokens + shape.prefix
         yield from _matrices("vision", tower.layers, cameras * tokens)
         yield from _matrices("vision", tower.patches, cameras * config.tokens)
         yield from (Product("vision", 2 * tokens**2 * shape.width * cameras, 0) for _ in range(shape.layers))
     yield from _matrices("vision", model.projector, cameras * config.tokens)
-    yield from _sites(policy.sites, "prefill", length, 2 * length * length * config.head_dim)
+    yield from _sites(policy.sites, "prefill", lm.run, lm.attention(config.head_dim))
     read = model.slots if isinstance(policy, OftPolicy) else 1
+    yield from _looks(policy, length, prompt - 1, read)
     last, square = model.lm_last, config.heads * config.head_dim * config.width
-    yield from (Product("prefill", length * square, square) for _ in "kv")
+    yield from (Product("prefill", lm.run[-1] * square, square) for _ in "kv")
     yield from (Product("prefill", read * square, square) for _ in "qo")
-    yield Product("prefill", 2 * read * length * config.heads * config.head_dim, 0)
+    yield Product("prefill", 2 * read * lm.held[-1] * config.heads * config.head_dim, 0)
     yield from _matrices("prefill", last.mlp, read)
     if isinstance(policy, OftPolicy):
         yield from _matrices("vision", model.state_token, 1)
@@ -142,20 +186,21 @@ def _prismatic(policy: OftPolicy | CogactPolicy, prompt: int) -> Iterator[Produc
         halves = 2 if policy.model.config.guidance > 1.0 else 1
         tokens = half * halves
         head = dit.blocks[0].attention.head_dim
-        yield from _sites(policy.sites, "act", tokens, 2 * tokens * tokens * head)
+        blocks = len(dit.blocks)
+        yield from _sites(policy.sites, "act", [tokens] * blocks, [2 * tokens * tokens * head] * blocks)
         for part, count in ((dit.action_in, config.horizon), (dit.action_out, tokens)):
             yield from (p._replace(calls=policy.flow_steps) for p in _matrices("act", part, count))
         yield from _matrices("act", dit.condition_in, halves)
 
 
-def _sites(sites: Iterable[Site], phase: str, tokens: int, attention: int) -> Iterator[Product]:
-    """Products of every site of a phase; heads bring `attention` multiply-accumulates each, of one head."""
+def _sites(sites: Iterable[Site], phase: str, tokens: Sequence[int], attention: Sequence[int]) -> Iterator[Product]:
+    """Products of every site of a phase; heads bring `attention` multiply-accumulates each, of one head. By layer."""
     for site in sites:
         if site.phase == phase:
-            weights = sum(w.numel() for w in (*site.producers, site.consumer))
-            yield Product(phase, tokens * weights, weights, site.calls, site)
+            layer, weights = int(site.key.split(".")[1]), sum(w.numel() for w in (*site.producers, site.consumer))
+            yield Product(phase, tokens[layer] * weights, weights, site.calls, site)
             if site.unit > 1:
-                yield Product(phase, attention * site.channels, 0, site.calls, site)
+                yield Product(phase, attention[layer] * site.channels, 0, site.calls, site)
 
 
 def _matrices(stage: str, module: nn.Module, tokens: int) -> Iterator[Product]:

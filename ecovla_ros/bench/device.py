@@ -6,6 +6,7 @@ free, launches cost nothing. Peaks are dense bf16 with float32 accumulation, fro
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Roofline(TorchDispatchMode):
 def bound_ms(policy: Policy, obs: Observation, plan: Plan, noise: Tensor, peaks: tuple[float, float]) -> dict[str, float]:
     """Lower bounds of one frame by scope, ms: prefill and act. Attention counts where it runs as plain products."""
     with Roofline(*peaks) as prefill:
-        seen = policy.encode(obs)
+        seen = replace(policy.encode(obs), reuse=None)
         prefill.seconds = 0.0
         handoff = policy.prefill(seen, plan)
     with Roofline(*peaks) as act:

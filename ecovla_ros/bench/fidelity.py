@@ -46,7 +46,8 @@ def _rows(variant: Variant, error: np.ndarray, dense: np.ndarray, phases: list[s
             continue
         rms = np.sqrt((error[some] ** 2).mean((1, 2)))
         yield {
-            "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio, "phase": phase,
-            "n": int(some.sum()), "rms_rad": float(np.sqrt((rms**2).mean())), "p95_rad": float(np.percentile(rms, 95)),
+            "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio, "tokens": variant.tokens,
+            "phase": phase, "n": int(some.sum()),
+            "rms_rad": float(np.sqrt((rms**2).mean())), "p95_rad": float(np.percentile(rms, 95)),
             "max_rad": float(np.abs(error[some]).max()), "relative": float(np.sqrt((rms**2).mean()) / spread) if spread else None,
         }

@@ -110,15 +110,14 @@ def _bounds(engine: Engine, frame: Frame, bench: Bench, device: torch.device) ->
 
 
 def _shares(engine: Engine, frame: Frame, bench: Bench) -> dict[str, dict[str, float]]:
-    """Scope -> frame kind -> share of the dense frame's multiply-accumulates, counted on one frame."""
-    policy = _eager(engine.policy)
-    dense = macs.count(policy, frame.observation, DENSE, bench.noise)
-    sparse = macs.count(policy, frame.observation, engine.sparse_plan, bench.noise)
-    probing = engine.config.refresh == "probe"
-    return {
-        s: {"sparse": sparse[s] / dense[s], "refresh": sparse[s] / dense[s] if probing else 1.0, "dense": 1.0}
-        for s in SCOPES
-    }
+    """Scope -> frame kind -> share of the plain dense frame's multiply-accumulates, counted on one frame."""
+    policy, plan = _eager(engine.policy), engine.sparse_plan
+    plain = macs.count(_eager(bench.policies[0]), frame.observation, DENSE, bench.noise)
+    dense, sparse = (macs.count(policy, frame.observation, p, bench.noise) for p in (DENSE, plan))
+    reused = macs.count(policy, frame.observation, plan, bench.noise, reuse=True)
+    kinds = {"sparse": sparse, "dense": dense, "refresh": sparse if engine.config.refresh == "probe" else dense,
+             "reused": reused}  # fmt: skip
+    return {s: {kind: found[s] / plain[s] for kind, found in kinds.items()} for s in SCOPES}
 
 
 def _rows(
@@ -133,10 +132,11 @@ def _rows(
             if not some:
                 continue
             times = np.array([_time(r, scope) for r in some])
-            share = float(np.mean([shares[scope][r.kind] for r in some]))
+            share = float(np.mean([shares[scope]["reused" if r.reused else r.kind] for r in some]))
             speedup = float(base.mean() / times.mean())
             yield {
-                "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio, "scope": scope,
+                "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio,
+                "tokens": variant.tokens, "scope": scope,
                 "frames": kind, "n": len(some), "mean_ms": float(times.mean()),
                 **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
                 "mac_ratio": share, "speedup": speedup, "speedup_p50": float(np.median(base) / np.median(times)),
@@ -146,6 +146,7 @@ def _rows(
                 "exposed_share": float(sum(r.exposed_ms for r in some) / sum(r.total_ms for r in some)),
                 "refresh_ms": _finite(np.mean([r.refresh_ms for r in reports if r.refresh_ms > 0] or [np.nan])),
                 "trigger_rate": float(np.mean([r.kind == "refresh" for r in reports])),
+                "reused_rate": float(np.mean([r.reused for r in some])),
                 "swaps": float(np.mean([r.swaps for r in reports])), "memory_ratio": memory,
                 "of_roofline": bounds[scope] / float(np.median(times)) if scope in bounds and kind != "all" else None,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,10 +22,18 @@ ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_at
 """The CPU's fused attention, which torch's counter does not know."""
 
 
-def count(policy: Policy, obs: Observation, plan: Plan, noise: torch.Tensor) -> dict[str, int]:
-    """Multiply-accumulates of one frame by scope: prefill, act, and the policy call with the vision tower."""
+def count(
+    policy: Policy, obs: Observation, plan: Plan, noise: torch.Tensor, reuse: bool = False
+) -> dict[str, int]:
+    """Multiply-accumulates of one frame by scope: prefill, act, and the policy call with the vision tower.
+
+    `reuse`: of a frame that is like the one before it, so that what may keep its K and V does (models/reuse.py).
+    """
+    if reuse:
+        policy.prefill(replace(policy.encode(obs), reuse=None), plan)
     with _counter() as encode:
         seen = policy.encode(obs)
+    seen = seen if reuse else replace(seen, reuse=None)
     with _counter() as prefill:
         handoff = policy.prefill(seen, plan)
     with _counter() as act:

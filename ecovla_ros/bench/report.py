@@ -253,12 +253,13 @@ def analytic(document: Document) -> str:
     """Costs of the full shapes, computed from their products."""
     gpus = list(document["settings"]["peaks"])
     rows = [
-        [r["model"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
+        [r["model"], r["way"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
          *(f"{r[f'{stage}_gmac']:.0f}" for stage in ("vision", "prefill", "act")), f"{r['weights_gb']:.1f}",
          *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
         for r in document["rows"]
     ]  # fmt: skip
-    head = ("model", "ratio", "tokens", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB", *gpus)
+    head = ("model", "vision tokens", "ratio", "sequence", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB",
+            *gpus)  # fmt: skip
     command = "python -m ecovla_ros.bench.analytic --json results/analytic.json"
     note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
     return markdown(head, rows, note)
@@ -282,7 +283,25 @@ def families(document: Document) -> str:
     ]  # fmt: skip
     head = ("model", "method", "ratio", "scope", "frames", "n", "mean ms", "p50", "p95", "speed-up", "MACs left",
             "speed-up / ideal", "paper's speed-up")  # fmt: skip
-    command = "python -m ecovla_ros.bench.families --json results/families.json"
+    settings = document["settings"]
+    command = f"ecovla bench --reduced --frames {settings['frames']} --warm-up {settings['warm_up']}"
+    return markdown(head, rows, source(document, command))
+
+
+def tokens(document: Document) -> str:
+    """FastV and VLA-Cache, alone and beside channel pruning."""
+    rows = [
+        [r["model"], r["tokens"], f"{100 * r['ratio']:.4g} %", str(r["n"]), f"{r['mean_ms']:.1f}", f"{r['p50_ms']:.1f}",
+         f"{r['speedup']:.2f}", _number(r["mac_ratio"]), _number(r["of_ideal"]), _percent(r["reused_rate"]),
+         _number(r["paper_speedup"])]
+        for r in document["rows"]
+        if r["scope"] == "policy" and r["frames"] == "all"
+    ]  # fmt: skip
+    head = ("model", "vision tokens", "ratio", "n", "mean ms", "p50", "speed-up", "MACs left", "speed-up / ideal",
+            "frames that reuse", "paper's speed-up")  # fmt: skip
+    settings = document["settings"]
+    command = f"ecovla bench --reduced --tokens {settings['tokens']} --ratios {settings['ratios']} --frames "
+    command += f"{settings['frames']} --warm-up {settings['warm_up']}"
     return markdown(head, rows, source(document, command))
 
 
@@ -330,6 +349,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "analytic": ("analytic.json", analytic),
     "families": ("families.json", families),
     "bags": ("bags.json", bags),
+    "tokens": ("tokens.json", tokens),
 }
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,13 @@ from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.models.base import Policy
 from ecovla_ros.prune import pattern
 
+TOKENS = ("none", "fastv", "vla-cache")
+"""All of them run; FastV; VLA-Cache."""
+AS_SET = ""
+"""As the configuration says, in every variant."""
+SHARE = 0.5
+"""Of the vision tokens that leave or are reused where the configuration names no share."""
+
 CALIBRATION_FRAMES = 4
 """Frames of another seed that a policy without calibration of its own is calibrated on."""
 
@@ -31,18 +38,36 @@ class Variant:
     method: str
     refresh: str
     ratio: float
+    tokens: str = AS_SET
+    """Of `TOKENS`: what becomes of vision tokens."""
+
+    def policy(self, settings: config.Config) -> config.PolicyConfig:
+        """The policy's configuration of this variant."""
+        if self.tokens == AS_SET:
+            return settings.policy
+        fastv = settings.policy.fastv or SHARE if self.tokens == "fastv" else 0.0
+        cached = (settings.policy.vla_cache or (SHARE,)) if self.tokens == "vla-cache" else ()
+        return replace(settings.policy, fastv=fastv, vla_cache=cached)
 
 
-def variants(methods: Sequence[str], refreshes: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
-    """Dense first, then every method and ratio; adaptive methods with every refresh kind. Raises ConfigError."""
-    for names, valid, what in ((methods, config.METHODS, "method"), (refreshes, config.REFRESHES, "refresh")):
+def variants(
+    methods: Sequence[str], refreshes: Sequence[str], ratios: Sequence[float], tokens: Sequence[str] = ()
+) -> list[Variant]:
+    """Dense first, then every method and ratio; adaptive methods with every refresh kind. Raises ConfigError.
+
+    `tokens`: all that once for each of these ways to treat vision tokens, dense without any of them first.
+    """
+    known = ((methods, config.METHODS, "method"), (refreshes, config.REFRESHES, "refresh"), (tokens, TOKENS, "tokens"))
+    for names, valid, what in known:
         for name in names:
             if name not in valid:
                 raise ConfigError(unknown(what, name, valid))
-    found = [Variant("dense", "none", 0.0)]
-    for method in (m for m in methods if m != "dense"):
-        kinds = refreshes if method in config.ADAPTIVE else ("none",)
-        found += [Variant(method, kind, ratio) for kind in kinds for ratio in ratios]
+    found = [Variant("dense", "none", 0.0, TOKENS[0] if tokens else AS_SET)]
+    for way in tokens or (AS_SET,):
+        found += [Variant("dense", "none", 0.0, way)] if way not in (AS_SET, TOKENS[0]) else []
+        for method in (m for m in methods if m != "dense"):
+            kinds = refreshes if method in config.ADAPTIVE else ("none",)
+            found += [Variant(method, kind, ratio, way) for kind in kinds for ratio in ratios]
     return found
 
 
@@ -53,7 +78,7 @@ class Bench:
         """`first`: a policy to copy weights from instead of loading one. Raises ConfigError where memory is too small."""
         self.settings, self.variants = settings, list(chosen)
         _check_memory(settings, len(self.variants) - (first is not None))
-        policy = first or build.policy(settings.policy)
+        policy = first or build.policy(self.variants[0].policy(settings))
         self.weights_bytes = weights_bytes(policy)
         self.noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
         energies = dict(getattr(policy, "calibration", {}))
@@ -63,7 +88,7 @@ class Bench:
         self._energies = energies
         self.policies: list[Any] = [policy]
         while len(self.policies) < len(self.variants):
-            self.policies.append(_copy(policy, settings))
+            self.policies.append(_copy(policy, self.variants[len(self.policies)].policy(settings)))
 
     def engine(self, index: int, streams: Streams, seed: int) -> Engine:
         """The engine of one variant, calibrated and warm."""
@@ -95,9 +120,9 @@ def weights_bytes(policy: Policy) -> int:
     return sum(storages.values())
 
 
-def _copy(policy: Any, settings: config.Config) -> Any:
+def _copy(policy: Any, settings: config.PolicyConfig) -> Any:
     """Another policy with the same weights, in channel order."""
-    other = build.policy(settings.policy)
+    other = build.policy(settings)
     other.model.load_state_dict(policy.model.state_dict())
     return other
 

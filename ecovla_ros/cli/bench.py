@@ -13,9 +13,10 @@ from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import Progress, print_table
 from ecovla_ros.errors import ConfigError
 
-LATENCY = ("scope", "method", "refresh", "ratio", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "speedup",
-           "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "swaps")
-FIDELITY = ("method", "refresh", "ratio", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative")
+LATENCY = ("scope", "method", "refresh", "ratio", "tokens", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms",
+           "speedup", "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "reused_rate",
+           "swaps")
+FIDELITY = ("method", "refresh", "ratio", "tokens", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="dense,ecovla,static", help="comma-separated methods")
     parser.add_argument("--refresh", default="probe,dense", help="comma-separated: probe, dense; for adaptive methods")
     parser.add_argument("--ratios", default="0,0.25,0.4", help="comma-separated pruning ratios")
+    parser.add_argument("--reduced", action="store_true",
+                        help="every family at reduced width instead of --model, beside the paper's speed-ups")
+    parser.add_argument("--tokens", default="",
+                        help="comma-separated: none, fastv, vla-cache; beside every method (default: as set)")
     parser.add_argument("--frames", type=int, default=300, help="measured frames per variant")
     parser.add_argument("--warm-up", type=int, default=20, help="frames before measuring")
     parser.add_argument("--pace", default="paced", help="paced or back-to-back")
@@ -45,8 +50,11 @@ def run(options: argparse.Namespace) -> int:
     settings = config.override(settings_of(options), **{"policy.model": options.model})
     if options.frames < 1 or min(options.warm_up, options.reference, options.nodes) < 0:
         raise ConfigError("--frames must be at least 1, --warm-up, --reference and --nodes at least 0")
-    chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios))
-    measure = _nodes if options.nodes else _fidelity if options.fidelity else _latency
+    tokens = options.tokens.split(",") if options.tokens else ()
+    chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
+    if tokens and options.nodes:
+        raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
+    measure = _reduced if options.reduced else _nodes if options.nodes else _fidelity if options.fidelity else _latency
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
     if options.json:
@@ -74,6 +82,19 @@ def _latency(
         lambda done, total: progress.to(done), reference, options.save_pattern,
     )
     return rows, LATENCY
+
+
+def _reduced(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros.bench import families
+
+    progress = Progress(len(families.FAMILIES) * (options.frames + options.warm_up), "frames")
+    tokens = options.tokens.split(",") if options.tokens else ()
+    rows = families.measure(
+        settings, numbers(options.ratios), options.frames, options.warm_up, options.seed, tokens, progress.to
+    )
+    return rows, ("model", *LATENCY, "paper_speedup")
 
 
 def _fidelity(

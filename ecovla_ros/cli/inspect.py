@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
          **{gpu: cost.bound_ms(found, peak, ratio, groups) for gpu, peak in cost.GPUS.items()}}
         for ratio in numbers(options.ratios)
     ]  # fmt: skip
-    print(f"\nPer frame in bfloat16, prompt of {options.prompt} tokens; {', '.join(groups)} pruned.")
+    reusing = "" if policy.reuse is None else " A frame that reuses tokens."
+    print(f"\nPer frame in bfloat16, prompt of {options.prompt} tokens; {', '.join(groups)} pruned.{reusing}")
     print("GPUs: computed lower bound, ms; no frame is faster. Not measured.")
     print_table(rows, tuple(rows[0]))
     if options.json:
@@ -72,7 +73,18 @@ def facts(policy: Any, family: str, embodiment: config.EmbodimentConfig) -> Iter
         mine = [s for s in policy.sites if s.group == group]
         probe = "" if mine[0].hidden is not None else ", cannot be probed: refresh dense"
         yield "site", f"{group}: {len(mine)} layers x {mine[0].channels}, kept in steps of {mine[0].step}{probe}"
-    yield "memory", f"weights {2 * numel / 2**30:.1f} GiB in bfloat16, {4 * numel / 2**30:.1f} GiB in float32"
+    if policy.tokens is not None:
+        gone = len(shape.cameras) * shape.tokens - policy.tokens.keep
+        yield "FastV", f"{gone} of {gone + policy.tokens.keep} vision tokens leave after layer {policy.tokens.layer}"
+    if policy.reuse is not None:
+        counts = policy.reuse.counts
+        least, most, all_tokens = counts.counts[0], counts.counts[-1], len(shape.cameras) * shape.tokens
+        never = f"{counts.excluded} never, by the attention of layer {counts.layer + 1}"
+        yield "VLA-Cache", f"layers reuse {least} to {most} of {all_tokens} vision tokens if they stand still; {never}"
+    numbers_kept = sum(cache.keys.numel() + cache.values.numel() for cache in policy.caches)
+    for kind, size in (("bfloat16", 2), ("float32", 4)):
+        gib, mib = size * numel / 2**30, size * numbers_kept / 2**20
+        yield "memory", f"{kind}: weights {gib:.1f} GiB, K and V that are kept {mib:.0f} MiB"
 
 
 def _ranges(mean: tuple[float, ...], std: tuple[float, ...]) -> str:

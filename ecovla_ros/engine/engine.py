@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -52,6 +52,7 @@ class Engine:
         self._trigger = Trigger(config.p, config.window)
         self._deadline: Deadline | None = None
         self._refreshes = 0
+        self._kept_by: Plan | None = None
         self.reset(seed)
 
     def calibrate(self, energies: Mapping[str, Tensor]) -> None:
@@ -60,6 +61,7 @@ class Engine:
         Raises PruningError where they do not fit the sites.
         """
         self._settled()
+        self._kept_by = None
         if self._refresh is not None:
             self._refresh.calibrate(energies)
 
@@ -72,6 +74,9 @@ class Engine:
             choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
                 self._answer(obs, plan)
+            if self.policy.encode(obs).reuse is not None:
+                for plan in (p for p in plans if p.record is None):
+                    self._answer(obs, plan, reuse=True)
         if refresh is not None and self.config.deadline_ms > 0:
             tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in refresh.sparse]
             self._deadline = Deadline(self.config.deadline_ms, tiers)
@@ -87,6 +92,7 @@ class Engine:
         self._noise = torch.randn((spec.horizon, spec.action_dim), generator=generator)
         self._trigger.reset()
         self._before: Seen | None = None
+        self._kept_by = None
         self._age = self._since = 0
         self._last = RefreshState() if self._refresh is None else self._refresh.state
 
@@ -102,7 +108,9 @@ class Engine:
         fault = self._join()
         watch.lap("join")
         plan = self._plan(decision, len(seen.prefix))
+        seen = self._recall(seen, plan)
         handoff = self.policy.prefill(seen, plan)
+        self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
         actions = self.policy.act(seen, handoff, plan, self._noise)
@@ -112,7 +120,7 @@ class Engine:
         chunk, fault = self._decode(seen, actions, plan, fault)
         watch.lap("post")
         self._streams.rest()
-        return Step(chunk, self._report(obs, decision, plan, fault))
+        return Step(chunk, self._report(seen, decision, plan, fault))
 
     @property
     def sparse_plan(self) -> Plan:
@@ -132,6 +140,7 @@ class Engine:
     def adopt(self, orders: Mapping[str, Sequence[int]]) -> None:
         """Start from exported patterns. Raises PruningError where they do not fit."""
         self._settled()
+        self._kept_by = None
         if self._refresh is not None:
             self._refresh.adopt(orders)
 
@@ -197,6 +206,17 @@ class Engine:
         refresh.watch(plan, prefix, self.policy.spec.horizon)
         return plan
 
+    def _recall(self, seen: Seen, plan: Plan) -> Seen:
+        """`seen`, which may keep K and V of earlier frames only where this plan and pattern made them (models/reuse.py).
+
+        A frame that records sees every token, so that its energies are of the whole sequence. The refresh behind it may
+        change the pattern, so that the frame after it begins anew; so does one of another tier, and a new episode.
+        """
+        before, self._kept_by = self._kept_by, None
+        if seen.reuse is None or (before is not None and plan.record is None and before.kept == plan.kept):
+            return seen
+        return replace(seen, reuse=None)
+
     def _wants_refresh(self, decision: Decision, refresh: Refresh) -> bool:
         if self.config.method not in ADAPTIVE or not self._streams.free:
             return False
@@ -215,19 +235,20 @@ class Engine:
             return chunk, fault
         if plan.kept:
             self._settled()
+            seen, self._kept_by = replace(seen, reuse=None), None
             handoff = self.policy.prefill(seen, DENSE)
             chunk = self.policy.decode(seen, self.policy.act(seen, handoff, DENSE, self._noise))
             if _finite(chunk):
                 return chunk, "sparse frame was not finite: answered dense"
         raise ControlError("the policy's actions are not finite; no chunk is sent")
 
-    def _report(self, obs: Observation, decision: Decision, plan: Plan, fault: str) -> FrameReport:
+    def _report(self, seen: Seen, decision: Decision, plan: Plan, fault: str) -> FrameReport:
         watch, last = self._watch, self._last
         total_ms = watch.total_ms()
         if self._deadline is not None and plan.kept and plan.record is None and self._refresh is not None:
             self._deadline.measured(self._refresh.sparse.index(plan), total_ms - watch.stages_ms["join"])
         return FrameReport(
-            stamp_ns=obs.stamp_ns,
+            stamp_ns=seen.observation.stamp_ns,
             stages_ms=watch.stages_ms,
             total_ms=total_ms,
             exposed_ms=watch.stages_ms["join"],
@@ -243,14 +264,16 @@ class Engine:
             pattern_id=last.pattern_id,
             swaps=last.swaps,
             fault=fault,
+            reused=seen.reuse is not None,
         )
 
     @torch.inference_mode()
-    def _answer(self, obs: Observation, plan: Plan) -> float:
-        """Run one observation with a plan and nothing else; ms."""
+    def _answer(self, obs: Observation, plan: Plan, reuse: bool = False) -> float:
+        """Run one observation with a plan and nothing else; ms. `reuse`: with K and V of the last one."""
         watch = self._watch
         watch.start()
         seen = self.policy.encode(obs)
+        seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon)
         self.policy.decode(seen, self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))

@@ -17,6 +17,9 @@ from torch import Tensor
 from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site
 from ecovla_ros.types import ActionChunk, Observation
 
+INPUTS = ("prefix", "state", "valid", "reuse")
+"""Fields of an encoded frame that a pass reads."""
+
 WARM_UPS = 3
 """Runs before a capture: libraries choose kernels and allocate workspaces then."""
 
@@ -89,7 +92,7 @@ class Graphed:
     def __init__(self, policy: Policy, recorder: Recorder) -> None:
         self.inner = policy
         self._recorder = recorder
-        self._captured: dict[tuple[Plan, int], Captured] = {}
+        self._captured: dict[tuple[Plan, int, bool], Captured] = {}
 
     @property
     def spec(self) -> PolicySpec:
@@ -156,18 +159,17 @@ class Graphed:
         return out
 
     def _of(self, seen: Seen, plan: Plan) -> Captured:
-        key = (plan, len(seen.prefix))
+        key = (plan, len(seen.prefix), seen.reuse is not None)
         if key not in self._captured:
             spec = self.inner.spec
-            copies = [t.clone() for t in _inputs(seen)]
-            own = replace(seen, prefix=copies[0], state=copies[1], valid=copies[2] if len(copies) > 2 else None)
+            own = replace(seen, **{n: t.clone() for n in INPUTS if (t := getattr(seen, n)) is not None})
             noise = torch.zeros((spec.horizon, spec.action_dim), device=seen.prefix.device)
             self._captured[key] = Captured(own, noise)
         return self._captured[key]
 
 
 def _inputs(seen: Seen) -> list[Tensor]:
-    return [t for t in (seen.prefix, seen.state, seen.valid) if t is not None]
+    return [t for n in INPUTS if (t := getattr(seen, n)) is not None]
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -27,6 +27,10 @@ class Seen:
     observation: Observation
     valid: Tensor | None = None
     """(S,) float32: 1 for a token of the prefix, 0 for the padding of a prompt bucket; None: no padding."""
+    reuse: Tensor | None = None
+    """(S,) int64: every position, those first that may keep K and V of an earlier frame (models/reuse.py); None: none.
+
+    Only for a pass of the plan that made them; the engine takes it away from any other."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from ecovla_ros.errors import ConfigError, unknown
 Image = NDArray[np.uint8]
 
 FITS = ("area", "pad", "crop", "bicubic")
-"""area: stretched, mean over areas (mini). pad: in proportion, on black, bilinear (openpi, lerobot). crop: stretched,
-then the middle 0.9 of the area (OpenVLA-OFT; its Lanczos filter is replaced by the mean over areas). bicubic:
-stretched (CogACT)."""
+"""area: stretched, mean over areas (mini). pad: in proportion, on black, bilinear (openpi, lerobot). crop: stretched by
+Lanczos' filter, then the middle 0.9 of the area (OpenVLA-OFT, but for the JPEG its evaluation makes of simulated images
+first). bicubic: stretched (CogACT)."""
 
 CROP = 0.9
 """Share of the area that `crop` keeps."""
@@ -29,7 +29,7 @@ def resize(image: Image, size: int, fit: str = "area") -> Image:
         raise ConfigError(unknown("fit", fit, FITS))
     square = image.shape[:2] == (size, size)
     if fit == "crop":
-        return _crop(image if square else _area(image, size))
+        return _crop(image if square else _filtered(image, size, size, "lanczos"))
     if square:
         return image
     if fit == "area":
@@ -51,17 +51,27 @@ def _pad(image: Image, size: int) -> Image:
 
 
 def _crop(image: Image) -> Image:
-    """The middle of a square image back to its size, bilinear, corners on corners (tf.image.crop_and_resize)."""
-    side = image.shape[0]
-    keep = CROP**0.5
-    offset = (1.0 - keep) / 2.0 * (side - 1)
-    back = np.array([[keep, 0.0, offset], [0.0, keep, offset]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cast(Image, cv2.warpAffine(image, back, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    """The middle of a square image back to its size, bilinear, corners on corners (tf.image.crop_and_resize).
+
+    Values v come back as floor(v * 255.5 / 255), as tf.image.convert_image_dtype does it.
+    """
+    keep, pixels = CROP**0.5, _pixels(image)
+    grid = F.affine_grid(torch.tensor([[[keep, 0.0, 0.0], [0.0, keep, 0.0]]]), list(pixels.shape), align_corners=True)
+    out = F.grid_sample(pixels, grid, "bilinear", "border", align_corners=True)
+    return _image((out * (255.5 / 255.0)).floor())
 
 
 def _filtered(image: Image, height: int, width: int, mode: str) -> Image:
-    """With a filter as wide as the reduction, as Pillow does."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    out = F.interpolate(pixels, (height, width), mode=mode, antialias=True).round().clamp(0, 255)
-    return out[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    """With a filter as wide as the reduction, as Pillow and TensorFlow do."""
+    try:
+        return _image(F.interpolate(_pixels(image), (height, width), mode=mode, antialias=True).round())
+    except (NotImplementedError, ValueError) as error:
+        raise ConfigError(f"torch {torch.__version__} has no filter '{mode}'; valid: torch 2.13") from error
+
+
+def _pixels(image: Image) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+
+
+def _image(pixels: torch.Tensor) -> Image:
+    return pixels.clamp(0, 255)[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy()

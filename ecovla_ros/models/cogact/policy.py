@@ -51,7 +51,7 @@ class CogactPolicy(PrismaticPolicy):
         """The cognition vector (width,)."""
         last = slice(len(seen.prefix) - 1, len(seen.prefix))
         use = uses("lm", len(self.model.lm), plan, valid=seen.valid)
-        return self.model.read(seen.prefix[None], last, use, seen.valid, self.tokens)[0, 0]
+        return self.read(seen, last, use)[0]
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class OftPolicy(PrismaticPolicy):
         """Hidden states (H * action_dim, width) of the action slots."""
         rows = self.model.rows(len(seen.prefix))
         use = uses("lm", len(self.model.lm), plan, valid=seen.valid)
-        return self.model.read(seen.prefix[None], rows, use, seen.valid, self.tokens)[0]
+        return self.read(seen, rows, use)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:

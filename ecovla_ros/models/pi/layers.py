@@ -171,6 +171,10 @@ class Attention(KeyValue):
         """K and V of normed inputs (B, L, width), and Q of the first `rows` query rows, as `split` gives them."""
         return self.split(F.linear(normed, self.vkq[: self.kv_rows + rows]), rope)
 
+    def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
+        """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width), rotated."""
+        return rotate(F.linear(normed, self.query()[:rows]).unflatten(-1, (-1, self.head_dim)), rope)
+
     def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Concatenated head outputs (B, L, heads * head_dim) of q (B, L, heads, head_dim) over k, v (B, G, keys, head_dim)."""
         batch, length = q.shape[:2]

@@ -6,28 +6,31 @@ embedded once per instruction, the time embedding once per step, the state token
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.parts import must_fit
+from ecovla_ros.models.pi.behind import Behind, suffix_mask
 from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.chunking import Follow
-from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.inputs import camera_images
-from ecovla_ros.models.pi.layers import Rope, run
+from ecovla_ros.models.pi.layers import Extend, Rope
 from ecovla_ros.models.pi.model import PiModel, key_mask
 from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.pi.prompt import Prompt, state_bins, state_prompt
 from ecovla_ros.models.pi.sites import sites, uses
+from ecovla_ros.models.pi.staging import Embedded, Staging
 from ecovla_ros.models.pi.steps import flow_step_parts
+from ecovla_ros.models.reuse import Reuse, ReuseCounts
+from ecovla_ros.models.tokens import Span, TokenPruning, fewer, shortened
 from ecovla_ros.prune.site import Hidden
 from ecovla_ros.types import ActionChunk, Observation
 
@@ -38,6 +41,8 @@ class Handoff:
 
     length: int
     """Prefix tokens S, padding included: where the state token lies in the caches."""
+    short: Tensor | None = None
+    """FastV: positions of the prefix whose K/V the later layers hold, ascending; None: all."""
 
 
 class PiPolicy:
@@ -58,7 +63,7 @@ class PiPolicy:
         """
         self.config = model.config
         self.model = model.requires_grad_(False).eval()
-        _check(self.config, spec, normaliser, prompt)
+        must_fit(self.config, spec, normaliser, prompt.size - 1, prompt.max_tokens)
         self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
         self.flow_steps = flow_steps or self.config.flow_steps
         self.calibration: dict[str, Tensor] = dict(calibration or {})
@@ -66,17 +71,34 @@ class PiPolicy:
         self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
         weight = model.action_in.weight
         self.device, self.dtype, self.bucket = weight.device, weight.dtype, bucket
-        self._cache = [Cache(self.config, weight) for _ in range(self.config.layers)]
+        shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
+        self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
+        """K/V of every layer: prefix, then state token, then actions."""
         self._steps = flow_step_parts(model, self.flow_steps)
-        self._instruction: tuple[str, Tensor] | None = None
+        self._embed = Embedded(prompt.ids, model.embed_prompt, bucket, self.config.max_prompt, self.device)
         self.follow: Follow | None = None
+        self.tokens: TokenPruning | None = None
+        self.reuse: Reuse | None = None
+        self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
         self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
-        self._last: tuple[int, Tensor | None] = (0, None)
+        self._last: list[Behind] = []
 
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = Follow(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
+
+    def prune_tokens(self, layer: int, ratio: float) -> None:
+        """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
+        count = len(self.config.cameras) * self.config.tokens
+        self.tokens = TokenPruning.of(count, self.config.layers - 1, layer, ratio)
+
+    def reuse_tokens(self, shares: Sequence[float], excluded: float, layer: int, similarity: float) -> None:
+        """From the next frame on keep K and V of vision tokens that stand still, see `ReuseCounts.of`."""
+        cameras, layers = len(self.config.cameras), self.config.layers
+        counts = ReuseCounts.of(cameras * self.config.tokens, layers, shares, excluded, layer, similarity)
+        side = math.isqrt(self.config.tokens)
+        self.reuse = None if counts is None else Reuse(counts, side, cameras, 0, self.device)
 
     @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
@@ -88,7 +110,7 @@ class PiPolicy:
         normalised = self.normaliser.observed(obs)
         if self.follow is not None:
             self.follow.look(obs)
-        prompt, real = self._embed(self._words(obs.instruction, normalised))
+        prompt, padding = self._embed(self._words(obs.instruction, normalised))
         tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
@@ -97,39 +119,56 @@ class PiPolicy:
         valid = None
         if self.bucket > 1:
             valid = torch.ones(len(prefix), device=self.device)
-            valid[len(prefix) - len(prompt) + real :] = 0.0
-        return Seen(dict(zip(tokens, parts)), prefix, state.to(self.device, self.dtype), obs, valid)
+            valid[len(prefix) - padding :] = 0.0
+        kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
+        return Seen(dict(zip(tokens, parts)), prefix, state.to(self.device, self.dtype), obs, valid, kept)
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:
         """LM over the prefix into the caches. An earlier hand-off is void afterwards."""
-        length, rope = len(seen.prefix), self.model.rope(None, 0, len(seen.prefix))
-        extends = [partial(cache.write, 0) for cache in self._cache]
-        use = uses("lm", len(self.model.lm), plan, valid=seen.valid)
+        length, blocks = len(seen.prefix), list(self.model.lm)
         mask = None if seen.valid is None else key_mask(seen.valid[None])
-        hidden = run(self.model.lm, seen.prefix[None], rope, extends, mask, use)
-        extends[-1](*self.model.lm_last.keys_values(hidden, rope))
+        span = Span(seen.prefix[None], self.model.rope(None, 0, length), mask, seen.valid)
+        use = uses("lm", len(blocks), plan, valid=seen.valid)
+        extends: list[Extend] = [partial(cache.write, 0) for cache in self.caches]
+        vision, last, short = _vision(seen), extends[-1], None
+        pruning = self._fewer(vision)
+        if self.reuse is not None:
+            span, last = self.reuse.run(blocks, span, self.caches, use, seen.reuse, slice(vision, length))
+        elif pruning is not None:
+            span, stay = pruning.begin(blocks, span, extends, use, slice(0, vision), slice(vision, length))
+            short = self._stay[: len(stay)].copy_(stay)
+            later = [shortened(each, stay, length) for each in use[pruning.layer :]]
+            span = span.through(blocks[pruning.layer :], extends[pruning.layer :], later)
+        else:
+            span = span.through(blocks, extends, use)
+        last(*self.model.lm_last.keys_values(span.x, span.rope))
         self.mark(seen)
-        return Handoff(length)
+        return Handoff(length, short)
 
     def mark(self, seen: Seen) -> None:
         """The probe of query heads reads the K/V of this pass: remember its length and padding."""
-        self._last = len(seen.prefix), seen.valid
+        pruning, length = self._fewer(_vision(seen)), len(seen.prefix)
+        short = None if pruning is None else self._stay[: length - _vision(seen) + pruning.keep]
+        self._last = self._behind(length, seen.valid, short)
+        if self.reuse is not None:
+            self.reuse.mark(seen)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
+        parts = self._behind(handoff.length, seen.valid, handoff.short)
         if before:
-            self._write_state(seen, handoff.length, plan)
-        start = handoff.length + before
-        rope, mask = self._suffix_rope(seen.valid, start, horizon), suffix_mask(seen.valid, before + horizon)
-        extends = [partial(cache.write, start) for cache in self._cache]
+            self._write_state(seen, handoff.length, parts, plan)
+        rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
+        runs = [part.runner(self.model.expert, self.caches, before, horizon) for part in parts]
         x_t = noise.to(self.device, torch.float32) * self.config.noise_scale
         for step in range(self.flow_steps):
             use, last = self._steps.modulate(uses("expert", blocks, plan, step, self.flow_steps), step)
-            hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)
-            hidden = run(self.model.expert, hidden[None], rope, extends, mask, use)
+            hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)[None]
+            for run_part in runs:
+                hidden = run_part(hidden, rope, use)
             velocity = self.model.action_out(self.model.expert_norm(hidden, last))[0]
             velocity = velocity.float()
             if self.follow is not None:
@@ -139,6 +178,8 @@ class PiPolicy:
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
+        if self.reuse is not None:
+            self.reuse.note()
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
         chunk: ActionChunk = self.normaliser.chunk(values, seen.observation, self.spec.period_s)
         if self.follow is not None:
@@ -162,13 +203,30 @@ class PiPolicy:
             seen = self.encode(obs)
             self.decode(seen, self.act(seen, self.prefill(seen, DENSE), DENSE, noise))
 
-    def _write_state(self, seen: Seen, position: int, plan: Plan) -> None:
+    def _write_state(self, seen: Seen, position: int, parts: Sequence[Behind], plan: Plan) -> None:
         """The state token through the expert; of its last layer only K and V are read. It leaves no samples."""
-        rope, mask = self._suffix_rope(seen.valid, position, 1), suffix_mask(seen.valid, 1)
-        extends = [partial(cache.write, position) for cache in self._cache]
-        use = uses("expert", len(self.model.expert), plan, -1, self.flow_steps)
-        hidden = run(list(self.model.expert)[:-1], self.model.state_in(seen.state)[None, None], rope, extends, mask, use)
-        extends[-1](*self.model.expert[-1].attention.keys_values(hidden, rope))
+        rope, blocks = self._suffix_rope(seen.valid, position, 1), list(self.model.expert)
+        use = uses("expert", len(blocks), plan, -1, self.flow_steps)
+        hidden = self.model.state_in(seen.state)[None, None]
+        for part in parts:
+            hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
+        self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
+
+    def _behind(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[Behind]:
+        """What the expert's layers attend to of a prefix; `short`: positions that the later layers hold (FastV)."""
+        layers = self.config.layers
+        if short is None or self.tokens is None:
+            return [Behind(0, layers, length, valid)]
+        left = None if valid is None else valid[short]
+        first = self.tokens.layer
+        return [Behind(0, first, length, valid), Behind(first, layers, len(short), left, short)]
+
+    def _fewer(self, vision: int) -> TokenPruning | None:
+        """FastV for a frame of `vision` tokens: with a camera gone, the same share of what is left."""
+        if self.tokens is None:
+            return None
+        whole = len(self.config.cameras) * self.config.tokens
+        return TokenPruning(self.tokens.layer, max(1, round(self.tokens.keep * vision / whole)))
 
     def _words(self, instruction: str, state: NDArray[np.float64]) -> str:
         """What the prompt says: the instruction, in pi0.5 with the normalised state (8,) behind it."""
@@ -186,73 +244,24 @@ class PiPolicy:
         """The query heads of one layer for sampled inputs, over the K/V that the last pass of the phase left."""
 
         def heads(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
-            (length, valid), cache = self._last, self._cache[layer]
-            acting = phase == "act"
+            part = next(p for p in self._last if p.first <= layer < p.last)
+            acting, whole, cache = phase == "act", self._last[0].length, self.caches[layer]
             block = (self.model.expert if acting else self.model.lm)[layer].attention
-            end = length + self.config.state_tokens + self.config.horizon if acting else length
-            mask = suffix_mask(valid, end - length)
+            more = self.config.state_tokens + self.config.horizon if acting else 0
             if acting:
-                table = self._suffix_rope(valid, length + self.config.state_tokens, self.config.horizon)
-                rope = Rope(*(part[:, tokens] if part.dim() == 4 else part[tokens] for part in table))
+                valid = self._last[0].valid
+                table = self._suffix_rope(valid, whole + self.config.state_tokens, self.config.horizon)
+                rope = Rope(*(t[:, tokens] if t.dim() == 4 else t[tokens] for t in table))
             else:
-                rope = self.model.rope(tokens[None], 0, 0)
+                places = tokens if part.stay is None else part.stay[fewer(tokens, part.length, whole)]
+                rope = self.model.rope(places[None], 0, 0)
+            end = part.length + more
+            mask = suffix_mask(part.valid, more)
             return block.probe(inputs, rope, cache.keys[:, :, :end], cache.values[:, :, :end], mask, first, last)
 
         return heads
 
-    def _embed(self, instruction: str) -> tuple[Tensor, int]:
-        """Prompt embeddings (T, lm_width), padded to a bucket, and how many are real; kept while the instruction stays."""
-        if self._instruction is None or self._instruction[0] != instruction:
-            ids = self.prompt.ids(instruction)
-            padded = min(-(-len(ids) // self.bucket) * self.bucket, self.config.max_prompt)
-            row = torch.tensor([ids + [0] * (padded - len(ids))], device=self.device)
-            self._instruction = (instruction, self.model.embed_prompt(row)[0])
-            self._real = len(ids)
-        return self._instruction[1], self._real
 
-
-class Staging:
-    """Images on their way to the device, through one pinned buffer on CUDA: the host does not wait for the copy.
-
-    The buffer may be written again once the chunk of the frame before is on the host.
-    """
-
-    def __init__(self, cameras: int, size: int, device: torch.device) -> None:
-        shape = (cameras, 1, size, size, 3)
-        self._device = device
-        self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if device.type == "cuda" else None
-
-    def copy(self, images: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """Camera -> uint8 (1, H, W, 3) on the device."""
-        if self._pinned is None:
-            return {name: torch.from_numpy(image)[None] for name, image in images.items()}
-        for row, image in zip(self._pinned, images.values()):
-            row[0].numpy()[:] = image
-        there = self._pinned[: len(images)].to(self._device, non_blocking=True)
-        return dict(zip(images, there))
-
-
-def suffix_mask(valid: Tensor | None, more: int) -> Tensor | None:
-    """Keys (1, 1, 1, S + more) that may be seen: those of `valid` (S,), and all `more` behind them."""
-    return None if valid is None else key_mask(F.pad(valid, (0, more), value=1.0)[None])
-
-
-def _check(config: PiConfig, spec: PolicySpec, normaliser: Normaliser, prompt: Prompt) -> None:
-    size = (config.image_size, config.image_size)
-    expected = {name: size for name in config.cameras}
-    if {name: tuple(hw) for name, hw in spec.cameras.items()} != expected:
-        raise CheckpointError(f"cameras of the specification {dict(spec.cameras)} are not the model's: {expected}")
-    for name, value in (("horizon", config.horizon), ("action_dim", config.action_dim)):
-        if getattr(spec, name) != value:
-            raise CheckpointError(f"{name} of the specification is {getattr(spec, name)}, the model's is {value}")
-    rows = len(normaliser.action_mean)
-    if rows != config.horizon:
-        raise CheckpointError(f"normalisation has statistics of {rows} actions; the horizon is {config.horizon}")
-    if prompt.size > config.vocab or prompt.max_tokens > config.max_prompt:
-        raise CheckpointError(
-            f"tokenizer of {prompt.size} tokens, prompts to {prompt.max_tokens}; the model takes {config.vocab} "
-            f"and {config.max_prompt}"
-        )
-    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
-        if getattr(config, name) < needed:
-            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")
+def _vision(seen: Seen) -> int:
+    """Vision tokens of a frame: they come first."""
+    return sum(len(tokens) for tokens in seen.vision.values())

@@ -37,6 +37,11 @@ class MultiHead(Attention):
             q, k = rotate(q, rope), rotate(k, rope)
         return k.transpose(1, 2), v.transpose(1, 2), q
 
+    def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
+        """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width)."""
+        q = self.rows_of(normed, 0, rows)
+        return rotate(q, rope) if self.rotary else q
+
     def forward(
         self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = ALL,
         valid: Tensor | None = None, modulation: Modulation | None = None,
@@ -45,16 +50,16 @@ class MultiHead(Attention):
         out = super().forward(x, rope, extend, mask, use, valid, modulation)
         return out if self.o_bias is None else out + self.o_bias
 
-    def read(self, x: Tensor, rope: Rope, rows: slice, mask: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Tensor | None) -> Tensor:
         """(B, L, width) to (B, len(rows), width): what forward gives at `rows`, with K and V of all positions.
 
-        `mask`: (…, len(rows), L) bool, True where a key may be seen.
+        `mask`: (…, len(rows), keys) bool, True where a key may be seen.
         """
         normed, all_rows = self.norm(x), len(self.o)
         k, v = rotate(self.rows_of(normed, 1, all_rows), rope), self.rows_of(normed, 2, all_rows)
         there = Rope(rope.cos[rows], rope.sin[rows])
-        q = rotate(self.rows_of(normed[:, rows], 0, all_rows), there)
-        return self.heads(q, k.transpose(1, 2), v.transpose(1, 2), mask) @ self.o
+        q = self.queries(normed[:, rows], all_rows, there)
+        return self.heads(q, *extend(k.transpose(1, 2), v.transpose(1, 2)), mask) @ self.o
 
     def rows_of(self, normed: Tensor, which: int, rows: int) -> Tensor:
         """Q (`which` 0), K (1) or V (2) of normed inputs, first `rows` rows, not rotated: (B, L, heads, head_dim)."""
@@ -72,9 +77,9 @@ class LlamaBlock(Block):
         self.norm = RMSNorm(width, eps, offset=0.0)
         self.mlp = Mlp(width, mlp, depth, "silu")
 
-    def read(self, x: Tensor, rope: Rope, rows: slice, mask: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Tensor | None) -> Tensor:
         """(B, L, width) to (B, len(rows), width): the block's output at `rows` and nowhere else."""
-        out = x[:, rows] + self.attention.read(x, rope, rows, mask)
+        out = x[:, rows] + self.attention.read(x, rope, extend, rows, mask)
         return out + self.mlp(self.norm(out))
 
 

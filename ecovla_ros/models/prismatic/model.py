@@ -7,17 +7,22 @@ are read. The last layer's rows are never pruned: it runs on few positions, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.pi.layers import FULL, RMSNorm, Rope, Use, rope_tables, run
+from ecovla_ros.models.pi.cache import Cache
+from ecovla_ros.models.pi.layers import FULL, Extend, RMSNorm, Rope, Use, rope_tables
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.layers import LlamaBlock, own
-from ecovla_ros.models.prismatic.tokens import TokenPruning, attention_to, shortened, staying
 from ecovla_ros.models.prismatic.vision import Projector, Vision
+from ecovla_ros.models.reuse import Reuse, behind
+from ecovla_ros.models.tokens import Span, TokenPruning, shortened
+
+OWN: Extend = own
 
 
 class Prismatic(nn.Module):
@@ -25,7 +30,7 @@ class Prismatic(nn.Module):
 
     def __init__(self, config: PrismaticConfig, max_length: int, causal: bool) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.max_length = config, max_length
         self.vision = Vision(config)
         self.projector = Projector(config.vision_width, config.width)
         self.embedding = nn.Parameter(torch.randn(config.vocab, config.width) * config.width**-0.5)
@@ -56,13 +61,30 @@ class Prismatic(nn.Module):
 
     def read(
         self, sequence: Tensor, rows: slice, uses: Sequence[Use] | None = None, valid: Tensor | None = None,
-        tokens: TokenPruning | None = None,
+        tokens: TokenPruning | None = None, recall: Recall | None = None,
     ) -> Tensor:
         """Normed hidden states (B, len(rows), width) of Llama over `sequence` (B, S, width) at `rows`.
 
         `valid` (S,): 0 for padding, which is not seen and takes no position; None: no padding. `tokens`: vision tokens
-        leave the sequence on the way (B = 1, and `rows` behind them).
+        leave the sequence on the way; `recall`: some of them keep K and V of an earlier frame (both: B = 1, `rows`
+        behind the vision tokens).
         """
+        length, blocks, uses = sequence.shape[1], list(self.lm), list(uses or [FULL] * len(self.lm))
+        span, extends, last = self._span(sequence, valid), [own] * len(blocks), OWN
+        vision = slice(1, 1 + len(self.config.cameras) * self.config.tokens)
+        if recall is not None:
+            span, last = recall.reuse.run(blocks, span, recall.caches, uses, recall.order, recall.prompt)
+        elif tokens is not None:
+            span, stay = tokens.begin(blocks, span, extends, uses, vision, rows)
+            later = [shortened(use, stay, length) for use in uses[tokens.layer :]]
+            span = span.through(blocks[tokens.layer :], extends, later)
+        else:
+            span = span.through(blocks, extends, uses)
+        rows = behind(rows, span, length)
+        mask = None if span.mask is None else span.mask[rows]
+        return self.norm(self.lm_last.read(span.x, span.rope, last, rows, mask))
+
+    def _span(self, sequence: Tensor, valid: Tensor | None) -> Span:
         length = sequence.shape[1]
         index = slice(0, length) if valid is None else (valid.long().cumsum(0) - 1).clamp(min=0)
         rope = Rope(self.rope_cos[index].unsqueeze(-2), self.rope_sin[index].unsqueeze(-2))
@@ -70,30 +92,16 @@ class Prismatic(nn.Module):
         if valid is not None:
             keys = valid.bool().expand(length, -1)
             mask = keys if mask is None else keys & mask
-        blocks, hidden, uses = list(self.lm), sequence, uses or [FULL] * len(self.lm)
-        if tokens is not None:
-            hidden, stay = self._look(hidden, rope, mask, uses[: tokens.layer], rows, tokens)
-            uses = [shortened(use, stay, length) for use in uses[tokens.layer :]]
-            rope, blocks = Rope(rope.cos[stay], rope.sin[stay]), blocks[tokens.layer :]
-            mask = None if mask is None else mask[stay][:, stay]
-            rows = slice(rows.start - length + len(stay), rows.stop - length + len(stay))
-        hidden = run(blocks, hidden, rope, [own] * len(blocks), mask, uses)
-        return self.norm(self.lm_last.read(hidden, rope, rows, None if mask is None else mask[rows]))
+        return Span(sequence, rope, mask, valid)
 
-    def _look(
-        self, x: Tensor, rope: Rope, mask: Tensor | None, uses: Sequence[Use], rows: slice, tokens: TokenPruning
-    ) -> tuple[Tensor, Tensor]:
-        """The first layers over all tokens: hidden states of the positions that stay, and these positions."""
-        last = len(uses) - 1
-        x = run(list(self.lm)[:last], x, rope, [own] * last, mask, uses[:last])
-        keys: list[Tensor] = []
 
-        def noting(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            keys.append(k)
-            return k, v
+class Recall(NamedTuple):
+    """What a pass needs to keep K and V from frame to frame (models/reuse.py)."""
 
-        block = self.lm[last]
-        after = run([block], x, rope, [noting], mask, uses[last:])
-        scores = attention_to(block.attention, x, keys[0], rope, rows, mask)
-        stay = staying(scores, 1, len(self.config.cameras) * self.config.tokens, tokens.keep)
-        return after[:, stay], stay
+    reuse: Reuse
+    caches: Sequence[Cache]
+    """One a layer, the last layer's included."""
+    order: Tensor | None
+    """As `Reuse.choose` gave it."""
+    prompt: slice
+    """Where the prompt lies behind the vision tokens."""

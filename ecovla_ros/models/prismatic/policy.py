@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.parts import must_fit
+from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.inputs import camera_images
+from ecovla_ros.models.pi.layers import Use
 from ecovla_ros.models.pi.normalise import Normaliser
-from ecovla_ros.models.pi.policy import Staging
+from ecovla_ros.models.pi.staging import Embedded, Staging
 from ecovla_ros.models.prismatic.config import PrismaticConfig
-from ecovla_ros.models.prismatic.model import Prismatic
+from ecovla_ros.models.prismatic.model import Prismatic, Recall
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
-from ecovla_ros.models.prismatic.tokens import TokenPruning
+from ecovla_ros.models.reuse import Reuse, ReuseCounts
+from ecovla_ros.models.tokens import TokenPruning
 from ecovla_ros.types import ActionChunk, Observation
 
 
@@ -38,7 +40,8 @@ class PrismaticPolicy:
         """
         self.config: PrismaticConfig = model.config
         model.requires_grad_(False).eval()
-        _check(self.config, spec, normaliser, prompt)
+        highest = max(prompt.size - 1, prompt.begin, *prompt.closing)
+        must_fit(self.config, spec, normaliser, highest, prompt.max_tokens)
         self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
         self.calibration: dict[str, Tensor] = dict(calibration or {})
         """Site key -> calibration energies (C * unit,), float32, channel order."""
@@ -47,7 +50,11 @@ class PrismaticPolicy:
         self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
         self.bucket = bucket
         self.tokens: TokenPruning | None = None
-        self._instruction: tuple[str, Tensor, int] | None = None
+        self.reuse: Reuse | None = None
+        self.caches: list[Cache] = []
+        """K/V of every layer, where they are kept from frame to frame."""
+        longest = self.config.max_prompt
+        self._embed = Embedded(prompt.ids, model.embed_prompt, bucket, longest, self.device, lead=1)
 
     @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
@@ -66,12 +73,22 @@ class PrismaticPolicy:
         prefix = self.sequence(vision, state, prompt)
         size = self.config.tokens
         views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
-        return Seen(views, prefix, state, obs, self._valid(len(prefix), padding))
+        kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
+        return Seen(views, prefix, state, obs, self._valid(len(prefix), padding), kept)
 
     def prune_tokens(self, layer: int, ratio: float) -> None:
         """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
         count = len(self.config.cameras) * self.config.tokens
         self.tokens = TokenPruning.of(count, self.config.layers - 1, layer, ratio)
+
+    def reuse_tokens(self, shares: Sequence[float], excluded: float, layer: int, similarity: float) -> None:
+        """From the next frame on keep K and V of vision tokens that stand still, see `ReuseCounts.of`."""
+        config, cameras = self.config, len(self.config.cameras)
+        counts = ReuseCounts.of(cameras * config.tokens, config.layers, shares, excluded, layer, similarity)
+        side, longest = config.image_size // config.patch, self._prismatic.max_length
+        self.reuse = None if counts is None else Reuse(counts, side, cameras, 1, self.device)
+        like, shape = self._prismatic.embedding, (config.heads, longest, config.head_dim)
+        self.caches = [Cache(*shape, like) for _ in range(config.layers)] if counts is not None else []
 
     def sequence(self, vision: Tensor, state: Tensor, prompt: Tensor) -> Tensor:
         """The begin token, then `vision` (cameras * N, width), then the rest: (S, width)."""
@@ -82,7 +99,9 @@ class PrismaticPolicy:
         raise NotImplementedError
 
     def mark(self, seen: Seen) -> None:
-        """Nothing: the probes of these models need their sampled inputs alone."""
+        """A probe needs its sampled inputs alone; what is reused must know whose K and V lie there."""
+        if self.reuse is not None:
+            self.reuse.mark(seen)
 
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         """Hidden states to normalised actions (H, action_dim), float32."""
@@ -90,6 +109,8 @@ class PrismaticPolicy:
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
+        if self.reuse is not None:
+            self.reuse.note()
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
         return self.normaliser.chunk(values, seen.observation, self.spec.period_s)
 
@@ -107,15 +128,15 @@ class PrismaticPolicy:
             seen = self.encode(obs)
             self.decode(seen, self.act(seen, self.prefill(seen, DENSE), DENSE, noise))
 
-    def _embed(self, instruction: str) -> tuple[Tensor, int]:
-        """Prompt embeddings (T, width) and how many behind the begin token are padding; kept while the text stays."""
-        if self._instruction is None or self._instruction[0] != instruction:
-            begin, *rest = self.prompt.ids(instruction)
-            padded = min(-(-(1 + len(rest)) // self.bucket) * self.bucket, self.config.max_prompt)
-            padding = padded - 1 - len(rest)
-            ids = torch.tensor([[begin, *([0] * padding), *rest]], device=self.device)
-            self._instruction = (instruction, self._prismatic.embed_prompt(ids)[0], padding)
-        return self._instruction[1:]
+    def read(self, seen: Seen, rows: slice, uses: Sequence[Use]) -> Tensor:
+        """Normed hidden states (len(rows), width) of a frame at `rows`, with tokens pruned or reused as is set."""
+        recall = None
+        if self.reuse is not None:
+            first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
+            recall = Recall(self.reuse, self.caches, seen.reuse, slice(first, rows.start + 1))
+        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall)[0]
+        self.mark(seen)
+        return out
 
     def _valid(self, length: int, padding: int) -> Tensor | None:
         """(S,) float32, 0 where the prompt is padded: before its words, so that what is read lies at fixed places."""
@@ -125,26 +146,3 @@ class PrismaticPolicy:
         first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
         valid[first : first + padding] = 0.0
         return valid
-
-
-def _check(config: PrismaticConfig, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt) -> None:
-    size = (config.image_size, config.image_size)
-    expected = {name: size for name in config.cameras}
-    found: dict[str, Any] = {name: tuple(hw) for name, hw in spec.cameras.items()}
-    if found != expected:
-        raise CheckpointError(f"cameras of the specification {found} are not the model's: {expected}")
-    for name, value in (("horizon", config.horizon), ("action_dim", config.action_dim)):
-        if getattr(spec, name) != value:
-            raise CheckpointError(f"{name} of the specification is {getattr(spec, name)}, the model's is {value}")
-    rows = len(normaliser.action_mean)
-    if rows != config.horizon:
-        raise CheckpointError(f"normalisation has statistics of {rows} actions; the horizon is {config.horizon}")
-    highest = max(prompt.size - 1, prompt.begin, *prompt.closing)
-    if highest >= config.vocab or prompt.max_tokens > config.max_prompt:
-        raise CheckpointError(
-            f"token ids up to {highest}, prompts to {prompt.max_tokens}; the model takes ids below {config.vocab} and "
-            f"prompts to {config.max_prompt}"
-        )
-    for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
-        if getattr(config, name) < needed:
-            raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")
