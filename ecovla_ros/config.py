@@ -44,12 +44,18 @@ def _doc(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
+ACTIONS = ("absolute", "relative", "delta_base", "delta_tool")
+
+
 @dataclass(frozen=True)
 class EmbodimentConfig:
     """What a published checkpoint does not say of itself: how its training data name and measure this arm."""
 
     cameras: tuple[str, ...] = _doc((), "camera=slot for each camera, e.g. third_person=base_0_rgb")
-    actions: str = _one_of("absolute", ("absolute", "relative"), "joint targets, or how far they lie from the joints")
+    actions: str = _one_of(
+        "absolute", ACTIONS,
+        "joint targets, how far these lie from the joints, or small motions of the tool along axes of base or tool",
+    )
     gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
     period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
     statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")

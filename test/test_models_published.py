@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ecovla_ros import build, cli, config
 from ecovla_ros.config import EmbodimentConfig, PolicyConfig
+from ecovla_ros.control import kinematics
 from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.models import shapes, statistics
 from ecovla_ros.models.base import DENSE
@@ -550,6 +551,31 @@ def test_a_cogact_folder_gives_back_the_model_and_clips_its_actions(cogact_folde
     assert of.prompt.ids(obs.instruction)[-2:] == [small.EMPTY, 2]
     chunk = of.decode(of.encode(obs), torch.full((of.config.horizon, 8), -7.0))
     assert np.allclose((chunk.joints + 0.2 + np.pi) % (2 * np.pi) - np.pi, 0.0, atol=1e-6)  # -7 is clipped to -1, q01
+
+
+@pytest.mark.parametrize("frame", ["base", "tool"])
+def test_actions_that_are_motions_of_the_tool_become_joint_targets(cogact_folder, frame):
+    """The tool goes where the motions add up to; the gripper by its ends; NaN stays NaN, for the guard to latch on."""
+    folder, _ = cogact_folder
+    spread = [0.01, 0.004, 0.006, 0.02, 0.03, 0.01, 1.0]
+    stats = {"q01": [-s for s in spread], "q99": spread, "mask": [True] * 7}
+    (folder / "dataset_statistics.json").write_text(json.dumps({"gen3": {"action": stats, "proprio": {}}}))
+    moves = dataclasses.replace(COGACT_CAMERA, actions=f"delta_{frame}", gripper=(1.0, -1.0))
+    of = cogact.load(folder, "cpu", torch.float32, moves)
+    joints = np.array([0.1, 0.5, 3.1, -1.6, 0.0, -1.0, 1.57])
+    obs = dataclasses.replace(small.observation(of.config), joints=joints)
+    still = torch.zeros(of.config.horizon, 8)
+    assert np.allclose(of.decode(of.encode(obs), still).joints, joints, atol=1e-6)
+    still[:, 0], still[:, 6] = 1.0, -1.0
+    chunk = of.decode(of.encode(obs), still)
+    (before, turned), (after, _) = kinematics.pose(joints), kinematics.pose(chunk.joints[-1])
+    way = np.array([0.01 * of.config.horizon, 0.0, 0.0])
+    assert np.allclose(after - before, way if frame == "base" else turned @ way, atol=2e-4)
+    assert np.allclose(chunk.gripper, 1.0), "-1 is closed"
+    still[2, 3] = torch.nan
+    assert np.isnan(of.decode(of.encode(obs), still).joints).all()
+    with pytest.raises(CheckpointError, match="7 dimensions; this arm has 8.*actions=absolute"):
+        cogact.load(folder, "cpu", torch.float32, COGACT_CAMERA)
 
 
 OFT_FAULTS = {

@@ -12,6 +12,14 @@ from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import print_table
 
+MEANING = {
+    "absolute": "joint targets",
+    "relative": "differences from the joints now",
+    "delta_base": "motions of the tool along the axes of the base, made joint targets by kinematics",
+    "delta_tool": "motions of the tool along its own axes, made joint targets by kinematics",
+}
+"""What actions are, by `policy.embodiment.actions`."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -64,9 +72,10 @@ def facts(policy: Any, family: str, embodiment: config.EmbodimentConfig) -> Iter
         state, action = norm.widths
         yield "another arm", f"state of {state}, actions of {action} numbers, as its data have them; for serving only"
         return
-    yield "state", _ranges(norm.state_mean, norm.state_std)
-    kind = "differences from the joints now" if norm.relative else "joint targets"
-    ends = f"gripper {norm.action_gripper[0]:g} open, {norm.action_gripper[1]:g} closed"
+    yield "state", _ranges(norm.state_mean, norm.state_std) if norm.widths[0] else "none"
+    opened, closed = embodiment.gripper
+    ends = f"gripper {opened:g} open, {closed:g} closed"
+    kind = MEANING[embodiment.actions]
     yield "actions", f"{shape.horizon} x {spec.period_s:g} s, {kind}, {ends}"
     yield "", _ranges(norm.action_mean[0], norm.action_std[0])
     for group in sorted({s.group for s in policy.sites}):

@@ -17,8 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ecovla_ros.config import EmbodimentConfig
+from ecovla_ros.control import delta
 from ecovla_ros.errors import CheckpointError, ObservationError, unknown
-from ecovla_ros.models.pi.normalise import Normaliser
+from ecovla_ros.models.affine import Affine, Statistics
+from ecovla_ros.models.pi.normalise import Normaliser, ends_of
+from ecovla_ros.models.tool_motion import TOOL_WIDTH, ToolMotion
 from ecovla_ros.models.weights import read_json
 from ecovla_ros.types import ActionChunk, Observation
 
@@ -26,25 +29,6 @@ WIDTH = 8
 """Seven joints and the gripper."""
 
 MODES = ("mean_std", "quantiles", "min_max")
-
-
-@dataclass(frozen=True)
-class Affine:
-    """raw = mean + std * normalised, per dimension."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of state (None: the model takes none) and actions, with how they were used in training."""
-
-    state: Affine | None
-    action: Affine
-    mode: str
-    source: str
-    """File they stand in."""
 
 
 def affine(values: Any, mode: str, floor: float, where: str) -> Affine:
@@ -161,11 +145,18 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> An
     """For seven joints and the gripper, or for another arm. Raises CheckpointError where the data do not fit."""
     if embodiment.other:
         return Foreign(of, horizon)
-    for what, values in (("state", of.state), ("actions", of.action)):
-        if values is not None and values.mean.shape != (WIDTH,):
+    frame = embodiment.actions.removeprefix("delta_")
+    moves = frame in delta.FRAMES
+    joints = f"{WIDTH}: seven joints, the gripper"
+    motion = f"{TOOL_WIDTH}: translation, rotation vector, gripper"
+    for what, values, needed in (("state", of.state, joints), ("actions", of.action, motion if moves else joints)):
+        if values is not None and values.mean.shape != (int(needed.partition(":")[0]),):
             raise CheckpointError(
-                f"{of.source}: {what} of {values.mean.size} dimensions; this arm has {WIDTH}: seven joints, the gripper"
+                f"{of.source}: {what} of {values.mean.size} dimensions; this arm has {needed} "
+                f"(policy.embodiment.actions={embodiment.actions})"
             )
+    if moves:
+        return ToolMotion(of, horizon, ends_of("gripper", embodiment.gripper), frame)
     state = of.state or Affine(np.zeros(WIDTH), np.ones(WIDTH))
     ends = embodiment.gripper
     row, spread = tuple(of.action.mean.tolist()), tuple(of.action.std.tolist())

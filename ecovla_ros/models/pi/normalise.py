@@ -47,7 +47,7 @@ class Normaliser:
         if not isinstance(self.relative, bool):
             raise CheckpointError(f"normalisation: relative must be true or false, got {self.relative!r}")
         for name in ("state_gripper", "action_gripper"):
-            object.__setattr__(self, name, _ends(name, getattr(self, name)))
+            object.__setattr__(self, name, ends_of(name, getattr(self, name)))
         for name in STATISTICS:
             value = getattr(self, name)
             try:
@@ -152,7 +152,8 @@ def _short_way(difference: Array) -> Array:
     return np.where(np.array(CONTINUOUS), (difference + np.pi) % (2.0 * np.pi) - np.pi, difference)
 
 
-def _ends(name: str, value: Any) -> tuple[float, float]:
+def ends_of(name: str, value: Any) -> tuple[float, float]:
+    """A gripper's values open and closed. Raises CheckpointError unless they are two different numbers."""
     ends = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else ()
     if len(ends) != 2 or not np.isfinite(ends).all() or ends[0] == ends[1]:
         raise CheckpointError(f"normalisation: {name} must be two different numbers, open and closed, got {value!r}")
