@@ -18,8 +18,8 @@ ACCELERATION_WEIGHT = 0.003
 REST_S = 0.02
 """Shortest time in which the braking of a stop is built up, s."""
 ENTRY_S = 0.05
-"""The same for a stop that replaces a motion in flight, s: where the controller's clock and the guard's are off by e, the
-arm is v e from where it is taken to be, and the curve to the first knot needs 6 v e / t^2 more acceleration."""
+"""The same for a stop that replaces a motion in flight, s: where the controller's clock and the guard's are off by e,
+the arm is v e from where it is taken to be, and the curve to the first knot needs 6 v e / t^2 more acceleration."""
 ROUNDS = 12
 """Lengths of that time that are tried."""
 
