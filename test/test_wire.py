@@ -66,7 +66,7 @@ ALPHA = np.full((6, 5, 1), 9, np.uint8)
 def test_every_colour_encoding_gives_the_same_rgb(encoding: str, pixels: np.ndarray, pad: int) -> None:
     decoded = wire.decode_image(image(np.ascontiguousarray(pixels), encoding, pad))
     np.testing.assert_array_equal(decoded, RGB)
-    assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
+    assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous and decoded.flags.writeable
 
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])

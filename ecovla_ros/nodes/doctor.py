@@ -79,7 +79,8 @@ class Doctor(Node):
             what = "publisher" if link.written else "subscriber"
             if not ends:
                 why = {CONTROLLER: "no controller listens: is joint_trajectory_controller active?",
-                       "instruction": "no instruction yet: the policy waits for one"}  # fmt: skip
+                       "instruction": "no instruction yet: the policy waits for one",
+                       "action_chunk": "no publisher: is the policy configured?"}  # fmt: skip
                 level = WARNING if link.topic in ("instruction", "latency") else FAULT
                 yield Finding(level, name, why.get(link.topic, f"no {what}; valid: remap yours to this name"))
                 continue

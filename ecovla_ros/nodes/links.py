@@ -24,7 +24,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.level:<8}{self.check:<22}{self.text}"
+        return f"{self.level:<7} {self.check:<21} {self.text}"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def _colours(rows: np.ndarray, encoding: str, big_endian: bool, name: str) -> np
     first, _, last = CHANNELS[encoding]
     if first == last:
         return np.repeat(rows[..., :1], 3, axis=2)
-    return np.ascontiguousarray(rows[..., :3] if first < last else rows[..., 2::-1])
+    return np.array(rows[..., :3] if first < last else rows[..., 2::-1])  # a copy: the message may go
 
 
 def fill_image(msg: Any, image: np.ndarray, ns: int, frame: str) -> Any:
