@@ -284,7 +284,8 @@ def families(document: Document) -> str:
     head = ("model", "method", "ratio", "scope", "frames", "n", "mean ms", "p50", "p95", "speed-up", "MACs left",
             "speed-up / ideal", "paper's speed-up")  # fmt: skip
     settings = document["settings"]
-    command = f"ecovla bench --reduced --frames {settings['frames']} --warm-up {settings['warm_up']}"
+    began = "ecovla bench --reduced" if "reduced" in settings else "python -m ecovla_ros.bench.families"
+    command = f"{began} --frames {settings['frames']} --warm-up {settings['warm_up']}"
     return markdown(head, rows, source(document, command))
 
 
