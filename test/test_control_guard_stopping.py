@@ -119,3 +119,23 @@ def test_nothing_is_sent_while_the_clock_stands() -> None:
     arm.skew = 0
     arm.run(0.5)
     arm.assert_law()
+
+
+@pytest.mark.parametrize("lost_s", [0.05, 0.15, 0.19])
+def test_a_clock_that_lost_time_while_it_stood_is_one_that_jumped(lost_s: float) -> None:
+    """Set back unseen: it goes on forward, and yet the arm is further than the clock says."""
+    arm = moving_arm()
+    arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
+    arm.run(0.3)
+    stood = arm.clock
+    for _ in range(20):
+        arm.skew = stood - arm.now
+        arm.tick()
+    arm.skew = -round(lost_s * 1e9)
+    sent = len(arm.sent)
+    arm.tick()
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "clock jumped" in arm.last.status.reason
+    arm.guard.hold(arm.clock)
+    arm.run(0.8)
+    assert len(arm.sent) == sent and not arm.speed[-1].any()
+    arm.assert_law()

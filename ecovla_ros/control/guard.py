@@ -20,7 +20,7 @@ from ecovla_ros.control.flight import Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS
 from ecovla_ros.control.status import Command, GuardStatus, State
-from ecovla_ros.control.watch import ArmWatch, Clock, GripperGate, LateWatch
+from ecovla_ros.control.watch import STILL_S, ArmWatch, Clock, GripperGate, LateWatch
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
@@ -39,7 +39,8 @@ class Guard:
     def __init__(self, config: ControlConfig, limits: Limits) -> None:
         self._config, self._limits = config, limits
         self._site = Site(config, limits, tool.box(config))
-        self._clock, self._arm, self._gate = Clock(), ArmWatch(config.joint_state_age_s), GripperGate()
+        self._clock = Clock(round(STILL_S * config.rate_hz))
+        self._arm, self._gate = ArmWatch(config.joint_state_age_s), GripperGate()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = 0
@@ -140,6 +141,7 @@ class Guard:
         stands, self._ticked_ns = now_ns == self._ticked_ns, now_ns
         self._watch(now_ns)
         self._counters["clock_still"] += stands
+        self._clock.stood += stands
         trajectory = None
         if not stands:  # else the arm may be further than it is taken to be: what runs comes to rest by itself
             trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)

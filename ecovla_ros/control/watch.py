@@ -12,6 +12,9 @@ from ecovla_ros.types import JOINTS, ArmState
 
 BACK_S = 0.001
 """A clock that steps back by less is taken as standing still."""
+STILL_S = 0.1
+"""A clock that stood still for so long of the guard's own ticks, and goes on, may have lost time meanwhile, or was set
+back unseen: that is a jump. Also slow simulation clocks step more often."""
 GAP_S = 0.5
 """Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
 STEADY_RAD = 0.02
@@ -32,7 +35,11 @@ GRIPPER_PERIOD_S = 0.2
 class Clock:
     """Tells a clock that walks from one that jumps."""
 
+    patience: int
+    """Ticks in a row for which it may stand still."""
     last_ns: int | None = None
+    stood: int = 0
+    """Ticks in a row at the same time; counted by whoever ticks."""
 
     def see(self, now_ns: int) -> tuple[int, float]:
         """The time to use, and by how many seconds the clock jumped (0.0: it did not)."""
@@ -41,7 +48,10 @@ class Clock:
         if -BACK_S <= step <= 0.0:
             now_ns = last
         self.last_ns = now_ns
-        return now_ns, step if step < -BACK_S or step > GAP_S else 0.0
+        jumped = step < -BACK_S or step > GAP_S or (step > 0.0 and self.stood >= self.patience)
+        if step > 0.0:
+            self.stood = 0
+        return now_ns, step if jumped else 0.0
 
 
 @dataclass
