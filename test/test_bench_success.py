@@ -135,12 +135,14 @@ def test_a_journal_is_short_and_takes_rows_written_as_objects(tmp_path):
     path = tmp_path / "a.episodes.jsonl"
     whole = dict.fromkeys(journal.COLUMNS, 0) | {"method": "dense", "task": "apple"}
     path.write_text("".join(json.dumps(line) + "\n" for line in ({"a": 1}, whole, {"more": 2, **whole})))
-    book = Journal(path, {"a": 1}, resume=True)
+    Journal(path, {"a": 1}, resume=True, commit="c1").close()
+    book = Journal(path, {"a": 1}, resume=True, commit="c2")
     assert book.rows == [whole, {"more": 2, **whole}]
     book.add(whole)
     book.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines[0] == {"a": 1, "columns": list(journal.COLUMNS)} and isinstance(lines[1], list) and len(lines) == 4
+    assert lines[0] == {"a": 1, "commits": ["c1", "c2"], "columns": list(journal.COLUMNS)}
+    assert isinstance(lines[1], list) and len(lines) == 4
     assert isinstance(lines[2], dict) and lines[1] == lines[3] == list(whole.values())
     assert Journal(path, {"a": 1}, resume=True).rows == [*book.rows, whole]
 

@@ -44,16 +44,22 @@ def fingerprint(checkpoint: Path) -> str:
 class Journal:
     """An open journal. Not thread-safe: one process owns it."""
 
-    def __init__(self, path: Path, head: Mapping[str, Any], resume: bool) -> None:
-        """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs."""
+    def __init__(self, path: Path, head: Mapping[str, Any], resume: bool, commit: str = "") -> None:
+        """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs.
+
+        `commit`: the code that runs now, for the record: a journal names all that went on with it.
+        """
         self.rows: list[dict[str, Any]] = []
         """Episodes that are done already."""
+        self.commits: list[str] = []
+        """Commits of the code that was run, oldest first."""
         plain = json.loads(json.dumps(head))
         if resume and path.is_file():
-            self.rows = _read(path, plain)
+            self.rows, self.commits = _read(path, plain)
+        self.commits += [commit] if commit and commit not in self.commits else []
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        lines = [{**plain, "columns": COLUMNS}, *map(_line, self.rows)]
+        lines = [{**plain, "commits": self.commits, "columns": COLUMNS}, *map(_line, self.rows)]
         partial.write_text("".join(_text(line) for line in lines), encoding="utf-8")
         partial.replace(path)
         self._file = path.open("a", encoding="utf-8")
@@ -77,14 +83,14 @@ def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")) + "\n"
 
 
-def _read(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Episodes of a journal; a last line that an interruption cut short is left out."""
+def _read(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Episodes and commits of a journal; a last line that an interruption cut short is left out."""
     lines = path.read_text(encoding="utf-8").split("\n")
     try:
         before = dict(json.loads(lines[0]))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"'{path}' is not a journal of episodes; remove it, or do not resume") from error
-    columns = before.pop("columns", ())
+    columns, commits = before.pop("columns", ()), before.pop("commits", [])
     odd = [f"{name} ({a!r} there, {b!r} now)" for name, a, b in _differences(before, head)]
     if odd:
         raise ConfigError(f"'{path}' is of other settings: {'; '.join(odd)}; use another file, or do not resume")
@@ -96,7 +102,7 @@ def _read(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
         except ValueError as error:
             if "".join(lines[number:]):
                 raise ConfigError(f"'{path}' is damaged in line {number}; remove it, or do not resume") from error
-    return rows
+    return rows, commits
 
 
 def _differences(a: Any, b: Any, where: str = "") -> Sequence[tuple[str, Any, Any]]:

@@ -67,7 +67,7 @@ def source(document: Document, command: str) -> str:
     """Machine, versions and commit of a document, and the command that writes it."""
     machine, versions = document["machine"], document["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in versions.items())
-    commit = str(document["commit"])[:10]
+    commit = ", ".join(str(name)[:10] for name in document.get("commits") or [document["commit"]])
     return f"<sub>{machine['cpu']}, {machine['cores']} cores; {packages}; commit {commit}. `{command}`</sub>"
 
 

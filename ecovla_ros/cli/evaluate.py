@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
         head = {"config": asdict(settings), "checkpoint": journal.fingerprint(build.checkpoint_of(settings.policy)),
                 "latency": str(options.latency) if late else "",
                 "latency_factor": options.latency_factor if late else 1.0}
-        book = journal.Journal(journal.beside(options.json), head, options.resume)
+        now = "" if options.minutes == 0 else document.commit()
+        book = journal.Journal(journal.beside(options.json), head, options.resume, now)
         print(f"{len(book.rows)} episodes are done already")
     elif options.resume:
         raise ConfigError("--resume needs --json FILE: the episodes lie beside it")
@@ -71,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
             row["latency_ms"] = delays.mean_ms((row["method"], row["refresh"], row["ratio"]))
     print_table(rows, COLUMNS)
     if options.json:
-        document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
+        commits = {"commits": book.commits} if book else {}
+        document.write(options.json, rows, {**plain(options), "config": asdict(settings)}, **commits)
     return 0
 
 
