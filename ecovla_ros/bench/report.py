@@ -320,7 +320,6 @@ def _times(value: float | None) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("success.json", success),
-    "paired": ("paired.json", success),
     "study": ("table.json", study),
     "expert": ("expert.json", expert),
     "latency": ("latency.json", latency),
