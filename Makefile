@@ -36,11 +36,15 @@ test: setup  ## run every test (ARGS: more for pytest)
 EVAL = "$(VENV)/bin/ecovla" eval --episodes 67 --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
 MOST = --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5
 
-study:  ## the success table, 201 episodes a cell: about ten hours of a core; goes on where it stopped (PROCESSES)
+study: results/latency-study.json  ## the success table, 201 episodes a cell: about ten hours of a core; goes on where it stopped (PROCESSES)
 	@$(EVAL) --method dense,ecovla --ratio 0.25 --environments calm,shift --json results/table.json
 	@$(EVAL) --method dense,static,wanda,ecovla --ratio 0.375 --environments shift,calm --json results/table.json
-	@$(EVAL) $(MOST) --environments calm,looks,shift --latency results/latency.json --json results/table.json
-	@$(EVAL) $(MOST) --environments latency --latency results/latency.json --json results/table-latency.json
+	@$(EVAL) $(MOST) --environments calm,looks,shift --latency $< --json results/table.json
+	@$(EVAL) $(MOST) --environments latency --latency $< --json results/table-latency.json
+
+results/latency-study.json:
+	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \
+	  --frames 100 --set policy.threads=1 --json $@
 
 tables:  ## write the tables of README.md from results/*.json
 	@"$(VENV)/bin/python" -m ecovla_ros.bench.report README.md

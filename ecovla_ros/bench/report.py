@@ -93,19 +93,20 @@ def success(document: Document) -> str:
 
 
 def study(document: Document) -> str:
-    """Tasks pooled: one row per method and ratio, success in every environment, and what it costs."""
+    """Tasks pooled: one row per method and ratio, success in every environment but latency, and what it costs."""
+    environments = [name for name in ENVIRONMENTS if name != "latency"]
     pooled = [r for r in document["rows"] if r["task"] == "all"]
     measured = {(r["method"], r["refresh"], r["ratio"]) for r in pooled}
     rows = []
     for variant in [*WHOLE_STUDY, *sorted(measured - set(WHOLE_STUDY))]:
         method, refresh, ratio = variant
         mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
-        cells = [_study_cell(mine.get(e)) for e in ENVIRONMENTS]
-        triggers = " / ".join(_percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in ENVIRONMENTS)
+        cells = [_study_cell(mine.get(e)) for e in environments]
+        triggers = " / ".join(_percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in environments)
         cost = next((r["latency_ms"] for r in mine.values() if r.get("latency_ms")), None)
         name = _method({"method": method, "refresh": refresh})
         rows.append([name, f"{100 * ratio:.4g} %", *cells, _number(cost), triggers])
-    head = ("method", "ratio", *ENVIRONMENTS, "policy call, ms, all frames", "triggers, in this order")
+    head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
     return markdown(head, rows, source(document, "make study"))
 
 
@@ -321,6 +322,7 @@ def _times(value: float | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("success.json", success),
     "study": ("table.json", study),
+    "study-latency": ("table-latency.json", success),
     "expert": ("expert.json", expert),
     "latency": ("latency.json", latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", latency),
