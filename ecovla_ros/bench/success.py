@@ -39,8 +39,8 @@ def run(
 ) -> list[Row]:
     """Run every trial that `journal` does not hold yet, until `stop`; `done` is handed each episode as it ends.
 
-    Returns the episodes there are: those of `todo` in its order, then what else the journal holds. Raises ConfigError for
-    a variant in the environment `latency` that was not measured.
+    Returns the episodes there are: those of `todo` in its order, then what else the journal holds. Raises ConfigError
+    for a variant in the environment `latency` that was not measured.
     """
     one_thread = replace(settings, policy=replace(settings.policy, threads=1))
     if delays is not None:
