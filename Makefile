@@ -33,10 +33,18 @@ demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT
 test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
 
-study:  ## the whole success table, 200 episodes a cell: days of one core; goes on where it stopped (PROCESSES)
-	@"$(VENV)/bin/ecovla" eval --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5 \
-	  --environments calm,looks,shift,latency --latency results/latency.json --episodes 200 --seed 1000 --margin 0.02 \
-	  --processes "$(PROCESSES)" --json results/table.json --resume
+EVAL = "$(VENV)/bin/ecovla" eval --episodes 67 --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
+MOST = --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5
+
+study: results/latency-study.json  ## the success table, 201 episodes a cell: about ten hours of a core; goes on where it stopped (PROCESSES)
+	@$(EVAL) --method dense,ecovla --ratio 0.25 --environments calm,shift --json results/table.json
+	@$(EVAL) --method dense,static,wanda,ecovla --ratio 0.375 --environments shift,calm --json results/table.json
+	@$(EVAL) $(MOST) --environments calm,looks,shift --latency $< --json results/table.json
+	@$(EVAL) $(MOST) --environments latency --latency $< --json results/table-latency.json
+
+results/latency-study.json:
+	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \
+	  --frames 100 --set policy.threads=1 --json $@
 
 tables:  ## write the tables of README.md from results/*.json
 	@"$(VENV)/bin/python" -m ecovla_ros.bench.report README.md

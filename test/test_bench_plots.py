@@ -36,6 +36,7 @@ def test_series_start_at_dense_and_rise_with_the_ratio():
     assert [p[:2] for p in series["ecovla (probe)"]] == [(0.0, 0.9), (0.25, 0.8), (0.4, 0.6)]
     assert [p[:2] for p in series["static"]] == [(0.0, 0.9), (0.25, 0.7)]
     assert plots.success_series(SUCCESS["rows"], "shift")["static"][1][1] == 0.4
+    assert plots.success_series(SUCCESS["rows"][:1], "calm") == {"dense": [(0.0, 0.9, 0.1, 0.9)]}
     assert plots.speed_series(LATENCY["rows"], "policy") == {"static": [(0.25, 1.25), (0.4, 1.4)]}
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import environments, fitness, journal, spread, success, trials
+from ecovla_ros.bench import environments, fitness, journal, report, spread, success, trials
 from ecovla_ros.bench.journal import Journal, trial_of
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.bench.variants import Variant
@@ -116,6 +116,47 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(ConfigError, match=r"config.prune.p \(0.05 there, 0.1 now\)"):
         Journal(path, {"checkpoint": "x", "config": {"prune": {"p": 0.1}}}, resume=True)
     assert Journal(path, head, resume=False).rows == []
+
+
+def test_a_run_whose_time_is_over_leaves_a_table_of_what_is_there(tmp_path):
+    todo, calls = trials.trials(BOTH[:2], ["apple"], ["calm"], 4, 10), []
+    book = Journal(tmp_path / "a.episodes.jsonl", {}, resume=False)
+    rows = success.run(config.Config(), todo, play(calls), lambda row: None, None, book, lambda: len(calls) >= 3)
+    assert [trial_of(r) for r in rows] == todo[:3] == calls
+    book.close()
+    again = Journal(tmp_path / "a.episodes.jsonl", {}, resume=True)
+    rows = success.run(config.Config(), todo[5:6], play(calls), lambda row: None, None, again, lambda: True)
+    assert len(calls) == 3 and [trial_of(r) for r in rows] == todo[:3]  # the journal is counted, nothing is begun
+    rows = success.run(config.Config(), todo[5:6], play(calls), lambda row: None, None, again)
+    assert [trial_of(r) for r in rows] == [todo[5], *todo[:3]]
+
+
+def test_a_journal_is_short_and_takes_rows_written_as_objects(tmp_path):
+    path = tmp_path / "a.episodes.jsonl"
+    whole = dict.fromkeys(journal.COLUMNS, 0) | {"method": "dense", "task": "apple"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in ({"a": 1}, whole, {"more": 2, **whole})))
+    Journal(path, {"a": 1}, resume=True, commit="c1").close()
+    book = Journal(path, {"a": 1}, resume=True, commit="c2")
+    assert book.rows == [whole, {"more": 2, **whole}]
+    book.add(whole)
+    book.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0] == {"a": 1, "commits": ["c1", "c2"], "columns": list(journal.COLUMNS)}
+    assert isinstance(lines[1], list) and len(lines) == 4
+    assert isinstance(lines[2], dict) and lines[1] == lines[3] == list(whole.values())
+    assert Journal(path, {"a": 1}, resume=True).rows == [*book.rows, whole]
+
+
+def test_the_table_of_the_study_says_what_was_not_measured():
+    episodes = [episode("dense", i, i < 8) for i in range(10)] + [episode("ecovla", i, i < 7) for i in range(10)]
+    document = {"rows": success.table(episodes, 0.02), "settings": {}, "commit": "c",
+                "machine": {"cpu": "x", "cores": 1}, "versions": {}}
+    text = report.study(document).splitlines()
+    lines = {tuple(c.strip() for c in line.split("|")[1:3]): line for line in text if "|" in line}
+    assert len(lines) == 2 + len(report.WHOLE_STUDY) == 23
+    assert "8/10" in lines["dense", "0 %"] and lines["dense", "0 %"].count(report.MISSING) == 2
+    assert "7/10" in lines["ecovla (probe)", "25 %"] and "1 lost, 0 won; open: needs" in lines["ecovla (probe)", "25 %"]
+    assert lines["random", "12.5 %"].count(report.MISSING) == 3
 
 
 def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):

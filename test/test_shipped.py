@@ -91,6 +91,39 @@ def test_an_episode_is_deterministic():
     assert rows[0]["frames"] == 8 and rows[0]["path_m"] > 0.01
 
 
+def test_pictures_that_nobody_looks_at_change_nothing(monkeypatch):
+    """Only frames the policy answers are drawn; an episode in which every period is drawn is the same, bit by bit."""
+    trial, drawn = Trial("ecovla", "probe", 0.25, "banana", "shift", 31), []
+    runner = Runner(config.override(SETTINGS, **{"sim.episode_s": 3.0}))
+    render, follow = runner._env.renderer.render, runner._env.follow
+    monkeypatch.setattr(runner._env.renderer, "render", lambda camera: (drawn.append(camera), render(camera))[1])
+    seen = []
+    few = runner.run(trial, lambda engine, step, tick: seen.append(step.chunk.joints))
+    assert len(drawn) == 2 * few["frames"]
+
+    def follow_and_draw(trajectory, gripper, ticks):
+        runner._env.observe()
+        return follow(trajectory, gripper, ticks)
+
+    monkeypatch.setattr(runner._env, "follow", follow_and_draw)
+    again = []
+    many = runner.run(trial, lambda engine, step, tick: again.append(step.chunk.joints))
+    assert len(drawn) > 20 * few["frames"] and np.array_equal(seen, again)
+    assert {k: v for k, v in few.items() if "_ms" not in k} == {k: v for k, v in many.items() if "_ms" not in k}
+
+
+def test_an_episode_ends_when_the_object_lies_on_the_floor():
+    runner = Runner(SETTINGS)
+    world = runner._env.world
+
+    def drop(engine, step, tick):
+        if tick == 80:
+            world.place("apple", -0.6, 0.9, z=-0.2)
+
+    row = runner.run(Trial("dense", "none", 0.0, "apple", "calm", SCENE), drop)
+    assert not row["success"] and "fell off" in row["reason"] and row["frames"] == 3
+
+
 def test_a_ray_cluster_gives_the_same_rows():
     pytest.importorskip("ray")
     short = config.override(SETTINGS, **{"sim.episode_s": 1.0})

@@ -86,15 +86,16 @@ class Runner:
     def _episode(self, engine: Engine, trial: Trial, watch: Watch | None) -> dict[str, Any]:
         env = self._env
         events = schedule(trial.environment, trial.seed, TASKS[trial.task].object)
-        env.reset(trial.task, trial.seed, looks=trial.environment == "looks", schedule=events)
+        env.begin(trial.task, trial.seed, looks=trial.environment == "looks", schedule=events)
         guard, motion = self._armed_guard(), Motion()
         every = max(1, round(self._settings.control.replan_s / TICK_S / PERIOD_TICKS)) * PERIOD_TICKS
         reports: list[FrameReport] = []
         waiting: ActionChunk | None = None
         due, solved, ticks, reason = 0, False, 0, ""
         limit = round(self._settings.sim.episode_s / TICK_S)
+        state = env.world.arm_state()
         while ticks < limit and not solved:
-            guard.on_joint_state(env.world.arm_state(), env.now_ns)
+            guard.on_joint_state(state, env.now_ns)
             if ticks % every == 0 and waiting is None:
                 try:
                     step = engine.step(env.observe())
@@ -110,7 +111,10 @@ class Runner:
             command = guard.tick(env.now_ns)
             solved = env.follow(command.trajectory, command.gripper, 1)
             ticks, reason = ticks + 1, f"{command.status.state}: {command.status.reason}"
-            motion.add(env.world.tcp()[0], env.world.arm_state())
+            state = env.world.arm_state()
+            motion.add(env.world.tcp()[0], state)
+            if env.world.fallen():
+                return self._row(trial, False, ticks, reports, motion, "the object fell off the table")
         return self._row(trial, solved, ticks, reports, motion, reason)
 
     def _delay(self, trial: Trial, kind: str) -> int:

@@ -1,6 +1,7 @@
 """Episodes on disk, one JSON line each, as they end: an interrupted evaluation goes on, and anyone can recount it.
 
-The first line holds what every episode depends on beside its trial; episodes of other settings are refused.
+The first line holds what every episode depends on beside its trial, and names the columns; episodes of other settings
+are refused. A row is a list in order of the columns, or an object.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from ecovla_ros.bench.trials import Trial
 from ecovla_ros.errors import ConfigError
 
 KEYS = tuple(f.name for f in fields(Trial))
+COLUMNS = (*KEYS, "success", "steps", "seconds", "path_m", "jerk", "reason", "frames", "triggered", "policy_p50_ms",
+           "policy_p95_ms")  # fmt: skip
+"""What `drive.Runner` says of an episode."""
 
 
 def trial_of(row: Mapping[str, Any]) -> Trial:
@@ -40,23 +44,29 @@ def fingerprint(checkpoint: Path) -> str:
 class Journal:
     """An open journal. Not thread-safe: one process owns it."""
 
-    def __init__(self, path: Path, head: Mapping[str, Any], resume: bool) -> None:
-        """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs."""
+    def __init__(self, path: Path, head: Mapping[str, Any], resume: bool, commit: str = "") -> None:
+        """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs.
+
+        `commit`: the code that runs now, for the record: a journal names all that went on with it.
+        """
         self.rows: list[dict[str, Any]] = []
         """Episodes that are done already."""
+        self.commits: list[str] = []
+        """Commits of the code that was run, oldest first."""
         plain = json.loads(json.dumps(head))
         if resume and path.is_file():
-            self.rows = _read(path, plain)
+            self.rows, self.commits = _read(path, plain)
+        self.commits += [commit] if commit and commit not in self.commits else []
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        lines = [plain, *self.rows]
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        lines = [{**plain, "commits": self.commits, "columns": COLUMNS}, *map(_line, self.rows)]
+        partial.write_text("".join(_text(line) for line in lines), encoding="utf-8")
         partial.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one episode; it is on its way to the disk when this returns."""
-        self._file.write(json.dumps(dict(row)) + "\n")
+        self._file.write(_text(_line(row)))
         self._file.flush()
 
     def close(self) -> None:
@@ -64,24 +74,35 @@ class Journal:
         self._file.close()
 
 
-def _read(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Episodes of a journal; a last line that an interruption cut short is left out."""
+def _line(row: Mapping[str, Any]) -> Any:
+    """A row as it is written: a list where it has the columns and no others."""
+    return [row[name] for name in COLUMNS] if row.keys() == set(COLUMNS) else dict(row)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")) + "\n"
+
+
+def _read(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Episodes and commits of a journal; a last line that an interruption cut short is left out."""
     lines = path.read_text(encoding="utf-8").split("\n")
     try:
-        before = json.loads(lines[0])
-    except ValueError as error:
+        before = dict(json.loads(lines[0]))
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"'{path}' is not a journal of episodes; remove it, or do not resume") from error
+    columns, commits = before.pop("columns", ()), before.pop("commits", [])
     odd = [f"{name} ({a!r} there, {b!r} now)" for name, a, b in _differences(before, head)]
     if odd:
         raise ConfigError(f"'{path}' is of other settings: {'; '.join(odd)}; use another file, or do not resume")
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            rows.append(dict(zip(columns, row, strict=True)) if isinstance(row, list) else row)
         except ValueError as error:
             if "".join(lines[number:]):
                 raise ConfigError(f"'{path}' is damaged in line {number}; remove it, or do not resume") from error
-    return rows
+    return rows, commits
 
 
 def _differences(a: Any, b: Any, where: str = "") -> Sequence[tuple[str, Any, Any]]:

@@ -34,14 +34,14 @@ def label(row: Row) -> str:
 
 
 def success_series(rows: Sequence[Row], environment: str) -> Series:
-    """Method -> (ratio, rate, low, high), tasks pooled. Dense is the point at ratio 0 of every method."""
+    """Method -> (ratio, rate, low, high), tasks pooled. Dense is the point at ratio 0 of every method, or alone."""
     pooled = [r for r in rows if r["task"] == "all" and r["environment"] == environment and r["episodes"]]
     dense = [_success_point(r) for r in pooled if r["method"] == "dense"]
     out: Series = {}
     for row in pooled:
         if row["method"] != "dense":
             out.setdefault(label(row), list(dense)).append(_success_point(row))
-    return {name: sorted(points) for name, points in out.items()}
+    return {name: sorted(points) for name, points in (out or {"dense": dense}).items()}
 
 
 def speed_series(rows: Sequence[Row], scope: str) -> Series:

@@ -14,10 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecovla_ros.bench.environments import ENVIRONMENTS
 from ecovla_ros.errors import ConfigError, unknown
 
 Document = Mapping[str, Any]
 MISSING = "*not measured*"
+WHOLE_STUDY = (
+    ("dense", "none", 0.0),
+    *((method, refresh, ratio) for method, refresh in (
+        ("random", "none"), ("wanda", "none"), ("static", "none"), ("ecovla", "dense"), ("ecovla", "probe")
+    ) for ratio in (0.125, 0.25, 0.375, 0.5)),
+)  # fmt: skip
+"""Method, refresh and ratio of every row of `make study`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +67,7 @@ def source(document: Document, command: str) -> str:
     """Machine, versions and commit of a document, and the command that writes it."""
     machine, versions = document["machine"], document["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in versions.items())
-    commit = str(document["commit"])[:10]
+    commit = ", ".join(str(name)[:10] for name in document.get("commits") or [document["commit"]])
     return f"<sub>{machine['cpu']}, {machine['cores']} cores; {packages}; commit {commit}. `{command}`</sub>"
 
 
@@ -85,28 +93,29 @@ def success(document: Document) -> str:
 
 
 def study(document: Document) -> str:
-    """Tasks pooled: one row per method and ratio, success in every environment, and what it costs."""
+    """Tasks pooled: one row per method and ratio, success in every environment but latency, and what it costs."""
+    environments = [name for name in ENVIRONMENTS if name != "latency"]
     pooled = [r for r in document["rows"] if r["task"] == "all"]
-    environments = list(dict.fromkeys(r["environment"] for r in pooled))
-    variants = list(dict.fromkeys((r["method"], r["refresh"], r["ratio"]) for r in pooled))
+    measured = {(r["method"], r["refresh"], r["ratio"]) for r in pooled}
     rows = []
-    for variant in variants:
+    for variant in [*WHOLE_STUDY, *sorted(measured - set(WHOLE_STUDY))]:
+        method, refresh, ratio = variant
         mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
-        first = next(iter(mine.values()))
         cells = [_study_cell(mine.get(e)) for e in environments]
         triggers = " / ".join(_percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in environments)
-        rows.append([_method(first), f"{100 * variant[2]:.4g} %", *cells, _number(first.get("latency_ms")), triggers])
+        cost = next((r["latency_ms"] for r in mine.values() if r.get("latency_ms")), None)
+        name = _method({"method": method, "refresh": refresh})
+        rows.append([name, f"{100 * ratio:.4g} %", *cells, _number(cost), triggers])
     head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
-    settings = document["settings"]
-    command = f"ecovla eval --episodes {settings['episodes']} --seed {settings['seed']} --margin {settings['margin']} ..."
-    return markdown(head, rows, source(document, command))
+    return markdown(head, rows, source(document, "make study"))
 
 
 def _study_cell(row: Document | None) -> str:
     if row is None:
         return MISSING
     verdict = f"; {row['verdict']}" if row.get("verdict") else ""
-    return f"{row['successes']}/{row['episodes']}, {_rate(row)}{verdict}"
+    pairs = f"; {row['only_dense']} lost, {row['only_this']} won" if row.get("only_dense") is not None else ""
+    return f"{row['successes']}/{row['episodes']}, {_rate(row)}{pairs}{verdict}"
 
 
 def _method(row: Document) -> str:
@@ -332,8 +341,8 @@ def _times(value: float | None) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("success.json", success),
-    "paired": ("paired.json", success),
     "study": ("table.json", study),
+    "study-latency": ("table-latency.json", success),
     "expert": ("expert.json", expert),
     "latency": ("latency.json", latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", latency),

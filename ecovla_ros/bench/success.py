@@ -35,11 +35,12 @@ Pairs = dict[tuple[str, str, int], Row]
 
 def run(
     settings: config.Config, todo: Sequence[Trial], spread: Spread, done: Callable[[Row], None],
-    delays: Delays | None = None, journal: Journal | None = None,
+    delays: Delays | None = None, journal: Journal | None = None, stop: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
-    """Run every trial that `journal` does not hold yet; `done` is handed each episode as it ends. In order of `todo`.
+    """Run every trial that `journal` does not hold yet, until `stop`; `done` is handed each episode as it ends.
 
-    Raises ConfigError for a variant in the environment `latency` that was not measured.
+    Returns the episodes there are: those of `todo` in its order, then what else the journal holds. Raises ConfigError
+    for a variant in the environment `latency` that was not measured.
     """
     one_thread = replace(settings, policy=replace(settings.policy, threads=1))
     if delays is not None:
@@ -47,13 +48,16 @@ def run(
             delays.ticks((variant.method, variant.refresh, variant.ratio), "all", TICK_S)
     wanted = set(todo)
     rows = {trial_of(row): row for row in (journal.rows if journal else ()) if trial_of(row) in wanted}
-    left = [trial for trial in todo if trial not in rows]
+    left = [] if stop() else [trial for trial in todo if trial not in rows]
     for row in spread(one_thread, delays, left) if left else ():
         rows[trial_of(row)] = row
         if journal is not None:
             journal.add(row)
         done(row)
-    return [rows[trial] for trial in todo]
+        if stop():
+            break
+    others = [row for row in (journal.rows if journal else ()) if trial_of(row) not in wanted]
+    return [rows[trial] for trial in todo if trial in rows] + others
 
 
 def check_size(episodes: int, margin: float) -> None:

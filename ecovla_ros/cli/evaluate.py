@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency-factor", type=float, default=1.0, help="stands for a model so much slower")
     parser.add_argument("--processes", type=int, default=1, help="episodes run in so many processes")
     parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://...")
+    parser.add_argument("--minutes", type=float, help="begin no episode after so many; the table says what is there")
     parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json did")
 
 
@@ -45,16 +48,21 @@ def run(options: argparse.Namespace) -> int:
     spread = _spread(options)
     book = None
     if options.json:
+        late = "latency" in options.environments.split(",")
         head = {"config": asdict(settings), "checkpoint": journal.fingerprint(build.checkpoint_of(settings.policy)),
-                "latency": str(options.latency or ""), "latency_factor": options.latency_factor}
-        book = journal.Journal(journal.beside(options.json), head, options.resume)
+                "latency": str(options.latency) if late else "",
+                "latency_factor": options.latency_factor if late else 1.0}
+        now = "" if options.minutes == 0 else document.commit()
+        book = journal.Journal(journal.beside(options.json), head, options.resume, now)
         print(f"{len(book.rows)} episodes are done already")
     elif options.resume:
         raise ConfigError("--resume needs --json FILE: the episodes lie beside it")
     done = {journal.trial_of(row) for row in book.rows} if book else set()
     progress = Progress(sum(trial not in done for trial in todo), "episodes")
     try:
-        episodes = success.run(settings, todo, spread, lambda row: progress.step(_outcome(row)), delays, book)
+        episodes = success.run(
+            settings, todo, spread, lambda row: progress.step(_outcome(row)), delays, book, _stop(options.minutes)
+        )
     finally:
         if book is not None:
             book.close()
@@ -64,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
             row["latency_ms"] = delays.mean_ms((row["method"], row["refresh"], row["ratio"]))
     print_table(rows, COLUMNS)
     if options.json:
-        document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
+        commits = {"commits": book.commits} if book else {}
+        document.write(options.json, rows, {**plain(options), "config": asdict(settings)}, **commits)
     return 0
 
 
@@ -80,6 +89,12 @@ def _trials(options: argparse.Namespace) -> list[Any]:
             raise ConfigError("--margin compares with dense; add it: --method dense,...")
         success.check_size(options.episodes * len(options.tasks.split(",")), options.margin)
     return todo
+
+
+def _stop(minutes: float | None) -> Callable[[], bool]:
+    """Whether the time is over."""
+    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    return lambda: time.monotonic() >= end
 
 
 def _delays(options: argparse.Namespace) -> Any:

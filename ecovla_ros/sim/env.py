@@ -24,7 +24,12 @@ class KinovaEnv:
         self._events: tuple[Event, ...] = ()
 
     def reset(self, task: str, seed: int, looks: bool = False, schedule: Sequence[Event] = ()) -> Observation:
-        """Start an episode: placements from `seed`, plain or (`looks`) random appearance.
+        """`begin` an episode, and the first observation."""
+        self.begin(task, seed, looks, schedule)
+        return self.observe()
+
+    def begin(self, task: str, seed: int, looks: bool = False, schedule: Sequence[Event] = ()) -> None:
+        """Start an episode: placements from `seed`, plain or (`looks`) random appearance. Draws nothing.
 
         `schedule` holds events that happen by themselves at their `tick`. Raises SimulationError for an unknown task
         or event.
@@ -36,7 +41,6 @@ class KinovaEnv:
             events.randomise_looks(self.world, np.random.default_rng([seed, 1]))
         self._events = tuple(sorted(schedule, key=lambda event: event.tick))
         self._ticks = 0
-        return self.observe()
 
     @property
     def now_ns(self) -> int:

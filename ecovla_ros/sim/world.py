@@ -40,6 +40,8 @@ START_NS = 1_000_000_000
 GRIPPER_RATE = 2.4
 """Share of the jaws' stroke per second."""
 SETTLE_STEPS = 100
+FALLEN_HEIGHT = -0.1
+"""The table's top is at 0; an object whose centre is below this has left it, m."""
 HELD_DISTANCE = 0.05
 """An object nearer to the tool point than this counts as not let go, m."""
 
@@ -205,6 +207,11 @@ class World:
 
     def success(self) -> bool:
         """Object in its goal, gripper open and away from it."""
-        away = np.linalg.norm(self.tcp()[0] - self.pose(self.task.object)[0]) >= HELD_DISTANCE
-        return bool(away) and self._closed <= 0.6 and self.inside()
+        if self._closed > 0.6 or not self.inside():
+            return False
+        return bool(np.linalg.norm(self.tcp()[0] - self.pose(self.task.object)[0]) >= HELD_DISTANCE)
+
+    def fallen(self) -> bool:
+        """Whether the task's object lies below the table, where no tool can reach it."""
+        return bool(self.data.xpos[self.body(self.task.object), 2] < FALLEN_HEIGHT)
 
