@@ -112,6 +112,23 @@ def test_an_arm_outside_its_box_may_come_back_and_not_go_further() -> None:
     assert tool_of(arm)[-1, 0] < x - 0.03
 
 
+def test_a_tool_at_the_edge_of_its_box_may_stay_and_go_on() -> None:
+    """What is held is gripped close to the table; a policy does not lift it in one straight line."""
+    place, _ = kinematics.pose(POSE)
+    arm = armed(POSE, box_lower=(0.0, -0.5, float(place[2]) - 0.003), box_upper=(0.9, 0.5, 0.9))
+    still = np.array([0.0, 0.002, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for _ in range(4):
+        arm.chunk(arm.position + np.minimum(AHEAD, 0.1) * still)
+        arm.run(0.4)
+    up = np.array([0.0, -0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for _ in range(4):
+        arm.chunk(arm.position + AHEAD * up)
+        arm.run(0.4)
+    assert arm.last is not None and arm.last.status.counters["box"] == 0 and not arm.last.status.refusal
+    assert tool_of(arm)[-1, 2] > place[2] + 0.05
+    arm.assert_law()
+
+
 def test_a_path_through_a_singularity_is_slowed() -> None:
     arm = armed(STRAIGHT, singular_from=25.0, singular_to=60.0)
     for _ in range(3):

@@ -17,7 +17,7 @@ from ecovla_ros.types import ActionChunk, Trajectory
 LIMITS = load("normal")
 STILL = np.zeros(7)
 PACE = playback.Pace(1.0, 0.8, playback.BRAKE * LIMITS.acceleration, pace.STOP_JERK * LIMITS.jerk)
-ANYWHERE = tool.ToolLimits(tool.Box(np.full(3, -2.0), np.full(3, 2.0)), 5.0, 0.0)
+ANYWHERE = tool.ToolLimits(tool.Box(np.full(3, -2.0), np.full(3, 2.0)), 5.0, 0.0, False)
 
 
 def chunk_of(motion: Motion, stamp_ns: int, period_s: float = 0.1, rows: int = 16) -> ActionChunk:

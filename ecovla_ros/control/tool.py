@@ -14,8 +14,9 @@ from ecovla_ros.types import Trajectory
 
 STEP_S = 0.02
 """A curve is sampled so often, s: at 0.25 m/s the tool moves 5 mm between two samples."""
-KEEP_M = 0.01
-"""Rows are cut this far inside the box, m: the curve between them may use it."""
+KEEP_M = 0.004
+"""Rows are cut this far inside the box, m: the curve between them may use it. A tool that has come to stand there, as
+one that holds something from the table, may stay and go on."""
 SPEED_SHARE = 0.98
 """Share of the tool's speed limit that samples may reach: the peak lies between two of them."""
 SLOWEST = 0.2
@@ -54,6 +55,8 @@ class ToolLimits:
     """Largest speed, m/s."""
     outside_m: float
     """A tool that stands so far outside its box may come back, but not go further."""
+    at_edge: bool
+    """Whether it stands outside, or inside by less than `KEEP_M`."""
 
     def measure(self, trajectory: Trajectory, start: curve.Motion) -> tuple[float, bool]:
         """Largest speed as a share of the limit, and whether the tool stays in its box, over samples of the curve."""
@@ -65,7 +68,7 @@ class ToolLimits:
 def limits(box: Box, speed: float, commanded: np.ndarray) -> ToolLimits:
     """Limits for an arm commanded to be at `commanded` (7,), rad."""
     points = np.array(kinematics.pose(commanded)[0])[None]
-    return ToolLimits(box, speed, float(box.outside(points)[0]))
+    return ToolLimits(box, speed, float(box.outside(points)[0]), bool(_kept(box).outside(points)[0] > 0.0))
 
 
 def cut(rows: np.ndarray, first: int, tool: ToolLimits) -> tuple[np.ndarray, bool]:
@@ -74,16 +77,21 @@ def cut(rows: np.ndarray, first: int, tool: ToolLimits) -> tuple[np.ndarray, boo
     What follows is replaced by the last row inside: the arm comes to rest there.
     """
     points = kinematics.tool_motion(rows[first:], np.zeros_like(rows[first:]))[0]
-    keep = Box(tool.box.lower + KEEP_M, tool.box.upper - KEEP_M)
-    beyond = keep.outside(points) > max(tool.outside_m + KEEP_M if tool.outside_m else 0.0, 1e-9)
+    keep = _kept(tool.box)
+    beyond = keep.outside(points) > max(tool.outside_m + KEEP_M if tool.at_edge else 0.0, 1e-9)
     if not beyond.any():
         return rows, False
     at = int(beyond.argmax())
-    if at == 0:
-        raise Refused("box", f"the tool would go to {_place(points[0])} m; valid: {_span(keep)}")
+    if at == 0 and tool.box.outside(points[:1])[0] > tool.outside_m:
+        raise Refused("box", f"the tool would go to {_place(points[0])} m; valid: {_span(tool.box)}")
+    at = max(at, 1)
     ended = rows.copy()
     ended[first + at :] = rows[first + at - 1]
     return ended, True
+
+
+def _kept(box: Box) -> Box:
+    return Box(box.lower + KEEP_M, box.upper - KEEP_M)
 
 
 def singular_share(rows: np.ndarray, config: ControlConfig) -> float:
