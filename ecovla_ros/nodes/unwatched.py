@@ -45,10 +45,13 @@ class Stream:
         self._history = History(profile.depth)
         self._lock = threading.Lock()
 
-    def new(self) -> list[Any]:
-        """The messages that came since the last call, the oldest first."""
+    def newest(self) -> bytes | None:
+        """The newest message that came since the last call, serialized; None when none did."""
+        newest = None
         with self._lock:
-            return list(self._taken(False))
+            for taken in self._taken():
+                newest = taken
+        return newest
 
     def nearest(self, stamp_ns: int) -> Any:
         """The message stamped nearest to `stamp_ns` among those kept; None when none came yet.
@@ -56,7 +59,7 @@ class Stream:
         For kinds that start with a header.
         """
         with self._lock:
-            for taken in self._taken(True):
+            for taken in self._taken():
                 self._history.put(taken, wire.raw_stamp_ns(taken))
             raw = self._history.nearest(stamp_ns)
         return None if raw is None else deserialize_message(raw, self._kind)
@@ -65,7 +68,7 @@ class Stream:
         """End the subscription."""
         self._node.destroy_subscription(self._subscription)
 
-    def _taken(self, raw: bool) -> Iterator[Any]:
+    def _taken(self) -> Iterator[bytes]:
         with self._subscription.handle:
-            while (taken := self._subscription.handle.take_message(self._kind, raw)) is not None:
+            while (taken := self._subscription.handle.take_message(self._kind, True)) is not None:
                 yield taken[0]

@@ -5,12 +5,21 @@ Nothing here imports ROS. A `fill_...` function writes into the message it is ha
 
 from __future__ import annotations
 
-from ecovla_ros.wire.arm import arm_state, fill_gripper, fill_joint_state, fill_trajectory, gripper, trajectory
+from ecovla_ros.wire.arm import (
+    StateReader,
+    arm_state,
+    fill_gripper,
+    fill_joint_state,
+    fill_trajectory,
+    gripper,
+    trajectory,
+)
 from ecovla_ros.wire.fields import raw_stamp_ns, set_stamp, stamp_ns
 from ecovla_ros.wire.frames import chunk, fill_chunk, fill_latency, fill_pruning, observation
 from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
 
 __all__ = [
+    "StateReader",
     "arm_state",
     "chunk",
     "decode_image",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,13 +46,66 @@ def arm_state(msg: Any, finite: bool = True) -> ArmState:
         )
     position = np.asarray(msg.position, float)[at]
     velocity = np.asarray(msg.velocity, float)[at[:-1]] if len(msg.velocity) else np.zeros(len(JOINTS))
+    return _state(stamp_ns(msg.header.stamp), position, velocity, finite)
+
+
+def _state(ns: int, position: np.ndarray, velocity: np.ndarray, finite: bool) -> ArmState:
+    """Of positions (8,), the gripper's last, and velocities (7,)."""
     if finite and not (np.isfinite(position).all() and np.isfinite(velocity).all()):
         sound = np.isfinite(position) & np.isfinite(np.append(velocity, 0.0))
         broken = [name for name, whole in zip(WANTED, sound) if not whole]
         raise ObservationError(f"joint_states is not finite for {', '.join(broken)}; valid: finite rad and rad/s")
     share = float(position[-1]) / GRIPPER_CLOSED_RAD
     closed = min(max(share, 0.0), 1.0) if math.isfinite(share) else math.nan
-    return ArmState(stamp_ns(msg.header.stamp), position[:-1], velocity, closed)
+    return ArmState(ns, position[:-1], velocity, closed)
+
+
+class StateReader:
+    """Arm states from serialized sensor_msgs/JointState (CDR), without making a message of each.
+
+    A driver sends the same frame and names every time, and so the numbers stand at the same place. Where they do, they
+    are read from there; any other message is deserialized and read by `arm_state`, whose rules these are.
+    """
+
+    def __init__(self, deserialize: Callable[[bytes], Any]) -> None:
+        self._deserialize = deserialize
+        self._head = b""  # what a message must hold behind its stamp: frame, names, and the number of positions
+        self._count = self._positions = self._behind = self._velocities = 0
+        self._places = np.zeros(0, int)
+
+    def read(self, raw: bytes, finite: bool = True) -> ArmState:
+        """As `arm_state` of the message in `raw`. Raises ObservationError."""
+        known = len(self._head)
+        if not known or raw[:4] != _LITTLE or raw[_STAMPED : _STAMPED + known] != self._head:
+            return self._learn(raw, finite)
+        sec, nanosec = struct.unpack_from("<iI", raw, 4)
+        count = self._count
+        if len(raw) < self._velocities + 8 * count or struct.unpack_from("<I", raw, self._behind)[0] != count:
+            return self._learn(raw, finite)
+        position = np.frombuffer(raw, "<f8", count, self._positions)[self._places]
+        velocity = np.frombuffer(raw, "<f8", count, self._velocities)[self._places[:-1]]
+        return _state(int(sec) * NS + int(nanosec), position, velocity, finite)
+
+    def _learn(self, raw: bytes, finite: bool) -> ArmState:
+        msg = self._deserialize(raw)
+        state = arm_state(msg, finite)
+        count = len(msg.name)
+        at = _STAMPED
+        for text in (msg.header.frame_id, None, *msg.name):  # None: the number of names
+            at += -at % 4 + 4 + (0 if text is None else len(text.encode()) + 1)
+        at += -at % 4  # the number of positions
+        self._head = b""
+        if raw[:4] == _LITTLE and count == len(msg.velocity):
+            self._head, self._count, self._places = bytes(raw[_STAMPED : at + 4]), count, _places(tuple(msg.name))
+            self._positions = at + 4 + -at % 8  # eight bytes from the end of the 4 that name the encoding
+            self._behind = self._positions + 8 * count
+            self._velocities = self._behind + 4 + -self._behind % 8
+        return state
+
+
+_LITTLE = b"\x00\x01\x00\x00"
+_STAMPED = 12
+"""Where what follows the stamp begins, bytes."""
 
 
 def fill_joint_state(msg: Any, state: ArmState, ns: int) -> Any:
@@ -66,7 +120,7 @@ def fill_joint_state(msg: Any, state: ArmState, ns: int) -> Any:
 def fill_trajectory(
     msg: Any, trajectory: Trajectory, point: Callable[[], Any], names: Sequence[str] = JOINTS, ns: int = 0
 ) -> Any:
-    """Trajectory into a trajectory_msgs/JointTrajectory that starts at `ns`; 0: on arrival. `point`: its point's type."""
+    """Trajectory into a trajectory_msgs/JointTrajectory that starts at `ns`; 0: on arrival. `point`: its type."""
     set_stamp(msg.header.stamp, ns)
     msg.joint_names = list(names)
     msg.points = [point() for _ in trajectory.times_s]
