@@ -24,7 +24,7 @@ def test_a_variant_is_method_refresh_and_ratio():
     assert {v.refresh for v in BOTH if v.method == "ecovla"} == {"probe", "dense"}
     assert {v.refresh for v in BOTH if v.method == "static"} == {"none"}
     for variant in BOTH:
-        trial = Trial(*dataclasses.astuple(variant), "apple", "calm", 1)
+        trial = Trial(variant.method, variant.refresh, variant.ratio, "apple", "calm", 1)
         prune = config.override(config.Config(), **trial.overrides()).prune
         assert (prune.method, prune.ratio) == (variant.method, variant.ratio)
         assert variant.refresh in ("none", prune.refresh)

@@ -85,7 +85,10 @@ def stop(state: Motion, braking: np.ndarray, jerk: np.ndarray, shortest_s: float
         float(part[0]) for part in stop_times(velocity[None], acceleration[None], braking, jerk, shortest_s)
     )
     steady = span_s > 2.0 * build_s + 1e-3
-    span_s = span_s if steady else 2.0 * build_s
+    if not steady:  # too short a part between: longer build-ups instead, within braking and jerk
+        build_s = span_s - build_s
+        build_s = max(build_s, float((np.abs(velocity + acceleration * build_s / 2.0) / braking).max()))
+        span_s = 2.0 * build_s
     brake = -(velocity + acceleration * build_s / 2.0) / (span_s - build_s)
     times = [build_s, span_s - build_s, span_s] if steady else [build_s, span_s]
     accelerations = [brake] * (len(times) - 1) + [np.zeros_like(brake)]
