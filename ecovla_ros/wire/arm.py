@@ -12,7 +12,7 @@ import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState, Trajectory
-from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
+from ecovla_ros.wire.fields import NS, raw_stamp_ns, sequence, set_stamp, stamp_ns
 
 WANTED = (*JOINTS, GRIPPER_JOINT)
 
@@ -78,13 +78,12 @@ class StateReader:
         known = len(self._head)
         if not known or raw[:4] != _LITTLE or raw[_STAMPED : _STAMPED + known] != self._head:
             return self._learn(raw, finite)
-        sec, nanosec = struct.unpack_from("<iI", raw, 4)
         count = self._count
         if len(raw) < self._velocities + 8 * count or struct.unpack_from("<I", raw, self._behind)[0] != count:
             return self._learn(raw, finite)
         position = np.frombuffer(raw, "<f8", count, self._positions)[self._places]
         velocity = np.frombuffer(raw, "<f8", count, self._velocities)[self._places[:-1]]
-        return _state(int(sec) * NS + int(nanosec), position, velocity, finite)
+        return _state(raw_stamp_ns(raw), position, velocity, finite)
 
     def _learn(self, raw: bytes, finite: bool) -> ArmState:
         msg = self._deserialize(raw)

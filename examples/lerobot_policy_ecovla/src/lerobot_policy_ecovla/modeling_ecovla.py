@@ -58,7 +58,7 @@ class EcovlaPolicy(PreTrainedPolicy):
         return torch.from_numpy(self._session.action(self._message(batch)))[None]
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Raises NotImplementedError: for inference only."""
+        """Raises NotImplementedError: for inference only. LeRobot's base class demands the method."""
         raise NotImplementedError("policies of ecovla_ros are not trained through lerobot; see `ecovla train`")
 
     def get_optim_params(self) -> dict[str, Any]:
