@@ -65,7 +65,7 @@ def _filtered(image: Image, height: int, width: int, mode: str) -> Image:
     """With a filter as wide as the reduction, as Pillow and TensorFlow do."""
     try:
         return _image(F.interpolate(_pixels(image), (height, width), mode=mode, antialias=True).round())
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError) as error:  # an older torch, as a sourced ROS may bring along
         raise ConfigError(f"torch {torch.__version__} has no filter '{mode}'; valid: torch 2.13") from error
 
 
