@@ -127,3 +127,25 @@ def test_nothing_leaves_a_guard_that_is_not_enabled(script: list[tuple[str, floa
         arm.run(0.1)
     assert not arm.sent and not arm.grips
     assert arm.last is None or arm.last.status.refusals == len(script)
+
+
+@given(seeds, st.sampled_from([0.02, 0.1, 0.4]))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_a_chunk_moves_the_arm_when_it_is_due_and_at_no_other_time(seed: int, replan_s: float) -> None:
+    """The guard's node sleeps while none is due, and hears one at once while one is."""
+    rng, arm = np.random.default_rng(seed), GuardedArm(HOME, replan_s=replan_s)
+    assert not arm.guard.due(arm.clock)
+    arm.arm()
+    for _ in range(150):
+        arm.report()
+        due, sends = arm.guard.due(arm.clock), bool(rng.random() < 0.4)
+        if sends:
+            arm.chunk(np.tile(arm.position + 0.002, (16, 1)))
+        waiting = arm.guard._pending is not None
+        before = len(arm.sent)
+        arm.tick()
+        assert len(arm.sent) - before == int(due and waiting)
+        assert not sends or due or arm.guard._pending is not None, "what comes too early waits"
+    assert len(arm.sent) > 3
+    arm.guard.on_estop(True, arm.clock)
+    assert not arm.guard.due(arm.clock + 10 * NS)

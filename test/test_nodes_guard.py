@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ pytest.importorskip("ecovla_ros.msg")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from graph import Graph, graph, joints
+from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -201,3 +203,33 @@ def test_a_fault_of_the_arm_latches_by_name_until_it_is_cleared(ros: Graph) -> N
     fault.publish(String(data=""))
     ros.spin(0.2)
     assert ros.call(Trigger, "guard/reset", Trigger.Request()).success
+
+
+def test_driven_by_itself_it_answers_chunks_services_and_the_estop(ros: Graph) -> None:
+    """As the process runs it: most ticks are slept through, and nothing that comes meanwhile is lost."""
+    arm = Arm(ros)
+    ros.executor.remove_node(arm.node)
+    own, going = SingleThreadedExecutor(), [True]
+    own.add_node(arm.node)
+    thread = threading.Thread(target=arm.node.drive, args=(own, lambda: going[0]))
+    thread.start()
+    try:
+        assert arm.enable().success
+        for count in range(1, 4):
+            arm.send(START + 0.01 * count)
+            ros.until(lambda count=count: len(arm.sent) >= count, f"trajectory {count}")
+            ros.spin(0.1)
+        arm.send(float("nan"))
+        arm.is_in("LATCHED", "broken")
+        arm.estop.publish(Bool(data=True))
+        ros.until(lambda: not ros.call(Trigger, "guard/reset", Trigger.Request()).success, "the e-stop heard")
+        arm.estop.publish(Bool(data=False))
+        ros.until(lambda: ros.call(Trigger, "guard/reset", Trigger.Request()).success, "and its release")
+        arm.is_in("DISARMED")
+    finally:
+        going[0] = False
+        thread.join()
+        own.shutdown()
+    assert not arm.node._listens(), "nothing is due while it is disarmed"
+    arm.node._simulated_time = True
+    assert arm.node._listens(), "a simulated clock comes through the executor"

@@ -135,6 +135,12 @@ class Guard:
         self._asked_to_hold = True
         return True, "holding; call enable to go on"
 
+    def due(self, now_ns: int) -> bool:
+        """Whether a chunk that comes at `now_ns` moves the arm at once: motion is allowed, and no earlier one runs."""
+        if self._state not in (*MOVING, State.HOLD):
+            return False
+        return self._accepted_ns is None or now_ns - self._accepted_ns >= self._config.replan_s * NS - 1e6
+
     def tick(self, now_ns: int) -> Command:
         """What must be sent now. Call it at `config.rate_hz`, before 0.5 s have passed in any case."""
         now_ns = self._see(now_ns)
@@ -197,9 +203,7 @@ class Guard:
     def _follow(self, now_ns: int) -> Trajectory | None:
         """Trajectory of the waiting chunk when it is its turn."""
         chunk = self._pending
-        if chunk is None or self._state not in (*MOVING, State.HOLD) or self._arm.stale(now_ns):
-            return None
-        if self._accepted_ns is not None and now_ns - self._accepted_ns < self._config.replan_s * NS - 1e6:
+        if chunk is None or not self.due(now_ns) or self._arm.stale(now_ns):
             return None
         self._pending = None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,7 +77,7 @@ class ArmWatch:
         if self.joints is not None and state.stamp_ns < self.stamp_ns or state.stamp_ns > now_ns + self.age_s * NS:
             return "state_order"
         self._before, self.joints, self._velocity = self.joints, joints, velocity
-        if isinstance(state.gripper, (int, float, np.number)) and np.isfinite(state.gripper):
+        if isinstance(state.gripper, (int, float, np.number)) and math.isfinite(state.gripper):
             self.gripper = float(state.gripper)
         self.stamp_ns, self._received_ns = int(state.stamp_ns), now_ns
         return ""
@@ -156,4 +157,4 @@ def _seven(values: object) -> np.ndarray | None:
         array = np.array(values, float)
     except (TypeError, ValueError):
         return None
-    return array if array.shape == (len(JOINTS),) and np.isfinite(array).all() else None
+    return array if array.shape == (len(JOINTS),) and all(map(math.isfinite, array.tolist())) else None

@@ -1,6 +1,8 @@
 """Node `guard`: chunks, joint states and wishes in, trajectories within limits out. Imports no torch.
 
-Threads: one, the executor's. `control.guard` decides; this node hands it the time and carries messages.
+Threads: one, the executor's. `control.guard` decides; this node hands it the time and carries messages. To wait in the
+executor costs rclpy most of a millisecond a tick, to sleep a tenth of it: it waits there while a chunk is due, which
+is answered at once, and every `LOOK_TICKS` ticks. Joint states and the e-stop are looked at in every tick.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
 from ecovla_ros.nodes.unwatched import Stream
 
+LOOK_TICKS = 4
+"""Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
 TICKS = 3000
 """Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
@@ -57,6 +61,7 @@ class GuardNode(Node):
         self._input = ""
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
+        self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
@@ -71,8 +76,8 @@ class GuardNode(Node):
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
         self._states = Stream(self, JointState, "joint_states", qos.SENSOR)
+        self._estops = Stream(self, Bool, "estop", qos.EVENT)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
-        self.create_subscription(Bool, "estop", self._on_estop, qos.EVENT)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -81,16 +86,21 @@ class GuardNode(Node):
         self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
 
     def drive(self, executor: Any, going: Callable[[], bool]) -> None:
-        """Tick by the steady clock, and let the executor wait in between: a timer costs it a second wait a tick."""
-        self._timer.cancel()
+        """Tick by the steady clock, and wait in between: a timer would cost the executor a second wait a tick."""
+        self.destroy_timer(self._timer)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector need not walk through it between two ticks
-        due_s = time.monotonic()
+        due_s, ticks = time.monotonic(), 0
         while going():
-            due_s = max(due_s + self._period_s, time.monotonic())
+            due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1
             self._tick()
+            wait = executor.spin_once if ticks % LOOK_TICKS == 0 or self._listens() else time.sleep
             while (left_s := due_s - time.monotonic()) > 0.0:
-                executor.spin_once(timeout_sec=left_s)
+                wait(left_s)
+
+    def _listens(self) -> bool:
+        """Whether a message that comes before the next tick must be heard at once."""
+        return self._simulated_time or self._guard.due(self._now_ns() + round(self._period_s * 1e9))
 
     def close(self) -> None:
         """The last word: whatever moves is brought to rest."""
@@ -116,9 +126,6 @@ class GuardNode(Node):
         except ControlError as error:
             self._complain(str(error))
         self._act()  # a chunk whose turn it is need not wait for the next tick
-
-    def _on_estop(self, msg: Bool) -> None:
-        self._guard.on_estop(msg.data, self._now_ns())
 
     def _on_fault(self, msg: String) -> None:
         self._guard.on_fault(msg.data, self._now_ns())
@@ -148,6 +155,8 @@ class GuardNode(Node):
 
     def _act(self) -> None:
         now_ns = self._now_ns()
+        for pressed in self._estops.every():
+            self._guard.on_estop(pressed.data, now_ns)
         self._read_joint_state(now_ns)
         self._carry_out(self._guard.tick(now_ns), now_ns)
 
@@ -222,7 +231,8 @@ class GuardNode(Node):
         return self._jitter_ms
 
     def _now_ns(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
+        """Time of the node's clock, ns, which is the system's unless time is simulated."""
+        return int(self.get_clock().now().nanoseconds) if self._simulated_time else time.time_ns()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,7 +38,7 @@ class Stream:
 
     def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile) -> None:
         """As many messages are kept as the profile's depth."""
-        self._node, self._kind = node, kind
+        self._node, self._kind, self._depth = node, kind, profile.depth
         self._subscription = node.create_subscription(
             kind, topic, lambda _msg: None, profile, callback_group=Unwatched()
         )
@@ -52,6 +52,11 @@ class Stream:
             for taken in self._taken():
                 newest = taken
         return newest
+
+    def every(self) -> list[Any]:
+        """The messages that came since the last call and are kept, oldest first."""
+        with self._lock:
+            return [deserialize_message(taken, self._kind) for taken in self._taken()]
 
     def nearest(self, stamp_ns: int) -> Any:
         """The message stamped nearest to `stamp_ns` among those kept; None when none came yet.
@@ -70,5 +75,8 @@ class Stream:
 
     def _taken(self) -> Iterator[bytes]:
         with self._subscription.handle:
-            while (taken := self._subscription.handle.take_message(self._kind, True)) is not None:
+            for _ in range(self._depth):  # as many as there can be: a look that finds nothing is not free
+                taken = self._subscription.handle.take_message(self._kind, True)
+                if taken is None:
+                    return
                 yield taken[0]
