@@ -25,7 +25,7 @@ STILL_RAD_S = 1e-4
 """A joint slower than this is at rest, rad/s."""
 REST_S, JITTER_MS, SHARE, BESIDE_MS = 0.8, 5.0, 0.15, 15.0
 """What is asked for."""
-SIZE_PX, PICTURE_S, OVERHEAD_S = 224, 0.15, 30.0
+SIZE_PX, PICTURE_S, OVERHEAD_S = 224, 0.15, 60.0
 DRAWN = ("sim.width=96", "sim.height=96", "sim.image_hz=6", "node.image_age_s=0.6")
 """Pictures that leave the processors to policy and guard: the simulator draws them on the same cores."""
 UNDRAWN = ("control.replan_s=0.02", "sim.image_hz=1", "sim.width=32", "sim.height=32")
