@@ -33,14 +33,15 @@ demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT
 test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
 
-EVAL = "$(VENV)/bin/ecovla" eval --episodes 67 --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
+EVAL = "$(VENV)/bin/ecovla" eval --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
 MOST = --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5
 
-study: results/latency-study.json  ## the success table, 201 episodes a cell: about ten hours of a core; goes on where it stopped (PROCESSES)
-	@$(EVAL) --method dense,ecovla --ratio 0.25 --environments calm,shift --json results/table.json
-	@$(EVAL) --method dense,static,wanda,ecovla --ratio 0.375 --environments shift,calm --json results/table.json
-	@$(EVAL) $(MOST) --environments calm,looks,shift --latency $< --json results/table.json
-	@$(EVAL) $(MOST) --environments latency --latency $< --json results/table-latency.json
+study: results/latency-study.json  ## the success table, 201 to 600 episodes a cell: about eleven hours of a core; goes on where it stopped (PROCESSES)
+	@$(EVAL) --episodes 200 --method dense --ratio 0.25 --environments calm,looks --json results/table.json
+	@$(EVAL) --episodes 200 --method dense,ecovla --ratio 0.25 --environments calm,shift --json results/table.json
+	@$(EVAL) --episodes 67 --method dense,static,wanda,ecovla --ratio 0.375 --environments shift,calm --json results/table.json
+	@$(EVAL) --episodes 67 $(MOST) --environments calm,looks,shift --latency $< --json results/table.json
+	@$(EVAL) --episodes 67 $(MOST) --environments latency --latency $< --json results/table-latency.json
 
 results/latency-study.json:
 	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \

@@ -10,7 +10,7 @@ import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import device, families, latency, macs, report, scenes, variants
+from ecovla_ros.bench import device, families, latency, macs, report, report_speed, scenes, variants
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Plan, PolicySpec
 
@@ -183,6 +183,6 @@ def test_the_command_of_a_table_is_the_one_that_wrote_it():
     parser = argparse.ArgumentParser()
     bench.add_options(parser)
     defaults = vars(parser.parse_args([]))
-    assert {k: defaults[k] for k in report.BENCH_DEFAULTS} == report.BENCH_DEFAULTS
+    assert {k: defaults[k] for k in report_speed.BENCH_DEFAULTS} == report_speed.BENCH_DEFAULTS
     words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
-    assert report.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])
+    assert report_speed.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import environments, fitness, journal, report, spread, success, trials
+from ecovla_ros.bench import environments, fitness, journal, report_success, spread, success, trials
 from ecovla_ros.bench.journal import Journal, trial_of
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.bench.variants import Variant
@@ -151,12 +151,12 @@ def test_the_table_of_the_study_says_what_was_not_measured():
     episodes = [episode("dense", i, i < 8) for i in range(10)] + [episode("ecovla", i, i < 7) for i in range(10)]
     document = {"rows": success.table(episodes, 0.02), "settings": {}, "commit": "c",
                 "machine": {"cpu": "x", "cores": 1}, "versions": {}}
-    text = report.study(document).splitlines()
+    text = report_success.study(document).splitlines()
     lines = {tuple(c.strip() for c in line.split("|")[1:3]): line for line in text if "|" in line}
-    assert len(lines) == 2 + len(report.WHOLE_STUDY) == 23
-    assert "8/10" in lines["dense", "0 %"] and lines["dense", "0 %"].count(report.MISSING) == 2
+    assert len(lines) == 2 + len(report_success.WHOLE_STUDY) == 23
+    assert "8/10" in lines["dense", "0 %"] and lines["dense", "0 %"].count(report_success.MISSING) == 2
     assert "7/10" in lines["ecovla (probe)", "25 %"] and "1 lost, 0 won; open: needs" in lines["ecovla (probe)", "25 %"]
-    assert lines["random", "12.5 %"].count(report.MISSING) == 3
+    assert lines["random", "12.5 %"].count(report_success.MISSING) == 3
 
 
 def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):
