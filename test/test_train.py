@@ -9,17 +9,21 @@ import pytest
 import torch
 
 from ecovla_ros.config import PruneConfig
+from ecovla_ros.control.kinematics import pose_jacobian
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.sim import events
+from ecovla_ros.sim.env import KinovaEnv
+from ecovla_ros.sim.events import Event
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train import auxiliary, demos, fit, record, run, together
+from ecovla_ros.train import auxiliary, corrections, demos, fit, record, run, together
 from ecovla_ros.train.dataset import PLACES, Dataset, ShardWriter, layout
 from ecovla_ros.train.frames import DemoSettings
-from ecovla_ros.types import CAMERAS, Observation
+from ecovla_ros.types import CAMERAS, ActionChunk, Observation
 
 SETTINGS = run.TrainSettings(
     demos=DemoSettings(episodes=3, max_steps=130), processes=2, threads=1, vision_minutes=0.01, corrections=2,
@@ -73,6 +77,33 @@ def test_corrections_are_labelled_by_the_expert_where_the_policy_got_to(trained)
     data = Dataset(trained / "work" / "demos")
     seeds = set(data.column("episode"))
     assert len([s for s in seeds if s >= run.CORRECTION_SEED]) == 2
+
+
+def test_what_disturbs_a_correction_is_a_known_event_before_the_grasp():
+    drawn = [corrections.disturbances(np.random.default_rng(seed), "banana") for seed in range(300)]
+    assert 0.25 < sum(map(bool, drawn)) / len(drawn) < 0.45
+    for event in (e for some in drawn for e in some):
+        values = events.check(event)
+        assert event.tick < corrections.MOVE_TICKS[1]
+        if event.kind == "object_move":
+            assert values["object"] == "banana" and max(abs(values["dx"]), abs(values["dy"])) <= corrections.MOVE_M
+
+
+def test_an_object_that_was_moved_is_labelled_where_it_is_now(monkeypatch):
+    """The driver stands still; what the expert would do from there follows the object."""
+    env = KinovaEnv()
+    stay = lambda obs: ActionChunk(obs.stamp_ns, 0.1, np.tile(obs.joints, (16, 1)), np.zeros(16))  # noqa: E731
+    ends = []
+    for shift in (0.0, 0.05):
+        move = Event("object_move", 30, {"object": "apple", "dx": shift, "dy": 0.0})
+        monkeypatch.setattr(corrections, "disturbances", lambda rng, target, move=move: [move])
+        monkeypatch.setattr(corrections, "POLICY_SHARES", (1.0,))
+        frames, solved = corrections.episode(env, stay, 3 * 7, DemoSettings(max_steps=6))
+        assert not solved and len(frames) == 6
+        ends.append([pose_jacobian(f["actions"][-1, :7].astype(float))[0] for f in frames])
+    env.close()
+    moved = np.subtract(ends[1], ends[0])
+    assert np.abs(moved[:3]).max() < 0.005 and moved[4:, 0].min() > 0.02
 
 
 def test_a_finished_run_collects_nothing_again(trained):
