@@ -2,12 +2,12 @@
 
 Threads: the executor's thread runs the callbacks, which only put messages into the mailbox. The inference thread,
 which lives while the node is active, waits for the mailbox, takes the joint states, decodes, runs the engine and
-publishes. Whatever is wrong
-with the input, it says so and publishes no chunk: the guard then lets the arm come to rest.
+publishes. Whatever is wrong with the input, it says so and publishes no chunk: the guard then lets the arm come to rest.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -82,6 +82,8 @@ class PolicyNode(LifecycleNode):
         self._since_ns = self._now_ns()
         self._new_episode = True
         result = super().on_activate(state)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not walk through it beside a frame
         self._thread = threading.Thread(target=self._infer, args=(self._mailbox,), name="inference")
         self._thread.start()
         self._diagnostics.set(diagnostics.OK, "waiting for images")
@@ -107,6 +109,7 @@ class PolicyNode(LifecycleNode):
     def close(self) -> None:
         """End the thread, the topics and the engine. May be called twice."""
         self._stop()
+        gc.unfreeze()
         for made in self._made:
             made()
         self._made = []

@@ -6,6 +6,7 @@ request to it is never answered. So each trial starts with participants that hav
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ class Stage:
         self.driver.bring_up()
         self.driver.lay(task, seed)
         self.driver.enable(True)
+        gc.collect()
+        gc.freeze()  # a collection here would be measured as a delay there
 
     def kill(self, name: str) -> None:
         """SIGKILL a process."""
