@@ -151,6 +151,24 @@ def test_a_fault_of_the_arm_is_named_and_stops_what_runs(robot: Robot, connect: 
     assert np.abs(np.radians(robot.position) - moved).max() < 1e-9, "the old trajectory is dropped"
 
 
+def test_a_stop_whose_reply_is_lost_is_tried_again_and_the_server_lives_on(
+    robot: Robot, connect: Callable[..., KortexArm]
+) -> None:
+    arm = connect()
+    until(lambda: arm.state() is not None, "a state")
+    arm.send(ramp(HOME))
+    until(lambda: not robot.rests(), "motion")
+    robot.lose, robot.fault = "Stop", 1
+    until(lambda: robot.calls.count("Stop") >= 2, "a second stop")
+    robot.lose = ""
+    until(robot.rests, "rest")
+    arm.clear()
+    until(lambda: arm.fault == "" and robot.fault == 0, "no fault")
+    at = np.radians(robot.position)
+    arm.send(ramp(at))
+    until(lambda: bool(np.abs(np.radians(robot.position) - at - 0.12).max() < 0.01), "a motion after it")
+
+
 @pytest.mark.parametrize("way", ["close", "SIGTERM", "SIGKILL", "a fault of the pipe"])
 def test_every_way_out_stops_the_arm(way: str, robot: Robot, connect: Callable[..., KortexArm]) -> None:
     arm = connect("--inactivity-ms", "300")

@@ -156,6 +156,14 @@ class Session:
         finger.finger_identifier, finger.value = 1, closed
         self.base.SendGripperCommand(message, options=self._quick)
 
+    def stop(self):
+        """The arm comes to rest; a reply that is lost is waited for no longer than any other."""
+        self.base.Stop(options=self._quick)
+
+    def clear(self):
+        """Clear its faults."""
+        self.base.ClearFaults(options=self._quick)
+
     def close(self):
         """Log out and disconnect; the arm is stopped before."""
         if self._manager is not None:
@@ -184,7 +192,7 @@ class Loop:
         if not self._try("feedback", self._look):
             return going
         if self._fault:
-            self._drop()
+            self._try("stop", self._drop)
         elif self._trajectory is not None:
             self._try("command", lambda: self._follow(now))
         self._say()
@@ -201,7 +209,7 @@ class Loop:
             elif order["op"] == "gripper":
                 self._try("gripper", lambda closed=order["closed"]: self._session.gripper(closed))
             elif order["op"] == "clear":
-                self._try("clear", self._session.base.ClearFaults)
+                self._try("clear", self._session.clear)
                 self._fault, self._lost = "", {}
         return True
 
@@ -238,7 +246,7 @@ class Loop:
     def _drop(self):
         self._trajectory = None
         if self._moving:
-            self._session.base.Stop()
+            self._session.stop()
             self._moving = False
 
     def _try(self, kind, call):
@@ -261,7 +269,7 @@ class Loop:
         self._trajectory = None
         for _ in range(LOST):
             try:
-                self._session.base.Stop()
+                self._session.stop()
                 self._moving = False
                 return
             except self._errors as error:

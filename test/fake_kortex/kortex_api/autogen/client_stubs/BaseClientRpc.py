@@ -11,8 +11,8 @@ class BaseClient:
     def SendGripperCommand(self, message, options=None):
         self._router.call("SendGripperCommand", options, value=message.gripper.finger[0].value)
 
-    def Stop(self):
-        self._router.call("Stop")
+    def Stop(self, options=None):
+        self._router.call("Stop", options)
 
-    def ClearFaults(self):
-        self._router.call("ClearFaults")
+    def ClearFaults(self, options=None):
+        self._router.call("ClearFaults", options)
