@@ -124,6 +124,14 @@ def test_the_checkpoint_of_a_run_drives_the_engine_pruned(trained):
     assert kinds == ["refresh", "sparse", "sparse"]
 
 
+def test_the_record_tells_of_the_run_it_went_on_from(trained):
+    data = Dataset(trained / "work" / "demos")
+    first = record.training_of(trained / "out")
+    again = record.record_of(dataclasses.replace(SETTINGS, start=str(trained / "out")), data, 2.0)
+    assert first["hours"] > 0.0 and "before" not in first
+    assert again["before"] == first and record.training_of(trained / "work") == {}
+
+
 def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
     data = Dataset(trained / "work" / "demos")
     before = checkpoint.load(trained / "out")

@@ -46,12 +46,17 @@ def policy_columns(columns: dict[str, np.ndarray], normaliser: Normaliser) -> di
     }
 
 
-def hours_of(out: Path) -> float:
-    """Hours that went into the checkpoint which this run goes on with."""
+def training_of(folder: Path) -> dict[str, Any]:
+    """The record beside a checkpoint; empty where there is none."""
     try:
-        return float(json.loads((out / checkpoint.CONFIG).read_text(encoding="utf-8"))["training"]["hours"])
-    except (OSError, ValueError, KeyError):
-        return 0.0
+        return dict(json.loads((folder / checkpoint.CONFIG).read_text(encoding="utf-8"))["training"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def hours_of(folder: Path) -> float:
+    """Hours that went into the checkpoint which this run goes on with."""
+    return float(training_of(folder).get("hours", 0.0))
 
 
 def origin_of(folder: Path) -> str:
@@ -60,12 +65,13 @@ def origin_of(folder: Path) -> str:
 
 
 def record_of(settings: Any, data: Dataset, hours: float) -> dict[str, Any]:
-    """What is written beside the weights; `settings`: run.TrainSettings."""
+    """What is written beside the weights; `settings`: run.TrainSettings. The run it goes on from is told as well."""
+    before = training_of(Path(settings.start)) if settings.start else {}
     return {
         "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
         "hours": hours,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__,
-        "images": {"renderer": data.meta["renderer"]},
+        "images": {"renderer": data.meta["renderer"]}, **({"before": before} if before else {}),
     }
 
 
