@@ -28,7 +28,7 @@ def trial_of(row: Mapping[str, Any]) -> Trial:
 
 
 def beside(result: Path) -> Path:
-    """The journal of a result file: results/success.json has results/success.episodes.jsonl."""
+    """The journal of a result file: results/table.json has results/table.episodes.jsonl."""
     return result.with_name(result.stem + ".episodes.jsonl")
 
 

@@ -92,7 +92,7 @@ def bags(document: Document) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
-    "success": ("success.json", report_success.dense),
+    "success": ("table.json", report_success.dense),
     "study": ("table.json", report_success.study),
     "study-latency": ("table-latency.json", report_success.success),
     "expert": ("expert.json", report_success.expert),
