@@ -154,7 +154,7 @@ class RayRenderer:
         pyramid.update(texture_view(self._model, name))
         scale = pyramid.size / TEXTURE_METRES[name]
         shift = pyramid.size * 1000  # positive, so that the cast to int rounds down
-        far = (distance * scale).astype(np.float32)
+        far = (np.maximum(distance, 0.0) * scale).astype(np.float32)  # an eye below the surface sees it behind itself
         x = (directions[:, 0] * far + np.float32(origin[0] * scale + shift)).astype(np.int32) % pyramid.size
         y = (directions[:, 1] * far + np.float32(origin[1] * scale + shift)).astype(np.int32) % pyramid.size
         grain = far / (self._focal * np.sqrt(np.abs(directions[:, 2]) + 1e-6))
