@@ -163,7 +163,7 @@ def test_chunks_that_come_late_halve_the_speed_until_they_are_in_time_again() ->
     for _ in range(3):
         arm.chunk(arm.position + AHEAD * 0.5, age_s=0.1)
         arm.run(0.4)
-    assert arm.last.status.state == "RUNNING" and np.abs(arm.speed[-1]).max() > 0.4
+    assert arm.last.status.state == "RUNNING" and np.abs(arm.speed[-1]).max() > 0.35, "half is 0.3"
     arm.chunk(np.tile(arm.position, (16, 1)), age_s=0.7)
     arm.run(0.02)
     assert arm.last.status.counters["age"] == 1

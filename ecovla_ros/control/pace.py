@@ -22,6 +22,9 @@ ENTER_S = 0.5
 """Time in which an arm slows down to a velocity limit that has become lower, s."""
 ROUNDS = 8
 """Paces that are tried."""
+BEYOND, LEAST = 1.02, 1.05
+"""The next pace is slower than asked for by the first factor, and by the second at least: a pace that just misses again
+costs more time than the two per cent do."""
 ENOUGH, FAR = 2, 1.4
 """After so many entries the others are not tried at a pace that is too fast by this factor."""
 TOLERANCE = 1e-9
@@ -206,7 +209,7 @@ def _search(course: Course, now_ns: int, start: Motion, pace: playback.Pace) -> 
                 break
         entries = chosen
         causes |= best.causes
-        stretch *= min(max(best.slowing, 1.01), 2.0)
+        stretch *= min(max(BEYOND * best.slowing, LEAST), 2.0)
     return Fitted(None, stretch, frozenset(causes))
 
 
