@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from graph import FakeEngine, Graph, graph, joints, picture
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -246,3 +247,26 @@ def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
         stream.close()
     assert wire.raw_stamp_ns(serialize_message(joints(3 * 10**9 + 7))) == 3 * 10**9 + 7
 
+
+def test_events_are_looked_at_once_a_second_and_services_always() -> None:
+    """A peer with another quality of service is told of, late; nothing else of the node waits."""
+    from ecovla_ros.nodes.unwatched import SELDOM_S, Seldom
+
+    with graph() as ros:
+        told: list[Any] = []
+        events = SubscriptionEventCallbacks(incompatible_qos=told.append)
+        ros.tester.create_subscription(String, "word", lambda _: None, qos.COMMAND, event_callbacks=events)
+        heard = ros.listen(String, "other")
+        seldom = Seldom()
+        seldom.turn(ros.tester, 0.0)
+        seldom.turn(ros.tester, SELDOM_S / 2)  # closed again
+        assert any(event.callback_group is seldom for event in ros.tester.waitables)
+        wrong = ros.tester.create_publisher(String, "word", qos.SENSOR)
+        right = ros.matched(ros.tester.create_publisher(String, "other", 10))
+        right.publish(String(data="a"))
+        ros.until(lambda: bool(heard), "a message")
+        ros.spin(0.3)
+        assert not told
+        seldom.turn(ros.tester, SELDOM_S)
+        ros.until(lambda: bool(told), "the warning")
+        assert not wrong.get_subscription_count()

@@ -31,7 +31,7 @@ from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
-from ecovla_ros.nodes.unwatched import Stream
+from ecovla_ros.nodes.unwatched import Seldom, Stream
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
@@ -90,11 +90,14 @@ class GuardNode(Node):
         self.destroy_timer(self._timer)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector need not walk through it between two ticks
-        due_s, ticks = time.monotonic(), 0
+        seldom, due_s, ticks = Seldom(), time.monotonic(), 0
         while going():
             due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1
             self._tick()
-            wait = executor.spin_once if ticks % LOOK_TICKS == 0 or self._listens() else time.sleep
+            wait: Callable[[float], None] = time.sleep
+            if ticks % LOOK_TICKS == 0 or self._listens():
+                seldom.turn(self, due_s)
+                wait = executor.spin_once
             while (left_s := due_s - time.monotonic()) > 0.0:
                 wait(left_s)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import rclpy
@@ -14,6 +16,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.unwatched import Seldom
 
 WAKE_S = 0.1
 """A signal is noticed within this time, s."""
@@ -65,9 +68,11 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
 
 
-def _drive(executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
+def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
     """Spin while going; a node with a method `drive` of its own is driven by that."""
+    seldom = Seldom()
     while going():
+        seldom.turn(node, time.monotonic())
         executor.spin_once(timeout_sec=WAKE_S)
 
 
@@ -86,7 +91,7 @@ def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = No
     executor.add_node(node)
     code = 0
     try:
-        drive = getattr(node, "drive", _drive)
+        drive = getattr(node, "drive", partial(_drive, node))
         drive(executor, lambda: not signals.received and rclpy.ok())
     except ExternalShutdownException:
         pass

@@ -1,4 +1,4 @@
-"""Subscriptions that wake nobody: the middleware keeps what comes, and its owner takes it when it wants it.
+"""What the executor does not wait for: subscriptions whose owner takes what came when it wants it, and rare events.
 
 The executor needs most of a millisecond of processor each time it waits, a look into a subscription hundredths of one.
 A driver that sends joint states at 1 kHz would take a whole core, and the interpreter's lock from who computes beside.
@@ -11,11 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import EventHandler
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
 from ecovla_ros import wire
 from ecovla_ros.wire.pairing import History
+
+
+SELDOM_S = 1.0
+"""Time between two looks at events, s."""
 
 
 class Unwatched(CallbackGroup):
@@ -31,6 +36,38 @@ class Unwatched(CallbackGroup):
 
     def ending_execution(self, entity: Any) -> None:
         """Nothing had begun."""
+
+
+class Seldom(CallbackGroup):
+    """Events of a node (a peer asks for another quality of service) are looked at once a second.
+
+    A node has a dozen or two of them, and the executor walks through all whenever it waits: a fifth of its time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open, self._next_s = False, 0.0
+
+    def turn(self, node: Any, now_s: float) -> None:
+        """Call it before each wait: once a second new events of `node` are taken in, and this wait looks at all."""
+        self._open = now_s >= self._next_s
+        if self._open:
+            self._next_s = now_s + SELDOM_S
+            for event in node.waitables:
+                if isinstance(event, EventHandler) and not isinstance(event.callback_group, Seldom):
+                    event.callback_group = self
+                    self.add_entity(event)
+
+    def can_execute(self, entity: Any) -> bool:
+        """Whether this is the turn to look."""
+        return self._open
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Always: one thread spins."""
+        return True
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing was held."""
 
 
 class Stream:
