@@ -2,7 +2,7 @@
 
 Threads: the executor's thread runs the callbacks, which only put messages into the mailbox. The inference thread,
 which lives while the node is active, waits for the mailbox, takes the joint states, decodes, runs the engine and
-publishes. Whatever is wrong with the input, it says so and publishes no chunk: the guard then lets the arm come to rest.
+publishes. Whatever is wrong with the input, it says so and publishes no chunk: the guard lets the arm come to rest.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from rclpy.serialization import deserialize_message
 from ecovla_ros import wire
 from ecovla_ros.wire.pairing import History
 
-
 SELDOM_S = 1.0
 """Time between two looks at events, s."""
 
