@@ -20,7 +20,8 @@ def run(options: argparse.Namespace) -> int:
     from ecovla_ros.bench import plots
 
     ratio, episode = (options.out / f"{name}.{options.format}" for name in ("ratio", "episode"))
-    plots.ratio_plot(plots.read(options.success), plots.read(options.latency), ratio)
     plots.episode_plot(plots.read(options.trace), episode)
-    print(f"{ratio}\n{episode}")
+    print(episode)
+    plots.ratio_plot(plots.read(options.success), plots.read(options.latency), ratio)
+    print(ratio)
     return 0

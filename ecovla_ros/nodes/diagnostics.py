@@ -21,9 +21,7 @@ class Diagnostics:
         """`values` is asked for the key/value pairs at each publication."""
         self._node, self._values = node, values
         self._level, self._message = OK, "starting"
-        self._publisher = node.create_publisher(
-            DiagnosticArray, "/diagnostics", qos.REPORT, event_callbacks=qos.UNWATCHED
-        )
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.REPORT)
         self._timer = node.create_timer(1.0, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property

@@ -7,7 +7,6 @@ is answered at once, and every `LOOK_TICKS` ticks. Joint states and the e-stop a
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable
@@ -72,7 +71,7 @@ class GuardNode(Node):
             publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
             lambda: self._planned_ns if config.stamp_commands else 0,
         )  # fmt: skip
-        self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED, event_callbacks=qos.UNWATCHED)
+        self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
         self._states = Stream(self, JointState, "joint_states", qos.SENSOR)
@@ -88,8 +87,7 @@ class GuardNode(Node):
     def drive(self, executor: Any, going: Callable[[], bool]) -> None:
         """Tick by the steady clock, and wait in between: a timer would cost the executor a second wait a tick."""
         self.destroy_timer(self._timer)
-        gc.collect()
-        gc.freeze()  # what is there now stays: the collector need not walk through it between two ticks
+        process.keep_loaded()
         seldom, due_s, ticks = Seldom(), time.monotonic(), 0
         while going():
             due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1

@@ -82,8 +82,7 @@ class PolicyNode(LifecycleNode):
         self._since_ns = self._now_ns()
         self._new_episode = True
         result = super().on_activate(state)
-        gc.collect()
-        gc.freeze()  # what was loaded stays: the collector need not walk through it beside a frame
+        process.keep_loaded()
         self._thread = threading.Thread(target=self._infer, args=(self._mailbox,), name="inference")
         self._thread.start()
         self._diagnostics.set(diagnostics.OK, "waiting for images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,12 @@ def ask_for_priority() -> bool:
     return True
 
 
+def keep_loaded() -> None:
+    """What is loaded stays: the collector need not walk through it beside a tick or a frame. `gc.unfreeze` ends it."""
+    gc.collect()
+    gc.freeze()
+
+
 class Closable(Protocol):
     """A node that has something to say or to end before it goes."""
 
@@ -69,7 +76,7 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
 
 
 def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
-    """Spin while going; a node with a method `drive` of its own is driven by that."""
+    """Spin while going, and look at events once a second; a node with a method `drive` of its own is driven by that."""
     seldom = Seldom()
     while going():
         seldom.turn(node, time.monotonic())

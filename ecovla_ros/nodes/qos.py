@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -27,7 +26,3 @@ LATCHED = QoSProfile(
 
 REPORT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Latency and pruning of every frame, diagnostics."""
-
-UNWATCHED = PublisherEventCallbacks(use_default_callbacks=False)
-"""For publishers of reports: whoever asks for another quality of service is not warned about. Each warning is one more
-thing that the executor looks at whenever it waits; `ecovla doctor` tells of what does not match."""

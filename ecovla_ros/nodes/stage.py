@@ -6,7 +6,6 @@ request to it is never answered. So each trial starts with participants that hav
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from ecovla_ros import wire
 from ecovla_ros.nodes import children, qos
 from ecovla_ros.nodes.children import Child
 from ecovla_ros.nodes.driver import Driver
-from ecovla_ros.nodes.process import start_ros
+from ecovla_ros.nodes.process import keep_loaded, start_ros
 from ecovla_ros.nodes.told import Arm
 from ecovla_ros.types import CAMERAS
 
@@ -82,8 +81,7 @@ class Stage:
         self.driver.bring_up()
         self.driver.lay(task, seed)
         self.driver.enable(True)
-        gc.collect()
-        gc.freeze()  # a collection here would be measured as a delay there
+        keep_loaded()  # a collection here would be measured as a delay there
 
     def kill(self, name: str) -> None:
         """SIGKILL a process."""
