@@ -24,7 +24,7 @@ def calibration(policy: Policy, observations: Iterable[Observation], noise: Tens
     for obs in observations:
         seen = policy.encode(obs)
         policy.act(seen, policy.prefill(seen, plan), plan, noise)
-        frames, prefixes = frames + 1, prefixes + len(seen.prefix)
+        frames, prefixes = frames + 1, prefixes + len(seen.prefix) - len(seen.padding)
     if not frames:
         raise PruningError("calibration needs at least one observation")
     tokens = {"prefill": prefixes, "act": frames * policy.spec.horizon}

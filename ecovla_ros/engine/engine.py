@@ -107,7 +107,7 @@ class Engine:
         watch.lap("trigger")
         fault = self._join()
         watch.lap("join")
-        plan = self._plan(decision, len(seen.prefix))
+        plan = self._plan(decision, seen)
         seen = self._recall(seen, plan)
         handoff = self.policy.prefill(seen, plan)
         self._kept_by = None if plan.record is not None else plan
@@ -186,7 +186,7 @@ class Engine:
             failed = "a refresh that was given up has not ended: the last pattern stays"
         return failed or (state.fault if fresh else "")
 
-    def _plan(self, decision: Decision, prefix: int) -> Plan:
+    def _plan(self, decision: Decision, seen: Seen) -> Plan:
         refresh = self._refresh
         if refresh is None:
             return DENSE
@@ -203,7 +203,7 @@ class Engine:
         audit = self.config.audit and self._refreshes % self.config.audit == 0
         dense = self.config.refresh == "dense" or audit or not refresh.calibrated
         plan = refresh.recording if dense else refresh.probing[tier]
-        refresh.watch(plan, prefix, self.policy.spec.horizon)
+        refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
         return plan
 
     def _recall(self, seen: Seen, plan: Plan) -> Seen:
@@ -275,7 +275,7 @@ class Engine:
         seen = self.policy.encode(obs)
         seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
-            self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon)
+            self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
         self.policy.decode(seen, self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
         return watch.total_ms()
 

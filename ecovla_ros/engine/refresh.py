@@ -120,15 +120,18 @@ class Refresh:
         for stack in self.stacks:
             stack.adopt(orders)
 
-    def watch(self, plan: Plan, prefix: int, horizon: int) -> None:
-        """Before a pass that records: zero what it adds to, and draw the tokens it samples."""
+    def watch(self, plan: Plan, prefix: int, horizon: int, padding: range = range(0)) -> None:
+        """Before a pass that records: zero what it adds to, and draw the tokens it samples.
+
+        `prefix` tokens in the prefill, of which those in `padding` are none, and `horizon` in the action head.
+        """
         for stack in self.stacks:
             stack.clear()
-        self._lengths = {"prefill": prefix, "act": horizon}
+        self._lengths = {"prefill": prefix - len(padding), "act": horizon}
         if plan.kept:
-            for phase, tokens in self._tokens.items():
-                offset = float(torch.rand((), generator=self._generator))
-                tokens.copy_(spread(len(tokens), self._lengths[phase], offset), non_blocking=True)
+            for phase, length, empty in (("prefill", prefix, padding), ("act", horizon, range(0))):
+                tokens, offset = self._tokens[phase], float(torch.rand((), generator=self._generator))
+                tokens.copy_(spread(len(tokens), length, offset, empty), non_blocking=True)
 
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""

@@ -27,6 +27,8 @@ class Seen:
     observation: Observation
     valid: Tensor | None = None
     """(S,) float32: 1 for a token of the prefix, 0 for the padding of a prompt bucket; None: no padding."""
+    padding: range = range(0)
+    """Positions of the prefix that are padding: what `valid` says, for the host."""
     reuse: Tensor | None = None
     """(S,) int64: every position, those first that may keep K and V of an earlier frame (models/reuse.py); None: none.
 

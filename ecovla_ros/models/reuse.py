@@ -103,7 +103,7 @@ class Reuse:
         rest = np.setdiff1d(np.arange(length), chosen + self.first)
         self._pending = (obs, now, np.setdiff1d(np.arange(len(now)), chosen))
         order = torch.from_numpy(np.concatenate((chosen + self.first, rest)))
-        return order.to(self._device)
+        return order.to(self._device, non_blocking=True)
 
     def run(
         self, blocks: Sequence[nn.Module], span: Span, caches: Sequence[Cache], uses: Sequence[Use],

@@ -114,20 +114,27 @@ def staying(scores: Tensor, vision: slice, keep: int) -> Tensor:
 def shortened(use: Use, index: Tensor, length: int) -> Use:
     """`use` for a sequence of which the positions `index` stay: what is padding, and which tokens are sampled."""
     valid = None if use.valid is None else use.valid[index]
-    heads, mlp = (_fewer(site, len(index), length) for site in (use.heads, use.mlp))
+    heads, mlp = (_fewer(site, len(index), length, use.valid, valid) for site in (use.heads, use.mlp))
     return use._replace(heads=heads, mlp=mlp, valid=valid)
 
 
-def fewer(tokens: Tensor, now: int, before: int) -> Tensor:
-    """Samples of 0..before-1, spread over the `now` tokens that are left as they were over all."""
-    return tokens * now // before
+def fewer(tokens: Tensor, now: int, before: int, valid: Tensor | None = None, left: Tensor | None = None) -> Tensor:
+    """Samples of 0..before-1, spread over the `now` tokens that are left as they were over all.
+
+    `valid` (before,) and `left` (now,): 0 for padding, then and now, which is as long and no sample lies in; None: none.
+    """
+    if valid is None or left is None:
+        return tokens * now // before
+    ranks, real = valid.cumsum(0).long(), left.cumsum(0).long()
+    places = (ranks[tokens] - 1) * real[-1] // ranks[-1]
+    return torch.searchsorted(real, places + 1)
 
 
-def _fewer(use: SiteUse, now: int, before: int) -> SiteUse:
+def _fewer(use: SiteUse, now: int, before: int, valid: Tensor | None, left: Tensor | None) -> SiteUse:
     record = use.record
     if record is None or record.tokens is None:
         return use
-    return use._replace(record=record._replace(tokens=fewer(record.tokens, now, before)))
+    return use._replace(record=record._replace(tokens=fewer(record.tokens, now, before, valid, left)))
 
 
 class Noted:

@@ -38,14 +38,16 @@ def add_samples(use: SiteUse, inputs: Tensor, hidden: Tensor, valid: Tensor | No
             record.sampled[:rows] += hidden.index_select(0, record.tokens).float().square().sum(0)
 
 
-def spread(count: int, length: int, offset: float) -> Tensor:
+def spread(count: int, length: int, offset: float, padding: range = range(0)) -> Tensor:
     """`count` token positions spread evenly over 0..length-1, shifted by `offset` in [0, 1): systematic sampling.
 
     Every token is as likely as any other when `offset` is uniform, and every stretch of length/count tokens (a camera,
-    the prompt) is looked at once. count = length takes every token once. (count,) int64.
+    the prompt) is looked at once. count = length takes every token once. Those in `padding` are no tokens. (count,) int64.
     """
-    steps = (torch.arange(count, dtype=torch.float64) + offset) * (length / count)
-    return steps.floor().long().clamp_(max=length - 1)
+    real = length - len(padding)
+    steps = (torch.arange(count, dtype=torch.float64) + offset) * (real / count)
+    ranks = steps.floor().long().clamp_(max=real - 1)
+    return ranks + len(padding) * (ranks >= padding.start) if padding else ranks
 
 
 def estimate(record: Tensor, sampled: Tensor, probed: Tensor, kept: int) -> Tensor:

@@ -58,7 +58,7 @@ class CogactPolicy(PrismaticPolicy):
         """DDIM from `noise` (H, action_dim) to normalised actions (H, action_dim), float32."""
         dit, guidance = self.model.dit, self.model.config.guidance
         condition = dit.conditions(handoff, self._guided)
-        x = noise.to(self.device, torch.float32)
+        x = noise.to(self.device, torch.float32, non_blocking=True)
         for i, step in enumerate(self._steps):
             use = uses("expert", len(dit.blocks), plan, i, self.flow_steps)
             predicted = dit(x.to(self.dtype), condition + self._times[i], use).float()

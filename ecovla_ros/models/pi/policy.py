@@ -121,7 +121,9 @@ class PiPolicy:
             valid = torch.ones(len(prefix), device=self.device)
             valid[len(prefix) - padding :] = 0.0
         kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        return Seen(dict(zip(tokens, parts)), prefix, state.to(self.device, self.dtype), obs, valid, kept)
+        state = state.to(self.dtype).to(self.device, non_blocking=True)
+        empty = range(len(prefix) - padding, len(prefix))
+        return Seen(dict(zip(tokens, parts)), prefix, state, obs, valid, empty, kept)
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:
@@ -163,7 +165,7 @@ class PiPolicy:
             self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
         runs = [part.runner(self.model.expert, self.caches, before, horizon) for part in parts]
-        x_t = noise.to(self.device, torch.float32) * self.config.noise_scale
+        x_t = noise.to(self.device, torch.float32, non_blocking=True) * self.config.noise_scale
         for step in range(self.flow_steps):
             use, last = self._steps.modulate(uses("expert", blocks, plan, step, self.flow_steps), step)
             hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)[None]
@@ -253,7 +255,8 @@ class PiPolicy:
                 table = self._suffix_rope(valid, whole + self.config.state_tokens, self.config.horizon)
                 rope = Rope(*(t[:, tokens] if t.dim() == 4 else t[tokens] for t in table))
             else:
-                places = tokens if part.stay is None else part.stay[fewer(tokens, part.length, whole)]
+                left = self._last[0].valid, part.valid
+                places = tokens if part.stay is None else part.stay[fewer(tokens, part.length, whole, *left)]
                 rope = self.model.rope(places[None], 0, 0)
             end = part.length + more
             mask = suffix_mask(part.valid, more)

@@ -68,13 +68,14 @@ class PrismaticPolicy:
         tokens = self._prismatic.vision_tokens(self._pixels.copy(images))
         state = torch.zeros(self.config.state_dim)
         state[: len(raw)] = torch.from_numpy(np.clip(raw, -1.0, 1.0))
-        state = state.to(self.device, self.dtype)
+        state = state.to(self.dtype).to(self.device, non_blocking=True)
         vision = torch.cat([t[0] for t in tokens.values()])
         prefix = self.sequence(vision, state, prompt)
         size = self.config.tokens
         views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
         kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        return Seen(views, prefix, state, obs, self._valid(len(prefix), padding), kept)
+        empty = range(self._first_word, self._first_word + padding)
+        return Seen(views, prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
 
     def prune_tokens(self, layer: int, ratio: float) -> None:
         """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
@@ -132,17 +133,20 @@ class PrismaticPolicy:
         """Normed hidden states (len(rows), width) of a frame at `rows`, with tokens pruned or reused as is set."""
         recall = None
         if self.reuse is not None:
-            first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
-            recall = Recall(self.reuse, self.caches, seen.reuse, slice(first, rows.start + 1))
+            recall = Recall(self.reuse, self.caches, seen.reuse, slice(self._first_word, rows.start + 1))
         out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall)[0]
         self.mark(seen)
         return out
 
-    def _valid(self, length: int, padding: int) -> Tensor | None:
+    @property
+    def _first_word(self) -> int:
+        """Where the prompt begins in the sequence: behind the begin token, the vision tokens and the state."""
+        return 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
+
+    def _valid(self, length: int, padding: range) -> Tensor | None:
         """(S,) float32, 0 where the prompt is padded: before its words, so that what is read lies at fixed places."""
         if self.bucket == 1:
             return None
         valid = torch.ones(length, device=self.device)
-        first = 1 + len(self.config.cameras) * self.config.tokens + self.state_tokens
-        valid[first : first + padding] = 0.0
+        valid[padding.start : padding.stop] = 0.0
         return valid
