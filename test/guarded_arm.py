@@ -16,6 +16,7 @@ from ecovla_ros.control.limits import Limits, load
 from ecovla_ros.control.pace import STOP_JERK
 from ecovla_ros.control.status import Command
 from ecovla_ros.control.trajectory import TrajectoryController
+from ecovla_ros.control.watch import SetWatch
 from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, Trajectory
 
 WIDE = {
@@ -37,9 +38,12 @@ class GuardedArm:
 
     def __init__(
         self, start: np.ndarray, profile: str = "normal", tool_speed: float | None = 5.0, jerk: float = 0.0,
-        **settings: Any,
+        second_clock: bool = False, **settings: Any,
     ) -> None:  # fmt: skip
-        """`tool_speed`, m/s: by default no limit for these motions; None: the profile's. `jerk`, rad/s^3, also."""
+        """`tool_speed`, m/s: by default no limit for these motions; None: the profile's. `jerk`, rad/s^3, also.
+
+        `second_clock`: the guard is told when its clock was set, as by a node where time is not simulated.
+        """
         loaded = load(profile)
         changes: dict[str, Any] = {} if tool_speed is None else {"tool_speed": tool_speed}
         changes |= {"jerk": np.full(7, jerk)} if jerk else {}
@@ -48,6 +52,7 @@ class GuardedArm:
         self.guard = Guard(self.config, self.limits)
         self.plant = TrajectoryController(start)
         self.now, self.skew = START, 0
+        self.steady = SetWatch() if second_clock else None
         self.enabled = False
         self.sent: list[Trajectory] = []
         self.grips: list[float] = []
@@ -57,7 +62,10 @@ class GuardedArm:
 
     @property
     def clock(self) -> int:
-        return self.now + self.skew
+        clock = self.now + self.skew
+        if self.steady is not None and (step_s := self.steady.see(clock, self.now)):
+            self.guard.on_clock_set(step_s, clock)
+        return clock
 
     @property
     def position(self) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ecovla_ros.bench.controller import FakeController
 from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.watch import SetWatch
 from ecovla_ros.types import CONTINUOUS, ActionChunk
 
 NS = 1_000_000_000
@@ -28,6 +29,8 @@ class Rig:
     frozen_ns: int | None = None
     drift: np.ndarray = field(default_factory=lambda: np.zeros(7))
     kept: list[ActionChunk] = field(default_factory=list)
+    steady: SetWatch = field(default_factory=SetWatch)
+    """The second clock, which a node has where time is not simulated."""
     mixed: Callable[[Rig, int], None] | None = None
     """The fault of a mixture that acts now."""
 
@@ -140,6 +143,18 @@ def _clock(step_s: float, every: int) -> Fault:
     return act
 
 
+def _set(rig: Rig, k: int) -> None:
+    """The clock is set, by less than shows in one clock alone; the guard is told by whoever has two."""
+    rig.steady.see(rig.clock, rig.controller.now_ns)
+    if k % 30 == 1:
+        size = float(np.exp(rig.rng.uniform(np.log(0.002), np.log(0.5))))
+        rig.skew_ns += round(size * float(rig.rng.choice([-1.0, 1.0])) * NS)
+    step_s = rig.steady.see(rig.clock, rig.controller.now_ns)
+    if step_s:
+        rig.guard.on_clock_set(step_s, rig.clock)
+    healthy(rig, k)
+
+
 def _slewed(rig: Rig, k: int) -> None:
     """As fast as NTP may slew a clock: 500 parts in a million."""
     rig.skew_ns += round(500e-6 * TICK_NS) * (1 if rig.drift[0] > 0.0 else -1)
@@ -213,6 +228,7 @@ FAULTS: dict[str, Fault] = {
     "dead camera": _dead_camera,
     "clock backward": _clock(-0.3, 30),
     "clock forward": _clock(1.0, 30),
+    "clock set": _set,
     "clock slewed": _slewed,
     "clock frozen": _frozen,
     "joint states at 1 kHz": _fast_states,

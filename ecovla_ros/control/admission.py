@@ -62,7 +62,7 @@ def admit(
     checks.age(chunk, now_ns, config.chunk_age_s)
     first = playback.due(chunk, now_ns)
     rows, turned = checks.unwrap(chunk.joints, first, start[0])
-    rows, clamped = checks.joint_margin(rows, limits, config.margin_rad)
+    rows, clamped = checks.joint_margin(rows, limits, config.margin_rad, start[0])
     checks.jump(rows[first], start[0], measured, config.max_jump_rad)
     bounded = tool.limits(site.box, limits.tool_speed, start[0])
     rows, cut = tool.cut(rows, first, bounded)

@@ -102,12 +102,18 @@ def unwrap(rows: np.ndarray, first: int, commanded: np.ndarray) -> tuple[np.ndar
     return result, bool((np.abs(result - rows) > 1e-6).any())
 
 
-def joint_margin(rows: np.ndarray, limits: Limits, margin_rad: float) -> tuple[np.ndarray, bool]:
+def joint_margin(
+    rows: np.ndarray, limits: Limits, margin_rad: float, commanded: np.ndarray
+) -> tuple[np.ndarray, bool]:
     """Rows (H, 7) clamped to `margin_rad` inside the position limits; whether any was outside.
 
-    Clamping bends the path, but only where it would end in a limit: the other joints go on, as near an obstacle.
+    Clamping bends the path, but only where it would end in a limit: the other joints go on, as near an obstacle. An arm
+    that stands in the nearer half of a margin, at `commanded` (7,), may stay and come back, but not go further.
     """
-    clamped = np.clip(rows, limits.lower + margin_rad, limits.upper - margin_rad)
+    lower, upper = limits.lower + margin_rad, limits.upper - margin_rad
+    lower = np.where(commanded < lower - margin_rad / 2.0, np.maximum(commanded, limits.lower), lower)
+    upper = np.where(commanded > upper + margin_rad / 2.0, np.minimum(commanded, limits.upper), upper)
+    clamped = np.clip(rows, lower, upper)
     return clamped, bool((clamped != rows).any())
 
 

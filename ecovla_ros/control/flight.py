@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ecovla_ros.control.checks import distance
-from ecovla_ros.control.curve import Motion
+from ecovla_ros.control.curve import STEP_S, Motion
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.pace import smooth_stop
 from ecovla_ros.control.trajectory import TrajectoryController
@@ -17,6 +17,10 @@ from ecovla_ros.types import Trajectory
 
 SEAT_RAD = 0.05
 """An arm at rest this near to its last command still holds it: the rest is droop (the arm warns at 3 degrees)."""
+SEAT_SHARE = 0.9
+"""Share of the limits that the way to the seat uses."""
+SEATED_S = 0.1
+"""After the way to the seat the controller is waited for so long, s."""
 
 
 class Flight:
@@ -25,6 +29,7 @@ class Flight:
     def __init__(self) -> None:
         self._model: TrajectoryController | None = None
         self._settled_ns = 0
+        self._settles = ""
 
     @property
     def known(self) -> bool:
@@ -35,21 +40,39 @@ class Flight:
         """Whether a trajectory has not ended yet."""
         return self._model is not None and now_ns < self._model.end_ns
 
-    def settling(self, now_ns: int) -> bool:
-        """Whether, after a jump of the clock, the arm may still move on a trajectory whose progress is not known."""
-        return now_ns < self._settled_ns
+    def settling(self, now_ns: int) -> str:
+        """Why what is commanded now is not known, only where it ends; empty when it is known."""
+        return self._settles if now_ns < self._settled_ns else ""
 
     def commanded(self, now_ns: int) -> Motion:
         """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2."""
         assert self._model is not None
         return self._model.state(now_ns)
 
-    def seat(self, measured: np.ndarray) -> None:
-        """The arm rests at `measured` (7,): keep the last command if that is near, else start from there."""
-        if self._model is None:
-            self._model = TrajectoryController(measured)
-        elif np.abs(distance(measured, self._end())).max() > SEAT_RAD:
-            self._model.hold(measured)
+    def start(self, measured: np.ndarray) -> None:
+        """Nothing was commanded yet, or what was is void: the controller holds the arm where it is, `measured` (7,)."""
+        self._model = TrajectoryController(measured)
+
+    def seat(self, measured: np.ndarray, now_ns: int, limits: Limits, anew: bool) -> Trajectory | None:
+        """The arm rests at `measured` (7,): keep the last command if that is near, else start from there.
+
+        An arm that stands elsewhere (it was blocked, pushed, or its driver started anew) has a controller that still
+        commands the old place, or this one: nobody tells which. Returned is what ends at `measured` from both, to be
+        sent now: one point, so late that from the old place it is slow, with no more of a step of acceleration than the
+        jerk limit gives in a cycle. From here on it moves nothing. `anew`: the driver may have been started anew.
+        """
+        assert self._model is not None
+        way = distance(measured, self._end())
+        off, place = np.abs(way), self._end() + way
+        if off.max() <= (0.0 if anew else SEAT_RAD):
+            return None
+        slow = 1.5 * off / (limits.ramp_start * limits.velocity)
+        smooth = np.sqrt(6.0 * off / np.minimum(limits.acceleration, limits.jerk * STEP_S))
+        length_s = max(float(slow.max()), float(smooth.max()), SEATED_S) / SEAT_SHARE
+        self._model.hold(place)
+        self._settled_ns = now_ns + round((length_s + SEATED_S) * 1e9)
+        self._settles = f"for {length_s:.1f} s the controller is brought from its last command to where the arm stands"
+        return Trajectory(np.array([length_s]), place[None], np.zeros((1, len(place))))
 
     def send(self, trajectory: Trajectory, now_ns: int) -> None:
         """`trajectory` starts now. Raises ControlError for what the controller would refuse."""
@@ -70,6 +93,7 @@ class Flight:
             end_ns = max(end_ns, self._model.end_ns)
             self._model.hold(self._end())
         self._settled_ns = now_ns + max(end_ns - last_ns, 0)
+        self._settles = "the clock jumped, and the arm may still be coming to rest"
 
     def _end(self) -> np.ndarray:
         assert self._model is not None

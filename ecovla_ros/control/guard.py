@@ -24,11 +24,13 @@ from ecovla_ros.control.watch import STILL_S, ArmWatch, Clock, GripperGate, Late
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
-WATCHES = ("state_finite", "state_order", "state_age", "silence", "clock_jump", "clock_still",
+WATCHES = ("state_finite", "state_order", "state_age", "state_lost", "silence", "clock_jump", "clock_still",
            "following", "chunk_end", "stop")
 """Names of the counters beside `checks.ORDER`. clock_still: a tick at the time of the one before, in which nothing is
-sent. stop: a stop that would have left the limits was not sent."""
+sent. stop: a stop that would have left the limits was not sent. state_lost: joint states were gone for so long that the
+driver may have been started anew."""
 MOVING = (State.ARMED, State.RUNNING, State.DEGRADED)
+FIRST = "waiting for the first chunk"
 REPEATS = 3
 """Jumps in a row, or joint states in a row away from where the arm is commanded, that latch."""
 
@@ -39,6 +41,7 @@ class Guard:
     def __init__(self, config: ControlConfig, limits: Limits) -> None:
         self._config, self._limits = config, limits
         self._site = Site(config, limits, tool.box(config))
+        tool.check_singularity(config)
         self._clock = Clock(round(STILL_S * config.rate_hz))
         self._arm, self._gate = ArmWatch(config.joint_state_age_s), GripperGate()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
@@ -53,7 +56,12 @@ class Guard:
         self._ticked_ns: int | None = None
         self._ramp_ns: int | None = None
         self._followed_ns = 0
-        self._estop = self._asked_to_hold = self._stopping = False
+        self._estop = self._asked_to_hold = self._stopping = self._blind = False
+        self._unseated = self._anew = False
+
+    def on_clock_set(self, step_s: float, now_ns: int) -> None:
+        """Whoever has a second clock tells that the one of `now_ns` was set by `step_s` since the last call."""
+        self._see(now_ns, step_s)
 
     def on_joint_state(self, state: ArmState, now_ns: int) -> None:
         """What the arm reports. NaN latches an enabled guard."""
@@ -108,9 +116,12 @@ class Guard:
         if fault:
             return False, f"cannot enable: {fault}"
         assert self._arm.joints is not None
-        self._flight.seat(self._arm.joints)
-        self._state, self._reason = State.ARMED, "waiting for the first chunk"
+        if not self._flight.known or self._arm.placed:
+            self._flight.start(self._arm.joints)
+        self._unseated, self._anew = True, self._anew or self._arm.lost_s > 0.0
+        self._state, self._reason = State.ARMED, FIRST
         self._asked_to_hold, self._ramp_ns, self._jumps, self._strays = False, None, 0, 0
+        self._arm.lost_s, self._arm.placed = 0.0, False
         self._gate.start(self._arm.gripper)
         return True, "armed; the first motion ramps up"
 
@@ -150,26 +161,30 @@ class Guard:
         self._clock.stood += stands
         trajectory = None
         if not stands:  # else the arm may be further than it is taken to be: what runs comes to rest by itself
-            trajectory = self._stop(now_ns) if self._stopping else self._follow(now_ns)
+            trajectory = self._stop(now_ns) if self._stopping else self._take_seat(now_ns) or self._follow(now_ns)
+        if self._state is State.ARMED and self._plan is None:
+            self._reason = self._flight.settling(now_ns) or FIRST
         moving = self._state in MOVING and self._plan is not None
         if moving and self._pending is None and not self._flight.running(now_ns):
             self._counters["chunk_end"] += 1
-            self._rest(State.HOLD, "no new chunk: the last one has ended")
+            since = f"those after it were refused ({self._refusal})" if self._refusal else "no new chunk came"
+            self._rest(State.HOLD, f"the last chunk has ended, {since}")
         gripper = None
         if self._state in MOVING and self._plan is not None:
             gripper = self._gate.command(self._plan.gripper(now_ns), now_ns)
         self._commands += trajectory is not None
         return Command(trajectory, gripper, self._status(now_ns))
 
-    def _see(self, now_ns: int) -> int:
+    def _see(self, now_ns: int, step_s: float = 0.0) -> int:
         """The time to use. After a jump nothing about the flight is known but where it ends, and by when."""
         last_ns = self._clock.last_ns
         now_ns, jump_s = self._clock.see(now_ns)
+        jump_s = jump_s or step_s
         if not jump_s or last_ns is None:
             return now_ns
         self._counters["clock_jump"] += 1
         self._flight.clock_jumped(last_ns, now_ns)
-        self._pending = self._newest_ns = self._accepted_ns = None
+        self._pending = self._newest_ns = self._accepted_ns = self._ramp_ns = None
         self._arm.forget()
         self._late.forget()
         if self._state in (*MOVING, State.HOLD):
@@ -182,9 +197,16 @@ class Guard:
         if self._state not in (*MOVING, State.HOLD):
             return
         stale = self._arm.stale(now_ns)
-        if stale and self._state is not State.HOLD:
-            self._counters["state_age"] += 1
+        if stale and not self._blind and not self._asked_to_hold and not self._flight.settling(now_ns):
+            self._counters["state_age"] += self._state is not State.HOLD
             self._rest(State.HOLD, stale)
+            self._blind = True
+        self._blind = self._blind and bool(stale)
+        if self._arm.lost_s and not self._asked_to_hold:
+            self._counters["state_lost"] += 1
+            gone = f"joint states were missing for {self._arm.lost_s:.1f} s, the driver may have been started anew"
+            self._rest(State.HOLD, f"{gone}; call enable to go on")
+            self._asked_to_hold = True
         silent_s = (now_ns - self._heard_ns) / NS
         if self._state in MOVING and self._plan is not None and silent_s > self._config.chunk_silence_s + 1e-6:
             self._counters["silence"] += 1
@@ -200,10 +222,19 @@ class Guard:
             joint = JOINTS[int(off.argmax())]
             self._latch(f"{joint} is {off.max():.3f} rad from where it is commanded: blocked, in fault, or moved")
 
+    def _take_seat(self, now_ns: int) -> Trajectory | None:
+        """Bring the controller to where the arm stands: once after enabling, before any chunk moves it."""
+        ready = self._state in (*MOVING, State.HOLD) and not self._arm.stale(now_ns) and not self._flight.settling(now_ns)
+        if not self._unseated or not ready:
+            return None
+        assert self._arm.joints is not None
+        anew, self._unseated, self._anew = self._anew, False, False
+        return self._flight.seat(self._arm.joints, now_ns, self._limits, anew)
+
     def _follow(self, now_ns: int) -> Trajectory | None:
         """Trajectory of the waiting chunk when it is its turn."""
         chunk = self._pending
-        if chunk is None or not self.due(now_ns) or self._arm.stale(now_ns):
+        if chunk is None or self._unseated or not self.due(now_ns) or self._arm.stale(now_ns):
             return None
         self._pending = None
         try:
@@ -215,8 +246,9 @@ class Guard:
     def _accept(self, chunk: ActionChunk, now_ns: int) -> Trajectory:
         """Trajectory of `chunk`, from what is commanded now. Raises Refused."""
         assert self._arm.joints is not None
-        if self._flight.settling(now_ns):
-            raise Refused("clock", "the clock jumped, and the arm may still be coming to rest")
+        settling = self._flight.settling(now_ns)
+        if settling:
+            raise Refused("clock", settling)
         begin_ns = now_ns if self._ramp_ns is None else self._ramp_ns
         self._late.see(chunk.stamp_ns, now_ns)
         shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late.share(now_ns)}
@@ -229,6 +261,7 @@ class Guard:
         for name in plan.changed:
             self._counters[name] += 1
         self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
+        self._arm.placed = False
         self._state, self._reason = self._motion(shares)
         return plan.trajectory
 

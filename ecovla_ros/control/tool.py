@@ -46,6 +46,14 @@ def box(config: ControlConfig) -> Box:
     return Box(lower, upper)
 
 
+def check_singularity(config: ControlConfig) -> None:
+    """Raises ConfigError where the slowing near a singularity would not grow towards it."""
+    if not config.singular_from < config.singular_to:
+        raise ConfigError(
+            f"control.singular_from {config.singular_from} and singular_to {config.singular_to}; valid: from below to"
+        )
+
+
 @dataclass(frozen=True)
 class ToolLimits:
     """Limits of the tool point for one chunk."""

@@ -16,12 +16,21 @@ BACK_S = 0.001
 STILL_S = 0.1
 """A clock that stood still for so long of the guard's own ticks, and goes on, may have lost time meanwhile, or was set
 back unseen: that is a jump. Also slow simulation clocks step more often."""
+SET_S = 0.002
+"""Two clocks that part by more between two calls: one of them was set. The arm is then v times that from where it is
+taken to be, and a curve that starts there needs 6 v e / t^2 more acceleration."""
+READ_S = 0.0005
+"""Two clocks read further apart than this cannot be compared, s."""
+LOST_S = 1.0
+"""Joint states that were missing for longer may come from a driver that was started anew, and its controller with it, s."""
 GAP_S = 0.5
 """Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
 STEADY_RAD = 0.02
 """Largest difference of two joint states of an arm at rest, rad."""
 REST_VELOCITY = 0.1
 """Largest measured speed of an arm at rest, rad/s."""
+PLACED_RAD, PLACED_RAD_S = 0.2, 20.0
+"""A step of the joint states beyond both is no motion of this arm, rad and rad/s."""
 DEGRADED_SHARE = 0.5
 """Share of the velocity limit while chunks come late."""
 RECOVER_S = 1.0
@@ -56,6 +65,24 @@ class Clock:
 
 
 @dataclass
+class SetWatch:
+    """Tells by a steady clock when the clock that stamps everything is set. Slewing (NTP) moves both alike."""
+
+    _apart_ns: int | None = None
+
+    def see(self, now_ns: int, steady_ns: int, read_s: float = 0.0) -> float:
+        """By how many seconds the clock that says `now_ns` was set since the last call; 0.0: it was not.
+
+        `read_s`: time that passed while both were read.
+        """
+        if read_s > READ_S:
+            return 0.0
+        before, self._apart_ns = self._apart_ns, now_ns - steady_ns
+        step_s = 0.0 if before is None else (self._apart_ns - before) / NS
+        return step_s if abs(step_s) > SET_S else 0.0
+
+
+@dataclass
 class ArmWatch:
     """The last joint states."""
 
@@ -65,6 +92,11 @@ class ArmWatch:
     """Newest measured positions, rad, (7,)."""
     gripper: float = 0.0
     stamp_ns: int = 0
+    lost_s: float = 0.0
+    """For how long joint states were missing, s; 0.0 unless for longer than `LOST_S`. Whoever acts on it clears it."""
+    placed: bool = False
+    """The arm was put elsewhere between two joint states, as only a simulator does, and its controller with it."""
+    _ahead_s: float = 0.0
     _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
     _before: np.ndarray | None = None
     _received_ns: int = 0
@@ -74,8 +106,15 @@ class ArmWatch:
         joints, velocity = _seven(state.joints), _seven(state.velocity)
         if joints is None or velocity is None or not isinstance(state.stamp_ns, (int, np.integer)):
             return "state_finite"
-        if self.joints is not None and state.stamp_ns < self.stamp_ns or state.stamp_ns > now_ns + self.age_s * NS:
+        ahead_s = (state.stamp_ns - now_ns) / NS
+        if self.joints is not None and state.stamp_ns < self.stamp_ns or ahead_s > self.age_s:
+            self._ahead_s = ahead_s if ahead_s > self.age_s else self._ahead_s
             return "state_order"
+        gap_s = 0.0 if self.joints is None else (now_ns - self._received_ns) / NS
+        self._ahead_s, self.lost_s = 0.0, gap_s if gap_s > LOST_S else self.lost_s
+        if self.joints is not None:
+            step, passed_s = float(np.abs(distance(joints, self.joints)).max()), (state.stamp_ns - self.stamp_ns) / NS
+            self.placed |= step > PLACED_RAD and step > PLACED_RAD_S * passed_s
         self._before, self.joints, self._velocity = self.joints, joints, velocity
         if isinstance(state.gripper, (int, float, np.number)) and math.isfinite(state.gripper):
             self.gripper = float(state.gripper)
@@ -88,6 +127,8 @@ class ArmWatch:
 
     def stale(self, now_ns: int) -> str:
         """Why the joint states cannot be trusted now; empty when they can."""
+        if self._ahead_s:
+            return f"joint states are stamped {self._ahead_s:.3f} s ahead of this clock; are the clocks synchronised?"
         if self.joints is None:
             return "no joint state yet"
         age = (now_ns - min(self.stamp_ns, self._received_ns)) / NS

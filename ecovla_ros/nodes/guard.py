@@ -27,6 +27,7 @@ from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.control.watch import SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
@@ -55,9 +56,9 @@ class GuardNode(Node):
             "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         config = settings.configuration(self).control
-        self._guard = Guard(config, limits.load(config.profile))
+        self._guard, self._set = Guard(config, limits.load(config.profile)), SetWatch()
         send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
-        self._input = ""
+        self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
         self._simulated_time = bool(self.get_parameter("use_sim_time").value)
@@ -96,6 +97,7 @@ class GuardNode(Node):
             if ticks % LOOK_TICKS == 0 or self._listens():
                 seldom.turn(self, due_s)
                 wait = executor.spin_once
+                wait(max(due_s - time.monotonic(), 0.0))  # also when a tick took longer than its period
             while (left_s := due_s - time.monotonic()) > 0.0:
                 wait(left_s)
 
@@ -117,15 +119,16 @@ class GuardNode(Node):
             return
         try:
             self._guard.on_joint_state(self._reader.read(raw, finite=False), now_ns)
-            self._input = ""
+            self._inputs.pop("joint_states", None)
         except ObservationError as error:  # the guard holds once the last good one is too old
-            self._complain(str(error))
+            self._complain("joint_states", str(error))
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         try:
             self._guard.on_chunk(wire.chunk(msg), self._now_ns())
-        except ControlError as error:
-            self._complain(str(error))
+            self._inputs.pop("action_chunk", None)
+        except ControlError as error:  # the guard holds once nothing better comes
+            self._complain("action_chunk", str(error))
         self._act()  # a chunk whose turn it is need not wait for the next tick
 
     def _on_fault(self, msg: String) -> None:
@@ -170,7 +173,7 @@ class GuardNode(Node):
         if command.gripper is not None:
             self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
-        said = (status.state, status.reason, status.refusal, self._input)
+        said = (status.state, status.reason, status.refusal, *self._inputs.values())
         if command.trajectory is None and said == self._said:
             return
         if answered:
@@ -189,7 +192,7 @@ class GuardNode(Node):
         self._diagnostics.set(level, message)
 
     def _message(self, status: GuardStatus) -> str:
-        return f"{status.reason}; {self._input}" if self._input else status.reason
+        return "; ".join((status.reason, *self._inputs.values()))
 
     def _log(self, status: GuardStatus) -> None:
         refused = status.refusal if status.state != State.DISARMED.value else ""  # to be expected while disarmed
@@ -197,13 +200,13 @@ class GuardNode(Node):
         log = self.get_logger()
         if status.state == State.LATCHED.value:
             log.error(text)
-        elif status.state == State.HOLD.value or refused or self._input:
+        elif status.state == State.HOLD.value or refused or self._inputs:
             log.warning(text, throttle_duration_sec=SAY_AGAIN_S)
         else:
             log.info(text)
 
-    def _complain(self, message: str) -> None:
-        self._input = message
+    def _complain(self, topic: str, message: str) -> None:
+        self._inputs[topic] = message
         self.get_logger().warning(message, throttle_duration_sec=SAY_AGAIN_S)
 
     def _values(self) -> dict[str, object]:
@@ -232,8 +235,15 @@ class GuardNode(Node):
         return self._jitter_ms
 
     def _now_ns(self) -> int:
-        """Time of the node's clock, ns, which is the system's unless time is simulated."""
-        return int(self.get_clock().now().nanoseconds) if self._simulated_time else time.time_ns()
+        """Time of the node's clock, ns, which is the system's unless time is simulated. The guard is told if it was set."""
+        if self._simulated_time:  # the controller has the same clock
+            return int(self.get_clock().now().nanoseconds)
+        before_ns = time.monotonic_ns()
+        now_ns, after_ns = time.time_ns(), time.monotonic_ns()
+        set_s = self._set.see(now_ns, (before_ns + after_ns) // 2, (after_ns - before_ns) / 1e9)
+        if set_s:
+            self._guard.on_clock_set(set_s, now_ns)
+        return now_ns
 
 
 def main(arguments: list[str] | None = None) -> int:
