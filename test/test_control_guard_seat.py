@@ -9,7 +9,7 @@ from guarded_arm import AHEAD, HOME, NS, TICK, GuardedArm, moving_arm, stream
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import load
-from ecovla_ros.control.watch import SetWatch
+from ecovla_ros.control.watch import GripperGate, SetWatch
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.types import ArmState
 
@@ -197,3 +197,14 @@ def test_states_of_a_stopped_driver_are_no_place_to_start_from() -> None:
         guard.on_joint_state(ArmState(now + k * TICK, HOME, np.zeros(7), 0.0), now + k * TICK)
         guard.tick(now + k * TICK)
     assert guard.enable(True, now + 302 * TICK)[0]
+
+
+def test_a_gripper_command_that_did_nothing_is_sent_again_and_not_for_ever() -> None:
+    gate = GripperGate()
+    gate.start(0.0)
+    sent = [k for k in range(1000) if gate.command(1.0, 0.0, k * TICK) is not None]
+    assert sent == [0, 100, 200, 300]
+    assert [gate.command(1.0, 0.0, 2000 * TICK), gate.command(0.0, 0.9, 2001 * TICK)] == [None, 0.0]
+    moved = GripperGate()
+    moved.start(0.0)
+    assert [k for k in range(1000) if moved.command(1.0, min(0.1 * k, 0.9), k * TICK) is not None] == [0]

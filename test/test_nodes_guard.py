@@ -24,9 +24,10 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
+from ecovla_ros.control.watch import SetWatch
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes import gripper, qos
-from ecovla_ros.nodes.guard import GuardNode
+from ecovla_ros.nodes.guard import LOOK_TICKS, GuardNode
 from ecovla_ros.nodes.interfaces import ActionChunk as ChunkMessage
 from ecovla_ros.types import JOINTS, ActionChunk
 
@@ -150,9 +151,9 @@ def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
     arm.states.publish(lacking)
     arm.is_in("HOLD", "joint_states lacks joint_7")
     arm.talking = True
-    ros.until(lambda: not arm.node._input, "good joint states")
+    ros.until(lambda: not arm.node._inputs, "good joint states")
     arm.send(horizon=3)
-    ros.until(lambda: "a chunk of horizon 3" in arm.node._input, "the refused chunk")
+    ros.until(lambda: "a chunk of horizon 3" in arm.node._inputs.get("action_chunk", ""), "the refused chunk")
     arm.send(positions=[1.5] * 56)
     ros.until(lambda: "jump" in arm.node._last.refusal, "a refusal")
 
@@ -233,3 +234,35 @@ def test_driven_by_itself_it_answers_chunks_services_and_the_estop(ros: Graph) -
     assert not arm.node._listens(), "nothing is due while it is disarmed"
     arm.node._simulated_time = True
     assert arm.node._listens(), "a simulated clock comes through the executor"
+
+
+def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else services, chunks and the arm's fault would go unheard."""
+    monkeypatch.setattr("ecovla_ros.nodes.guard.process.keep_loaded", lambda: None)
+    ticks, waits = [0], [0]
+
+    def tick() -> None:
+        ticks[0] += 1
+        threading.Event().wait(0.003)
+
+    def spin_once(timeout_sec: float) -> None:
+        waits[0] += 1
+
+    node: Any = SimpleNamespace(
+        destroy_timer=lambda _timer: None, _timer=None, _period_s=0.001, _tick=tick, _listens=lambda: False, waitables=[]
+    )
+    GuardNode.drive(node, SimpleNamespace(spin_once=spin_once), lambda: ticks[0] < 40)
+    assert waits[0] >= 40 // LOOK_TICKS
+
+
+def test_a_clock_that_is_set_is_told_to_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    node: Any = SimpleNamespace(
+        _simulated_time=False, _set=SetWatch(), _guard=SimpleNamespace(on_clock_set=lambda step_s, _now: told.append(step_s))
+    )
+    steady, wall = 10**9, 10**18
+    monkeypatch.setattr("ecovla_ros.nodes.guard.time.monotonic_ns", lambda: steady)
+    monkeypatch.setattr("ecovla_ros.nodes.guard.time.time_ns", lambda: wall)
+    assert GuardNode._now_ns(node) == wall and not told
+    steady, wall = steady + 10**7, wall + 10**7 + 5 * 10**7
+    assert GuardNode._now_ns(node) == wall and told == [pytest.approx(0.05)]

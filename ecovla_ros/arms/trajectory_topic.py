@@ -14,7 +14,7 @@ from ecovla_ros.types import ArmState, Trajectory
 
 
 class TrajectoryTopic:
-    """Publishes; where the arm is comes by `joint_states`, what is wrong with it by the controller's diagnostics."""
+    """Publishes; where the arm is comes by `joint_states`, what is wrong with it by `arm_fault`."""
 
     fault = ""
 

@@ -171,7 +171,7 @@ class Guard:
             self._rest(State.HOLD, f"the last chunk has ended, {since}")
         gripper = None
         if self._state in MOVING and self._plan is not None:
-            gripper = self._gate.command(self._plan.gripper(now_ns), now_ns)
+            gripper = self._gate.command(self._plan.gripper(now_ns), self._arm.gripper, now_ns)
         self._commands += trajectory is not None
         return Command(trajectory, gripper, self._status(now_ns))
 

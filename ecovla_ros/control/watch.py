@@ -22,7 +22,8 @@ taken to be, and a curve that starts there needs 6 v e / t^2 more acceleration."
 READ_S = 0.0005
 """Two clocks read further apart than this cannot be compared, s."""
 LOST_S = 1.0
-"""Joint states that were missing for longer may come from a driver that was started anew, and its controller with it, s."""
+"""Joint states that were missing for longer, and for twice what makes them stale, may come from a driver that was started
+anew, and its controller with it, s."""
 GAP_S = 0.5
 """Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
 STEADY_RAD = 0.02
@@ -39,6 +40,9 @@ GRIPPER_STEP = 0.05
 """The gripper is commanded when its target has moved this far, and at the ends of its stroke."""
 GRIPPER_PERIOD_S = 0.2
 """Time between two gripper commands, s."""
+GRIPPER_AGAIN_S, GRIPPER_AGAIN, GRIPPER_OFF = 1.0, 3, 0.2
+"""A gripper that is further from its target than the last after the first, s, is commanded anew, so many times: a command
+can be lost. One that holds something stays away from its target for good."""
 
 
 @dataclass
@@ -93,7 +97,7 @@ class ArmWatch:
     gripper: float = 0.0
     stamp_ns: int = 0
     lost_s: float = 0.0
-    """For how long joint states were missing, s; 0.0 unless for longer than `LOST_S`. Whoever acts on it clears it."""
+    """For how long joint states were missing, s; 0.0 unless for so long that the driver may be another. Whoever acts on it clears it."""
     placed: bool = False
     """The arm was put elsewhere between two joint states, as only a simulator does, and its controller with it."""
     _ahead_s: float = 0.0
@@ -111,7 +115,7 @@ class ArmWatch:
             self._ahead_s = ahead_s if ahead_s > self.age_s else self._ahead_s
             return "state_order"
         gap_s = 0.0 if self.joints is None else (now_ns - self._received_ns) / NS
-        self._ahead_s, self.lost_s = 0.0, gap_s if gap_s > LOST_S else self.lost_s
+        self._ahead_s, self.lost_s = 0.0, gap_s if gap_s > max(LOST_S, 2.0 * self.age_s) else self.lost_s
         if self.joints is not None:
             step, passed_s = float(np.abs(distance(joints, self.joints)).max()), (state.stamp_ns - self.stamp_ns) / NS
             self.placed |= step > PLACED_RAD and step > PLACED_RAD_S * passed_s
@@ -177,18 +181,25 @@ class GripperGate:
 
     last: float = 0.0
     _sent_ns: int | None = None
+    _again: int = 0
 
     def start(self, measured: float) -> None:
         """The gripper stands at `measured` and was not commanded yet."""
         self.last, self._sent_ns = min(max(measured, 0.0), 1.0), None
 
-    def command(self, target: float, now_ns: int) -> float | None:
+    def command(self, target: float, measured: float, now_ns: int) -> float | None:
         """What to send for `target` (0 open .. 1 closed), or None. Next to an end of the stroke the end is meant."""
         target = 0.0 if target <= GRIPPER_STEP else 1.0 if target >= 1.0 - GRIPPER_STEP else target
-        too_soon = self._sent_ns is not None and 0 <= now_ns - self._sent_ns < GRIPPER_PERIOD_S * NS
-        if too_soon or abs(target - self.last) < GRIPPER_STEP - 1e-9:
+        since_s = math.inf if self._sent_ns is None else abs(now_ns - self._sent_ns) / NS
+        if since_s < GRIPPER_PERIOD_S:
             return None
-        self.last, self._sent_ns = target, now_ns
+        if abs(target - self.last) < GRIPPER_STEP - 1e-9:
+            there = self._sent_ns is None or abs(measured - self.last) <= GRIPPER_OFF
+            if there or since_s < GRIPPER_AGAIN_S or self._again >= GRIPPER_AGAIN:
+                return None
+            self._again, self._sent_ns = self._again + 1, now_ns
+            return self.last
+        self.last, self._sent_ns, self._again = target, now_ns, 0
         return target
 
 
