@@ -2,9 +2,9 @@
 
 Standard library and kortex_api alone: kortex_api pins a protobuf that no model stack can live with, so its environment
 holds nothing else. Lines of JSON come in by standard input (trajectory, gripper, clear) and go out by standard output
-(state, at the rate of the loop). The arm knows only latched joint speeds ("duration" is not implemented): it moves
-on until the next command or Stop. So this process stops it on every way out, ends every trajectory at rest, and asks
-for a connection time-out that stops the arm when the process is killed.
+(state, at the rate of the loop); what kortex_api prints goes to standard error. The arm knows only latched joint speeds
+("duration" is not implemented): it moves on until the next command or Stop. So this process stops it on every way out,
+ends every trajectory at rest, and asks for a connection time-out that stops the arm when the process is killed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import concurrent.futures
 import importlib
 import json
 import math
+import os
 import queue
 import signal
 import sys
@@ -93,7 +94,7 @@ class Session:
         self.api, self._quick = api, api.options()
         self._quick.timeout_ms = CALL_MS
         self._transport = api.TCPTransport()
-        self._router = api.RouterClient(self._transport, api.RouterClient.basicErrorCallback)
+        self._router = api.RouterClient(self._transport, unread)
         self._transport.connect(options.ip, options.port)
         self._manager = None
         try:
@@ -286,6 +287,20 @@ def note(text):
     print(f"kortex: {text}", file=sys.stderr, flush=True)
 
 
+def unread(error):
+    """For kortex_api's receive thread, which ends when this raises: a message that it could not read or place."""
+    note(f"kortex_api: {error}")
+
+
+def reports():
+    """A stream to what is standard output now. Whatever else prints there, kortex_api does, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return kept
+
+
 def listen(asked):
     """Lines of standard input into the queue; None at its end, which is the death of whoever started us."""
     for line in sys.stdin:
@@ -314,7 +329,7 @@ def main():
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
-    asked = queue.Queue()
+    asked, out = queue.Queue(), reports()
     try:
         api = load_api()
     except ImportError as error:
@@ -325,7 +340,7 @@ def main():
     except errors_of(api) as error:
         note(f"cannot reach the arm at {options.ip}:{options.port}: {type(error).__name__}: {error}")
         return 3
-    loop = Loop(session, asked, lambda line: print(line, flush=True), options)
+    loop = Loop(session, asked, lambda line: print(line, file=out, flush=True), options)
     threading.Thread(target=listen, args=(asked,), daemon=True).start()
     try:
         before, due = time.monotonic(), time.monotonic()
