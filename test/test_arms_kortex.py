@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from kortex_robot import Robot
 
+from ecovla_ros.arms.kortex import server
 from ecovla_ros.arms.kortex.process import SERVER, KortexArm
+from ecovla_ros.control.flight import Flight
 from ecovla_ros.control.limits import load
+from ecovla_ros.types import Trajectory
 
 HOME = np.array([0.1, 0.3, 0.5, -1.8, -0.4, 0.9, 1.5])
 LIMITS = load("normal")
@@ -91,3 +96,128 @@ def program(folder: Path, *lines: str) -> str:
     made.write_text("\n".join([f"#!{sys.executable}", "import os, sys", *lines]))
     made.chmod(0o755)
     return str(made)
+
+
+class Lost(Exception):
+    """A reply did not come."""
+
+
+class Bench:
+    """The loop before an arm that obeys at once, in a time of their own. `lose`: the replies that do not come."""
+
+    def __init__(self) -> None:
+        self.now, self.at, self.speed = 0.0, HOME.copy(), np.zeros(7)
+        self.track, self.asked, self.said = [self.at[0]], queue.Queue(), []
+        self.lose: list[str] = []
+        self.stops = 0
+        self.api = SimpleNamespace(KServerException=Lost, KClientException=Lost)
+        options = SimpleNamespace(velocity=LIMITS.velocity.tolist())
+        self.loop = server.Loop(self, self.asked, self.hear, options, lambda: self.now)
+        self.turn()
+
+    def hear(self, line: str) -> None:
+        self.said.append(json.loads(line))
+
+    def turn(self) -> None:
+        """One turn, no sooner than 25 ms after the last."""
+        began = self.now
+        assert self.loop.turn(began, server.PERIOD_S)
+        self.wait(max(0.0, began + server.PERIOD_S - self.now))
+
+    def wait(self, seconds: float) -> None:
+        self.now, self.at = self.now + seconds, self.at + self.speed * seconds
+        self.track.append(self.at[0])
+
+    def send(self, trajectory: Trajectory) -> None:
+        self.asked.put(order(trajectory))
+
+    def feedback(self) -> tuple[list[float], list[float], float, str]:
+        self.answer("feedback", 0.002)
+        return self.at.tolist(), self.speed.tolist(), 0.0, ""
+
+    def speeds(self, values: list[float]) -> None:
+        assert (np.abs(values) <= LIMITS.velocity + 1e-9).all()
+        self.speed = np.array(values)
+        self.answer("speeds", 0.0)
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.lose[:1] != ["stop"]:
+            self.speed = np.zeros(7)
+        self.answer("stop", 0.0)
+
+    def answer(self, name: str, seconds: float) -> None:
+        if self.lose[:1] == [name]:
+            self.lose.pop(0)
+            self.wait(1e-3 * server.CALL_MS)
+            raise Lost(name)
+        self.wait(seconds)
+
+
+def order(trajectory: Trajectory) -> str:
+    names = {"times": trajectory.times_s, "positions": trajectory.positions, "velocities": trajectory.velocities}
+    return json.dumps({"op": "trajectory", **{name: np.asarray(value).tolist() for name, value in names.items()}})
+
+
+def move(step: float = 0.35, seconds: float = 1.0) -> Trajectory:
+    """From rest to rest along a smooth step."""
+    s = np.linspace(0.0, 1.0, 11)[1:, None]
+    shape, slope = 3 * s**2 - 2 * s**3, (6 * s - 6 * s**2) / seconds
+    return Trajectory(s[:, 0] * seconds, HOME + step * shape, step * slope * np.ones(7))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_stop_is_carried_out_while_nobody_sees_the_arm(lost: int) -> None:
+    bench, flight = Bench(), Flight()
+    flight.seat(HOME)
+    bench.send(move())
+    flight.send(move(), round(bench.now * 1e9))
+    while bench.now < 0.45:
+        bench.turn()
+    stop = flight.stop(round(bench.now * 1e9), LIMITS)
+    assert stop is not None
+    rest = stop.positions[-1][0] - HOME[0]
+    bench.send(stop)
+    late = bench.speed[0] * 1e-3 * server.CALL_MS * min(lost, 1)
+    bench.lose = ["feedback"] * lost
+    while bench.now < 3.0:
+        bench.turn()
+    assert max(bench.track) - HOME[0] < rest + max(0.003, late - 0.05), "the first reply costs its wait, the next nothing"
+    assert abs(bench.at[0] - HOME[0] - rest) < 0.005 and not bench.speed.any() and bench.said[-1]["fault"] == ""
+
+
+def test_three_lost_in_a_row_are_a_fault_at_rest_and_what_was_not_seen_is_not_reported() -> None:
+    bench = Bench()
+    bench.send(move())
+    while bench.now < 0.45:
+        bench.turn()
+    said = len(bench.said)
+    bench.lose = ["feedback"] * 3
+    for _ in range(3):
+        bench.turn()
+    assert not bench.speed.any()
+    assert [state["joints"] for state in bench.said[said:]] == [None]
+    assert bench.said[-1]["fault"] == "the arm does not answer: feedback"
+
+
+def test_pairs_of_lost_replies_again_and_again_are_a_fault_single_ones_are_not() -> None:
+    bench = Bench()
+    for _ in range(6):
+        bench.lose = ["feedback"]
+        bench.turn()
+        bench.turn()
+    assert bench.said[-1]["fault"] == ""
+    for _ in range(2):
+        bench.lose = ["feedback"] * 2
+        for _ in range(3):
+            bench.turn()
+    assert "does not answer" in bench.said[-1]["fault"]
+
+
+def test_latched_speeds_without_a_trajectory_are_stopped_until_it_is_answered() -> None:
+    bench = Bench()
+    bench.send(move())
+    bench.lose = ["stop"]
+    while bench.now < 2.5:
+        bench.turn()
+    assert bench.stops == 2 and not bench.speed.any() and bench.said[-1]["moving"] is False

@@ -33,7 +33,7 @@ SETTLE_S = 1.0
 CALL_MS = 200
 """A reply that takes longer is lost, ms. Users measure 50 to 75 ms."""
 LOST = 3
-"""So many calls in a row without an answer are a fault."""
+"""So many calls in a row without an answer are a fault; one that is answered halves the count."""
 MODULES = {
     "TCPTransport": "TCPTransport", "RouterClient": "RouterClient", "SessionManager": "SessionManager",
     "Exceptions.KServerException": "KServerException", "Exceptions.KClientException": "KClientException",
@@ -179,24 +179,31 @@ class Session:
 class Loop:
     """One turn every 25 ms: read what is asked, look where the arm is, command speeds, report."""
 
-    def __init__(self, session, asked, report, options):
+    def __init__(self, session, asked, report, options, clock=time.monotonic):
+        """`clock`, s, tells how long a reply was waited for in vain; the time itself is handed to `turn`."""
+        self._clock = clock
         self._session, self._asked, self._report, self._limit = session, asked, report, options.velocity
         self._errors = errors_of(session.api)
         self._trajectory, self._moving, self._fault, self._lost = None, False, "", {}
-        self._at, self._speed, self._gripper = None, [0.0] * 7, 0.0
+        self._seen, self._at, self._speed, self._gripper = False, None, [0.0] * 7, 0.0
         self._period = PERIOD_S
 
     def turn(self, now, period):
         """One turn at the time `now`; the last one took `period` seconds. Returns False when asked to end."""
         self._period += 0.2 * (max(period, PERIOD_S) - self._period)
         going = self._read(now)
-        if not self._try("feedback", self._look):
-            return going
-        if self._fault:
-            self._try("stop", self._drop)
-        elif self._trajectory is not None:
+        began = self._clock()
+        self._seen = False
+        self._seen = self._try("feedback", self._look)
+        if not self._seen:
+            now += self._clock() - began
+        if self._fault or self._trajectory is None:
+            if self._lost["feedback"] < LOST:  # else it was stopped just now
+                self._try("stop", self._drop)
+        else:
             self._try("command", lambda: self._follow(now))
-        self._say()
+        if self._seen:
+            self._say()
         return going
 
     def _read(self, now):
@@ -233,14 +240,18 @@ class Loop:
             self._fault = fault
 
     def _follow(self, now):
-        """Speeds that bring the arm along the trajectory until the next turn, or zero at its end."""
-        here, then = self._trajectory.at(now), self._trajectory.at(now + self._period)
-        error = [math.remainder(h - a, math.tau) for h, a in zip(here, self._at)]
+        """Speeds that bring the arm along the trajectory until the next turn, or zero at its end.
+
+        An arm that was not seen goes on as planned, and the next turn may be as late as this one was.
+        """
+        span = self._period if self._seen else max(self._period, 1e-3 * CALL_MS)
+        here, then = self._trajectory.at(now), self._trajectory.at(now + span)
+        error = [math.remainder(h - a, math.tau) if self._seen else 0.0 for h, a in zip(here, self._at)]
         late = now - self._trajectory.end
-        if late > SETTLE_S or (late >= 0.0 and max(map(abs, error)) < SETTLED_RAD):
+        if late > SETTLE_S or (self._seen and late >= 0.0 and max(map(abs, error)) < SETTLED_RAD):
             self._drop()
             return
-        wished = [(t - h) / self._period + GAIN * e for h, t, e in zip(here, then, error)]
+        wished = [(t - h) / span + GAIN * e for h, t, e in zip(here, then, error)]
         self._moving = True  # before the call: its reply may be lost and its command not
         self._session.speeds([min(max(w, -most), most) for w, most in zip(wished, self._limit)])
 
@@ -251,18 +262,18 @@ class Loop:
             self._moving = False
 
     def _try(self, kind, call):
-        """Whether the call was answered; after `LOST` of a kind that were not the arm is stopped and a fault named."""
+        """Whether the call was answered; at `LOST` of a kind that were not the arm is stopped and a fault named."""
         try:
             call()
         except self._errors as error:
-            self._lost[kind] = self._lost.get(kind, 0) + 1
+            self._lost[kind] = min(self._lost.get(kind, 0) + 1, LOST)
             note(f"no answer to {kind} ({self._lost[kind]}): {error}")
             if self._lost[kind] >= LOST:
                 self._fault = self._fault or f"the arm does not answer: {error}"
                 self.stop()
                 self._say()
             return False
-        self._lost[kind] = 0
+        self._lost[kind] = self._lost.get(kind, 0) // 2
         return True
 
     def stop(self):
@@ -277,7 +288,7 @@ class Loop:
                 note(f"stop: {error}")
 
     def _say(self):
-        state = {"joints": self._at, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
+        state = {"joints": self._at if self._seen else None, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
                  "moving": self._moving, "period_ms": 1e3 * self._period}  # fmt: skip
         self._report(json.dumps(state))
 
