@@ -182,7 +182,7 @@ def test_a_stop_is_carried_out_while_nobody_sees_the_arm(lost: int) -> None:
     bench.lose = ["feedback"] * lost
     while bench.now < 3.0:
         bench.turn()
-    assert max(bench.track) - HOME[0] < rest + max(0.003, late - 0.05), "the first reply costs its wait, the next nothing"
+    assert max(bench.track) - HOME[0] < rest + max(0.003, late - 0.05), "the first costs its wait, the next nothing"
     assert abs(bench.at[0] - HOME[0] - rest) < 0.005 and not bench.speed.any() and bench.said[-1]["fault"] == ""
 
 
@@ -221,3 +221,40 @@ def test_latched_speeds_without_a_trajectory_are_stopped_until_it_is_answered() 
     while bench.now < 2.5:
         bench.turn()
     assert bench.stops == 2 and not bench.speed.any() and bench.said[-1]["moving"] is False
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no JSON", "[]", "{}", '{"op": "dance"}', '{"op": "trajectory"}', '{"op": "gripper", "closed": NaN}',
+        order(Trajectory(np.array([1.0]), np.full((1, 1), 0.5), np.zeros((1, 1)))),
+        order(Trajectory(np.array([1.0]), np.full((1, 7), np.nan), np.zeros((1, 7)))),
+        order(Trajectory(np.array([1.0]), HOME[None], np.full((1, 7), np.inf))),
+        order(Trajectory(np.array([1.0, 1.0]), np.stack([HOME, HOME]), np.zeros((2, 7)))),
+        order(Trajectory(np.array([0.0]), HOME[None], np.zeros((1, 7)))),
+        order(Trajectory(np.array([]), np.zeros((0, 7)), np.zeros((0, 7)))),
+        order(Trajectory(np.array([1.0, 2.0]), HOME[None], np.zeros((1, 7)))),
+        '{"op": "trajectory", "times": ["now"], "positions": [[0,0,0,0,0,0,0]], "velocities": [[0,0,0,0,0,0,0]]}',
+    ],
+)  # fmt: skip
+def test_an_order_that_cannot_be_carried_out_is_refused_and_the_motion_goes_on(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench()
+    bench.send(move())
+    while bench.now < 0.45:
+        bench.turn()
+    bench.asked.put(line)
+    while bench.now < 2.5:
+        bench.turn()
+    assert np.abs(bench.at - HOME - 0.35).max() < 0.005 and bench.said[-1]["fault"] == ""
+    assert capsys.readouterr().err.count("refused") == 1
+
+
+def test_a_first_point_at_time_zero_is_where_the_motion_starts_anyway() -> None:
+    bench, then = Bench(), move()
+    rows = np.vstack((HOME, then.positions)), np.vstack((np.zeros(7), then.velocities))
+    bench.send(Trajectory(np.append(0.0, then.times_s), *rows))
+    while bench.now < 2.5:
+        bench.turn()
+    assert np.abs(bench.at - HOME - 0.35).max() < 0.005

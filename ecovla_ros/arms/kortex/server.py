@@ -34,6 +34,8 @@ CALL_MS = 200
 """A reply that takes longer is lost, ms. Users measure 50 to 75 ms."""
 LOST = 3
 """So many calls in a row without an answer are a fault; one that is answered halves the count."""
+MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError)
+"""What an order raises that cannot be carried out."""
 MODULES = {
     "TCPTransport": "TCPTransport", "RouterClient": "RouterClient", "SessionManager": "SessionManager",
     "Exceptions.KServerException": "KServerException", "Exceptions.KClientException": "KClientException",
@@ -84,6 +86,23 @@ class Trajectory:
         h = (2 * s**3 - 3 * s**2 + 1, (s**3 - 2 * s**2 + s) * span, 3 * s**2 - 2 * s**3, (s**3 - s**2) * span)
         ends = (self.positions[i - 1], self.velocities[i - 1], self.positions[i], self.velocities[i])
         return [sum(weight * end[j] for weight, end in zip(h, ends)) for j in range(7)]
+
+
+def points_of(order):
+    """Times, positions and velocities of an order. Raises one of `MALFORMED` when no arm could follow them.
+
+    A point at time 0 with others after it is left out: the motion starts from what was commanded.
+    """
+    times, positions, velocities = order["times"], order["positions"], order["velocities"]
+    rows = [*positions, *velocities]
+    if not len(times) == len(positions) == len(velocities) or any(len(row) != 7 for row in rows):
+        raise ValueError("seven positions and seven velocities are needed for every time")
+    if not all(math.isfinite(value) for row in (times, *rows) for value in row):
+        raise ValueError("every number must be finite")
+    first = 1 if len(times) > 1 and times[0] == 0.0 else 0
+    if any(later <= sooner for sooner, later in zip([0.0, *times[first:]], times[first:])):
+        raise ValueError("times must strictly rise from 0 on")
+    return times[first:], positions[first:], velocities[first:]
 
 
 class Session:
@@ -211,28 +230,40 @@ class Loop:
             line = self._asked.get()
             if line is None:
                 return False
-            order = json.loads(line)
-            if order["op"] == "trajectory" and self._at is not None and not self._fault:
-                self._enter(order, now)
-            elif order["op"] == "gripper":
-                self._try("gripper", lambda closed=order["closed"]: self._session.gripper(closed))
-            elif order["op"] == "clear":
-                self._try("clear", self._session.clear)
-                self._fault, self._lost = "", {}
+            try:
+                self._obey(json.loads(line), now)
+            except MALFORMED as error:
+                note(f"refused: {type(error).__name__}: {error}: {line[:200]}")
         return True
 
-    def _enter(self, order, now):
+    def _obey(self, order, now):
+        """Raises one of `MALFORMED` before anything of the order is done."""
+        if order["op"] == "trajectory":
+            points = points_of(order)
+            if self._at is not None and not self._fault:
+                self._enter(*points, now)
+        elif order["op"] == "gripper":
+            closed = order["closed"]
+            if not 0.0 <= closed <= 1.0:
+                raise ValueError("a gripper is closed by 0 to 1")
+            self._try("gripper", lambda: self._session.gripper(closed))
+        elif order["op"] == "clear":
+            self._try("clear", self._session.clear)
+            self._fault, self._lost = "", {}
+        else:
+            raise ValueError("valid: trajectory, gripper, clear")
+
+    def _enter(self, times, positions, velocities, now):
         """Go on from what was commanded; from where the arm is when it stands."""
         start, speed = self._at, [0.0] * 7
         if self._trajectory is not None:
             start = self._trajectory.at(now)
             before = self._trajectory.at(now - 0.001)
             speed = [(b - a) / 0.001 for a, b in zip(before, start)]
-        first = order["positions"][0]
-        whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, first)]
+        whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, positions[0])]
         turns = [turn if i % 2 == 0 else 0.0 for i, turn in enumerate(whole)]  # joints 1, 3, 5 and 7 are continuous
-        rows = [[p + turn for p, turn in zip(row, turns)] for row in order["positions"]]
-        self._trajectory = Trajectory(start, speed, order["times"], rows, order["velocities"], now)
+        rows = [[p + turn for p, turn in zip(row, turns)] for row in positions]
+        self._trajectory = Trajectory(start, speed, times, rows, velocities, now)
 
     def _look(self):
         self._at, self._speed, self._gripper, fault = self._session.feedback()
@@ -288,7 +319,8 @@ class Loop:
                 note(f"stop: {error}")
 
     def _say(self):
-        state = {"joints": self._at if self._seen else None, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
+        at = self._at if self._seen else None
+        state = {"joints": at, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
                  "moving": self._moving, "period_ms": 1e3 * self._period}  # fmt: skip
         self._report(json.dumps(state))
 
