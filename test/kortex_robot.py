@@ -30,10 +30,13 @@ class Robot:
         self.fault, self.gripper, self.servoing = 0, 0.0, 0
         self.slow_s, self.lose = 0.0, ""
         """Time a call takes; name of calls whose reply does not come."""
+        self.stray = ""
+        """What it sends, unasked, before its next answer."""
         self.session: dict[str, Any] | None = None
         self.track: list[np.ndarray] = []
         self.speeds: list[np.ndarray] = []
         self._heard, self._open = time.monotonic(), True
+        self._connections: list[socket.socket] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._threads = [threading.Thread(target=part, daemon=True) for part in (self._live, self._listen)]
@@ -44,6 +47,11 @@ class Robot:
         self._open = False
         self._server.close()
         self._threads[0].join()
+
+    def hang_up(self) -> None:
+        """The connections break; nobody logs out."""
+        for connection in self._connections:
+            connection.shutdown(socket.SHUT_RDWR)
 
     def rests(self) -> bool:
         return bool(np.abs(self.speed).max() < 1e-9)
@@ -76,6 +84,7 @@ class Robot:
                 connection, _ = self._server.accept()
             except OSError:
                 return
+            self._connections.append(connection)
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
@@ -85,6 +94,9 @@ class Robot:
                     call = json.loads(line)
                     time.sleep(self.slow_s)
                     answer = self._answer(call)
+                    if self.stray:
+                        connection.sendall((json.dumps({"stray": self.stray}) + "\n").encode())
+                        self.stray = ""
                     if call["call"] != self.lose:
                         connection.sendall((json.dumps({"id": call["id"], **answer}) + "\n").encode())
             except OSError:

@@ -1,9 +1,10 @@
-"""Node `kortex` in front of the fake arm: states, a motion, and a fault that arrives at the guard's topic."""
+"""Node `kortex` in front of the fake arm: states, motions by joint name, refusals, and a fault on the guard's topic."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
-from graph import graph
+from diagnostic_msgs.msg import DiagnosticArray
+from graph import Graph, graph
 from kortex_robot import Robot
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -21,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.nodes import qos
 from ecovla_ros.nodes.kortex import KortexNode
-from ecovla_ros.types import Trajectory
+from ecovla_ros.types import JOINTS, Trajectory
 
 HOME = np.array([0.1, 0.3, 3.0, -1.8, -3.0, 0.9, 1.5])
 
@@ -49,3 +51,56 @@ def test_the_node_moves_the_arm_and_tells_its_fault(monkeypatch: pytest.MonkeyPa
         ros.until(lambda: faults[-1].data == "", "its end")
     robot.close()
     assert robot.calls[-1] == "CloseSession"
+
+
+def starts(ros: Graph, robot: Robot) -> tuple[Any, Any]:
+    """The node, once it has found the arm, and a publisher of trajectories to it."""
+    node = ros.start(KortexNode, python=sys.executable, robot_ip="127.0.0.1", port=robot.port)
+    states = ros.listen(JointState, "joint_states", qos.SENSOR)
+    topic = "joint_trajectory_controller/joint_trajectory"
+    send = ros.matched(ros.tester.create_publisher(JointTrajectory, topic, qos.COMMAND))
+    ros.until(lambda: states, "a state")
+    return node, send
+
+
+def message(times: list[float], positions: np.ndarray, names: tuple[str, ...] = JOINTS) -> JointTrajectory:
+    aim = Trajectory(np.array(times), positions, np.zeros(positions.shape))
+    return wire.fill_trajectory(JointTrajectory(), aim, JointTrajectoryPoint, names)
+
+
+def test_joints_are_taken_by_name_and_a_first_point_may_be_at_time_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fake_kortex"))
+    robot = Robot(HOME)
+    with graph() as ros:
+        _, send = starts(ros, robot)
+        aim = HOME + 0.02 * np.arange(1, 8)
+        send.publish(message([0.0, 0.5], np.stack([HOME, aim])[:, ::-1], JOINTS[::-1]))
+        ros.until(lambda: np.abs(np.radians(robot.position) - aim).max() < 0.01, "the motion")
+    assert np.abs(np.array(robot.track) - HOME).max() < 0.16
+    robot.close()
+
+
+def test_what_the_trajectory_controller_refuses_is_refused_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fake_kortex"))
+    robot, aim = Robot(HOME), HOME[None] + 0.1
+    moving, stale = message([0.5], aim), message([0.5], aim)
+    moving.points[-1].velocities[0] = 0.3
+    stale.header.stamp.sec = 1
+    wrong = [
+        message([0.5], aim[:, :1], JOINTS[:1]), message([0.5], aim, ("joint_8", *JOINTS[1:])),
+        message([0.5], aim * np.nan), message([0.5, 0.5], np.vstack((aim, aim))), moving, stale,
+    ]  # fmt: skip
+    with graph() as ros:
+        (node, send), told = starts(ros, robot), ros.listen(DiagnosticArray, "/diagnostics", qos.REPORT)
+        for k, msg in enumerate(wrong):
+            send.publish(msg)
+            ros.until(lambda k=k: node._refused == k + 1, f"that message {k} is refused")
+        ros.until(lambda: told and count(told[-1]) == len(wrong), "their count in the diagnostics")
+        assert "SendJointSpeedsCommand" not in robot.calls
+        send.publish(message([0.5], aim))
+        ros.until(lambda: np.abs(np.radians(robot.position) - aim[0]).max() < 0.01, "a motion after them")
+    robot.close()
+
+
+def count(array: DiagnosticArray) -> int:
+    return int({pair.key: pair.value for pair in array.status[0].values}["refused"])

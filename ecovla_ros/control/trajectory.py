@@ -47,16 +47,10 @@ class TrajectoryController:
         the seven of the arm (any order), times that do not strictly rise, values that are not finite, wrong shapes, a
         last velocity that is not zero, or a non-zero stamp whose last point lies in the past.
         """
-        order = _order(joint_names)
-        times, positions, velocities = _checked(trajectory)
-        start_ns = stamp_ns or now_ns
-        if start_ns + times[-1] * NS < now_ns:
-            late = (now_ns - start_ns) / NS - times[-1]
-            raise ControlError(f"the trajectory ended {late:.3f} s ago; stamp it 0 or later than now minus its length")
+        taken = ordered(trajectory, joint_names)
+        due = still_due(taken, now_ns, stamp_ns)
         position, velocity = self.sample(now_ns)
-        positions = positions[:, order] + _wrap_offset(position, positions[0, order])
-        velocities = None if velocities is None else velocities[:, order]
-        self._install(start_ns, now_ns, (times, positions, velocities), (position, velocity))
+        self._install(now_ns, due, _wrap_offset(position, taken.positions[0]), (position, velocity))
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Commanded position (7,), rad, and velocity (7,), rad/s, at `now_ns`."""
@@ -102,21 +96,39 @@ class TrajectoryController:
         return self._start_ns + round(float(self._times[-1]) * NS)
 
     def _install(
-        self,
-        start_ns: int,
-        now_ns: int,
-        points: tuple[np.ndarray, np.ndarray, np.ndarray | None],
-        state: tuple[np.ndarray, np.ndarray],
+        self, now_ns: int, due: Trajectory, turns: np.ndarray, state: tuple[np.ndarray, np.ndarray]
     ) -> None:
-        """Prepend the commanded `state` at `now_ns` to the points still due; times become relative to `now_ns`."""
-        times = points[0] + (start_ns - now_ns) / NS
-        due = times > 0.0
-        due[-1] = True
-        times = np.maximum(times[due], 1e-9)
+        """Prepend the commanded `state` at `now_ns` to the points still `due`, whole `turns` (7,), rad, added."""
         self._start_ns = now_ns
-        self._times = np.concatenate(([0.0], times))
-        self._positions = np.vstack((state[0], points[1][due]))
-        self._velocities = None if points[2] is None else np.vstack((state[1], points[2][due]))
+        self._times = np.concatenate(([0.0], due.times_s))
+        self._positions = np.vstack((state[0], due.positions + turns))
+        self._velocities = None if due.velocities is None else np.vstack((state[1], due.velocities))
+
+
+def ordered(trajectory: Trajectory, joint_names: Sequence[str] = JOINTS) -> Trajectory:
+    """A trajectory whose columns are named `joint_names`, with its columns in the order of `JOINTS`.
+
+    Raises ControlError for what the real controller refuses at any time: see `TrajectoryController.accept`.
+    """
+    order = _order(joint_names)
+    times, positions, velocities = _checked(trajectory)
+    return Trajectory(times, positions[:, order], None if velocities is None else velocities[:, order])
+
+
+def still_due(trajectory: Trajectory, now_ns: int, stamp_ns: int = 0) -> Trajectory:
+    """The points after `now_ns`, and the last one whenever it is, with times from `now_ns` on; never none, all above 0.
+
+    `stamp_ns` is when the trajectory starts; 0: now. Raises ControlError when it has ended.
+    """
+    start_ns = stamp_ns or now_ns
+    if start_ns + trajectory.times_s[-1] * NS < now_ns:
+        late = (now_ns - start_ns) / NS - trajectory.times_s[-1]
+        raise ControlError(f"the trajectory ended {late:.3f} s ago; stamp it 0 or later than now minus its length")
+    times = trajectory.times_s + (start_ns - now_ns) / NS
+    due = times > 0.0
+    due[-1] = True
+    velocities = None if trajectory.velocities is None else trajectory.velocities[due]
+    return Trajectory(np.maximum(times[due], 1e-9), trajectory.positions[due], velocities)
 
 
 def _order(names: Sequence[str]) -> list[int]:

@@ -19,8 +19,10 @@ from trajectory_msgs.msg import JointTrajectory
 from ecovla_ros import wire
 from ecovla_ros.arms.kortex.process import KortexArm
 from ecovla_ros.control import limits
+from ecovla_ros.control.trajectory import ordered, still_due
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes import diagnostics, process, qos, settings
+from ecovla_ros.types import Trajectory
 
 RATE_HZ = 40.0
 PARAMETERS = (
@@ -49,8 +51,8 @@ class KortexNode(Node):
         self._arm = KortexArm(asked["python"], limits.load(config.profile), self._now_ns, [str(a) for a in arguments])
         self._states = self.create_publisher(JointState, "joint_states", qos.COMMAND)
         self._faults = self.create_publisher(String, "arm_fault", qos.LATCHED)
-        self._fault, self._stamp_ns = "starting", 0
-        self._diagnostics = diagnostics.Diagnostics(self, lambda: {"fault": self._fault})
+        self._fault, self._stamp_ns, self._refused = "starting", 0, 0
+        self._diagnostics = diagnostics.Diagnostics(self, lambda: {"fault": self._fault, "refused": self._refused})
         self.create_subscription(
             JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on_trajectory, qos.COMMAND
         )
@@ -75,10 +77,18 @@ class KortexNode(Node):
             self._diagnostics.set(diagnostics.ERROR if fault else diagnostics.OK, fault or "ready")
 
     def _on_trajectory(self, msg: JointTrajectory) -> None:
-        self._try(lambda: self._arm.send(wire.trajectory(msg)))
+        self._order(lambda: self._arm.send(self._taken(msg)))
+
+    def _taken(self, msg: JointTrajectory) -> Trajectory:
+        """What ros2_control's controller would make of it. Raises ControlError for what that would refuse."""
+        trajectory = ordered(wire.trajectory(msg), msg.joint_names)
+        return still_due(trajectory, self._now_ns(), wire.stamp_ns(msg.header.stamp))
 
     def _on_gripper(self, msg: JointTrajectory) -> None:
-        self._try(lambda: self._arm.gripper(wire.gripper(msg)))
+        self._order(lambda: self._arm.gripper(wire.gripper(msg)))
+
+    def _order(self, call: Any) -> None:
+        self._refused += not self._try(call)
 
     def _on_clear(self, request: Any, response: Any) -> Any:
         del request
@@ -89,7 +99,7 @@ class KortexNode(Node):
         try:
             call()
         except EcovlaError as error:
-            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+            self.get_logger().error(f"refused: {error}", throttle_duration_sec=1.0)
             return False
         return True
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from ecovla_ros.errors import ConfigError, ControlError
 from ecovla_ros.types import ArmState, Trajectory
 
 SERVER = Path(__file__).with_name("server.py")
+log = logging.getLogger(__name__)
 STOP_S = 3.0
 """The process has this long to stop the arm and end, s."""
 
@@ -37,15 +40,16 @@ class KortexArm:
             command += [f"--{name}", ",".join(f"{value:.6g}" for value in getattr(limits, name))]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace", bufsize=1,
+                start_new_session=True,
+            )  # fmt: skip
         except OSError as error:
             raise ConfigError(
                 f"cannot start '{python}' ({error.strerror}); valid: the Python of an environment with kortex_api"
             ) from error
         self._clock = clock
         self._state: ArmState | None = None
-        self._fault = ""
+        self._fault, self._strange = "", False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -58,7 +62,9 @@ class KortexArm:
     def fault(self) -> str:
         """What the arm, or the process, reports; empty when nothing is wrong."""
         code = self._process.poll()
-        return self._fault if code is None else f"the kortex process ended with code {code}"
+        if code is not None:
+            return f"the kortex process ended with code {code}"
+        return self._fault if self._reader.is_alive() else "the kortex process runs and reports no more"
 
     def state(self) -> ArmState | None:
         """The newest state, stamped on arrival."""
@@ -103,10 +109,18 @@ class KortexArm:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            said = json.loads(line)
-            self._fault = said["fault"]
-            if said["joints"] is not None:
-                self._state = ArmState(
-                    self._clock(), np.array(said["joints"]), np.array(said["velocity"]), float(said["gripper"])
-                )
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                if not self._strange:
+                    log.warning("the kortex process says what is no report (said once): %.200s", line.rstrip())
+                self._strange = True
         self._process.stdout.close()
+
+    def _take(self, said: dict[str, Any]) -> None:
+        fault, state = str(said["fault"]), self._state
+        if said["joints"] is not None:
+            state = ArmState(
+                self._clock(), np.array(said["joints"]), np.array(said["velocity"]), float(said["gripper"])
+            )
+        self._fault, self._state = fault, state

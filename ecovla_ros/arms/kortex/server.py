@@ -2,9 +2,9 @@
 
 Standard library and kortex_api alone: kortex_api pins a protobuf that no model stack can live with, so its environment
 holds nothing else. Lines of JSON come in by standard input (trajectory, gripper, clear) and go out by standard output
-(state, at the rate of the loop). The arm knows only latched joint speeds ("duration" is not implemented): it moves
-on until the next command or Stop. So this process stops it on every way out, ends every trajectory at rest, and asks
-for a connection time-out that stops the arm when the process is killed.
+(state, at the rate of the loop); what kortex_api prints goes to standard error. The arm knows only latched joint speeds
+("duration" is not implemented): it moves on until the next command or Stop. So this process stops it on every way out,
+ends every trajectory at rest, and asks for a connection time-out that stops the arm when the process is killed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import concurrent.futures
 import importlib
 import json
 import math
+import os
 import queue
 import signal
 import sys
@@ -32,7 +33,9 @@ SETTLE_S = 1.0
 CALL_MS = 200
 """A reply that takes longer is lost, ms. Users measure 50 to 75 ms."""
 LOST = 3
-"""So many calls in a row without an answer are a fault."""
+"""So many calls in a row without an answer are a fault; one that is answered halves the count."""
+MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError)
+"""What an order raises that cannot be carried out."""
 MODULES = {
     "TCPTransport": "TCPTransport", "RouterClient": "RouterClient", "SessionManager": "SessionManager",
     "Exceptions.KServerException": "KServerException", "Exceptions.KClientException": "KClientException",
@@ -85,6 +88,23 @@ class Trajectory:
         return [sum(weight * end[j] for weight, end in zip(h, ends)) for j in range(7)]
 
 
+def points_of(order):
+    """Times, positions and velocities of an order. Raises one of `MALFORMED` when no arm could follow them.
+
+    A point at time 0 with others after it is left out: the motion starts from what was commanded.
+    """
+    times, positions, velocities = order["times"], order["positions"], order["velocities"]
+    rows = [*positions, *velocities]
+    if not len(times) == len(positions) == len(velocities) or any(len(row) != 7 for row in rows):
+        raise ValueError("seven positions and seven velocities are needed for every time")
+    if not all(math.isfinite(value) for row in (times, *rows) for value in row):
+        raise ValueError("every number must be finite")
+    first = 1 if len(times) > 1 and times[0] == 0.0 else 0
+    if any(later <= sooner for sooner, later in zip([0.0, *times[first:]], times[first:])):
+        raise ValueError("times must strictly rise from 0 on")
+    return times[first:], positions[first:], velocities[first:]
+
+
 class Session:
     """One session with the arm."""
 
@@ -93,7 +113,7 @@ class Session:
         self.api, self._quick = api, api.options()
         self._quick.timeout_ms = CALL_MS
         self._transport = api.TCPTransport()
-        self._router = api.RouterClient(self._transport, api.RouterClient.basicErrorCallback)
+        self._router = api.RouterClient(self._transport, unread)
         self._transport.connect(options.ip, options.port)
         self._manager = None
         try:
@@ -178,24 +198,31 @@ class Session:
 class Loop:
     """One turn every 25 ms: read what is asked, look where the arm is, command speeds, report."""
 
-    def __init__(self, session, asked, report, options):
+    def __init__(self, session, asked, report, options, clock=time.monotonic):
+        """`clock`, s, tells how long a reply was waited for in vain; the time itself is handed to `turn`."""
+        self._clock = clock
         self._session, self._asked, self._report, self._limit = session, asked, report, options.velocity
         self._errors = errors_of(session.api)
         self._trajectory, self._moving, self._fault, self._lost = None, False, "", {}
-        self._at, self._speed, self._gripper = None, [0.0] * 7, 0.0
+        self._seen, self._at, self._speed, self._gripper = False, None, [0.0] * 7, 0.0
         self._period = PERIOD_S
 
     def turn(self, now, period):
         """One turn at the time `now`; the last one took `period` seconds. Returns False when asked to end."""
         self._period += 0.2 * (max(period, PERIOD_S) - self._period)
         going = self._read(now)
-        if not self._try("feedback", self._look):
-            return going
-        if self._fault:
-            self._try("stop", self._drop)
-        elif self._trajectory is not None:
+        began = self._clock()
+        self._seen = False
+        self._seen = self._try("feedback", self._look)
+        if not self._seen:
+            now += self._clock() - began
+        if self._fault or self._trajectory is None:
+            if self._lost["feedback"] < LOST:  # else it was stopped just now
+                self._try("stop", self._drop)
+        else:
             self._try("command", lambda: self._follow(now))
-        self._say()
+        if self._seen:
+            self._say()
         return going
 
     def _read(self, now):
@@ -203,28 +230,40 @@ class Loop:
             line = self._asked.get()
             if line is None:
                 return False
-            order = json.loads(line)
-            if order["op"] == "trajectory" and self._at is not None and not self._fault:
-                self._enter(order, now)
-            elif order["op"] == "gripper":
-                self._try("gripper", lambda closed=order["closed"]: self._session.gripper(closed))
-            elif order["op"] == "clear":
-                self._try("clear", self._session.clear)
-                self._fault, self._lost = "", {}
+            try:
+                self._obey(json.loads(line), now)
+            except MALFORMED as error:
+                note(f"refused: {type(error).__name__}: {error}: {line[:200]}")
         return True
 
-    def _enter(self, order, now):
+    def _obey(self, order, now):
+        """Raises one of `MALFORMED` before anything of the order is done."""
+        if order["op"] == "trajectory":
+            points = points_of(order)
+            if self._at is not None and not self._fault:
+                self._enter(*points, now)
+        elif order["op"] == "gripper":
+            closed = order["closed"]
+            if not 0.0 <= closed <= 1.0:
+                raise ValueError("a gripper is closed by 0 to 1")
+            self._try("gripper", lambda: self._session.gripper(closed))
+        elif order["op"] == "clear":
+            self._try("clear", self._session.clear)
+            self._fault, self._lost = "", {}
+        else:
+            raise ValueError("valid: trajectory, gripper, clear")
+
+    def _enter(self, times, positions, velocities, now):
         """Go on from what was commanded; from where the arm is when it stands."""
         start, speed = self._at, [0.0] * 7
         if self._trajectory is not None:
             start = self._trajectory.at(now)
             before = self._trajectory.at(now - 0.001)
             speed = [(b - a) / 0.001 for a, b in zip(before, start)]
-        first = order["positions"][0]
-        whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, first)]
+        whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, positions[0])]
         turns = [turn if i % 2 == 0 else 0.0 for i, turn in enumerate(whole)]  # joints 1, 3, 5 and 7 are continuous
-        rows = [[p + turn for p, turn in zip(row, turns)] for row in order["positions"]]
-        self._trajectory = Trajectory(start, speed, order["times"], rows, order["velocities"], now)
+        rows = [[p + turn for p, turn in zip(row, turns)] for row in positions]
+        self._trajectory = Trajectory(start, speed, times, rows, velocities, now)
 
     def _look(self):
         self._at, self._speed, self._gripper, fault = self._session.feedback()
@@ -232,14 +271,18 @@ class Loop:
             self._fault = fault
 
     def _follow(self, now):
-        """Speeds that bring the arm along the trajectory until the next turn, or zero at its end."""
-        here, then = self._trajectory.at(now), self._trajectory.at(now + self._period)
-        error = [math.remainder(h - a, math.tau) for h, a in zip(here, self._at)]
+        """Speeds that bring the arm along the trajectory until the next turn, or zero at its end.
+
+        An arm that was not seen goes on as planned, and the next turn may be as late as this one was.
+        """
+        span = self._period if self._seen else max(self._period, 1e-3 * CALL_MS)
+        here, then = self._trajectory.at(now), self._trajectory.at(now + span)
+        error = [math.remainder(h - a, math.tau) if self._seen else 0.0 for h, a in zip(here, self._at)]
         late = now - self._trajectory.end
-        if late > SETTLE_S or (late >= 0.0 and max(map(abs, error)) < SETTLED_RAD):
+        if late > SETTLE_S or (self._seen and late >= 0.0 and max(map(abs, error)) < SETTLED_RAD):
             self._drop()
             return
-        wished = [(t - h) / self._period + GAIN * e for h, t, e in zip(here, then, error)]
+        wished = [(t - h) / span + GAIN * e for h, t, e in zip(here, then, error)]
         self._moving = True  # before the call: its reply may be lost and its command not
         self._session.speeds([min(max(w, -most), most) for w, most in zip(wished, self._limit)])
 
@@ -250,18 +293,18 @@ class Loop:
             self._moving = False
 
     def _try(self, kind, call):
-        """Whether the call was answered; after `LOST` of a kind that were not the arm is stopped and a fault named."""
+        """Whether the call was answered; at `LOST` of a kind that were not the arm is stopped and a fault named."""
         try:
             call()
         except self._errors as error:
-            self._lost[kind] = self._lost.get(kind, 0) + 1
+            self._lost[kind] = min(self._lost.get(kind, 0) + 1, LOST)
             note(f"no answer to {kind} ({self._lost[kind]}): {error}")
             if self._lost[kind] >= LOST:
                 self._fault = self._fault or f"the arm does not answer: {error}"
                 self.stop()
                 self._say()
             return False
-        self._lost[kind] = 0
+        self._lost[kind] = self._lost.get(kind, 0) // 2
         return True
 
     def stop(self):
@@ -276,7 +319,8 @@ class Loop:
                 note(f"stop: {error}")
 
     def _say(self):
-        state = {"joints": self._at, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
+        at = self._at if self._seen else None
+        state = {"joints": at, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
                  "moving": self._moving, "period_ms": 1e3 * self._period}  # fmt: skip
         self._report(json.dumps(state))
 
@@ -284,6 +328,20 @@ class Loop:
 def note(text):
     """A line for the log."""
     print(f"kortex: {text}", file=sys.stderr, flush=True)
+
+
+def unread(error):
+    """For kortex_api's receive thread, which ends when this raises: a message that it could not read or place."""
+    note(f"kortex_api: {error}")
+
+
+def reports():
+    """A stream to what is standard output now. Whatever else prints there, kortex_api does, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return kept
 
 
 def listen(asked):
@@ -314,7 +372,7 @@ def main():
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
-    asked = queue.Queue()
+    asked, out = queue.Queue(), reports()
     try:
         api = load_api()
     except ImportError as error:
@@ -325,7 +383,7 @@ def main():
     except errors_of(api) as error:
         note(f"cannot reach the arm at {options.ip}:{options.port}: {type(error).__name__}: {error}")
         return 3
-    loop = Loop(session, asked, lambda line: print(line, flush=True), options)
+    loop = Loop(session, asked, lambda line: print(line, file=out, flush=True), options)
     threading.Thread(target=listen, args=(asked,), daemon=True).start()
     try:
         before, due = time.monotonic(), time.monotonic()

@@ -14,9 +14,9 @@ class RouterClient:
 
     def __init__(self, transport, callback):
         self._transport, self._numbers = transport, itertools.count()
+        transport.heard = callback
 
-    @staticmethod
-    def basicErrorCallback(error):
+    def basicErrorCallback(self, error):
         print(error)
 
     def call(self, name, options=None, **values):
