@@ -169,7 +169,7 @@ def move(step: float = 0.35, seconds: float = 1.0) -> Trajectory:
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_stop_is_carried_out_while_nobody_sees_the_arm(lost: int) -> None:
     bench, flight = Bench(), Flight()
-    flight.seat(HOME)
+    flight.start(HOME)
     bench.send(move())
     flight.send(move(), round(bench.now * 1e9))
     while bench.now < 0.45:
