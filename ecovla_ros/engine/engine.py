@@ -145,8 +145,9 @@ class Engine:
             self._refresh.adopt(orders)
 
     def settle(self) -> None:
-        """Wait until the pattern of the last frame is in place."""
+        """Wait until the pattern of the last frame is in place, and the device idle."""
         self._settled()
+        self._streams.finish()
         if self._refresh is not None:
             self._refresh.poll()
 

@@ -9,6 +9,7 @@ A job has two halves: called, it computes and writes nothing that a frame reads;
 it reads a pattern or writes a record. A job that raises is reported by `join` as a PruningError, once, after it has
 ended; inference goes on whatever it was. One that has not come to its writing half after `limit_s` is given up: it
 will never write, `join` raises PruningError, and until it ends `free` is False and no job may be set aside.
+`finish()` follows a `join` where the host itself must know that every job has ended; no frame calls it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Streams(Protocol):
 
     def join(self, limit_s: float | None = None) -> None: ...
 
+    def finish(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -65,6 +68,9 @@ class Inline:
     def join(self, limit_s: float | None = None) -> None:
         error, self._error = self._error, None
         report(error)
+
+    def finish(self) -> None:
+        return
 
     def close(self) -> None:
         return
@@ -142,6 +148,9 @@ class Worker:
                     raise PruningError(f"the refresh has not ended after {limit_s} s and was given up")
             error, self._error = self._error, None
         report(error)
+
+    def finish(self) -> None:
+        return
 
     def close(self) -> None:
         """Let the job at work end, unless it was given up, and stop the thread. May be called twice."""
@@ -233,6 +242,9 @@ class CudaSide:
             self._pending = False
         error, self._error = self._error, None
         report(error)
+
+    def finish(self) -> None:
+        self._side.synchronize()
 
     def close(self) -> None:
         self._side.synchronize()
