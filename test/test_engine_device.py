@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
-from test_engine import CONFIG, SCENES
+import torch
+from test_engine import CONFIG, SCENES, chunks, run
 from toy import Toy
 
-from ecovla_ros.engine import refresh
+from ecovla_ros.engine import outcome
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.engine.timing import HostSpan
@@ -47,7 +51,7 @@ class DeviceSpan(HostSpan):
 @pytest.fixture
 def device(monkeypatch):
     made = Device()
-    monkeypatch.setattr(refresh, "span_for", made.span)
+    monkeypatch.setattr(outcome, "span_for", made.span)
     return made
 
 
@@ -58,3 +62,54 @@ def test_settled_means_that_the_refresh_has_ended(device):
     engine.settle()
     assert device.ended == device.issued == 2 and engine._refresh.state.pattern_id == 1
     engine.close()
+
+
+EVERY = replace(CONFIG, method="every")
+
+
+def late(device, engine, observations):
+    """Frames whose joins find the refresh of the frame before still at work."""
+    steps = []
+    for obs in observations:
+        device.ended = max(0, device.issued - 2)
+        steps.append(engine.step(obs))
+    return steps
+
+
+@pytest.fixture
+def plain():
+    return run(Inline(), EVERY, SCENES[:15])
+
+
+def test_a_refresh_that_ends_late_is_reported_once_and_one_frame_later(plain, device):
+    steps = late(device, Engine(Toy(), EVERY, device), SCENES[:15])
+    assert np.array_equal(chunks(plain), chunks(steps)), "the pattern itself is not late"
+    for name in ("swaps", "pattern_id"):
+        expected = [0, *(getattr(s.report, name) for s in plain[:-1])]
+        assert [getattr(s.report, name) for s in steps] == expected
+    assert [s.report.refresh_ms for s in steps[2:]] == [4.0 * i + 3.0 for i in range(13)], "two jobs each, none twice"
+
+
+def test_a_late_fault_is_reported_once(device):
+    engine = Engine(Toy(), EVERY, device)
+    prefill = engine.policy.prefill
+    late(device, engine, SCENES[:3])
+
+    def spoiled(seen, plan):
+        out = prefill(seen, plan)
+        plan.record["lm.0.mlp"].energy[0] = torch.nan
+        return out
+
+    engine.policy.prefill = spoiled
+    steps = late(device, engine, SCENES[3:4])
+    engine.policy.prefill = prefill
+    steps += late(device, engine, SCENES[4:9])
+    assert ["not finite" in s.report.fault for s in steps] == [False, False, True, False, False, False]
+
+
+def test_no_refresh_is_lost_where_settling_finds_two(device):
+    engine = Engine(Toy(), EVERY, device)
+    steps = late(device, engine, SCENES[:5])
+    engine.settle()
+    steps += [engine.step(obs) for obs in SCENES[5:7]]
+    assert [s.report.refresh_ms for s in steps] == [0.0, 0.0, 3.0, 7.0, 11.0, 15.0, 19.0]

@@ -14,7 +14,8 @@ from torch import Tensor
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.choice import choose_kernels
 from ecovla_ros.engine.deadline import Deadline
-from ecovla_ros.engine.refresh import Refresh, RefreshState
+from ecovla_ros.engine.outcome import RefreshState
+from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
@@ -149,7 +150,7 @@ class Engine:
         self._settled()
         self._streams.finish()
         if self._refresh is not None:
-            self._refresh.poll()
+            self._publish(self._refresh)
 
     def close(self) -> None:
         """End the side stream and put the weights back in their own order."""
@@ -166,6 +167,11 @@ class Engine:
             return f"{error}; the last pattern stays"
         return ""
 
+    def _publish(self, refresh: Refresh) -> None:
+        """One more refresh that has ended; not before the last one was reported, so that no fault is lost."""
+        if refresh.state is self._last:
+            refresh.poll()
+
     def _look(self, seen: Seen) -> Decision:
         if self.config.method != "ecovla":
             return UNDECIDED
@@ -179,7 +185,7 @@ class Engine:
             return failed
         if self._refresh.torn:
             raise PruningError("writing a pattern failed half-way, the weights are not valid any more: load the policy anew")
-        self._refresh.poll()
+        self._publish(self._refresh)
         state = self._refresh.state
         self._age = 0 if state.pattern_id != self._last.pattern_id else self._age + 1
         fresh, self._last = state is not self._last, state
