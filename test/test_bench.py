@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pi_models as small
@@ -186,3 +188,26 @@ def test_the_command_of_a_table_is_the_one_that_wrote_it():
     assert {k: defaults[k] for k in report_speed.BENCH_DEFAULTS} == report_speed.BENCH_DEFAULTS
     words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
     assert report_speed.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])
+
+
+class Everything:
+    """Whatever shape is asked for was found faster in the kernel."""
+
+    def __contains__(self, shape):
+        return True
+
+
+def test_what_the_fused_kernel_computes_is_counted_too(monkeypatch):
+    """A stand-in for the kernel, of which a counter sees as little as of the kernel."""
+    import torch
+
+    from ecovla_ros.kernels import gated
+
+    policy, obs, start = small.policy(), small.observation(), small.noise()
+    plain = macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))
+    kernel = SimpleNamespace(gated=lambda x, gate, *_: torch.zeros(*x.shape[:-1], len(gate)))
+    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", kernel)
+    monkeypatch.setattr(gated.CHOICE, "fused", Everything())
+    assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
+    assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
+    assert isinstance(gated.CHOICE.fused, Everything), "and after a count the kernel runs again"
