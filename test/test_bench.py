@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import device, families, latency, macs, report, report_speed, scenes, variants
+from ecovla_ros.bench import device, families, latency, macs, reference, report, report_speed, scenes, variants
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Plan, PolicySpec
 
@@ -211,3 +212,32 @@ def test_what_the_fused_kernel_computes_is_counted_too(monkeypatch):
     assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
     assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
     assert isinstance(gated.CHOICE.fused, Everything), "and after a count the kernel runs again"
+
+
+def test_the_reference_lies_on_the_device_and_answers_to_the_host():
+    """torch's meta device in the place of a GPU."""
+    import torch
+
+    given, policy = {}, small.policy(small.SIGLIP)
+    policy.device = torch.device("meta")
+
+    def sample_actions(*inputs, num_steps, **more):
+        given.update(enumerate(inputs), **more)
+        return torch.zeros(1, 6, 10, dtype=torch.bfloat16)
+
+    made = object.__new__(reference.Reference)
+    made.policy, made.model, made.steps = policy, SimpleNamespace(sample_actions=sample_actions), 3
+    out = made._answer(small.observation(small.SIGLIP), small.noise(small.SIGLIP)[None], 3, 20)
+    assert len(given) == 6 and {t.device.type for t in given.values()} == {"meta"}
+    assert out.device.type == "cpu" and out.dtype == torch.float32
+
+
+def test_the_reference_agrees_with_ours_whatever_the_bucket():
+    pytest.importorskip("transformers")
+    shape = dataclasses.replace(small.SIGLIP, max_prompt=24, vocab=64, action_dim=32)
+    for bucket in (1, 8):
+        settings = config.PolicyConfig(device="cpu", bucket=bucket)
+        made = reference.Reference(shape, settings, 1)
+        assert made.policy.bucket == bucket
+        made.turn(small.observation(small.SIGLIP, text=made.policy.spec.instructions[0]), True)
+        assert made.difference < 1e-4 and [len(t) for t in made.times.values()] == [1, 1]
