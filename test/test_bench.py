@@ -241,3 +241,13 @@ def test_the_reference_agrees_with_ours_whatever_the_bucket():
         assert made.policy.bucket == bucket
         made.turn(small.observation(small.SIGLIP, text=made.policy.spec.instructions[0]), True)
         assert made.difference < 1e-4 and [len(t) for t in made.times.values()] == [1, 1]
+
+
+def test_memory_is_that_of_the_device_the_weights_go_to(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(variants.build, "device_of", lambda settings: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (3 << 30, 80 << 30))
+    settings = config.override(config.Config(), **{"policy.model": "pi05", "policy.dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match="3.0 GiB are free"):
+        variants.Bench(settings, variants.variants(["static"], ["probe"], [0.25]), 0)
