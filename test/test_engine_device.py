@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import all_models as models
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,9 @@ from ecovla_ros.engine import outcome
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.engine.timing import HostSpan
+from ecovla_ros.models.affine import Affine, Statistics
+from ecovla_ros.models.statistics import Foreign
+from ecovla_ros.models.tool_motion import ToolMotion
 
 
 class Device(Inline):
@@ -113,3 +117,41 @@ def test_no_refresh_is_lost_where_settling_finds_two(device):
     engine.settle()
     steps += [engine.step(obs) for obs in SCENES[5:7]]
     assert [s.report.refresh_ms for s in steps] == [0.0, 0.0, 3.0, 7.0, 11.0, 15.0, 19.0]
+
+
+def test_the_actions_are_under_way_before_the_refresh_is_issued_and_waited_for_after():
+    order = []
+
+    class Noted(Inline):
+        def release(self):
+            order.append("release")
+
+    engine = Engine(Toy(), EVERY, Noted())
+    landing, decode = engine._landing, engine.policy.decode
+    start, take = landing.start, landing.take
+    landing.start = lambda actions: (order.append("start"), start(actions))[1]
+    landing.take = lambda: (order.append("take"), take())[1]
+    engine.policy.decode = lambda seen, actions: (order.append("decode"), decode(seen, actions))[1]
+    engine.step(SCENES[0])
+    assert order == ["start", "release", "take", "decode"]
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_a_chunk_keeps_nothing_of_the_memory_its_actions_landed_in(family):
+    policy = models.policy(family)
+    seen, actions = policy.encode(models.observation(policy)), models.noise(policy)
+    chunk = policy.decode(seen, actions)
+    joints, gripper = chunk.joints.copy(), chunk.gripper.copy()
+    actions.fill_(7.0)
+    assert np.array_equal(chunk.joints, joints) and np.array_equal(chunk.gripper, gripper)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["foreign", "tool"])
+def test_neither_does_that_of_other_actions(kind, dtype):
+    of = Statistics(None, Affine(np.zeros(7), np.ones(7)), "mean_std", "made up")
+    normaliser = Foreign(of, 4) if kind == "foreign" else ToolMotion(of, 4, (0.0, 1.0), "base")
+    actions = np.full((4, 7), 1e-3, dtype)
+    chunk = normaliser.chunk(actions, SCENES[0], 0.1)
+    parts = [part for part in (chunk.joints, chunk.gripper, chunk.raw) if part is not None]
+    assert not any(np.shares_memory(part, actions) for part in parts)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.choice import choose_kernels
 from ecovla_ros.engine.deadline import Deadline
+from ecovla_ros.engine.landing import Landing
 from ecovla_ros.engine.outcome import RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.streams import Streams
@@ -48,7 +49,7 @@ class Engine:
     ) -> None:
         """Raises PruningError where sites, ratios and settings do not fit."""
         self.policy, self.config = policy, config
-        self._streams, self._watch = streams, Stopwatch(clock)
+        self._streams, self._watch, self._landing = streams, Stopwatch(clock), Landing()
         self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
         self._trigger = Trigger(config.p, config.window)
         self._deadline: Deadline | None = None
@@ -114,11 +115,11 @@ class Engine:
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
-        actions = self.policy.act(seen, handoff, plan, self._noise)
+        self._landing.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
         self._streams.release()
-        chunk, fault = self._decode(seen, actions, plan, fault)
+        chunk, fault = self._decode(seen, plan, fault)
         watch.lap("post")
         self._streams.rest()
         return Step(chunk, self._report(seen, decision, plan, fault))
@@ -235,16 +236,15 @@ class Engine:
         if refresh is not None and plan.record is not None and refresh.runs_in(phase):
             self._streams.aside(partial(refresh.prepare, phase, plan))
 
-    def _decode(self, seen: Seen, actions: Tensor, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
-        """Actions to a chunk; a sparse frame that is not finite is answered again, dense."""
-        chunk = self.policy.decode(seen, actions)
+    def _decode(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
+        """Actions that land to a chunk; a sparse frame that is not finite is answered again, dense."""
+        chunk = self.policy.decode(seen, self._landing.take())
         if _finite(chunk):
             return chunk, fault
         if plan.kept:
             self._settled()
             seen, self._kept_by = replace(seen, reuse=None), None
-            handoff = self.policy.prefill(seen, DENSE)
-            chunk = self.policy.decode(seen, self.policy.act(seen, handoff, DENSE, self._noise))
+            chunk = self._pass(seen, DENSE)
             if _finite(chunk):
                 return chunk, "sparse frame was not finite: answered dense"
         raise ControlError("the policy's actions are not finite; no chunk is sent")
@@ -283,8 +283,13 @@ class Engine:
         seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
-        self.policy.decode(seen, self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        self._pass(seen, plan)
         return watch.total_ms()
+
+    def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
+        """Prefill, act and decode, with nothing beside them."""
+        self._landing.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        return self.policy.decode(seen, self._landing.take())
 
 
 def _finite(chunk: ActionChunk) -> bool:

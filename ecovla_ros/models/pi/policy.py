@@ -179,7 +179,7 @@ class PiPolicy:
         return x_t
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
+        """Normalised actions (H, action_dim) to joint targets around the observed joints, in new arrays."""
         if self.reuse is not None:
             self.reuse.note()
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
