@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import all_models as models
 import numpy as np
 import pytest
 import torch
-from test_engine import CONFIG, SCENES, chunks, run
+from test_engine import BOTH, CONFIG, SCENES, Clock, chunks, energies, run
 from toy import Toy
 
-from ecovla_ros.engine import outcome
+from ecovla_ros.config import PruneConfig
+from ecovla_ros.engine import outcome, streams
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.engine.timing import HostSpan
@@ -155,3 +158,84 @@ def test_neither_does_that_of_other_actions(kind, dtype):
     chunk = normaliser.chunk(actions, SCENES[0], 0.1)
     parts = [part for part in (chunk.joints, chunk.gripper, chunk.raw) if part is not None]
     assert not any(np.shares_memory(part, actions) for part in parts)
+
+
+class Waiting(Inline):
+    """A device that stands still for some time behind every join, of which the host sees nothing."""
+
+    ms = 0.0
+
+    def waited_ms(self):
+        return self.ms
+
+
+def test_a_frame_waits_as_long_as_its_device_does():
+    side = Waiting()
+    engine = Engine(Toy(), EVERY, side, clock=Clock())
+    for side.ms in (0.0, 2.5):
+        assert engine.step(SCENES[0]).report.exposed_ms == side.ms
+    assert Inline().waited_ms() is None, "then the host's own lap counts"
+
+
+def test_the_deadline_does_not_take_the_device_s_wait_for_a_slow_model():
+    clock, side, policy = Clock(), Waiting(), Toy()
+    act = policy.act
+
+    def slow(*args):
+        clock.now += 1e-3 * (50.0 + side.ms)
+        return act(*args)
+
+    policy.act = slow
+    config = PruneConfig(method="static", ratio=0.5, sites=BOTH, tiers=(0.25,), deadline_ms=60.0)
+    engine = Engine(policy, config, side, clock=clock)
+    engine.calibrate(energies(policy))
+    engine.warm_up()
+    side.ms = 100.0
+    for obs in SCENES[:5]:
+        engine.step(obs)
+    assert engine._deadline.expected_ms == pytest.approx([50.0, 50.0])
+
+
+class Event:
+    """A timing event whose clock goes on by a second at each record."""
+
+    now = 0.0
+
+    def __init__(self, **_):
+        self.at = None
+
+    def record(self, *_):
+        Event.now += 1e3
+        self.at = Event.now
+
+    def elapsed_time(self, other):
+        return other.at - self.at
+
+
+def test_the_side_stream_says_what_was_waited_for_since_it_was_asked(monkeypatch):
+    """torch.cuda by a stand-in: every join that orders something takes a second."""
+    side = SimpleNamespace(wait_event=lambda event: None, synchronize=lambda: None)
+    monkeypatch.setattr(Event, "now", 0.0)
+    cuda = SimpleNamespace(
+        Stream=lambda *_, **__: side, Event=Event, stream=lambda _: nullcontext(), current_stream=lambda: side
+    )
+    cuda.Stream.priority_range = lambda: (0, -1)
+    monkeypatch.setattr(streams.torch, "cuda", cuda)
+    made = streams.CudaSide(torch.device("cpu"))
+
+    def joined():
+        made.aside(lambda: lambda: None)
+        made.join()
+
+    assert made.waited_ms() == 0.0
+    made.join()
+    assert made.waited_ms() == 0.0, "nothing was set aside"
+    joined()
+    made.join()
+    assert made.waited_ms() == 1e3, "the second join had nothing to wait for"
+    joined()
+    joined()
+    assert made.waited_ms() == 2e3
+    joined()
+    made.finish()
+    assert made.waited_ms() == 0.0, "between frames"

@@ -251,14 +251,15 @@ class Engine:
 
     def _report(self, seen: Seen, decision: Decision, plan: Plan, fault: str) -> FrameReport:
         watch, last = self._watch, self._last
-        total_ms = watch.total_ms()
+        total_ms, waited_ms = watch.total_ms(), self._streams.waited_ms()
+        exposed_ms = watch.stages_ms["join"] if waited_ms is None else waited_ms
         if self._deadline is not None and plan.kept and plan.record is None and self._refresh is not None:
-            self._deadline.measured(self._refresh.sparse.index(plan), total_ms - watch.stages_ms["join"])
+            self._deadline.measured(self._refresh.sparse.index(plan), total_ms - exposed_ms)
         return FrameReport(
             stamp_ns=seen.observation.stamp_ns,
             stages_ms=watch.stages_ms,
             total_ms=total_ms,
-            exposed_ms=watch.stages_ms["join"],
+            exposed_ms=exposed_ms,
             refresh_ms=last.duration_ms,
             method=self.config.method,
             refresh=self.config.refresh if self.config.method in ADAPTIVE else "none",

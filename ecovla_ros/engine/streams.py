@@ -10,6 +10,8 @@ it reads a pattern or writes a record. A job that raises is reported by `join` a
 ended; inference goes on whatever it was. One that has not come to its writing half after `limit_s` is given up: it
 will never write, `join` raises PruningError, and until it ends `free` is False and no job may be set aside.
 `finish()` follows a `join` where the host itself must know that every job has ended; no frame calls it.
+`waited_ms()` is how long a device stood still in joins since it was last asked, once the frame's chunk is on the host;
+None where the host itself waits in `join`.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Streams(Protocol):
 
     def finish(self) -> None: ...
 
+    def waited_ms(self) -> float | None: ...
+
     def close(self) -> None: ...
 
 
@@ -71,6 +75,9 @@ class Inline:
 
     def finish(self) -> None:
         return
+
+    def waited_ms(self) -> float | None:
+        return None
 
     def close(self) -> None:
         return
@@ -152,6 +159,9 @@ class Worker:
     def finish(self) -> None:
         return
 
+    def waited_ms(self) -> float | None:
+        return None
+
     def close(self) -> None:
         """Let the job at work end, unless it was given up, and stop the thread. May be called twice."""
         with self._wake:
@@ -208,6 +218,8 @@ class CudaSide:
         self._side = torch.cuda.Stream(device, priority=low)
         self._ready = [torch.cuda.Event(), torch.cuda.Event()]
         self._done = torch.cuda.Event()
+        self._around = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(2)]
+        self._waits = 0  # joins that ordered something since `waited_ms`: a frame's own, and one before a dense answer
         self._jobs: deque[tuple[Job, torch.cuda.Event]] = deque()
         self._pending = False
         self._error: Exception | None = None
@@ -238,13 +250,22 @@ class CudaSide:
         """Order the main stream after the side stream; the host does not wait."""
         self.release()
         if self._pending:
+            before, after = self._around[self._waits % len(self._around)]
+            before.record()
             torch.cuda.current_stream().wait_event(self._done)
-            self._pending = False
+            after.record()
+            self._waits, self._pending = self._waits + 1, False
         error, self._error = self._error, None
         report(error)
 
     def finish(self) -> None:
+        """What was waited for until here was in no frame's way."""
         self._side.synchronize()
+        self._waits = 0
+
+    def waited_ms(self) -> float | None:
+        taken, self._waits = self._around[: self._waits], 0
+        return float(sum(before.elapsed_time(after) for before, after in taken))
 
     def close(self) -> None:
         self._side.synchronize()
