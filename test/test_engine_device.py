@@ -16,8 +16,9 @@ from toy import Toy
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.engine import outcome, streams
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.streams import Inline
+from ecovla_ros.engine.streams import Deferred, Inline, Worker
 from ecovla_ros.engine.timing import HostSpan
+from ecovla_ros.errors import PruningError
 from ecovla_ros.models.affine import Affine, Statistics
 from ecovla_ros.models.statistics import Foreign
 from ecovla_ros.models.tool_motion import ToolMotion
@@ -239,3 +240,51 @@ def test_the_side_stream_says_what_was_waited_for_since_it_was_asked(monkeypatch
     joined()
     made.finish()
     assert made.waited_ms() == 0.0, "between frames"
+
+
+def state_of(engine):
+    """All that a refresh writes, and what it goes by."""
+    refresh = engine._refresh
+    buffers = [w for site in engine.policy.sites for w in (*site.producers, site.consumer, *site.extra)]
+    for stack in refresh.stacks:
+        buffers += [stack.history, stack.factor, stack.partition.channel, *sum(stack.bias.values(), [])]
+        buffers += [] if stack.mean is None else [stack.mean]
+    known = [(stack.seen, stack.mean_known) for stack in refresh.stacks]
+    return [b.clone() for b in buffers], (known, refresh.calibrated, refresh.state, refresh.torn)
+
+
+@pytest.mark.parametrize("streams", [Inline, Deferred, Worker])
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "calibrated"])
+@pytest.mark.parametrize("refresh", ["dense", "probe"])
+def test_warming_up_runs_every_refresh_and_leaves_everything_as_it_was(streams, known, refresh):
+    config = replace(EVERY, refresh=refresh, compensate=True, tiers=(0.25,), probe_tokens=4)
+    engine, ran = Engine(Toy(), config, streams()), []
+    if known:
+        engine.calibrate(energies(engine.policy))
+    buffers, facts = state_of(engine)
+    for stack in engine._refresh.stacks:
+        apply = stack.apply
+        stack.apply = lambda change, apply=apply: (ran.append(len(change.swaps)), apply(change))[1]
+    engine.warm_up()
+    after, facts_after = state_of(engine)
+    assert facts_after == facts and all(torch.equal(a, b) for a, b in zip(buffers, after))
+    assert ran == [2] * 6, "two phases of three plans that record, and two borders"
+    engine.close()
+
+
+def test_rehearsals_draw_nothing():
+    drawn = []
+    for rehearse in (True, False):
+        engine = Engine(Toy(), replace(EVERY, refresh="probe", probe_tokens=4), Inline())
+        if not rehearse:
+            engine._rehearse = lambda plan: None
+        engine.warm_up()
+        drawn.append(engine._refresh._generator.get_state())
+    assert torch.equal(*drawn)
+
+
+def test_a_refresh_that_cannot_run_is_found_in_warm_up():
+    engine = Engine(Toy(), EVERY, Inline())
+    engine._refresh.stacks[0].exchanges = None
+    with pytest.raises(PruningError, match="the refresh failed"):
+        engine.warm_up()

@@ -15,7 +15,7 @@ from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.choice import choose_kernels
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.landing import Landing
-from ecovla_ros.engine.outcome import RefreshState
+from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
@@ -68,7 +68,11 @@ class Engine:
             self._refresh.calibrate(energies)
 
     def warm_up(self, repeats: int = 3) -> None:
-        """Run every shape with every plan, and measure the tiers if a deadline is set. Before the first frame."""
+        """Run every shape with every plan and its refresh, and measure the tiers if a deadline is set.
+
+        Before the first frame, which then finds patterns, histories and weights as they were. Raises PruningError where
+        a refresh cannot run.
+        """
         refresh = self._refresh
         plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans)
         for obs in self.policy.examples():
@@ -76,6 +80,7 @@ class Engine:
             choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
                 self._answer(obs, plan)
+                self._rehearse(plan)
             if self.policy.encode(obs).reuse is not None:
                 for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)
@@ -286,6 +291,18 @@ class Engine:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
         self._pass(seen, plan)
         return watch.total_ms()
+
+    @torch.inference_mode()
+    def _rehearse(self, plan: Plan) -> None:
+        """The refresh of the pass that has just run, where refreshes run, without effect."""
+        refresh = self._refresh
+        if refresh is None or plan.record is None:
+            return
+        for phase in filter(refresh.runs_in, PHASES):
+            self._streams.aside(partial(refresh.rehearse, phase, plan))
+        self._streams.release()
+        self._streams.join()
+        self._streams.finish()
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
         """Prefill, act and decode, with nothing beside them."""

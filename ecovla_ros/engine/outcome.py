@@ -61,12 +61,17 @@ class Outcomes:
     """A ring of outcomes, the newest last. Jobs of a refresh hold its outcome; the rest is the inference thread's."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
+        self._device, self._clock = device, clock
         self._ring = deque(Outcome(device, clock) for _ in range(OUTSTANDING))
 
     @property
     def newest(self) -> Outcome:
         """That of the refresh that was begun last."""
         return self._ring[-1]
+
+    def spare(self) -> Outcome:
+        """One that nobody will read."""
+        return Outcome(self._device, self._clock)
 
     def begin(self) -> None:
         """Another refresh: its outcome must not overwrite one that is yet to be read."""

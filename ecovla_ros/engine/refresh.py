@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
-from ecovla_ros.engine.outcome import PHASES, Outcomes, RefreshState
+from ecovla_ros.engine.outcome import PHASES, Outcome, Outcomes, RefreshState
 from ecovla_ros.engine.stack import Stack
 from ecovla_ros.errors import PruningError
 from ecovla_ros.prune.energy import spread
@@ -121,11 +121,18 @@ class Refresh:
 
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""
-        outcome = self._outcomes.newest
+        return self._job(phase, plan, self._outcomes.newest, rehearsed=False)
+
+    def rehearse(self, phase: str, plan: Plan) -> Callable[[], None]:
+        """As `prepare`, of a pass of `warm_up`: kernels are compiled and memory is allocated, and nothing changes."""
+        return self._job(phase, plan, self._outcomes.spare(), rehearsed=True)
+
+    def _job(self, phase: str, plan: Plan, outcome: Outcome, rehearsed: bool) -> Callable[[], None]:
         span = outcome.spans[phase]
         span.begin()
         stacks = [s for s in self.stacks if s.phase == phase]
         changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
+        changes = [c.void() for c in changes] if rehearsed else changes
         span.pause()
 
         def write() -> None:
