@@ -33,8 +33,9 @@ def refresh_of(policy, family, seen):
     """A probe of every token of the prefix."""
     real = len(seen.prefix) - len(seen.padding)
     config = PruneConfig(
-        method="ecovla", ratio=0.5, sites=sites_of(family), refresh="probe", probe_tokens=real, compensate=True, decay=0.0
-    )
+        method="ecovla", ratio=0.5, sites=sites_of(family), refresh="probe", probe_tokens=real, compensate=True,
+        decay=0.0,
+    )  # fmt: skip
     return Refresh(policy.sites, config)
 
 
@@ -70,7 +71,8 @@ def test_what_a_refresh_finds_does_not_depend_on_the_bucket(family):
     for policy in (small.policy(family), padded(family)[0]):
         seen = policy.encode(small.observation(policy))
         refresh = refresh_of(policy, family, seen)
-        each.append([*found(refresh, policy, refresh.recording, seen), *found(refresh, policy, refresh.probing[0], seen)])
+        plans = (refresh.recording, refresh.probing[0])
+        each.append([one for plan in plans for one in found(refresh, policy, plan, seen)])
     for exact, with_padding in zip(*each):
         for a, b in zip(exact, with_padding):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

@@ -39,7 +39,7 @@ class Outcome:
         """Those whose jobs have been issued to their end; empty: nothing to read."""
 
     def end(self, phase: str, swaps: Tensor, finite: Tensor) -> None:
-        """The last step of a phase's job: `swaps` () pairs were exchanged, and `finite` () says if its energies were."""
+        """The last step of a phase's job: `swaps` () pairs were exchanged, `finite` () says if energies were."""
         self._found[phase].copy_(torch.stack((swaps.long(), finite.long())), non_blocking=True)
         self.spans[phase].end()
         self.phases.append(phase)

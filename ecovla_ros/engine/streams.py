@@ -206,9 +206,9 @@ class Worker:
 class CudaSide:
     """CUDA: a side stream ordered by events. Jobs must own their buffers: nothing crosses the allocator.
 
-    Its priority is the lowest there is, which is 0, the default stream's too: only what runs on a stream of high priority
-    goes before the refresh, and that is the captured graphs (`engine/graphs`). Passes that were not captured share the
-    device with it as equals.
+    Its priority is the lowest there is, which is 0, the default stream's too: only what runs on a stream of high
+    priority goes before the refresh, and that is the captured graphs (`engine/graphs`). Passes that were not captured
+    share the device with it as equals.
 
     A job waits for what the main stream had been given when it was set aside, and is issued only after the rest of the
     frame was: its launches cost the host no time before the action head's. Its kernels are fixed in number and wait for

@@ -79,9 +79,9 @@ class Policy(Protocol):
         ...
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """Normalised actions, which the engine gives on the host, to an absolute joint chunk with the observation's stamp.
+        """Normalised actions to an absolute joint chunk with the observation's stamp.
 
-        The chunk shares no memory with them: the next frame's actions land there."""
+        The engine gives them on the host. The chunk shares no memory with them: the next frame's actions land there."""
         ...
 
     def warm_up(self) -> None:

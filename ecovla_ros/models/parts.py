@@ -1,5 +1,4 @@
-"""Whether the parts a policy is made of belong together (model, specification, statistics, tokenizer), and which prompts
-its shapes come from."""
+"""Whether the parts of a policy belong together (model, specification, statistics, tokenizer), and example prompts."""
 
 from __future__ import annotations
 
@@ -69,7 +68,8 @@ def example_texts(word: str, tokens: Callable[[str], int], bucket: int) -> tuple
     """`word` so often that one prompt falls into each bucket, from the shortest prompt's to the longest's.
 
     `tokens`: instruction -> tokens of its prompt; it raises ObservationError where that is too long. Bucket k holds
-    prompts of k * bucket + 1 to (k + 1) * bucket tokens. Prompts that are not padded (1) have too many shapes: one word.
+    prompts of k * bucket + 1 to (k + 1) * bucket tokens. Prompts that are not padded (bucket 1) have too many shapes:
+    one word.
     """
     found, words = {(tokens(word) - 1) // bucket: word}, 2
     while bucket > 1:
