@@ -60,6 +60,11 @@ def device_of(config: PolicyConfig) -> torch.device:
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def bucket_of(config: PolicyConfig) -> int:
+    """Prompts are padded to a multiple of so many tokens: as configured, else 32 on CUDA, and on a CPU not at all."""
+    return config.bucket or (32 if device_of(config).type == "cuda" else 1)
+
+
 def dtype_of(config: PolicyConfig) -> torch.dtype:
     """Of weights and products."""
     auto = "bfloat16" if device_of(config).type == "cuda" else "float32"
@@ -96,8 +101,7 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
         raise ConfigError("policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` only")
     prepare_process(config)
     device, dtype = device_of(config), dtype_of(config)
-    bucket = config.bucket or (32 if device.type == "cuda" else 1)
-    return _with_options(_made(config, device, dtype, bucket), config)
+    return _with_options(_made(config, device, dtype, bucket_of(config)), config)
 
 
 def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket: int) -> Any:

@@ -104,7 +104,7 @@ class FrameReport:
     """Stage name -> milliseconds: decode, encode, trigger, join, prefill, act, post."""
     total_ms: float = 0.0
     exposed_ms: float = 0.0
-    """Time the frame waited for the refresh."""
+    """Time the frame waited for the refresh: the host in `join`, or on CUDA the device behind it."""
     refresh_ms: float = 0.0
     """Duration of the last refresh that has ended."""
     method: str = "dense"

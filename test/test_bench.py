@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pi_models as small
 import pytest
 
 from ecovla_ros import cli, config
-from ecovla_ros.bench import device, families, latency, macs, report, report_speed, scenes, variants
+from ecovla_ros.bench import device, families, latency, macs, reference, report, report_speed, scenes, variants
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Plan, PolicySpec
 
@@ -186,3 +189,65 @@ def test_the_command_of_a_table_is_the_one_that_wrote_it():
     assert {k: defaults[k] for k in report_speed.BENCH_DEFAULTS} == report_speed.BENCH_DEFAULTS
     words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
     assert report_speed.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])
+
+
+class Everything:
+    """Whatever shape is asked for was found faster in the kernel."""
+
+    def __contains__(self, shape):
+        return True
+
+
+def test_what_the_fused_kernel_computes_is_counted_too(monkeypatch):
+    """A stand-in for the kernel, of which a counter sees as little as of the kernel."""
+    import torch
+
+    from ecovla_ros.kernels import gated
+
+    policy, obs, start = small.policy(), small.observation(), small.noise()
+    plain = macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))
+    kernel = SimpleNamespace(gated=lambda x, gate, *_: torch.zeros(*x.shape[:-1], len(gate)))
+    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", kernel)
+    monkeypatch.setattr(gated.CHOICE, "fused", Everything())
+    assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
+    assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
+    assert isinstance(gated.CHOICE.fused, Everything), "and after a count the kernel runs again"
+
+
+def test_the_reference_lies_on_the_device_and_answers_to_the_host():
+    """torch's meta device in the place of a GPU."""
+    import torch
+
+    given, policy = {}, small.policy(small.SIGLIP)
+    policy.device = torch.device("meta")
+
+    def sample_actions(*inputs, num_steps, **more):
+        given.update(enumerate(inputs), **more)
+        return torch.zeros(1, 6, 10, dtype=torch.bfloat16)
+
+    made = object.__new__(reference.Reference)
+    made.policy, made.model, made.steps = policy, SimpleNamespace(sample_actions=sample_actions), 3
+    out = made._answer(small.observation(small.SIGLIP), small.noise(small.SIGLIP)[None], 3, 20)
+    assert len(given) == 6 and {t.device.type for t in given.values()} == {"meta"}
+    assert out.device.type == "cpu" and out.dtype == torch.float32
+
+
+def test_the_reference_agrees_with_ours_whatever_the_bucket():
+    pytest.importorskip("transformers")
+    shape = dataclasses.replace(small.SIGLIP, max_prompt=24, vocab=64, action_dim=32)
+    for bucket in (1, 8):
+        settings = config.PolicyConfig(device="cpu", bucket=bucket)
+        made = reference.Reference(shape, settings, 1)
+        assert made.policy.bucket == bucket
+        made.turn(small.observation(small.SIGLIP, text=made.policy.spec.instructions[0]), True)
+        assert made.difference < 1e-4 and [len(t) for t in made.times.values()] == [1, 1]
+
+
+def test_memory_is_that_of_the_device_the_weights_go_to(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(variants.build, "device_of", lambda settings: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (3 << 30, 80 << 30))
+    settings = config.override(config.Config(), **{"policy.model": "pi05", "policy.dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match="3.0 GiB are free"):
+        variants.Bench(settings, variants.variants(["static"], ["probe"], [0.25]), 0)

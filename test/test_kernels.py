@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,3 +105,24 @@ def test_rows_that_are_not_wanted_are_not_touched():
     block = torch.arange(12.0).view(6, 2)
     rows.swap_all([block], torch.tensor([0, 1]), torch.tensor([4, 5]), torch.tensor([True, False]))
     assert block[:, 0].tolist() == [8, 2, 4, 6, 0, 10]
+
+
+def test_a_shape_is_timed_once_and_without_energies(monkeypatch):
+    """By stand-ins for the kernel and for the device's clock."""
+    ran, times = [], iter([2.0, 1.0, 1.0, 2.0])
+
+    def timed(run, repeats):
+        run()
+        return next(times)
+
+    def kernel(x, gate, up, activation, energy=None, valid=None):
+        ran.append((len(gate), energy))
+
+    monkeypatch.setattr(gated, "triton_runs_on", lambda tensor: True)
+    monkeypatch.setattr(gated, "_replayed_ms", timed)
+    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", SimpleNamespace(gated=kernel))
+    choice, x, w = gated.Choice(), torch.randn(4, 8), torch.randn(6, 8)
+    for _ in range(2):
+        assert choice.measure(x, w, w, "gelu") == (2.0, 1.0)
+        assert choice.measure(x, w[:3], w[:3], "gelu") == (1.0, 2.0)
+    assert ran == [(6, None), (3, None)] and choice.fused == {(4, 6, 8, torch.float32)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pi_models as small
@@ -21,6 +22,7 @@ from ecovla_ros.models.pi.config import MINI, PiConfig
 from ecovla_ros.models.pi.inputs import resize
 from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.pi.prompt import Prompt
+from ecovla_ros.models.pi.staging import Staging
 from ecovla_ros.types import CONTINUOUS
 
 ANGLE = st.floats(-3.14, 3.14)
@@ -243,3 +245,16 @@ def test_statistics_of_the_data_normalise_it():
 @pytest.mark.parametrize("config", [MINI, small.SMALL, small.SIGLIP])
 def test_a_configuration_comes_back_from_json(config):
     assert PiConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_pinned_buffer_is_written_again_only_once_its_copy_has_left_it():
+    """By a stand-in for the event: what lay in the buffer when it was waited for."""
+    staging, order = Staging(1, 4, torch.device("cpu")), []
+    staging._pinned = torch.zeros((1, 1, 4, 4, 3), dtype=torch.uint8)
+    staging._left = SimpleNamespace(
+        synchronize=lambda: order.append(("waited", int(staging._pinned.max()))),
+        record=lambda: order.append(("left", int(staging._pinned.max()))),
+    )
+    for value in (1, 2):
+        staging.copy({"wrist": np.full((4, 4, 3), value, np.uint8)})
+    assert order == [("waited", 0), ("left", 1), ("waited", 1), ("left", 2)]

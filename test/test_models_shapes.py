@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 
+import all_models as small
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,12 @@ from ecovla_ros import build
 from ecovla_ros.config import PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.errors import ConfigError, ObservationError
 from ecovla_ros.models import shapes
 from ecovla_ros.models.base import DENSE, Plan
 from ecovla_ros.models.cogact.model import CogactModel
 from ecovla_ros.models.openvla_oft.model import OftModel
+from ecovla_ros.models.parts import example_texts
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.types import Observation
 
@@ -125,3 +128,35 @@ def test_the_engine_prunes_every_family_and_gives_the_weights_back(name, refresh
     engine.close()
     after = [w for s in policy.sites for w in (*s.producers, s.consumer, *s.extra)]
     assert all(torch.equal(a, b) for a, b in zip(weights, after))
+
+
+@pytest.mark.parametrize("family", small.FAMILIES)
+@pytest.mark.parametrize("bucket", [5, 7, 16])
+def test_free_text_of_any_length_has_the_shape_of_an_example(family, bucket):
+    policy = small.policy(family, bucket=bucket)
+    policy.spec = dataclasses.replace(policy.spec, instructions=())
+    examples = list(policy.examples())
+    shapes = [len(policy.encode(obs).prefix) for obs in examples]
+    obs, word, seen = examples[0], policy.prompt.example(), set()
+    for words in range(1, 64):
+        try:
+            seen.add(len(policy.encode(dataclasses.replace(obs, instruction=" ".join([word] * words))).prefix))
+        except ObservationError:
+            break
+    assert set(shapes) == seen and len(shapes) == len(seen) > (bucket < 16)
+
+
+@pytest.mark.parametrize(
+    ("each", "longest", "bucket", "expected"),
+    [(1, 48, 32, [1, 30]), (1, 48, 16, [1, 14, 30]), (5, 48, 16, [1, 3, 6]), (1, 33, 32, [1, 30]), (1, 48, 1, [1])],
+)
+def test_an_example_of_every_bucket_whatever_a_word_is_in_tokens(each, longest, bucket, expected):
+    """The last bucket may be cut off, down to a single token."""
+
+    def tokens(text):
+        count = 3 + each * len(text.split())
+        if count > longest:
+            raise ObservationError("too long")
+        return count
+
+    assert [len(text.split()) for text in example_texts("go", tokens, bucket)] == expected

@@ -1,4 +1,7 @@
-"""Multiply-accumulates that really ran, counted from the shapes of the products as they are dispatched."""
+"""Multiply-accumulates that really ran, counted from the shapes of the products as they are dispatched.
+
+What a kernel of our own computes is dispatched as no product: within a count the reference runs in its place.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ecovla_ros.kernels.gated import CHOICE
 from ecovla_ros.models.base import Plan, Policy
 from ecovla_ros.types import Observation
 
@@ -22,6 +26,7 @@ ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_at
 """The CPU's fused attention, which torch's counter does not know."""
 
 
+@CHOICE.reference_alone()
 def count(
     policy: Policy, obs: Observation, plan: Plan, noise: torch.Tensor, reuse: bool = False
 ) -> dict[str, int]:

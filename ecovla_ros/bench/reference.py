@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ecovla_ros import build
+from ecovla_ros.config import PolicyConfig
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE
 from ecovla_ros.models.pi.config import PiConfig
@@ -27,23 +29,27 @@ IMAGE_TOKEN = 1
 
 
 class Reference:
-    """transformers' model and our policy, on equal random weights."""
+    """transformers' model and our policy, on equal random weights, on one device."""
 
-    def __init__(self, config: PiConfig, dtype: torch.dtype, seed: int, every: int) -> None:
-        """`every`: it runs on every so many frames, as it is slow. Raises ConfigError without transformers."""
+    def __init__(self, config: PiConfig, settings: PolicyConfig, every: int) -> None:
+        """`settings`: device, dtype, seed and bucket. `every`: it runs on every so many frames, as it is slow.
+
+        Raises ConfigError without transformers.
+        """
         try:
             from transformers import PI0Config, PI0ForConditionalGeneration
         except ImportError as error:
             raise ConfigError(f"--reference needs transformers 5.4 or newer: pip install transformers ({error})") from error
-        torch.manual_seed(seed)
+        place = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
+        torch.manual_seed(settings.seed)
         self.model = PI0ForConditionalGeneration(PI0Config(**settings_of(config))).eval()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(settings.seed)
         with torch.no_grad():
             for weight in self.model.parameters():  # transformers starts near zero
                 weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.5 * weight.shape[-1] ** -0.5)
         model = from_transformers(self.model, config.cameras, config.max_prompt, config.optional_cameras)
-        self.policy = around("pi0-mid", model.to(dtype))
-        self.model.to(dtype)
+        self.policy = around("pi0-mid", model.to(**place), build.bucket_of(settings))
+        self.model.to(**place)
         self.steps, self.every, self._turns = config.flow_steps, every, 0
         self.times: dict[str, list[float]] = {"padded": [], "exact": []}
         self.difference = 0.0
@@ -57,13 +63,13 @@ class Reference:
         noise = torch.randn(1, self.policy.config.horizon, 32, generator=torch.Generator().manual_seed(0))
         for name, slots, prompt in (("padded", SLOTS, PROMPT), ("exact", len(obs.images), 0)):
             start = time.perf_counter()
-            actions = self._answer(obs, noise.to(self.policy.dtype), slots, prompt)
+            actions = self._answer(obs, noise, slots, prompt)
             if measured:
                 self.times[name].append((time.perf_counter() - start) * 1e3)
         seen = self.policy.encode(obs)
         if self._turns == 1:  # before any pattern has moved a row; later it would differ by rounding alone
             ours = self.policy.act(seen, self.policy.prefill(seen, DENSE), DENSE, noise[0])
-            self.difference = float((ours - actions[0].float()).abs().max())
+            self.difference = float((ours.cpu() - actions[0]).abs().max())
 
     def rows(self, dense_ms: float) -> list[dict[str, Any]]:
         """One row for each way; speed-up is over our dense mean, so that it is below 1."""
@@ -80,6 +86,7 @@ class Reference:
         return rows
 
     def _answer(self, obs: Observation, noise: Tensor, slots: int, prompt: int) -> Tensor:
+        """Actions (1, H, action_dim) float32 on the host, which is what ends a policy call."""
         config, policy = self.policy.config, self.policy
         images = list(camera_images(obs.images, config).values())
         pixels = [torch.from_numpy(i).permute(2, 0, 1).to(policy.dtype) / 127.5 - 1 for i in images]
@@ -93,11 +100,13 @@ class Reference:
         present = torch.tensor([[i < len(images) for i in range(slots)]])
         state = torch.zeros(1, config.state_dim, dtype=policy.dtype)
         state[0, :8] = torch.from_numpy(policy.normaliser.state(obs.joints, obs.gripper))
+        given = (state, torch.tensor([row]), torch.stack(pixels)[None], noise.to(policy.dtype), mask, present)
+        state, row_ids, images_in, noise, mask, present = (t.to(policy.device) for t in given)
         out: Tensor = self.model.sample_actions(
-            state, torch.tensor([row]), torch.stack(pixels)[None], noise=noise, attention_mask=mask,
-            pixel_attention_mask=present, num_steps=self.steps,
+            state, row_ids, images_in, noise=noise, attention_mask=mask, pixel_attention_mask=present,
+            num_steps=self.steps,
         )
-        return out
+        return out.float().cpu()
 
 
 def settings_of(config: PiConfig) -> dict[str, Any]:

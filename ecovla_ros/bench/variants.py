@@ -133,9 +133,16 @@ def _check_memory(settings: config.Config, copies: int) -> None:
         return
     shape = build.shape(settings.policy)
     weights = sum(p.numel() * p.element_size() for p in shape.model.parameters())
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = _free_bytes(build.device_of(settings.policy))
     if copies * weights > 0.9 * free:
         raise ConfigError(
             f"{copies} variants of {settings.policy.model} need {copies * weights / 2**30:.1f} GiB and "
             f"{free / 2**30:.1f} GiB are free; valid: fewer methods and ratios, policy.dtype=bfloat16, or a smaller model"
         )
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that is free where the weights go."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

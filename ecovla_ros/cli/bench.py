@@ -75,7 +75,7 @@ def _latency(
         if options.model != "pi0-mid":
             raise ConfigError(f"--reference has weights for pi0-mid alone, not for {options.model}")
         build.prepare_process(settings.policy)
-        reference = Reference(PI0_MID, build.dtype_of(settings.policy), settings.policy.seed, options.reference)
+        reference = Reference(PI0_MID, settings.policy, options.reference)
     progress = Progress(options.frames + options.warm_up, "frames")
     rows = latency.measure(
         settings, chosen, options.frames, options.warm_up, options.seed, options.pace,

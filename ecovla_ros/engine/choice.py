@@ -12,9 +12,10 @@ from ecovla_ros.prune.site import Plan, Site
 
 
 def choose_kernels(sites: Sequence[Site], plans: Iterable[Plan], tokens: Mapping[str, int]) -> int:
-    """Time the fused gated MLP against its reference for every shape the plans run; returns how many were timed.
+    """Time the fused gated MLP against its reference for every shape the plans run; returns how many there are.
 
-    `tokens`: phase -> tokens of one call. Does nothing on a CPU. The activation does not matter to the choice.
+    `tokens`: phase -> tokens of one call. Does nothing on a CPU; a shape is timed once a process. The activation does
+    not matter to the choice.
     """
     shapes = {}
     for site in sites:

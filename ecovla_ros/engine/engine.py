@@ -14,7 +14,9 @@ from torch import Tensor
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.choice import choose_kernels
 from ecovla_ros.engine.deadline import Deadline
-from ecovla_ros.engine.refresh import Refresh, RefreshState
+from ecovla_ros.engine.landing import Landing
+from ecovla_ros.engine.outcome import PHASES, RefreshState
+from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
@@ -47,7 +49,7 @@ class Engine:
     ) -> None:
         """Raises PruningError where sites, ratios and settings do not fit."""
         self.policy, self.config = policy, config
-        self._streams, self._watch = streams, Stopwatch(clock)
+        self._streams, self._watch, self._landing = streams, Stopwatch(clock), Landing()
         self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
         self._trigger = Trigger(config.p, config.window)
         self._deadline: Deadline | None = None
@@ -66,7 +68,11 @@ class Engine:
             self._refresh.calibrate(energies)
 
     def warm_up(self, repeats: int = 3) -> None:
-        """Run every shape with every plan, and measure the tiers if a deadline is set. Before the first frame."""
+        """Run every shape with every plan and its refresh, and measure the tiers if a deadline is set.
+
+        Before the first frame, which then finds patterns, histories and weights as they were. Raises PruningError where
+        a refresh cannot run.
+        """
         refresh = self._refresh
         plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans)
         for obs in self.policy.examples():
@@ -74,6 +80,7 @@ class Engine:
             choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
                 self._answer(obs, plan)
+                self._rehearse(plan)
             if self.policy.encode(obs).reuse is not None:
                 for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)
@@ -113,11 +120,11 @@ class Engine:
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
-        actions = self.policy.act(seen, handoff, plan, self._noise)
+        self._landing.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
         self._streams.release()
-        chunk, fault = self._decode(seen, actions, plan, fault)
+        chunk, fault = self._decode(seen, plan, fault)
         watch.lap("post")
         self._streams.rest()
         return Step(chunk, self._report(seen, decision, plan, fault))
@@ -145,10 +152,11 @@ class Engine:
             self._refresh.adopt(orders)
 
     def settle(self) -> None:
-        """Wait until the pattern of the last frame is in place."""
+        """Wait until the pattern of the last frame is in place, and the device idle."""
         self._settled()
+        self._streams.finish()
         if self._refresh is not None:
-            self._refresh.poll()
+            self._publish(self._refresh)
 
     def close(self) -> None:
         """End the side stream and put the weights back in their own order."""
@@ -165,6 +173,11 @@ class Engine:
             return f"{error}; the last pattern stays"
         return ""
 
+    def _publish(self, refresh: Refresh) -> None:
+        """One more refresh that has ended; not before the last one was reported, so that no fault is lost."""
+        if refresh.state is self._last:
+            refresh.poll()
+
     def _look(self, seen: Seen) -> Decision:
         if self.config.method != "ecovla":
             return UNDECIDED
@@ -178,7 +191,7 @@ class Engine:
             return failed
         if self._refresh.torn:
             raise PruningError("writing a pattern failed half-way, the weights are not valid any more: load the policy anew")
-        self._refresh.poll()
+        self._publish(self._refresh)
         state = self._refresh.state
         self._age = 0 if state.pattern_id != self._last.pattern_id else self._age + 1
         fresh, self._last = state is not self._last, state
@@ -228,30 +241,30 @@ class Engine:
         if refresh is not None and plan.record is not None and refresh.runs_in(phase):
             self._streams.aside(partial(refresh.prepare, phase, plan))
 
-    def _decode(self, seen: Seen, actions: Tensor, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
-        """Actions to a chunk; a sparse frame that is not finite is answered again, dense."""
-        chunk = self.policy.decode(seen, actions)
+    def _decode(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
+        """Actions that land to a chunk; a sparse frame that is not finite is answered again, dense."""
+        chunk = self.policy.decode(seen, self._landing.take())
         if _finite(chunk):
             return chunk, fault
         if plan.kept:
             self._settled()
             seen, self._kept_by = replace(seen, reuse=None), None
-            handoff = self.policy.prefill(seen, DENSE)
-            chunk = self.policy.decode(seen, self.policy.act(seen, handoff, DENSE, self._noise))
+            chunk = self._pass(seen, DENSE)
             if _finite(chunk):
                 return chunk, "sparse frame was not finite: answered dense"
         raise ControlError("the policy's actions are not finite; no chunk is sent")
 
     def _report(self, seen: Seen, decision: Decision, plan: Plan, fault: str) -> FrameReport:
         watch, last = self._watch, self._last
-        total_ms = watch.total_ms()
+        total_ms, waited_ms = watch.total_ms(), self._streams.waited_ms()
+        exposed_ms = watch.stages_ms["join"] if waited_ms is None else waited_ms
         if self._deadline is not None and plan.kept and plan.record is None and self._refresh is not None:
-            self._deadline.measured(self._refresh.sparse.index(plan), total_ms - watch.stages_ms["join"])
+            self._deadline.measured(self._refresh.sparse.index(plan), total_ms - exposed_ms)
         return FrameReport(
             stamp_ns=seen.observation.stamp_ns,
             stages_ms=watch.stages_ms,
             total_ms=total_ms,
-            exposed_ms=watch.stages_ms["join"],
+            exposed_ms=exposed_ms,
             refresh_ms=last.duration_ms,
             method=self.config.method,
             refresh=self.config.refresh if self.config.method in ADAPTIVE else "none",
@@ -276,8 +289,25 @@ class Engine:
         seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
-        self.policy.decode(seen, self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        self._pass(seen, plan)
         return watch.total_ms()
+
+    @torch.inference_mode()
+    def _rehearse(self, plan: Plan) -> None:
+        """The refresh of the pass that has just run, where refreshes run, without effect."""
+        refresh = self._refresh
+        if refresh is None or plan.record is None:
+            return
+        for phase in filter(refresh.runs_in, PHASES):
+            self._streams.aside(partial(refresh.rehearse, phase, plan))
+        self._streams.release()
+        self._streams.join()
+        self._streams.finish()
+
+    def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
+        """Prefill, act and decode, with nothing beside them."""
+        self._landing.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        return self.policy.decode(seen, self._landing.take())
 
 
 def _finite(chunk: ActionChunk) -> bool:

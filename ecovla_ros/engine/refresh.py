@@ -12,30 +12,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.outcome import PHASES, Outcome, Outcomes, RefreshState
 from ecovla_ros.engine.stack import Stack
-from ecovla_ros.engine.timing import span_for
 from ecovla_ros.errors import PruningError
 from ecovla_ros.prune.energy import spread
 from ecovla_ros.prune.select import kept_count
 from ecovla_ros.prune.site import Plan, Record, Site
-
-PHASES = ("prefill", "act")
-
-
-@dataclass(frozen=True)
-class RefreshState:
-    """What the last refresh that has ended did."""
-
-    swaps: int = 0
-    pattern_id: int = 0
-    duration_ms: float = 0.0
-    fault: str = ""
 
 
 class Refresh:
@@ -68,11 +56,8 @@ class Refresh:
         self.state = RefreshState()
         self.torn = False
         """True if writing a pattern failed half-way: rows of one channel may lie in different slots."""
-        self._spans = {p: span_for(device, clock) for p in PHASES}
-        pinned = device.type == "cuda"
-        self._found = {p: torch.zeros(2, dtype=torch.int64, pin_memory=pinned) for p in PHASES}
+        self._outcomes = Outcomes(device, clock)
         self._lengths = dict.fromkeys(PHASES, 1)
-        self._running: list[str] = []
         if config.method == "random":
             self._arrange_at_random()
 
@@ -125,6 +110,7 @@ class Refresh:
 
         `prefix` tokens in the prefill, of which those in `padding` are none, and `horizon` in the action head.
         """
+        self._outcomes.begin()
         for stack in self.stacks:
             stack.clear()
         self._lengths = {"prefill": prefix - len(padding), "act": horizon}
@@ -135,10 +121,18 @@ class Refresh:
 
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""
-        span = self._spans[phase]
+        return self._job(phase, plan, self._outcomes.newest, rehearsed=False)
+
+    def rehearse(self, phase: str, plan: Plan) -> Callable[[], None]:
+        """As `prepare`, of a pass of `warm_up`: kernels are compiled and memory is allocated, and nothing changes."""
+        return self._job(phase, plan, self._outcomes.spare(), rehearsed=True)
+
+    def _job(self, phase: str, plan: Plan, outcome: Outcome, rehearsed: bool) -> Callable[[], None]:
+        span = outcome.spans[phase]
         span.begin()
         stacks = [s for s in self.stacks if s.phase == phase]
         changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
+        changes = [c.void() for c in changes] if rehearsed else changes
         span.pause()
 
         def write() -> None:
@@ -146,11 +140,7 @@ class Refresh:
             before, self.torn = self.torn, True
             swaps = torch.stack([s.apply(c) for s, c in zip(stacks, changes)]).sum()
             self.torn = before
-            finite = torch.stack([c.finite for c in changes]).all()
-            found = torch.stack((swaps.long(), finite.long()))
-            self._found[phase].copy_(found, non_blocking=True)
-            span.end()
-            self._running.append(phase)
+            outcome.end(phase, swaps, torch.stack([c.finite for c in changes]).all())
 
         return write
 
@@ -159,16 +149,10 @@ class Refresh:
         return any(stack.phase == phase for stack in self.stacks)
 
     def poll(self) -> None:
-        """Bring `state` up to date with the refresh that ended last; on CUDA without waiting for one that has not."""
-        if not self._running or not all(self._spans[p].done() for p in self._running):
-            return
-        swaps = sum(int(self._found[p][0]) for p in self._running)
-        finite = all(int(self._found[p][1]) for p in self._running)
-        self.state = RefreshState(
-            swaps, self.state.pattern_id + bool(swaps), sum(self._spans[p].ms() for p in self._running),
-            "" if finite else "the energies of a refresh were not finite: the last pattern stays",
-        )
-        self._running = []
+        """Let `state` tell of one more refresh that has ended, the oldest first; never waits for one that has not."""
+        ended = self._outcomes.ended()
+        if ended is not None:
+            self.state = ended.take(self.state)
 
     def close(self) -> None:
         """Put every channel back into its own slot: the weights are as they were loaded."""

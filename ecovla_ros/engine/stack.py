@@ -7,7 +7,7 @@ that histories never mix channels when a pattern changes. All buffers are alloca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class Change:
     """One for each border, inner first."""
     finite: Tensor
     """(): False if the frame's statistics were not finite; then nothing changes."""
+    rehearsed: bool = False
+    """True for what is launched and must leave everything as it is."""
+
+    def void(self) -> Change:
+        """The same work without effect: no pair is wanted, and no statistic is taken."""
+        swaps = tuple(one._replace(wanted=torch.zeros_like(one.wanted)) for one in self.swaps)
+        return replace(self, swaps=swaps, finite=torch.zeros_like(self.finite), rehearsed=True)
 
 
 class Stack:
@@ -134,8 +141,8 @@ class Stack:
         self.history.copy_(torch.where(change.finite, change.history, self.history))
         if self.mean is not None and change.mean is not None:
             self.mean.copy_(torch.where(change.finite, change.mean, self.mean))
-            self.mean_known = True
-        self.seen = True
+            self.mean_known |= not change.rehearsed
+        self.seen |= not change.rehearsed
         return self.arrange(change.swaps)
 
     def arrange(self, swaps: Sequence[Exchange]) -> Tensor:

@@ -9,6 +9,9 @@ A job has two halves: called, it computes and writes nothing that a frame reads;
 it reads a pattern or writes a record. A job that raises is reported by `join` as a PruningError, once, after it has
 ended; inference goes on whatever it was. One that has not come to its writing half after `limit_s` is given up: it
 will never write, `join` raises PruningError, and until it ends `free` is False and no job may be set aside.
+`finish()` follows a `join` where the host itself must know that every job has ended; no frame calls it.
+`waited_ms()` is how long a device stood still in joins since it was last asked, once the frame's chunk is on the host;
+None where the host itself waits in `join`.
 """
 
 from __future__ import annotations
@@ -39,6 +42,10 @@ class Streams(Protocol):
 
     def join(self, limit_s: float | None = None) -> None: ...
 
+    def finish(self) -> None: ...
+
+    def waited_ms(self) -> float | None: ...
+
     def close(self) -> None: ...
 
 
@@ -65,6 +72,12 @@ class Inline:
     def join(self, limit_s: float | None = None) -> None:
         error, self._error = self._error, None
         report(error)
+
+    def finish(self) -> None:
+        return
+
+    def waited_ms(self) -> float | None:
+        return None
 
     def close(self) -> None:
         return
@@ -143,6 +156,12 @@ class Worker:
             error, self._error = self._error, None
         report(error)
 
+    def finish(self) -> None:
+        return
+
+    def waited_ms(self) -> float | None:
+        return None
+
     def close(self) -> None:
         """Let the job at work end, unless it was given up, and stop the thread. May be called twice."""
         with self._wake:
@@ -185,7 +204,11 @@ class Worker:
 
 
 class CudaSide:
-    """CUDA: a low-priority stream ordered by events. Jobs must own their buffers: nothing crosses the allocator.
+    """CUDA: a side stream ordered by events. Jobs must own their buffers: nothing crosses the allocator.
+
+    Its priority is the lowest there is, which is 0, the default stream's too: only what runs on a stream of high
+    priority goes before the refresh, and that is the captured graphs (`engine/graphs`). Passes that were not captured
+    share the device with it as equals.
 
     A job waits for what the main stream had been given when it was set aside, and is issued only after the rest of the
     frame was: its launches cost the host no time before the action head's. Its kernels are fixed in number and wait for
@@ -199,6 +222,8 @@ class CudaSide:
         self._side = torch.cuda.Stream(device, priority=low)
         self._ready = [torch.cuda.Event(), torch.cuda.Event()]
         self._done = torch.cuda.Event()
+        self._around = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(2)]
+        self._waits = 0  # joins that ordered something since `waited_ms`: a frame's own, and one before a dense answer
         self._jobs: deque[tuple[Job, torch.cuda.Event]] = deque()
         self._pending = False
         self._error: Exception | None = None
@@ -229,10 +254,22 @@ class CudaSide:
         """Order the main stream after the side stream; the host does not wait."""
         self.release()
         if self._pending:
+            before, after = self._around[self._waits % len(self._around)]
+            before.record()
             torch.cuda.current_stream().wait_event(self._done)
-            self._pending = False
+            after.record()
+            self._waits, self._pending = self._waits + 1, False
         error, self._error = self._error, None
         report(error)
+
+    def finish(self) -> None:
+        """What was waited for until here was in no frame's way."""
+        self._side.synchronize()
+        self._waits = 0
+
+    def waited_ms(self) -> float | None:
+        taken, self._waits = self._around[: self._waits], 0
+        return float(sum(before.elapsed_time(after) for before, after in taken))
 
     def close(self) -> None:
         self._side.synchronize()

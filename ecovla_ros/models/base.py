@@ -79,7 +79,9 @@ class Policy(Protocol):
         ...
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """Normalised actions to an absolute joint chunk with the observation's stamp. The one copy to the host."""
+        """Normalised actions to an absolute joint chunk with the observation's stamp.
+
+        The engine gives them on the host. The chunk shares no memory with them: the next frame's actions land there."""
         ...
 
     def warm_up(self) -> None:

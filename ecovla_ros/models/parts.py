@@ -1,10 +1,11 @@
-"""Whether the parts a policy is made of belong together: model, specification, statistics, tokenizer."""
+"""Whether the parts of a policy belong together (model, specification, statistics, tokenizer), and example prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from ecovla_ros.errors import CheckpointError
+from ecovla_ros.errors import CheckpointError, ObservationError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.pi.normalise import Normaliser
 
@@ -61,3 +62,21 @@ def must_fit(config: Shape, spec: PolicySpec, normaliser: Normaliser, highest: i
     for name, needed in zip(("state_dim", "action_dim"), normaliser.widths):
         if getattr(config, name) < needed:
             raise CheckpointError(f"{name} must be at least {needed}, as the data's; it is {getattr(config, name)}")
+
+
+def example_texts(word: str, tokens: Callable[[str], int], bucket: int) -> tuple[str, ...]:
+    """`word` so often that one prompt falls into each bucket, from the shortest prompt's to the longest's.
+
+    `tokens`: instruction -> tokens of its prompt; it raises ObservationError where that is too long. Bucket k holds
+    prompts of k * bucket + 1 to (k + 1) * bucket tokens. Prompts that are not padded (bucket 1) have too many shapes:
+    one word.
+    """
+    found, words = {(tokens(word) - 1) // bucket: word}, 2
+    while bucket > 1:
+        text = " ".join([word] * words)
+        try:
+            found.setdefault((tokens(text) - 1) // bucket, text)
+        except ObservationError:
+            break
+        words += 1
+    return tuple(found.values())

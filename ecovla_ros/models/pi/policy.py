@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
-from ecovla_ros.models.parts import must_fit
+from ecovla_ros.models.parts import example_texts, must_fit
 from ecovla_ros.models.pi.behind import Behind, suffix_mask
 from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.chunking import Follow
@@ -179,7 +179,7 @@ class PiPolicy:
         return x_t
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
+        """Normalised actions (H, action_dim) to joint targets around the observed joints, in new arrays."""
         if self.reuse is not None:
             self.reuse.note()
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
@@ -192,11 +192,13 @@ class PiPolicy:
         """A grey image with every instruction it was trained on; with free text one prompt of each bucket."""
         size = self.config.image_size
         images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
-        word = self.prompt.example()
-        spare = self.prompt.max_tokens - len(self.prompt.ids(self._words(word, np.zeros(self.normaliser.widths[0]))))
-        buckets = range(1, spare + 2, self.bucket) if self.bucket > 1 else (1,)
-        for text in self.spec.instructions or tuple(" ".join([word] * n) for n in buckets):
-            yield Observation(0, images, np.zeros(7), 0.0, text, np.zeros(self.normaliser.widths[0]))
+        still = Observation(0, images, np.zeros(7), 0.0, "", np.zeros(self.normaliser.widths[0]))
+        state = self.normaliser.observed(still)
+        texts = self.spec.instructions or example_texts(
+            self.prompt.example(), lambda text: len(self.prompt.ids(self._words(text, state))), self.bucket
+        )
+        for text in texts:
+            yield replace(still, instruction=text)
 
     def warm_up(self) -> None:
         """Every example once, dense."""

@@ -12,21 +12,24 @@ from torch import Tensor
 class Staging:
     """Images on their way to the device, through one pinned buffer on CUDA: the host does not wait for the copy.
 
-    The buffer may be written again once the chunk of the frame before is on the host.
+    The buffer is written again once the copy before has left it, which by the next frame it has: nothing is waited for.
     """
 
     def __init__(self, cameras: int, size: int, device: torch.device) -> None:
         shape = (cameras, 1, size, size, 3)
         self._device = device
         self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if device.type == "cuda" else None
+        self._left = torch.cuda.Event() if device.type == "cuda" else None
 
     def copy(self, images: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Camera -> uint8 (1, H, W, 3) on the device."""
-        if self._pinned is None:
+        if self._pinned is None or self._left is None:
             return {name: torch.from_numpy(image)[None] for name, image in images.items()}
+        self._left.synchronize()
         for row, image in zip(self._pinned, images.values()):
             row[0].numpy()[:] = image
         there = self._pinned[: len(images)].to(self._device, non_blocking=True)
+        self._left.record()
         return dict(zip(images, there))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
-from ecovla_ros.models.parts import must_fit
+from ecovla_ros.models.parts import example_texts, must_fit
 from ecovla_ros.models.pi.cache import Cache
 from ecovla_ros.models.pi.inputs import camera_images
 from ecovla_ros.models.pi.layers import Use
@@ -109,17 +109,20 @@ class PrismaticPolicy:
         raise NotImplementedError
 
     def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """Normalised actions (H, action_dim) to joint targets around the observed joints: the one copy to the host."""
+        """Normalised actions (H, action_dim) to joint targets around the observed joints, in new arrays."""
         if self.reuse is not None:
             self.reuse.note()
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
         return self.normaliser.chunk(values, seen.observation, self.spec.period_s)
 
     def examples(self) -> Iterator[Observation]:
-        """A grey image with every instruction it was trained on, or with one word."""
+        """A grey image with every instruction it was trained on; with free text one prompt of each bucket."""
         size = self.config.image_size
         images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
-        for text in self.spec.instructions or (self.prompt.example(),):
+        texts = self.spec.instructions or example_texts(
+            self.prompt.example(), lambda text: len(self.prompt.ids(text)), self.bucket
+        )
+        for text in texts:
             yield Observation(0, images, np.zeros(7), 0.0, text, np.zeros(self.normaliser.widths[0]))
 
     def warm_up(self) -> None:
