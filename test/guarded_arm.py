@@ -49,7 +49,7 @@ class GuardedArm:
         changes |= {"jerk": np.full(7, jerk)} if jerk else {}
         self.limits: Limits = dataclasses.replace(loaded, **changes)
         self.config = ControlConfig(profile=profile, **{**WIDE, **settings})
-        self.guard = Guard(self.config, self.limits)
+        self.guard = Guard(self.config, self.limits, steady=second_clock)
         self.plant = TrajectoryController(start)
         self.now, self.skew = START, 0
         self.steady = SetWatch() if second_clock else None

@@ -79,9 +79,11 @@ def test_an_arm_near_its_last_command_goes_on_at_once() -> None:
 def test_an_arm_that_a_simulator_put_elsewhere_starts_there_at_once() -> None:
     arm = moving_arm(chunk_silence_s=0.42)
     arm.run(1.5)
+    assert not arm.guard.forget(arm.clock)[0]
     arm.guard.enable(False, arm.clock)
     place = arm.position + 0.4
     arm.plant.hold(place)
+    assert arm.guard.forget(arm.clock)[0]
     allow(arm, place)
     sent = len(arm.sent)
     follow(arm, place, 0.2)
@@ -182,6 +184,77 @@ def test_states_from_the_future_are_named_when_enabling() -> None:
         arm.tick()
     ok, why = arm.guard.enable(True, arm.clock)
     assert not ok and "0.150 s ahead" in why
+
+
+def test_an_arm_too_far_from_its_last_command_is_not_enabled_until_that_is_forgotten() -> None:
+    arm, place = displaced(1.2)
+    arm.guard.reset(arm.clock)
+    arm.guard.enable(False, arm.clock)
+    for _ in range(5):
+        arm.report(place - arm.position)
+        arm.tick()
+    ok, why = arm.guard.enable(True, arm.clock)
+    assert not ok and "1.20 rad from its last command" in why
+    assert arm.guard.forget(arm.clock)[0] and arm.guard.enable(True, arm.clock)[0]
+
+
+@pytest.mark.parametrize("wish", ["hold", "estop", "disable"])
+def test_nothing_is_sent_after_a_wish_to_stand_that_comes_before_the_seat(wish: str) -> None:
+    arm, place = displaced(0.15)
+    allow(arm, place)
+    {"hold": arm.guard.hold, "estop": lambda now: arm.guard.on_estop(True, now),
+     "disable": lambda now: arm.guard.enable(False, now)}[wish](arm.clock)
+    sent = len(arm.sent)
+    follow(arm, place, 1.0)
+    assert len(arm.sent) == sent
+
+
+def test_a_seat_is_taken_only_by_an_arm_at_rest_within_its_limits() -> None:
+    arm, place = displaced(0.15)
+    allow(arm, place)
+    sent = len(arm.sent)
+    beyond = place.copy()
+    beyond[3] = arm.limits.lower[3] - 0.1
+    follow(arm, beyond, 0.3)
+    assert arm.last is not None and len(arm.sent) == sent and arm.last.status.state == "LATCHED"
+
+
+def test_states_that_stop_on_the_way_to_the_seat_are_told() -> None:
+    arm, place = displaced(0.15)
+    allow(arm, place)
+    follow(arm, place, 0.2)
+    for _ in range(30):
+        arm.tick()
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "joint state" in arm.last.status.reason
+    assert "is brought from its last command" in arm.last.status.reason
+
+
+@pytest.mark.parametrize("step_s", [0.003, -0.3, 0.0])
+def test_a_driver_that_was_gone_is_not_forgotten_over_a_clock_that_is_set_or_a_guard_that_was_stopped(
+    step_s: float,
+) -> None:
+    arm = GuardedArm(HOME, second_clock=True, chunk_silence_s=0.42)
+    arm.arm()
+    stream(arm, 2.4)
+    arm.run(1.0)
+    place = arm.position + np.eye(7)[3] * 0.15
+    arm.plant.hold(place)
+    if step_s:
+        for k in range(300):
+            arm.guard.tick(arm.clock)
+            arm.now += TICK
+            arm.skew += round(step_s * NS) * (k == 60)
+    else:
+        arm.now += 3 * NS
+    begin = len(arm.speed)
+    follow(arm, place, 2.0)
+    assert arm.last is not None and arm.last.status.state == "HOLD" and "call enable" in arm.last.status.reason
+    assert arm.last.status.counters["state_lost"] == 1 and not np.array(arm.speed[begin + 1 :]).any()
+
+
+def test_a_margin_that_no_chunk_could_leave_is_refused() -> None:
+    with pytest.raises(ConfigError, match="margin_rad"):
+        Guard(ControlConfig(margin_rad=0.5, max_jump_rad=0.2), load("normal"))
 
 
 def test_a_slowing_that_would_not_grow_towards_a_singularity_is_refused() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ecovla_ros.config import ControlConfig
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS, due
-from ecovla_ros.errors import ControlError
+from ecovla_ros.errors import ConfigError, ControlError
 from ecovla_ros.types import CONTINUOUS, JOINTS, ActionChunk
 
 ORDER = (
@@ -100,6 +101,14 @@ def unwrap(rows: np.ndarray, first: int, commanded: np.ndarray) -> tuple[np.ndar
     turns = np.round((commanded - unwrapped[first]) / math.tau) * math.tau
     result = np.where(_TURNING, unwrapped + turns, rows)
     return result, bool((np.abs(result - rows) > 1e-6).any())
+
+
+def margin(config: ControlConfig) -> None:
+    """Raises ConfigError for a margin that sends an arm within it further than a chunk may begin from where it stands."""
+    if config.margin_rad / 2.0 > config.max_jump_rad:
+        raise ConfigError(
+            f"control.margin_rad {config.margin_rad} with max_jump_rad {config.max_jump_rad}; valid: at most twice that"
+        )
 
 
 def joint_margin(

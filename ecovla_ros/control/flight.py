@@ -19,6 +19,8 @@ SEAT_RAD = 0.05
 """An arm at rest this near to its last command still holds it: the rest is droop (the arm warns at 3 degrees)."""
 SEAT_SHARE = 0.9
 """Share of the limits that the way to the seat uses."""
+SEAT_MOST_RAD = 1.0
+"""An arm further from its last command is not brought there: it would take minutes."""
 SEATED_S = 0.1
 """After the way to the seat the controller is waited for so long, s."""
 
@@ -48,6 +50,10 @@ class Flight:
         """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2."""
         assert self._model is not None
         return self._model.state(now_ns)
+
+    def away(self, measured: np.ndarray) -> float:
+        """How far an arm at `measured` (7,) is from where its last motion ends, rad; 0 when nothing was commanded."""
+        return 0.0 if self._model is None else float(np.abs(distance(measured, self._end())).max())
 
     def start(self, measured: np.ndarray) -> None:
         """Nothing was commanded yet, or what was is void: the controller holds the arm where it is, `measured` (7,)."""

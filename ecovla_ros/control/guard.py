@@ -2,7 +2,8 @@
 
 What it sends is a trajectory whose curve, from the commanded state to rest, was checked against position, velocity and
 acceleration limits. So the arm is safe whenever the guard is silent: what runs ends at rest, within limits, after
-`max_horizon_s` at most. It replaces a checked trajectory only by another one. Inference is not a safety function, and
+`max_horizon_s` at most (the way to a seat, see `Flight.seat`, is slow and takes longer). It replaces a checked trajectory
+only by another one. Inference is not a safety function, and
 neither is this: protective stop and e-stop belong to the arm and its cell.
 """
 
@@ -16,7 +17,7 @@ from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import checks, tool
 from ecovla_ros.control.admission import Plan, Site, admit
 from ecovla_ros.control.checks import Refused
-from ecovla_ros.control.flight import Flight
+from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS
 from ecovla_ros.control.status import Command, GuardStatus, State
@@ -38,7 +39,13 @@ REPEATS = 3
 class Guard:
     """Chunks, joint states and wishes in; at each tick a `Command` out. Times are integer nanoseconds of one clock."""
 
-    def __init__(self, config: ControlConfig, limits: Limits) -> None:
+    def __init__(self, config: ControlConfig, limits: Limits, steady: bool = False) -> None:
+        """`steady`: `on_clock_set` tells when the clock is set, so that a gap without a call is time that passed.
+
+        Raises ConfigError for settings that do not go together.
+        """
+        checks.margin(config)
+        self._steady = steady
         self._config, self._limits = config, limits
         self._site = Site(config, limits, tool.box(config))
         tool.check_singularity(config)
@@ -62,6 +69,16 @@ class Guard:
     def on_clock_set(self, step_s: float, now_ns: int) -> None:
         """Whoever has a second clock tells that the one of `now_ns` was set by `step_s` since the last call."""
         self._see(now_ns, step_s)
+
+    def forget(self, now_ns: int) -> tuple[bool, str]:
+        """An operator's word that the controller was started anew, or the simulator reset: it holds the arm where it is."""
+        now_ns = self._see(now_ns)
+        if self._state is not State.DISARMED:
+            return False, f"disable first: the guard is {self._state.value}"
+        if self._flight.running(now_ns) or self._flight.settling(now_ns):
+            return False, self._flight.settling(now_ns) or "the last motion is still coming to rest"
+        self._flight, self._arm.lost_s, self._anew = Flight(), 0.0, False
+        return True, "the last command is forgotten"
 
     def on_joint_state(self, state: ArmState, now_ns: int) -> None:
         """What the arm reports. NaN latches an enabled guard."""
@@ -116,12 +133,19 @@ class Guard:
         if fault:
             return False, f"cannot enable: {fault}"
         assert self._arm.joints is not None
-        if not self._flight.known or self._arm.placed:
+        off = self._flight.away(self._arm.joints)
+        if off > SEAT_MOST_RAD:
+            return False, (
+                f"the arm stands {off:.2f} rad from its last command; call forget if its controller was started anew or "
+                f"the simulator reset, else move it to within {SEAT_MOST_RAD} rad"
+            )
+        if self._flight.known:
+            self._unseated, self._anew = True, self._anew or self._arm.lost_s > 0.0
+        else:
             self._flight.start(self._arm.joints)
-        self._unseated, self._anew = True, self._anew or self._arm.lost_s > 0.0
         self._state, self._reason = State.ARMED, FIRST
         self._asked_to_hold, self._ramp_ns, self._jumps, self._strays = False, None, 0, 0
-        self._arm.lost_s, self._arm.placed = 0.0, False
+        self._arm.lost_s, self._blind = 0.0, False
         self._gate.start(self._arm.gripper)
         return True, "armed; the first motion ramps up"
 
@@ -162,8 +186,8 @@ class Guard:
         trajectory = None
         if not stands:  # else the arm may be further than it is taken to be: what runs comes to rest by itself
             trajectory = self._stop(now_ns) if self._stopping else self._take_seat(now_ns) or self._follow(now_ns)
-        if self._state is State.ARMED and self._plan is None:
-            self._reason = self._flight.settling(now_ns) or FIRST
+        if self._state is State.ARMED and self._plan is None and not self._unseated:
+            self._reason = FIRST
         moving = self._state in MOVING and self._plan is not None
         if moving and self._pending is None and not self._flight.running(now_ns):
             self._counters["chunk_end"] += 1
@@ -185,10 +209,12 @@ class Guard:
         self._counters["clock_jump"] += 1
         self._flight.clock_jumped(last_ns, now_ns)
         self._pending = self._newest_ns = self._accepted_ns = self._ramp_ns = None
-        self._arm.forget()
+        passed_s = (now_ns - last_ns) / NS - step_s if self._steady else 0.0
+        self._arm.forget(last_ns, now_ns, passed_s)
         self._late.forget()
         if self._state in (*MOVING, State.HOLD):
-            self._rest(State.HOLD, f"the clock jumped by {jump_s:+.3f} s; waiting for the arm to come to rest")
+            then = "call enable to go on" if self._asked_to_hold else "waiting for the arm to come to rest"
+            self._rest(State.HOLD, f"the clock jumped by {jump_s:+.3f} s; {then}")
         self._stopping = False
         return now_ns
 
@@ -197,11 +223,14 @@ class Guard:
         if self._state not in (*MOVING, State.HOLD):
             return
         stale = self._arm.stale(now_ns)
-        if stale and not self._blind and not self._asked_to_hold and not self._flight.settling(now_ns):
+        jumped = self._arm.joints is None and self._flight.settling(now_ns)
+        if stale and not self._blind and not self._asked_to_hold and not jumped:
             self._counters["state_age"] += self._state is not State.HOLD
             self._rest(State.HOLD, stale)
             self._blind = True
-        self._blind = self._blind and bool(stale)
+        if self._blind and not stale:
+            self._blind = False
+            self._reason = self._reason if self._asked_to_hold else "joint states are back; waiting for a chunk"
         if self._arm.lost_s and not self._asked_to_hold:
             self._counters["state_lost"] += 1
             gone = f"joint states were missing for {self._arm.lost_s:.1f} s, the driver may have been started anew"
@@ -224,8 +253,11 @@ class Guard:
 
     def _take_seat(self, now_ns: int) -> Trajectory | None:
         """Bring the controller to where the arm stands: once after enabling, before any chunk moves it."""
-        ready = self._state in (*MOVING, State.HOLD) and not self._arm.stale(now_ns) and not self._flight.settling(now_ns)
-        if not self._unseated or not ready:
+        if not self._unseated or self._asked_to_hold or self._state not in (*MOVING, State.HOLD):
+            return None
+        fault = self._unready(now_ns)
+        if fault:
+            self._reason = fault if self._state is State.ARMED else self._reason
             return None
         assert self._arm.joints is not None
         anew, self._unseated, self._anew = self._anew, False, False
@@ -261,7 +293,6 @@ class Guard:
         for name in plan.changed:
             self._counters[name] += 1
         self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
-        self._arm.placed = False
         self._state, self._reason = self._motion(shares)
         return plan.trajectory
 
@@ -313,7 +344,7 @@ class Guard:
         if fault:
             return fault
         if self._flight.settling(now_ns) or self._flight.running(now_ns):
-            return "the last motion is still coming to rest"
+            return self._flight.settling(now_ns) or "the last motion is still coming to rest"
         assert self._arm.joints is not None
         return self._limits.outside(self._arm.joints)
 
@@ -322,7 +353,9 @@ class Guard:
         stamp_ns = self._plan.route.stamp_ns if flying and self._plan else 0
         age_s = (now_ns - stamp_ns) / NS if stamp_ns else float("nan")
         stretch = self._plan.stretch if self._plan else 1.0
+        settling = self._flight.settling(now_ns)
+        reason = f"{self._reason}; {settling}" if settling and "the clock jumped" not in self._reason else self._reason
         return GuardStatus(
-            self._state.value, self._reason, self._refusal, dict(self._counters), age_s, stamp_ns, stretch,
+            self._state.value, reason, self._refusal, dict(self._counters), age_s, stamp_ns, stretch,
             self._commands, self._refusals,
         )  # fmt: skip

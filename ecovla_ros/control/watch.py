@@ -30,8 +30,6 @@ STEADY_RAD = 0.02
 """Largest difference of two joint states of an arm at rest, rad."""
 REST_VELOCITY = 0.1
 """Largest measured speed of an arm at rest, rad/s."""
-PLACED_RAD, PLACED_RAD_S = 0.2, 20.0
-"""A step of the joint states beyond both is no motion of this arm, rad and rad/s."""
 DEGRADED_SHARE = 0.5
 """Share of the velocity limit while chunks come late."""
 RECOVER_S = 1.0
@@ -97,13 +95,13 @@ class ArmWatch:
     gripper: float = 0.0
     stamp_ns: int = 0
     lost_s: float = 0.0
-    """For how long joint states were missing, s; 0.0 unless for so long that the driver may be another. Whoever acts on it clears it."""
-    placed: bool = False
-    """The arm was put elsewhere between two joint states, as only a simulator does, and its controller with it."""
+    """For how long joint states were missing, s; 0.0 unless for so long that the driver may be another. Whoever acts on
+    it clears it."""
     _ahead_s: float = 0.0
     _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
     _before: np.ndarray | None = None
-    _received_ns: int = 0
+    _received_ns: int | None = None
+    _missing_s: float = 0.0
 
     def see(self, state: ArmState, now_ns: int) -> str:
         """Keep a joint state. Returns why it was not kept: "state_finite", "state_order", or empty."""
@@ -112,31 +110,34 @@ class ArmWatch:
             return "state_finite"
         ahead_s = (state.stamp_ns - now_ns) / NS
         if self.joints is not None and state.stamp_ns < self.stamp_ns or ahead_s > self.age_s:
-            self._ahead_s = ahead_s if ahead_s > self.age_s else self._ahead_s
+            self._ahead_s = max(ahead_s, 0.0)
             return "state_order"
-        gap_s = 0.0 if self.joints is None else (now_ns - self._received_ns) / NS
-        self._ahead_s, self.lost_s = 0.0, gap_s if gap_s > max(LOST_S, 2.0 * self.age_s) else self.lost_s
-        if self.joints is not None:
-            step, passed_s = float(np.abs(distance(joints, self.joints)).max()), (state.stamp_ns - self.stamp_ns) / NS
-            self.placed |= step > PLACED_RAD and step > PLACED_RAD_S * passed_s
+        gap_s = 0.0 if self._received_ns is None else self._missing_s + (now_ns - self._received_ns) / NS
+        self.lost_s = gap_s if gap_s > max(LOST_S, 2.0 * self.age_s) else self.lost_s
+        self._ahead_s = self._missing_s = 0.0
         self._before, self.joints, self._velocity = self.joints, joints, velocity
         if isinstance(state.gripper, (int, float, np.number)) and math.isfinite(state.gripper):
             self.gripper = float(state.gripper)
         self.stamp_ns, self._received_ns = int(state.stamp_ns), now_ns
         return ""
 
-    def forget(self) -> None:
-        """The clock jumped: no stamp can be compared any more."""
+    def forget(self, last_ns: int, now_ns: int, passed_s: float) -> None:
+        """The clock went from `last_ns` to `now_ns` while `passed_s` passed: no stamp can be compared any more."""
+        if self._received_ns is not None:
+            self._missing_s += max((last_ns - self._received_ns) / NS, 0.0) + max(passed_s, 0.0)
+            self._received_ns = now_ns
         self.joints = self._before = None
+        self._ahead_s = 0.0
 
     def stale(self, now_ns: int) -> str:
         """Why the joint states cannot be trusted now; empty when they can."""
-        if self._ahead_s:
-            return f"joint states are stamped {self._ahead_s:.3f} s ahead of this clock; are the clocks synchronised?"
-        if self.joints is None:
-            return "no joint state yet"
+        ahead = f"; they are stamped {self._ahead_s:.3f} s ahead of this clock" if self._ahead_s else ""
+        if self.joints is None or self._received_ns is None:
+            return f"no joint state yet{ahead}"
         age = (now_ns - min(self.stamp_ns, self._received_ns)) / NS
-        return f"the last joint state is {age:.3f} s old; at most {self.age_s} s is valid" if age > self.age_s else ""
+        if age <= self.age_s:
+            return ""
+        return f"the last joint state is {age:.3f} s old; at most {self.age_s} s is valid{ahead}"
 
     def moving(self) -> str:
         """Why the arm does not count as standing still; empty when it does."""

@@ -53,6 +53,7 @@ class Driver:
         self._scene = node.create_client(ResetScene, "sim/reset")
         self._enable = node.create_client(SetBool, "guard/enable")
         self._unlatch = node.create_client(Trigger, "guard/reset")
+        self._forget = node.create_client(Trigger, "guard/forget")
         self._done = False
         self._moved = time.monotonic()
 
@@ -102,6 +103,7 @@ class Driver:
         answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), ANSWER_S)
         if not answer.success:
             raise EcovlaError(answer.message)
+        self._ask(self._forget, Trigger.Request(), ANSWER_S)  # the controller commands the arm where the reset put it
         self.spin(SETTLE_S, lambda: True)
         before = self._answered
         self.until(lambda: self._answered > before + 1, ANSWER_S, "a chunk for the new scene")

@@ -27,7 +27,7 @@ from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
-from ecovla_ros.control.watch import SetWatch
+from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.interfaces import ActionChunk
@@ -35,6 +35,8 @@ from ecovla_ros.nodes.unwatched import Seldom, Stream
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
+READS = 3
+"""Both clocks are read at most so often, until nothing came in between."""
 TICKS = 3000
 """Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
@@ -56,12 +58,12 @@ class GuardNode(Node):
             "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         config = settings.configuration(self).control
-        self._guard, self._set = Guard(config, limits.load(config.profile)), SetWatch()
+        simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
+        self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
         send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
-        self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
@@ -82,6 +84,7 @@ class GuardNode(Node):
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
+        self.create_service(Trigger, "~/forget", self._on_forget)
         self._timer = self.create_timer(self._period_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"disarmed; profile {config.profile}, {config.rate_hz:.0f} Hz")
 
@@ -148,6 +151,11 @@ class GuardNode(Node):
     def _on_hold(self, request: Any, response: Any) -> Any:
         del request
         response.success, response.message = self._guard.hold(self._now_ns())
+        return response
+
+    def _on_forget(self, request: Any, response: Any) -> Any:
+        del request
+        response.success, response.message = self._guard.forget(self._now_ns())
         return response
 
     def _tick(self) -> None:
@@ -238,8 +246,11 @@ class GuardNode(Node):
         """Time of the node's clock, ns, which is the system's unless time is simulated. The guard is told if it was set."""
         if self._simulated_time:  # the controller has the same clock
             return int(self.get_clock().now().nanoseconds)
-        before_ns = time.monotonic_ns()
-        now_ns, after_ns = time.time_ns(), time.monotonic_ns()
+        for _ in range(READS):
+            before_ns = time.monotonic_ns()
+            now_ns, after_ns = time.time_ns(), time.monotonic_ns()
+            if after_ns - before_ns < 1e9 * READ_S:
+                break
         set_s = self._set.see(now_ns, (before_ns + after_ns) // 2, (after_ns - before_ns) / 1e9)
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
