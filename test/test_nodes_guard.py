@@ -257,9 +257,8 @@ def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period
 
 def test_a_clock_that_is_set_is_told_to_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
-    node: Any = SimpleNamespace(
-        _simulated_time=False, _set=SetWatch(), _guard=SimpleNamespace(on_clock_set=lambda step_s, _now: told.append(step_s))
-    )
+    guard = SimpleNamespace(on_clock_set=lambda step_s, _now: told.append(step_s))
+    node: Any = SimpleNamespace(_simulated_time=False, _set=SetWatch(), _guard=guard)
     steady, wall = 10**9, 10**18
     monkeypatch.setattr("ecovla_ros.nodes.guard.time.monotonic_ns", lambda: steady)
     monkeypatch.setattr("ecovla_ros.nodes.guard.time.time_ns", lambda: wall)

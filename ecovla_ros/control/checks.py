@@ -104,7 +104,7 @@ def unwrap(rows: np.ndarray, first: int, commanded: np.ndarray) -> tuple[np.ndar
 
 
 def margin(config: ControlConfig) -> None:
-    """Raises ConfigError for a margin that sends an arm within it further than a chunk may begin from where it stands."""
+    """Raises ConfigError for a margin that sends an arm within it further than a chunk may begin from where it is."""
     if config.margin_rad / 2.0 > config.max_jump_rad:
         raise ConfigError(
             f"control.margin_rad {config.margin_rad} with max_jump_rad {config.max_jump_rad}; valid: at most twice that"

@@ -2,8 +2,8 @@
 
 What it sends is a trajectory whose curve, from the commanded state to rest, was checked against position, velocity and
 acceleration limits. So the arm is safe whenever the guard is silent: what runs ends at rest, within limits, after
-`max_horizon_s` at most (the way to a seat, see `Flight.seat`, is slow and takes longer). It replaces a checked trajectory
-only by another one. Inference is not a safety function, and
+`max_horizon_s` at most (the way to a seat, see `Flight.seat`, is slow and takes longer). It replaces a checked
+trajectory only by another one. Inference is not a safety function, and
 neither is this: protective stop and e-stop belong to the arm and its cell.
 """
 
@@ -71,7 +71,7 @@ class Guard:
         self._see(now_ns, step_s)
 
     def forget(self, now_ns: int) -> tuple[bool, str]:
-        """An operator's word that the controller was started anew, or the simulator reset: it holds the arm where it is."""
+        """An operator's word that the controller was started anew, or a simulator reset: it holds the arm where it is."""
         now_ns = self._see(now_ns)
         if self._state is not State.DISARMED:
             return False, f"disable first: the guard is {self._state.value}"
@@ -136,8 +136,8 @@ class Guard:
         off = self._flight.away(self._arm.joints)
         if off > SEAT_MOST_RAD:
             return False, (
-                f"the arm stands {off:.2f} rad from its last command; call forget if its controller was started anew or "
-                f"the simulator reset, else move it to within {SEAT_MOST_RAD} rad"
+                f"the arm stands {off:.2f} rad from its last command; call forget if its controller was started anew "
+                f"or the simulator reset, else move it to within {SEAT_MOST_RAD} rad"
             )
         if self._flight.known:
             self._unseated, self._anew = True, self._anew or self._arm.lost_s > 0.0

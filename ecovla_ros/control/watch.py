@@ -22,8 +22,8 @@ taken to be, and a curve that starts there needs 6 v e / t^2 more acceleration."
 READ_S = 0.0005
 """Two clocks read further apart than this cannot be compared, s."""
 LOST_S = 1.0
-"""Joint states that were missing for longer, and for twice what makes them stale, may come from a driver that was started
-anew, and its controller with it, s."""
+"""Joint states that were missing for longer, and for twice what makes them stale, may come from a driver that was
+started anew, and its controller with it, s."""
 GAP_S = 0.5
 """Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
 STEADY_RAD = 0.02
@@ -39,8 +39,8 @@ GRIPPER_STEP = 0.05
 GRIPPER_PERIOD_S = 0.2
 """Time between two gripper commands, s."""
 GRIPPER_AGAIN_S, GRIPPER_AGAIN, GRIPPER_OFF = 1.0, 3, 0.2
-"""A gripper that is further from its target than the last after the first, s, is commanded anew, so many times: a command
-can be lost. One that holds something stays away from its target for good."""
+"""A gripper that is further from its target than the last after the first, s, is commanded anew, so many times: a
+command can be lost. One that holds something stays away from its target for good."""
 
 
 @dataclass
