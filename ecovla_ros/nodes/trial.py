@@ -25,7 +25,7 @@ STILL_RAD_S = 1e-4
 """A joint slower than this is at rest, rad/s."""
 REST_S, JITTER_MS, SHARE, BESIDE_MS = 0.8, 5.0, 0.15, 15.0
 """What is asked for."""
-SIZE_PX, PICTURE_S, OVERHEAD_S, TURNS = 224, 0.15, 14.0, 4
+SIZE_PX, PICTURE_S, OVERHEAD_S, TURNS = 224, 0.15, 14.0, 8
 """Size of a picture, time between two, time after which the arm starts anew, s (a policy that sees nothing drives it to
 the edge of its box, where chunks are refused), and how often."""
 DRAWN = ("sim.width=96", "sim.height=96", "sim.image_hz=6", "node.image_age_s=0.6")
