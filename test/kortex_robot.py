@@ -12,6 +12,7 @@ import math
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,14 @@ import numpy as np
 TICK_S = 0.025
 STEP_S = 0.001
 SPEED, ACCELERATION = 80.0, 500.0
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
+    """Wait for what other processes do: nothing here can be told of it, so it is asked for again and again."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"not seen: {what}"
+        time.sleep(0.01)
 
 
 class Robot:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kortex_robot import Robot
+from kortex_robot import Robot, until
 
 from ecovla_ros.arms.kortex.process import KortexArm
 from ecovla_ros.arms.perfect import PerfectArm
@@ -33,13 +33,6 @@ def ramp(start: np.ndarray, step: float = 0.12, seconds: float = 0.8) -> Traject
     s = np.linspace(0.0, 1.0, 9)[1:, None]
     shape, slope = 3 * s**2 - 2 * s**3, (6 * s - 6 * s**2) / seconds
     return Trajectory(s[:, 0] * seconds, start + step * shape, step * slope * np.ones(7))
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not seen: {what}"
-        time.sleep(0.01)
 
 
 def test_the_topic_gets_one_message_a_trajectory_that_starts_on_arrival() -> None:

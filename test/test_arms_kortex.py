@@ -8,14 +8,12 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from kortex_robot import Robot
+from kortex_robot import Robot, until
 
 from ecovla_ros.arms.kortex import server
 from ecovla_ros.arms.kortex.process import SERVER, KortexArm
@@ -27,13 +25,6 @@ HOME = np.array([0.1, 0.3, 0.5, -1.8, -0.4, 0.9, 1.5])
 LIMITS = load("normal")
 FAKE = Path(__file__).parent / "fake_kortex"
 STATE = {"joints": [0.0] * 7, "velocity": [0.0] * 7, "gripper": 0.0, "fault": ""}
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not seen: {what}"
-        time.sleep(0.01)
 
 
 def test_only_reports_reach_standard_output_whoever_prints() -> None:

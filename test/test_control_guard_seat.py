@@ -28,14 +28,19 @@ def displaced(off: float) -> tuple[GuardedArm, np.ndarray]:
     return arm, arm.position + away
 
 
-def allow(arm: GuardedArm, place: np.ndarray) -> None:
-    """Reset and enable on an arm that stands at `place`."""
+def ask(arm: GuardedArm, place: np.ndarray) -> tuple[bool, str]:
+    """Reset, disable and enable, on an arm that stands at `place`; what the guard answers."""
     arm.guard.reset(arm.clock)
     arm.guard.enable(False, arm.clock)
     for _ in range(5):
         arm.report(place - arm.position)
         arm.tick()
-    ok, why = arm.guard.enable(True, arm.clock)
+    return arm.guard.enable(True, arm.clock)
+
+
+def allow(arm: GuardedArm, place: np.ndarray) -> None:
+    """As `ask`, which must succeed."""
+    ok, why = ask(arm, place)
     assert ok, why
 
 
@@ -188,12 +193,7 @@ def test_states_from_the_future_are_named_when_enabling() -> None:
 
 def test_an_arm_too_far_from_its_last_command_is_not_enabled_until_that_is_forgotten() -> None:
     arm, place = displaced(1.2)
-    arm.guard.reset(arm.clock)
-    arm.guard.enable(False, arm.clock)
-    for _ in range(5):
-        arm.report(place - arm.position)
-        arm.tick()
-    ok, why = arm.guard.enable(True, arm.clock)
+    ok, why = ask(arm, place)
     assert not ok and "1.20 rad from its last command" in why
     assert arm.guard.forget(arm.clock)[0] and arm.guard.enable(True, arm.clock)[0]
 

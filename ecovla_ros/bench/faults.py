@@ -145,7 +145,7 @@ def _clock(step_s: float, every: int) -> Fault:
 
 def _set(rig: Rig, k: int) -> None:
     """The clock is set, by less than shows in one clock alone; the guard is told by whoever has two."""
-    rig.steady.see(rig.clock, rig.controller.now_ns)
+    rig.steady.see(rig.clock, rig.controller.now_ns)  # what another fault of a mixture did to the clock is not told
     if k % 30 == 1:
         size = float(np.exp(rig.rng.uniform(np.log(0.002), np.log(0.5))))
         rig.skew_ns += round(size * float(rig.rng.choice([-1.0, 1.0])) * NS)

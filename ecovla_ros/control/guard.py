@@ -3,8 +3,8 @@
 What it sends is a trajectory whose curve, from the commanded state to rest, was checked against position, velocity and
 acceleration limits. So the arm is safe whenever the guard is silent: what runs ends at rest, within limits, after
 `max_horizon_s` at most (the way to a seat, see `Flight.seat`, is slow and takes longer). It replaces a checked
-trajectory only by another one. Inference is not a safety function, and
-neither is this: protective stop and e-stop belong to the arm and its cell.
+trajectory only by another one. Inference is not a safety function, and neither is this: protective stop and e-stop
+belong to the arm and its cell.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Guard:
         self._see(now_ns, step_s)
 
     def forget(self, now_ns: int) -> tuple[bool, str]:
-        """An operator's word that the controller was started anew, or a simulator reset: it holds the arm where it is."""
+        """An operator's word that the controller is a new one, or a simulator was reset, and holds the arm where it is."""
         now_ns = self._see(now_ns)
         if self._state is not State.DISARMED:
             return False, f"disable first: the guard is {self._state.value}"
