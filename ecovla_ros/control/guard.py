@@ -71,7 +71,7 @@ class Guard:
         self._see(now_ns, step_s)
 
     def forget(self, now_ns: int) -> tuple[bool, str]:
-        """An operator's word that the controller is a new one, or a simulator was reset, and holds the arm where it is."""
+        """An operator's word: the controller is a new one, or a simulator was reset; it holds the arm where it is."""
         now_ns = self._see(now_ns)
         if self._state is not State.DISARMED:
             return False, f"disable first: the guard is {self._state.value}"
