@@ -22,6 +22,9 @@ METHODS = ("dense", "ecovla", "every", "static", "wanda", "random")
 only. wanda: calibration only, Wanda-sp scores. random: a seeded random pattern."""
 ADAPTIVE = ("ecovla", "every")
 """Methods whose pattern follows the scene; they refresh as `prune.refresh` says."""
+ADAPTIVE_ONLY = ("p", "window", "refresh", "probe_tokens", "alpha", "decay", "hysteresis", "swap_budget", "max_age",
+                 "audit")  # fmt: skip
+"""Settings of `PruneConfig` that no other method reads."""
 REFRESHES = ("probe", "dense")
 """probe: the frame that triggers stays sparse, pruned channels are measured on sampled tokens beside it. dense: it runs
 dense and records every channel (paper)."""

@@ -7,11 +7,13 @@ import json
 
 import pytest
 
-from ecovla_ros import cli, config
+from ecovla_ros import build, cli, config
 from ecovla_ros.bench import environments, fitness, journal, report_success, spread, success, trials
 from ecovla_ros.bench.journal import Journal, trial_of
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.bench.variants import Variant
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import CheckpointError, ConfigError, EcovlaError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.sim import events
@@ -116,6 +118,45 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(ConfigError, match=r"config.prune.p \(0.05 there, 0.1 now\)"):
         Journal(path, {"checkpoint": "x", "config": {"prune": {"p": 0.1}}}, resume=True)
     assert Journal(path, head, resume=False).rows == []
+
+
+def test_episodes_are_reused_where_no_setting_that_their_method_reads_differs(tmp_path):
+    path, other = tmp_path / "a.episodes.jsonl", tmp_path / "b.episodes.jsonl"
+    old = {"checkpoint": "x", "config": {"prune": {"decay": 0.7, "compensate": False}}}
+    new = {"checkpoint": "x", "config": {"prune": {"decay": 0.9, "compensate": False}}}
+    book = Journal(path, old, resume=False, commit="c1")
+    todo = trials.trials(BOTH, ["apple"], ["calm"], 2, 10)
+    success.run(config.Config(), todo, play([]), lambda row: None, None, book)
+    book.close()
+    assert {r["method"] for r in journal.reusable(path, old)[0]} == {t.method for t in todo} > {"dense"}
+    kept = Journal(other, new, resume=True, commit="c2", reuse=path)
+    assert [trial_of(r) for r in kept.rows] == [t for t in todo if t.method not in config.ADAPTIVE] != []
+    assert kept.commits == ["c1", "c2"]
+    kept.close()
+    again = Journal(other, new, resume=True, reuse=path)  # nothing is taken twice
+    assert again.rows == kept.rows
+    new["config"]["prune"]["compensate"] = True  # every method reads this one
+    with pytest.raises(ConfigError, match=r"config.prune.compensate \(False there, True now\)"):
+        Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=path)
+    with pytest.raises(ConfigError, match="cannot read the journal"):
+        Journal(tmp_path / "c.episodes.jsonl", old, resume=False, reuse=tmp_path / "none.jsonl")
+
+
+def test_a_method_that_does_not_adapt_reads_no_setting_of_those_that_do():
+    """What `--reuse` rests on: patterns of static methods are the same whatever the adaptive settings are."""
+    policy = build.policy(config.PolicyConfig(model="mini"))
+    energies = policy.calibration
+    changed = {"alpha": 0.1, "decay": 0.2, "hysteresis": 5.0, "swap_budget": 1, "probe_tokens": 7, "refresh": "dense",
+               "p": 0.9, "window": 3, "max_age": 2, "audit": 3}  # fmt: skip
+    assert changed.keys() == set(config.ADAPTIVE_ONLY)
+    for method in ("static", "wanda", "random"):
+        found = []
+        for extra in ({}, changed):
+            engine = Engine(policy, config.PruneConfig(method=method, ratio=0.5, **extra), Inline())
+            engine.calibrate(energies)
+            found.append(engine.patterns())
+            engine.close()
+        assert found[0] == found[1] and found[0]
 
 
 def test_a_run_whose_time_is_over_leaves_a_table_of_what_is_there(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros.bench.trials import Trial
+from ecovla_ros.config import ADAPTIVE, ADAPTIVE_ONLY
 from ecovla_ros.errors import ConfigError
 
 KEYS = tuple(f.name for f in fields(Trial))
@@ -44,10 +45,13 @@ def fingerprint(checkpoint: Path) -> str:
 class Journal:
     """An open journal. Not thread-safe: one process owns it."""
 
-    def __init__(self, path: Path, head: Mapping[str, Any], resume: bool, commit: str = "") -> None:
+    def __init__(
+        self, path: Path, head: Mapping[str, Any], resume: bool, commit: str = "", reuse: Path | None = None
+    ) -> None:
         """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs.
 
-        `commit`: the code that runs now, for the record: a journal names all that went on with it.
+        `commit`: the code that runs now, for the record: a journal names all that went on with it. `reuse`: another
+        journal, whose episodes are taken where `head` says the same of all that they depend on; see `reusable`.
         """
         self.rows: list[dict[str, Any]] = []
         """Episodes that are done already."""
@@ -56,6 +60,11 @@ class Journal:
         plain = json.loads(json.dumps(head))
         if resume and path.is_file():
             self.rows, self.commits = _read(path, plain)
+        if reuse is not None:
+            have = {trial_of(row) for row in self.rows}
+            rows, commits = reusable(reuse, plain)
+            self.rows += [row for row in rows if trial_of(row) not in have]
+            self.commits = list(dict.fromkeys((*commits, *self.commits)))
         self.commits += [commit] if commit and commit not in self.commits else []
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -74,6 +83,19 @@ class Journal:
         self._file.close()
 
 
+def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Episodes of another journal that `head` would give again, and the commits they were made with.
+
+    All of them where the settings agree. Where they differ in nothing but what adaptive methods alone read
+    (`config.ADAPTIVE_ONLY`), those of the other methods. Raises ConfigError for any other difference, or no journal.
+    """
+    free = {f"config.prune.{name}" for name in ADAPTIVE_ONLY}
+    plain = json.loads(json.dumps(head))
+    rows, commits, differ = _compare(path, plain)
+    _refuse(path, [d for d in differ if d[0] not in free])
+    return [row for row in rows if not differ or row["method"] not in ADAPTIVE], commits
+
+
 def _line(row: Mapping[str, Any]) -> Any:
     """A row as it is written: a list where it has the columns and no others."""
     return [row[name] for name in COLUMNS] if row.keys() == set(COLUMNS) else dict(row)
@@ -84,16 +106,33 @@ def _text(value: Any) -> str:
 
 
 def _read(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Episodes and commits of a journal; a last line that an interruption cut short is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    """Episodes and commits of a journal of these settings."""
+    rows, commits, differ = _compare(path, head)
+    _refuse(path, differ)
+    return rows, commits
+
+
+def _refuse(path: Path, differ: Sequence[tuple[str, Any, Any]]) -> None:
+    if differ:
+        odd = "; ".join(f"{name} ({a!r} there, {b!r} now)" for name, a, b in differ)
+        raise ConfigError(f"'{path}' is of other settings: {odd}; use another file, or do not resume")
+
+
+def _compare(
+    path: Path, head: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], list[str], Sequence[tuple[str, Any, Any]]]:
+    """Episodes and commits of a journal, and what it says otherwise than `head`.
+
+    A last line that an interruption cut short is left out.
+    """
     try:
+        lines = path.read_text(encoding="utf-8").split("\n")
         before = dict(json.loads(lines[0]))
+    except OSError as error:
+        raise ConfigError(f"cannot read the journal '{path}': {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"'{path}' is not a journal of episodes; remove it, or do not resume") from error
     columns, commits = before.pop("columns", ()), before.pop("commits", [])
-    odd = [f"{name} ({a!r} there, {b!r} now)" for name, a, b in _differences(before, head)]
-    if odd:
-        raise ConfigError(f"'{path}' is of other settings: {'; '.join(odd)}; use another file, or do not resume")
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -102,7 +141,7 @@ def _read(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], li
         except ValueError as error:
             if "".join(lines[number:]):
                 raise ConfigError(f"'{path}' is damaged in line {number}; remove it, or do not resume") from error
-    return rows, commits
+    return rows, commits, _differences(before, head)
 
 
 def _differences(a: Any, b: Any, where: str = "") -> Sequence[tuple[str, Any, Any]]:

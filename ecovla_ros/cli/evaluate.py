@@ -35,6 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://...")
     parser.add_argument("--minutes", type=float, help="begin no episode after so many; the table says what is there")
     parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json did")
+    parser.add_argument("--reuse", type=Path, metavar="JOURNAL", help="take what another run's *.episodes.jsonl holds, "
+                        "as far as no setting that its method reads differs")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
                 "latency": str(options.latency) if late else "",
                 "latency_factor": options.latency_factor if late else 1.0}
         now = "" if options.minutes == 0 else document.commit()
-        book = journal.Journal(journal.beside(options.json), head, options.resume, now)
+        book = journal.Journal(journal.beside(options.json), head, options.resume, now, options.reuse)
         print(f"{len(book.rows)} episodes are done already")
-    elif options.resume:
-        raise ConfigError("--resume needs --json FILE: the episodes lie beside it")
+    elif options.resume or options.reuse:
+        raise ConfigError("--resume and --reuse need --json FILE: the episodes lie beside it")
     done = {journal.trial_of(row) for row in book.rows} if book else set()
     progress = Progress(sum(trial not in done for trial in todo), "episodes")
     try:
