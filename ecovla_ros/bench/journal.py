@@ -87,11 +87,11 @@ def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]],
     """Episodes of another journal that `head` would give again, and the commits they were made with.
 
     All of them where the settings agree. Where they differ in nothing but what adaptive methods alone read
-    (`config.ADAPTIVE_ONLY`), those of the other methods. Raises ConfigError for any other difference, or no journal.
+    (`config.ADAPTIVE_ONLY`), those of the other methods. `head`: as JSON gives it back. Raises ConfigError for any
+    other difference, or no journal.
     """
     free = {f"config.prune.{name}" for name in ADAPTIVE_ONLY}
-    plain = json.loads(json.dumps(head))
-    rows, commits, differ = _compare(path, plain)
+    rows, commits, differ = _compare(path, head)
     _refuse(path, [d for d in differ if d[0] not in free])
     return [row for row in rows if not differ or row["method"] not in ADAPTIVE], commits
 

@@ -19,8 +19,13 @@ def source(document: Document, command: str) -> str:
     """Machine, versions and commit of a document, and the command that writes it."""
     machine, versions = document["machine"], document["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in versions.items())
-    commit = ", ".join(str(name)[:10] for name in document.get("commits") or [document["commit"]])
+    commit = ", ".join(_short(str(name)) for name in document.get("commits") or [document["commit"]])
     return f"<sub>{machine['cpu']}, {machine['cores']} cores; {packages}; commit {commit}. `{command}`</sub>"
+
+
+def _short(commit: str) -> str:
+    """Ten digits, and the "+" of a tree with local changes."""
+    return commit[:10] + ("+" if commit.endswith("+") else "")
 
 
 def number(value: float | None) -> str:
