@@ -100,18 +100,6 @@ def test_back_to_back_frames_wait_for_their_refresh(tmp_path):
     assert cli.main(again) == 0
 
 
-def test_fidelity_tells_a_scored_pattern_from_a_random_one(tmp_path):
-    out = tmp_path / "f.json"
-    command = ["bench", "--fidelity", "--frames", "60", "--ratios", "0,0.5", "--method", "ecovla,random", "--json", str(out)]
-    assert cli.main(command) == 0
-    rows = {(r["method"], r["refresh"], r["ratio"], r["phase"]): r for r in json.loads(out.read_text())["rows"]}
-    assert rows["dense", "none", 0.0, "all"]["rms_rad"] == 0.0
-    for kind in ("probe", "dense"):
-        assert rows["ecovla", kind, 0.0, "all"]["max_rad"] < 1e-5
-        assert 0.0 < rows["ecovla", kind, 0.5, "all"]["rms_rad"]
-    assert rows["ecovla", "probe", 0.5, "calm"]["n"] + rows["ecovla", "probe", 0.5, "changing"]["n"] == 60
-
-
 @pytest.mark.parametrize("model", ["pi05", "openvla-oft", "cogact"])
 def test_a_run_that_does_not_fit_into_memory_says_what_it_needs(model, monkeypatch):
     monkeypatch.setattr(variants.os, "sysconf", lambda name: 1 << 15)  # 1 GiB

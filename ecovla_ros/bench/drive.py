@@ -23,14 +23,14 @@ from ecovla_ros.errors import ConfigError, ControlError, EcovlaError
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.tasks import TASKS
 from ecovla_ros.sim.world import PERIOD_TICKS, TICK_NS
-from ecovla_ros.types import ActionChunk, ArmState, FrameReport
+from ecovla_ros.types import ActionChunk, ArmState, FrameReport, Observation
 
 ARMING_TICKS = 3
 """Joint states the guard sees before it is enabled."""
 TICK_S = TICK_NS * 1e-9
 
-Watch = Callable[[Engine, Step, int], None]
-"""Is shown every frame and its tick."""
+Watch = Callable[[Engine, Observation, Step, int], None]
+"""Is shown every frame: what the policy saw, what it answered, and the tick."""
 
 
 class Motion:
@@ -97,12 +97,13 @@ class Runner:
         while ticks < limit and not solved:
             guard.on_joint_state(state, env.now_ns)
             if ticks % every == 0 and waiting is None:
+                seen = env.observe()
                 try:
-                    step = engine.step(env.observe())
+                    step = engine.step(seen)
                 except EcovlaError as error:
                     return self._row(trial, False, ticks, reports, motion, str(error))
                 if watch is not None:
-                    watch(engine, step, ticks)
+                    watch(engine, seen, step, ticks)
                 reports.append(step.report)
                 waiting, due = step.chunk, ticks + self._delay(trial, step.report.kind)
             if waiting is not None and ticks >= due:

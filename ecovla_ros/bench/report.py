@@ -102,6 +102,8 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "latency-back-to-back": ("latency_back_to_back.json", report_speed.latency),
     "latency-cuda": ("latency_cuda.json", report_speed.device),
     "fidelity": ("fidelity.json", report_speed.fidelity),
+    "fidelity-shift": ("fidelity-shift.json", report_speed.fidelity_episodes),
+    "fidelity-shift-memory": ("fidelity-shift-memory.json", report_speed.fidelity_episodes),
     "command": ("command.json", report_speed.command),
     "parity": ("parity.json", report_speed.parity),
     "demo": ("demo.json", report_success.demo),

@@ -9,6 +9,7 @@ from ecovla_ros.bench.markdown import Document, markdown, memory, number, percen
 BENCH_DEFAULTS = {
     "model": "mini", "method": "dense,ecovla,static", "refresh": "probe,dense", "ratios": "0,0.25,0.4", "frames": 300,
     "warm_up": 20, "pace": "paced", "seed": 0, "reference": 0, "fidelity": False, "nodes": 0,
+    "episodes": 0, "environment": "calm",
 }
 
 
@@ -55,6 +56,28 @@ def fidelity(document: Document) -> str:
     ]
     head = ("method", "refresh", "ratio", *(f"{p}: {k} mrad" for p in phases for k in ("rms", "p95")))
     return markdown(head, rows, source(document, bench_command(document)))
+
+
+def fidelity_episodes(document: Document) -> str:
+    """Error of joints (mrad) and gripper on simulated episodes, by what the gripper is told; 95 % over episodes."""
+    rows: dict[tuple[float, str, str], list[str]] = {}
+    counts = {}
+    for r in document["rows"]:
+        counts[r["phase"]] = r["n"]
+        if r["method"] != "dense":
+            rows.setdefault((r["ratio"], r["method"], r["refresh"]), []).append(_error(r))
+    head = ("method", "refresh", "ratio", *(f"{GRIPPER[phase]}, {n} frames" for phase, n in counts.items()))
+    cells = [[method, refresh, f"{100 * ratio:.4g} %", *own] for (ratio, method, refresh), own in sorted(rows.items())]
+    return markdown(head, cells, source(document, bench_command(document)))
+
+
+GRIPPER = {"all": "all", "open": "gripper stays open", "switch": "closes or opens", "closed": "stays closed"}
+"""Phases of a recorded frame, in the words of a table."""
+
+
+def _error(row: Document) -> str:
+    joints = "{:.2f} ({:.2f}-{:.2f})".format(*(1e3 * row[k] for k in ("rms_rad", "rms_low_rad", "rms_high_rad")))
+    return joints + "; {:.3f} ({:.3f}-{:.3f})".format(*(row[k] for k in ("gripper_rms", "gripper_low", "gripper_high")))
 
 
 def command(document: Document) -> str:

@@ -17,6 +17,7 @@ from ecovla_ros.bench.environments import schedule
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.engine.engine import Engine, Step
 from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.types import Observation
 
 
 class Trace:
@@ -26,7 +27,7 @@ class Trace:
         self.rows: list[dict[str, Any]] = []
         self._kept: dict[str, set[int]] = {}
 
-    def watch(self, engine: Engine, step: Step, tick: int) -> None:
+    def watch(self, engine: Engine, _seen: Observation, step: Step, tick: int) -> None:
         """One frame, and the pattern it leaves for the next."""
         report = step.report
         kept = {key: set(engine.patterns()[key][:count]) for key, count in engine.sparse_plan.kept.items()}

@@ -16,7 +16,9 @@ from ecovla_ros.errors import ConfigError
 LATENCY = ("scope", "method", "refresh", "ratio", "tokens", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms",
            "speedup", "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "reused_rate",
            "swaps")
-FIDELITY = ("method", "refresh", "ratio", "tokens", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative")
+FIDELITY = ("method", "refresh", "ratio", "tokens", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative",
+            "gripper_rms")
+FRAMES = 300
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +32,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="every family at reduced width instead of --model, beside the paper's speed-ups")
     parser.add_argument("--tokens", default="",
                         help="comma-separated: none, fastv, vla-cache; beside every method (default: as set)")
-    parser.add_argument("--frames", type=int, default=300, help="measured frames per variant")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="measured frames per variant")
     parser.add_argument("--warm-up", type=int, default=20, help="frames before measuring")
     parser.add_argument("--pace", default="paced", help="paced or back-to-back")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scripted observations")
     parser.add_argument("--reference", type=int, default=0, metavar="EVERY",
                         help="also run transformers' PI0 on the same weights, on every so many turns")
     parser.add_argument("--fidelity", action="store_true", help="error of the actions against dense instead of latency")
+    parser.add_argument("--episodes", type=int, default=0, metavar="N",
+                        help="with --fidelity: on what the dense policy saw in N simulated episodes a task, from seed "
+                             "--seed on, not on scripted observations")
+    parser.add_argument("--environment", default="calm", help="of these episodes: calm, looks or shift")
     parser.add_argument("--nodes", type=int, default=0, metavar="ROUNDS",
                         help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant")
     parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
@@ -48,8 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from ecovla_ros.bench.variants import variants
 
     settings = config.override(settings_of(options), **{"policy.model": options.model})
-    if options.frames < 1 or min(options.warm_up, options.reference, options.nodes) < 0:
-        raise ConfigError("--frames must be at least 1, --warm-up, --reference and --nodes at least 0")
+    _check(options)
     tokens = options.tokens.split(",") if options.tokens else ()
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
     if tokens and options.nodes:
@@ -60,6 +65,20 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         document.write(options.json, rows, {**plain(options), "config": asdict(settings)})
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises ConfigError for options that do not go together."""
+    if options.frames < 1 or min(options.warm_up, options.reference, options.nodes) < 0:
+        raise ConfigError("--frames must be at least 1, --warm-up, --reference and --nodes at least 0")
+    if options.episodes < 0 or (options.episodes and not options.fidelity):
+        raise ConfigError("--episodes goes with --fidelity, and is at least 1")
+    if options.environment != "calm" and not options.episodes:
+        raise ConfigError("--environment goes with --episodes; scripted observations have no environment")
+    if options.episodes and options.frames != FRAMES:
+        raise ConfigError("--episodes does not go with --frames: an episode has the frames it has")
+    if options.episodes and options.model != "mini":
+        raise ConfigError(f"--episodes drives the built-in simulator, which has a policy for mini alone, not {options.model}")
 
 
 def _latency(
@@ -100,11 +119,18 @@ def _reduced(
 def _fidelity(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
-    from ecovla_ros.bench import fidelity
+    from ecovla_ros.bench import fidelity, recorded, scenes
+    from ecovla_ros.bench.variants import Bench
+    from ecovla_ros.sim.tasks import TASKS
 
-    progress = Progress(options.frames * len(chosen), "frames")
-    rows = fidelity.measure(settings, chosen, options.frames, options.seed, lambda done, total: progress.to(done))
-    return rows, FIDELITY
+    bench = Bench(settings, chosen, options.seed)
+    if options.episodes:
+        recordings = recorded.recordings(settings, options.environment, options.episodes, options.seed)
+    else:
+        frames = list(scenes.stream(bench.policies[0].spec, options.frames, options.seed))
+        recordings = iter([fidelity.Recording(options.seed, frames)])
+    progress = Progress(len(chosen) * max(1, options.episodes * len(TASKS)), "answered")
+    return fidelity.measure(bench, recordings, progress.to), FIDELITY
 
 
 def _nodes(
