@@ -50,6 +50,9 @@ def test_the_command_draws_both_from_files(tmp_path):
     assert cli.main(["plot", *files, "--out", str(tmp_path / "docs")]) == 0
     for name in ("ratio", "episode"):
         assert "</svg>" in (tmp_path / "docs" / f"{name}.svg").read_text()
+    both = ["--success", str(paths["success"]), str(paths["success"])]
+    assert cli.main(["plot", *files, *both, "--out", str(tmp_path / "more")]) == 0
+    assert len((tmp_path / "more/ratio.svg").read_text()) > 1.3 * len((tmp_path / "docs/ratio.svg").read_text())
     assert cli.main(["plot", *files, "--out", str(tmp_path), "--format", "jpx"]) == 2
 
 

@@ -57,31 +57,56 @@ def _success_point(row: Row) -> tuple[float, ...]:
     return row["ratio"], row["successes"] / row["episodes"], row["low"], row["high"]
 
 
-def ratio_plot(success: Mapping[str, Any], latency: Mapping[str, Any], path: Path) -> None:
-    """Write the first picture; the format is that of the file's name. Raises ConfigError."""
-    environments = list(dict.fromkeys(r["environment"] for r in success["rows"]))
-    figure, axes = _figure(len(environments) + 1)
-    for axis, environment in zip(axes, environments):
-        for name, points in success_series(success["rows"], environment).items():
-            ratio, rate, low, high = ([100 * p[i] for p in points] for i in range(4))
-            errors = [[r - a for r, a in zip(rate, low)], [b - r for r, b in zip(rate, high)]]
-            axis.errorbar(ratio, rate, errors, marker="o", markersize=3, capsize=2, linewidth=1, label=name)
-        axis.set(title=f"success, {environment}", xlabel="ratio, %", ylabel="solved, % (95 % Wilson)", ylim=(0, 103))
-        axis.legend(fontsize=7)
+def ratio_plot(success: Sequence[Mapping[str, Any]], latency: Mapping[str, Any], path: Path) -> None:
+    """Write the first picture; the format is that of the file's name. Raises ConfigError.
+
+    One panel per environment of the documents `success`, all with the same axis, and one of the speed-up. Methods stand
+    a little apart so that intervals do not cover one another.
+    """
+    panels = [
+        (name, success_series(document["rows"], name))
+        for document in success for name in dict.fromkeys(r["environment"] for r in document["rows"])
+    ]
+    found = [series for _, series in panels]
+    names = list(dict.fromkeys([*(n for s in found for n in s), *speed_series(latency["rows"], "policy")]))
+    colours = {name: f"C{i}" for i, name in enumerate(names)}
+    lowest = min((point[2] for s in found for points in s.values() for point in points), default=0.0)
+    figure, axes = _figure(2, -(-(len(panels) + 1) // 2), (3.6, 2.9))
+    for axis, (environment, series) in zip(axes, panels):
+        _success_panel(axis, series, colours)
+        axis.set(title=f"success, {environment}", ylim=(100 * lowest - 1, 100.5))
+    axes[0].legend(fontsize=7, loc="lower left")
+    _speed_panel(axes[len(panels)], latency, colours)
+    for axis in axes[len(panels) + 1 :]:
+        axis.set_axis_off()
+    commits = ", ".join(dict.fromkeys(document["commit"][:10] for document in success))
+    _write(figure, path, f"simulated; commits: success {commits}, latency {latency['commit'][:10]}")
+
+
+def _success_panel(axis: Any, series: Series, colours: Mapping[str, str]) -> None:
+    for i, (name, points) in enumerate(series.items()):
+        ratio, rate, low, high = ([100 * p[k] for p in points] for k in range(4))
+        apart = [r + 0.6 * (i - (len(series) - 1) / 2) if r else r for r in ratio]
+        errors = [[r - a for r, a in zip(rate, low)], [b - r for r, b in zip(rate, high)]]
+        look = {"marker": "o", "markersize": 3, "capsize": 2, "linewidth": 1, "color": colours[name]}
+        axis.errorbar(apart, rate, errors, label=name, **look)
+    axis.set(xlabel="ratio, %", ylabel="solved, % (95 % Wilson)")
+
+
+def _speed_panel(axis: Any, latency: Mapping[str, Any], colours: Mapping[str, str]) -> None:
     for scope, style in (("prefill", "--"), ("policy", "-")):
         for i, (name, points) in enumerate(speed_series(latency["rows"], scope).items()):
-            ratio, speed = [100 * p[0] for p in points], [p[1] for p in points]
-            look = {"marker": "o", "markersize": 3, "linewidth": 1, "color": f"C{i}"}
-            axes[-1].plot(ratio, speed, style, label=f"{name}, {scope}", **look)
-    axes[-1].set(title="speed-up, all frames", xlabel="ratio, %", ylabel="dense mean / mean")
-    axes[-1].legend(fontsize=7)
-    _write(figure, path, f"simulated; commits: success {success['commit'][:10]}, latency {latency['commit'][:10]}")
+            look = {"marker": "o", "markersize": 3, "linewidth": 1, "color": colours[name]}
+            label = None if i else f"{'policy call' if scope == 'policy' else scope}"
+            axis.plot([100 * p[0] for p in points], [p[1] for p in points], style, label=label, **look)
+    axis.set(title="speed-up, all frames", xlabel="ratio, %", ylabel="dense mean / mean")
+    axis.legend(fontsize=7)
 
 
 def episode_plot(trace: Mapping[str, Any], path: Path) -> None:
     """Write the second picture. Raises ConfigError."""
     rows, outcome = trace["rows"], trace["outcome"]
-    figure, (above, below) = _figure(2, side_by_side=False)
+    figure, (above, below) = _figure(2, 1, (7.2, 2.2))
     for name, style in (("similarity", "-"), ("threshold", "--")):
         points = [(r["seconds"], r[name]) for r in rows if r[name] is not None]
         above.plot(*zip(*points), style, linewidth=1, label=name) if points else None
@@ -101,16 +126,18 @@ def episode_plot(trace: Mapping[str, Any], path: Path) -> None:
     _write(figure, path, f"simulated; commit {trace['commit'][:10]}")
 
 
-def _figure(count: int, side_by_side: bool = True) -> tuple[Any, Any]:
+def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure and its axes, row by row, each of that size. Axes of one column share x."""
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("agg")
         pyplot = importlib.import_module("matplotlib.pyplot")
     except ImportError as error:
         raise ConfigError(f"plots need matplotlib ({error}); run: pip install matplotlib") from error
-    if side_by_side:
-        return pyplot.subplots(1, count, figsize=(3.6 * count, 3.2), layout="constrained")
-    return pyplot.subplots(count, 1, figsize=(7.2, 4.4), layout="constrained", sharex=True)
+    size = (inches[0] * columns, inches[1] * rows)
+    look = {"figsize": size, "layout": "constrained", "squeeze": False, "sharex": columns == 1}
+    figure, axes = pyplot.subplots(rows, columns, **look)
+    return figure, axes.flatten()
 
 
 def _write(figure: Any, path: Path, note: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--success", type=Path, default=Path("results/table.json"), help="result of ecovla eval")
+    parser.add_argument("--success", type=Path, nargs="+", default=[Path("results/table.json")], metavar="FILE",
+                        help="results of ecovla eval")
     parser.add_argument("--latency", type=Path, default=Path("results/latency.json"), help="result of ecovla bench")
     parser.add_argument("--trace", type=Path, default=Path("results/trace.json"), help="result of bench.trace")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
@@ -22,6 +23,6 @@ def run(options: argparse.Namespace) -> int:
     ratio, episode = (options.out / f"{name}.{options.format}" for name in ("ratio", "episode"))
     plots.episode_plot(plots.read(options.trace), episode)
     print(episode)
-    plots.ratio_plot(plots.read(options.success), plots.read(options.latency), ratio)
+    plots.ratio_plot([plots.read(path) for path in options.success], plots.read(options.latency), ratio)
     print(ratio)
     return 0
