@@ -50,6 +50,9 @@ def test_the_command_draws_both_from_files(tmp_path):
     assert cli.main(["plot", *files, "--out", str(tmp_path / "docs")]) == 0
     for name in ("ratio", "episode"):
         assert "</svg>" in (tmp_path / "docs" / f"{name}.svg").read_text()
+    drawn = (tmp_path / "docs/episode.svg").read_bytes()
+    assert cli.main(["plot", *files, "--out", str(tmp_path / "docs")]) == 0
+    assert (tmp_path / "docs/episode.svg").read_bytes() == drawn, "the same files give the same picture"
     both = ["--success", str(paths["success"]), str(paths["success"])]
     assert cli.main(["plot", *files, *both, "--out", str(tmp_path / "more")]) == 0
     assert len((tmp_path / "more/ratio.svg").read_text()) > 1.3 * len((tmp_path / "docs/ratio.svg").read_text())
@@ -59,8 +62,8 @@ def test_the_command_draws_both_from_files(tmp_path):
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     with pytest.raises(ConfigError, match="no result file"):
         plots.read(tmp_path / "a.json")
-    assert cli.main(["plot", "--success", str(tmp_path / "a.json")]) == 2
-    assert "no result file" in capsys.readouterr().err
+    assert cli.main(["plot", "--success", str(tmp_path / "a.json"), "--out", str(tmp_path / "docs")]) == 2
+    assert "no result file" in capsys.readouterr().err and not (tmp_path / "docs").exists()
 
 
 def test_churn_is_the_share_of_kept_channels_that_are_new():

@@ -131,6 +131,7 @@ def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Any, 
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("agg")
+        matplotlib.rcParams["svg.hashsalt"] = "ecovla"
         pyplot = importlib.import_module("matplotlib.pyplot")
     except ImportError as error:
         raise ConfigError(f"plots need matplotlib ({error}); run: pip install matplotlib") from error

@@ -20,9 +20,11 @@ def run(options: argparse.Namespace) -> int:
     """`ecovla plot`."""
     from ecovla_ros.bench import plots
 
+    trace, latency = plots.read(options.trace), plots.read(options.latency)
+    success = [plots.read(path) for path in options.success]
     ratio, episode = (options.out / f"{name}.{options.format}" for name in ("ratio", "episode"))
-    plots.episode_plot(plots.read(options.trace), episode)
+    plots.episode_plot(trace, episode)
     print(episode)
-    plots.ratio_plot([plots.read(path) for path in options.success], plots.read(options.latency), ratio)
+    plots.ratio_plot(success, latency, ratio)
     print(ratio)
     return 0
