@@ -200,6 +200,18 @@ def test_the_table_of_the_study_says_what_was_not_measured():
     assert lines["random", "12.5 %"].count(report_success.MISSING) == 3
 
 
+def test_the_table_of_injected_latency_says_how_long_an_episode_took():
+    episodes = [{**episode(m, i, i < 8), "environment": "latency"} for m in ("dense", "ecovla") for i in range(10)]
+    rows = [{**row, "latency_ms": 40.0} for row in success.table(episodes, 0.02)]
+    document = {"rows": rows, "settings": {}, "commit": "c", "machine": {"cpu": "x", "cores": 1}, "versions": {}}
+    text = report_success.study_latency(document).splitlines()
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text if "|" in line]
+    assert len(lines) == 2 + len(report_success.WHOLE_STUDY)
+    assert lines[2] == ["dense", "0 %", "8/10, 80 % (49-94)", report_success.number(rows[0]["seconds_p50"]), "40", "20 %"]
+    assert [line for line in lines if "0 lost, 0 won" in line[2]][0][:2] == ["ecovla (probe)", "25 %"]
+    assert lines[3][2:] == [report_success.MISSING, "-", "-", "-"]
+
+
 def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):
     path = tmp_path / "a.episodes.jsonl"
     path.write_text('{"a": 1}\n{"method"\n{"x": 2}\n')

@@ -94,7 +94,7 @@ def bags(document: Document) -> str:
 TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("table.json", report_success.dense),
     "study": ("table.json", report_success.study),
-    "study-latency": ("table-latency.json", report_success.success),
+    "study-latency": ("table-latency.json", report_success.study_latency),
     "expert": ("expert.json", report_success.expert),
     "latency": ("latency.json", report_speed.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),

@@ -53,6 +53,22 @@ def study(document: Document) -> str:
     return markdown(head, rows, source(document, "make study"))
 
 
+def study_latency(document: Document) -> str:
+    """Tasks pooled, with the measured times injected: success, how long a solved episode took, and what it costs."""
+    pooled = {(r["method"], r["refresh"], r["ratio"]): r for r in document["rows"] if r["task"] == "all"}
+    rows = []
+    for variant in [*WHOLE_STUDY, *sorted(pooled.keys() - set(WHOLE_STUDY))]:
+        method, refresh, ratio = variant
+        row = pooled.get(variant)
+        figures = (
+            ["-", "-", "-"] if row is None
+            else [number(row["seconds_p50"]), number(row.get("latency_ms")), percent(row["trigger_rate"])]
+        )
+        rows.append([_method({"method": method, "refresh": refresh}), f"{100 * ratio:.4g} %", _study_cell(row), *figures])
+    head = ("method", "ratio", "latency", "s until solved, p50", "policy call, ms, all frames", "triggers")
+    return markdown(head, rows, source(document, "make study"))
+
+
 def _study_cell(row: Document | None) -> str:
     if row is None:
         return MISSING
