@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 
@@ -12,6 +13,7 @@ from ecovla_ros.bench import environments, fitness, journal, report_success, spr
 from ecovla_ros.bench.journal import Journal, trial_of
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.bench.variants import Variant
+from ecovla_ros.cli import evaluate
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import CheckpointError, ConfigError, EcovlaError
@@ -210,6 +212,19 @@ def test_the_table_of_injected_latency_says_how_long_an_episode_took():
     assert lines[2] == ["dense", "0 %", "8/10, 80 % (49-94)", report_success.number(rows[0]["seconds_p50"]), "40", "20 %"]
     assert [line for line in lines if "0 lost, 0 won" in line[2]][0][:2] == ["ecovla (probe)", "25 %"]
     assert lines[3][2:] == [report_success.MISSING, "-", "-", "-"]
+
+
+def test_a_pooled_table_names_the_command_that_makes_it():
+    parser = argparse.ArgumentParser()
+    evaluate.add_options(parser)
+    defaults = vars(parser.parse_args([]))
+    assert {k: defaults[k] for k in report_success.EVAL_DEFAULTS} == report_success.EVAL_DEFAULTS
+    words = ["--method", "dense,static", "--ratio", "0.5", "--seed", "7", "--set", "prune.alpha=0.9"]
+    rows = success.table([episode("dense", i, i < 8) for i in range(10)], 0.1)
+    document = {"rows": rows, "settings": vars(parser.parse_args(words)), "commit": "c",
+                "machine": {"cpu": "x", "cores": 1}, "versions": {}}
+    text = report_success.pooled(document)
+    assert f"`{' '.join(['ecovla eval', *words])}`" in text and text.count("8/10") == 1
 
 
 def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):

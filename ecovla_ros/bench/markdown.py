@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,16 @@ def source(document: Document, command: str) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in versions.items())
     commit = ", ".join(_short(str(name)) for name in document.get("commits") or [document["commit"]])
     return f"<sub>{machine['cpu']}, {machine['cores']} cores; {packages}; commit {commit}. `{command}`</sub>"
+
+
+def command_line(command: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """`command` with the options of a document that are not the defaults; `settings` holds them under their names."""
+    words = [command]
+    for name, default in defaults.items():
+        value = settings.get(name, default)
+        if value != default:
+            words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    return " ".join([*words, *(f"--set {text}" for text in map(shlex.quote, settings["set"]))])
 
 
 def _short(commit: str) -> str:

@@ -95,6 +95,8 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "success": ("table.json", report_success.dense),
     "study": ("table.json", report_success.study),
     "study-latency": ("table-latency.json", report_success.study_latency),
+    "half": ("half.json", report_success.pooled),
+    "half-memory": ("half-memory.json", report_success.pooled),
     "expert": ("expert.json", report_success.expert),
     "latency": ("latency.json", report_speed.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),

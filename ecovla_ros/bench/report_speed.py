@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-
-from ecovla_ros.bench.markdown import Document, markdown, memory, number, percent, share, source, times
+from ecovla_ros.bench.markdown import Document, command_line, markdown, memory, number, percent, share, source, times
 
 BENCH_DEFAULTS = {
     "model": "mini", "method": "dense,ecovla,static", "refresh": "probe,dense", "ratios": "0,0.25,0.4", "frames": 300,
     "warm_up": 20, "pace": "paced", "seed": 0, "reference": 0, "fidelity": False, "nodes": 0,
     "episodes": 0, "environment": "calm",
 }
+"""What `ecovla bench` does without being told; test_bench holds it against cli/bench."""
 
 
 def latency(document: Document) -> str:
@@ -149,12 +148,4 @@ def tokens(document: Document) -> str:
 
 def bench_command(document: Document) -> str:
     """The command line of `ecovla bench` that writes the document again."""
-    settings, words = document["settings"], ["ecovla bench"]
-    for name, default in BENCH_DEFAULTS.items():
-        value = settings.get(name, default)
-        if value != default:
-            words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
-    return " ".join([*words, *(f"--set {text}" for text in map(shlex.quote, settings["set"]))])
-
-
-"""What `ecovla bench` does without being told; test_bench holds it against cli/bench."""
+    return command_line("ecovla bench", BENCH_DEFAULTS, document["settings"])
