@@ -75,9 +75,9 @@ def dtype_of(config: PolicyConfig) -> torch.dtype:
 def prepare_process(config: PolicyConfig) -> None:
     """Threads and memory of this process, before a policy is loaded.
 
-    torch gets the threads of the configuration, or one core less than there are, which the refresh then has. glibc keeps
-    freed memory instead of giving large blocks back to the kernel: activations would else be page faults again in every
-    frame, and the rare large ones of a frame that records cost many times what is computed with them.
+    torch gets the threads of the configuration, or one core less than there are, which the refresh then has. glibc
+    keeps freed memory instead of giving large blocks back to the kernel: activations would else be page faults again in
+    every frame, and the rare large ones of a frame that records cost many times what is computed with them.
     """
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

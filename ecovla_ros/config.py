@@ -116,7 +116,7 @@ class PruneConfig:
     probe_tokens: int = _between(32, 1, 4096, "m: tokens that a probe samples of each pass")
     alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
     decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
-    hysteresis: float = _between(0.05, 0.0, 10.0, "a channel enters only if so much more important than the one that leaves")
+    hysteresis: float = _between(0.05, 0.0, 10.0, "a channel enters only if so much better than the one that leaves")
     swap_budget: int = _between(0, 0, 1_000_000, "pairs of channels swapped per site and refresh; 0: as many as needed")
     max_age: int = _between(0, 0, 1_000_000, "frames after which a refresh comes without a trigger; 0: never")
     audit: int = _between(0, 0, 1_000_000, "every so many refreshes one is dense, and measures all exactly; 0: none")
@@ -124,7 +124,7 @@ class PruneConfig:
     tiers: tuple[float, ...] = field(
         default=(), metadata={"range": (0.0, 0.9), "doc": "further ratios nested on the same weights, for the deadline"}
     )
-    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this policy time, ms; 0: always `ratio`")
+    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "time to choose by among `ratio` and `tiers`, ms; 0: `ratio`")
     refresh_limit_s: float = _between(2.0, 0.001, 60.0, "a frame waits so long for a refresh before it is given up, s")
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")

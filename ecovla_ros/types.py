@@ -123,7 +123,7 @@ class FrameReport:
     swaps: int = 0
     """Rows swapped by the last refresh that has ended."""
     fault: str = ""
-    """What went wrong though a chunk was answered: a refresh that failed, a frame that fell back to dense; else empty."""
+    """What went wrong though a chunk was answered: a refresh that failed, a frame that fell back to dense; or empty."""
     refresh: str = "none"
     """How an adaptive method measures: probe or dense; none for the others."""
     reused: bool = False

@@ -131,7 +131,8 @@ def test_result_files_hold_what_is_needed_to_judge_them():
     [(["eval", "--method", "ecolva"], "ecovla"), (["eval", "--tasks", "appel"], "apple"),
      (["bench", "--ratios", "a,b"], "list of numbers"), (["bench", "--pace", "pased"], "paced"),
      (["bench", "--refresh", "prob"], "probe"), (["bench", "--reference", "1"], "pi0-mid"),
-     (["bench", "--frames", "0"], "at least 1"), (["bench", "--nodes", "1", "--model", "pi0-mid"], "mini"), (["bench", "--model", "mimi"], "mini"),
+     (["bench", "--frames", "0"], "at least 1"), (["bench", "--nodes", "1", "--model", "pi0-mid"], "mini"),
+    (["bench", "--model", "mimi"], "mini"),
      (["eval", "--set", "prune.ratoi=1"], "ratio"), (["eval", "--config", "mini_sin.yaml"], "mini_sim.yaml"),
      (["replay", "/nonexistent", "--map", "wrost=/x"], "wrist")],
 )
@@ -176,7 +177,8 @@ def test_the_command_of_a_table_is_the_one_that_wrote_it():
     defaults = vars(parser.parse_args([]))
     assert {k: defaults[k] for k in report_speed.BENCH_DEFAULTS} == report_speed.BENCH_DEFAULTS
     words = ["--model", "pi0-mid", "--frames", "9", "--fidelity", "--set", "prune.p=0.2"]
-    assert report_speed.bench_command({"settings": vars(parser.parse_args(words))}) == " ".join(["ecovla bench", *words])
+    settings = vars(parser.parse_args(words))
+    assert report_speed.bench_command({"settings": settings}) == " ".join(["ecovla bench", *words])
 
 
 class Everything:

@@ -62,7 +62,8 @@ def test_a_section_within_a_section_is_overridden_and_checked():
 
 
 def test_overrides_are_checked_like_files():
-    assert config.override_texts(config.Config(), ["prune.ratio=0.4", "prune.sites=[lm.heads]"]).prune.sites == ("lm.heads",)
+    changed = config.override_texts(config.Config(), ["prune.ratio=0.4", "prune.sites=[lm.heads]"])
+    assert changed.prune.sites == ("lm.heads",)
     for text, match in (("prune.ratio", "not an override"), ("prune.ratio=2", "outside"), ("x.y=1", "section")):
         with pytest.raises(ConfigError, match=match):
             config.override_texts(config.Config(), [text])

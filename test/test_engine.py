@@ -31,9 +31,12 @@ def chunks(steps):
 
 
 SCENES = frames(40, change_at=(10, 25))
-CONFIG = PruneConfig(method="ecovla", ratio=0.5, sites=BOTH, p=0.2, window=10, alpha=0.2, refresh="dense", hysteresis=0.0)
+CONFIG = PruneConfig(
+    method="ecovla", ratio=0.5, sites=BOTH, p=0.2, window=10, alpha=0.2, refresh="dense", hysteresis=0.0
+)
 PROBE = replace(CONFIG, refresh="probe", probe_tokens=8)
 KINDS = pytest.mark.parametrize("config", [CONFIG, PROBE], ids=["dense", "probe"])
+STREAMS = [Deferred, Worker, lambda: Worker(overlap=True)]
 
 
 @KINDS
@@ -44,7 +47,7 @@ def test_ratio_zero_equals_dense(config):
 
 
 @KINDS
-@pytest.mark.parametrize("streams", [Deferred, Worker, lambda: Worker(overlap=True)], ids=["deferred", "gap", "overlap"])
+@pytest.mark.parametrize("streams", STREAMS, ids=["deferred", "gap", "overlap"])
 def test_streams_agree_bit_for_bit_with_inline(streams, config):
     here, there = run(Inline(), config, SCENES), run(streams(), config, SCENES)
     assert np.array_equal(chunks(here), chunks(there))
@@ -318,7 +321,8 @@ def test_the_deadline_chooses_the_tier_and_it_is_reported():
     act = policy.act
 
     def slow(seen, handoff, plan, noise):  # a machine whose time is what runs, times a load
-        clock.now += 1e-3 * clock.load * (10.0 + 100.0 * sum(plan.kept.get(s.key, CHANNELS) for s in policy.sites) / (3 * CHANNELS))
+        share = sum(plan.kept.get(s.key, CHANNELS) for s in policy.sites) / (3 * CHANNELS)
+        clock.now += 1e-3 * clock.load * (10.0 + 100.0 * share)
         return act(seen, handoff, plan, noise)
 
     policy.act = slow

@@ -1,4 +1,4 @@
-"""Captured prefill and act: what a graph needs to stay valid, on a CPU with the function itself in the graph's place."""
+"""Captured prefill and act: what a graph needs to stay valid, on a CPU with the function itself in its place."""
 
 from __future__ import annotations
 

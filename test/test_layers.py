@@ -1,4 +1,4 @@
-"""The tree means what it says: imports go down, neighbours do not see each other, and each library stays in its room."""
+"""The tree means what it says: imports go down, neighbours do not see each other, each library stays in its room."""
 
 from __future__ import annotations
 

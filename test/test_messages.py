@@ -61,7 +61,8 @@ def test_reports_pass_through_cdr() -> None:
     assert (got.act_ms, got.policy_ms, got.frame, got.deadline_missed) == (3.0, 40.0, 7, False)
     kind = "ecovla_ros/msg/PruningState"
     got = sent(wire.fill_pruning(blank(kind), report), kind)
-    for field in ("method", "refresh", "kind", "similarity", "threshold", "ratio", "pattern_id", "pattern_age", "swaps", "fault"):
+    fields = "method refresh kind similarity threshold ratio pattern_id pattern_age swaps fault"
+    for field in fields.split():
         assert getattr(got, field) == getattr(report, field)
 
 

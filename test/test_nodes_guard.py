@@ -236,7 +236,9 @@ def test_driven_by_itself_it_answers_chunks_services_and_the_estop(ros: Graph) -
     assert arm.node._listens(), "a simulated clock comes through the executor"
 
 
-def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Else services, chunks and the arm's fault would go unheard."""
     monkeypatch.setattr("ecovla_ros.nodes.guard.process.keep_loaded", lambda: None)
     ticks, waits = [0], [0]
@@ -249,7 +251,8 @@ def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period
         waits[0] += 1
 
     node: Any = SimpleNamespace(
-        destroy_timer=lambda _timer: None, _timer=None, _period_s=0.001, _tick=tick, _listens=lambda: False, waitables=[]
+        destroy_timer=lambda _timer: None, _timer=None, _period_s=0.001, _tick=tick, _listens=lambda: False,
+        waitables=[],
     )
     GuardNode.drive(node, SimpleNamespace(spin_once=spin_once), lambda: ticks[0] < 40)
     assert waits[0] >= 40 // LOOK_TICKS

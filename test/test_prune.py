@@ -127,7 +127,8 @@ def make_sites(channels: int, unit: int, groups: int, seed: int, count: int = 2)
     for i in range(count):
         weights = [torch.randn(channels * unit, 6, generator=g) for _ in range(3)]
         bias = torch.randn(channels * unit, generator=g)
-        sites.append(Site(f"lm.{i}.x", "lm.x", "prefill", channels, unit, tuple(weights[:2]), weights[2], groups, 1, (bias,)))
+        producers, consumer = tuple(weights[:2]), weights[2]
+        sites.append(Site(f"lm.{i}.x", "lm.x", "prefill", channels, unit, producers, consumer, groups, 1, (bias,)))
     return sites
 
 

@@ -1,7 +1,7 @@
 """A joint trajectory controller for tests and figures: the real one's rules, 1 kHz, and what it made the arm do.
 
-`control.trajectory` holds the rules (joint names, rising times, last velocity, stale stamps, the wrap at the first point)
-and the interpolation; this runs it and keeps what was commanded.
+`control.trajectory` holds the rules (joint names, rising times, last velocity, stale stamps, the wrap at the first
+point) and the interpolation; this runs it and keeps what was commanded.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ class Roofline(TorchDispatchMode):
 
 
 @CHOICE.reference_alone()
-def bound_ms(policy: Policy, obs: Observation, plan: Plan, noise: Tensor, peaks: tuple[float, float]) -> dict[str, float]:
+def bound_ms(
+    policy: Policy, obs: Observation, plan: Plan, noise: Tensor, peaks: tuple[float, float]
+) -> dict[str, float]:
     """Lower bounds of one frame by scope, ms: prefill and act. Attention counts where it runs as plain products."""
     with Roofline(*peaks) as prefill:
         seen = replace(policy.encode(obs), reuse=None)

@@ -66,6 +66,7 @@ def _demo(variant: Variant, overrides: Sequence[str], task: str, seed: int) -> d
         except subprocess.TimeoutExpired as error:
             raise EcovlaError(f"the demo of {variant.method} did not end within {LIMIT_S:.0f} s") from error
         if run.returncode:
-            raise EcovlaError(f"the demo of {variant.method} failed ({run.returncode}): {(run.stderr or run.stdout)[-500:]}")
+            said = (run.stderr or run.stdout)[-500:]
+            raise EcovlaError(f"the demo of {variant.method} failed ({run.returncode}): {said}")
         found: dict[str, Any] = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
         return found

@@ -39,7 +39,7 @@ def motion(t: Any) -> np.ndarray:
 
 
 def measure(seed: int = 0) -> list[dict[str, Any]]:
-    """One row a way of playing: rms acceleration and its ratio to the ideal's, time at rest, distance from the ideal."""
+    """One row a way to play: rms acceleration and its ratio to the ideal's, time at rest, distance from the ideal."""
     times = np.arange(0.0, SETTLE_S + MEASURED_S, 0.001)
     wanted = motion(times)
     ideal = np.diff(wanted[round(SETTLE_S * 1000) :], 2, axis=0) * 1e6

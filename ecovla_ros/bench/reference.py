@@ -1,8 +1,8 @@
 """transformers' PI0 on the weights of one of ours, for a comparison in the same run.
 
 As its users run it: three camera slots, the third masked, and the prompt padded to 200 tokens (openpi's and lerobot's
-defaults). Beside it the same model on exactly the tokens that ours takes. transformers is imported here and nowhere else
-at run time.
+defaults). Beside it the same model on exactly the tokens that ours takes. transformers is imported here and nowhere
+else at run time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Reference:
         try:
             from transformers import PI0Config, PI0ForConditionalGeneration
         except ImportError as error:
-            raise ConfigError(f"--reference needs transformers 5.4 or newer: pip install transformers ({error})") from error
+            why = f"--reference needs transformers 5.4 or newer: pip install transformers ({error})"
+            raise ConfigError(why) from error
         place = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
         torch.manual_seed(settings.seed)
         self.model = PI0ForConditionalGeneration(PI0Config(**settings_of(config))).eval()
@@ -56,7 +57,7 @@ class Reference:
 
     @torch.inference_mode()
     def turn(self, obs: Observation, measured: bool) -> None:
-        """Answer one observation both ways, if it is this one's turn; the exact one must agree with our dense policy."""
+        """Answer one observation both ways, if it is this one's turn; the exact one must agree with our dense one."""
         self._turns += 1
         if (self._turns - 1) % self.every:
             return

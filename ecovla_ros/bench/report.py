@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ecovla_ros.bench import report_success, report_speed
+from ecovla_ros.bench import report_headline, report_speed, report_success
 from ecovla_ros.bench.markdown import MISSING, Document, markdown, number, percent, source
 from ecovla_ros.errors import ConfigError, unknown
 
@@ -38,9 +38,10 @@ def fill(text: str, results: Path) -> str:
         name = match.group(1)
         if name not in TABLES:
             raise ConfigError(unknown("table", name, TABLES))
-        file, make = TABLES[name]
-        path = results / file
-        body = make(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else MISSING
+        files, make = TABLES[name]
+        paths = [results / file for file in files.split()]
+        whole = all(path.is_file() for path in paths)
+        body = make(*(json.loads(path.read_text(encoding="utf-8")) for path in paths)) if whole else MISSING
         return f"<!-- table: {name} -->\n{body}\n<!-- end -->"
 
     return re.sub(r"<!-- table: ([\w-]+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
@@ -50,17 +51,18 @@ def faults(document: Document) -> str:
     """The fault campaign, the sum first."""
     keys = ("count", "violations", "crashes", "latched", "unexplained", "moving", "commands", "refusals")
     rows = [[r["case"], *(f"{r[key]}" for key in keys)] for r in document["rows"]]
-    head = ("fault", "cases", "outside limits", "crashes", "latched", "latched without a reason", "not at rest", "commands",
-            "refused")  # fmt: skip
+    head = ("fault", "cases", "outside limits", "crashes", "latched", "latched without a reason", "not at rest",
+            "commands", "refused")  # fmt: skip
     settings = document["settings"]
-    return markdown(head, rows, source(document, f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"))
+    command = f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"
+    return markdown(head, rows, source(document, command))
 
 
 def playback(document: Document) -> str:
     """Ways to play one motion."""
     rows = [
-        [r["way"], f"{r['rms_acceleration']:.2f}", f"{r['ratio']:.2f}", f"{r['peak_jerk']:.3g}", percent(r["rest_share"]),
-         f"{r['rms_error_mrad']:.1f}"]
+        [r["way"], f"{r['rms_acceleration']:.2f}", f"{r['ratio']:.2f}", f"{r['peak_jerk']:.3g}",
+         percent(r["rest_share"]), f"{r['rms_error_mrad']:.1f}"]
         for r in document["playback"]
     ]  # fmt: skip
     head = ("way", "rms acceleration, rad/s^2", "of the ideal's", "peak jerk, rad/s^3", "at rest", "rms error, mrad")
@@ -91,7 +93,8 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
-TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
+TABLES: dict[str, tuple[str, Callable[..., str]]] = {
+    "headline": ("table.json latency_mid_bf16.json faults.json trial.json", report_headline.headline),
     "success": ("table.json", report_success.dense),
     "study": ("table.json", report_success.study),
     "study-latency": ("table-latency.json", report_success.study_latency),
@@ -117,6 +120,7 @@ TABLES: dict[str, tuple[str, Callable[[Document], str]]] = {
     "bags": ("bags.json", bags),
     "tokens": ("tokens.json", report_speed.tokens),
 }
+"""Name -> result files, by spaces, and what makes the table of their documents."""
 
 if __name__ == "__main__":
     sys.exit(main())

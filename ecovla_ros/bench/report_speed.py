@@ -13,7 +13,7 @@ BENCH_DEFAULTS = {
 
 
 def latency(document: Document) -> str:
-    """Policy call by variant, all frames; the frames with a refresh beside the sparse ones; what it could be at best."""
+    """Policy call by variant, all frames; frames with a refresh beside sparse ones; what it could be at best."""
     rows = []
     for r in (r for r in document["rows"] if r["scope"] == "policy" and r["frames"] == "all"):
         same = [s for s in document["rows"] if all(s.get(k) == r.get(k) for k in ("method", "refresh", "ratio"))]
@@ -83,7 +83,8 @@ def command(document: Document) -> str:
     """Camera stamp to command published, through the nodes."""
     rows = [
         [r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", r["scope"], str(r["n"]), f"{r['mean_ms']:.4g}",
-         " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}", percent(r["trigger_rate"])]
+         " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}",
+         percent(r["trigger_rate"])]
         for r in document["rows"]
     ]
     head = ("method", "refresh", "ratio", "scope", "n", "mean ms", "p50 / p95 / p99", "speed-up", "triggers")
@@ -93,7 +94,8 @@ def command(document: Document) -> str:
 def parity(document: Document) -> str:
     """Largest difference from transformers' PI0."""
     rows = [[r["case"], str(r["shape"]), f"{r['max_abs_difference']:.1e}"] for r in document["rows"]]
-    return markdown(("case", "shape", "largest difference"), rows, source(document, "python -m ecovla_ros.bench.parity"))
+    note = source(document, "python -m ecovla_ros.bench.parity")
+    return markdown(("case", "shape", "largest difference"), rows, note)
 
 
 def analytic(document: Document) -> str:
@@ -105,8 +107,8 @@ def analytic(document: Document) -> str:
          *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
         for r in document["rows"]
     ]  # fmt: skip
-    head = ("model", "vision tokens", "ratio", "sequence", "vision GMAC", "prefill GMAC", "act GMAC", "weights read, GB",
-            *gpus)  # fmt: skip
+    head = ("model", "vision tokens", "ratio", "sequence", "vision GMAC", "prefill GMAC", "act GMAC",
+            "weights read, GB", *gpus)  # fmt: skip
     command = "python -m ecovla_ros.bench.analytic --json results/analytic.json"
     note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
     return markdown(head, rows, note)

@@ -14,8 +14,8 @@ WHOLE_STUDY = (
 """Method, refresh and ratio of every row of `make study`."""
 
 EVAL_DEFAULTS = {
-    "method": "dense,ecovla", "refresh": "probe", "ratio": "0.25", "tasks": "apple,bottle,banana", "environments": "calm",
-    "episodes": 20, "seed": 1000, "margin": None, "latency": None, "latency_factor": 1.0,
+    "method": "dense,ecovla", "refresh": "probe", "ratio": "0.25", "tasks": "apple,bottle,banana",
+    "environments": "calm", "episodes": 20, "seed": 1000, "margin": None, "latency": None, "latency_factor": 1.0,
 }
 """What `ecovla eval` does without being told; test_bench_success holds it against cli/evaluate."""
 
@@ -33,11 +33,12 @@ def dense(document: Document) -> str:
 def success(document: Document) -> str:
     """Success by task, environment and method."""
     rows = [
-        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}", _rate(r),
-         number(r["steps_p50"]), percent(r["trigger_rate"]), number(r["mcnemar_p"])]
+        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}",
+         _rate(r), number(r["steps_p50"]), percent(r["trigger_rate"]), number(r["mcnemar_p"])]
         for r in document["rows"]
     ]
-    head = ("environment", "method", "ratio", "task", "solved", "rate (95 % Wilson)", "steps p50", "triggers", "McNemar p")
+    head = ("environment", "method", "ratio", "task", "solved", "rate (95 % Wilson)", "steps p50", "triggers",
+            "McNemar p")  # fmt: skip
     return markdown(head, rows, source(document, "make study"))
 
 
@@ -81,7 +82,8 @@ def study_latency(document: Document) -> str:
             ["-", "-", "-"] if row is None
             else [number(row["seconds_p50"]), number(row.get("latency_ms")), percent(row["trigger_rate"])]
         )
-        rows.append([_method({"method": method, "refresh": refresh}), f"{100 * ratio:.4g} %", _study_cell(row), *figures])
+        name = _method({"method": method, "refresh": refresh})
+        rows.append([name, f"{100 * ratio:.4g} %", _study_cell(row), *figures])
     head = ("method", "ratio", "latency", "s until solved, p50", "policy call, ms, all frames", "triggers")
     return markdown(head, rows, source(document, "make study"))
 
@@ -100,7 +102,9 @@ def _method(row: Document) -> str:
 
 def expert(document: Document) -> str:
     """The scripted expert."""
-    rows = [[r["task"], f"{r['successes']}/{r['episodes']}", _rate(r), number(r["steps_p50"])] for r in document["rows"]]
+    rows = [
+        [r["task"], f"{r['successes']}/{r['episodes']}", _rate(r), number(r["steps_p50"])] for r in document["rows"]
+    ]
     command = "python -m ecovla_ros.bench.expert"
     return markdown(("task", "solved", "rate (95 % Wilson)", "steps p50"), rows, source(document, command))
 
@@ -108,8 +112,9 @@ def expert(document: Document) -> str:
 def demo(document: Document) -> str:
     """What `make demo` printed."""
     rows = [
-        [r["task"], "yes" if r["success"] else "no", number(r["seconds"]), _pair(r, "policy"), _pair(r, "camera_to_command"),
-         percent(r["trigger_rate"]), number(r["pattern_age"]), number(r["frames_dropped"])]
+        [r["task"], "yes" if r["success"] else "no", number(r["seconds"]), _pair(r, "policy"),
+         _pair(r, "camera_to_command"), percent(r["trigger_rate"]), number(r["pattern_age"]),
+         number(r["frames_dropped"])]
         for r in document["rows"]
     ]
     head = ("task", "solved", "seconds", "policy ms p50 / p95", "camera to command ms p50 / p95", "triggers",

@@ -74,8 +74,10 @@ def variants(
 class Bench:
     """Engines of all variants over one model, calibrated alike."""
 
-    def __init__(self, settings: config.Config, chosen: Sequence[Variant], seed: int, first: Policy | None = None) -> None:
-        """`first`: a policy to copy weights from instead of loading one. Raises ConfigError where memory is too small."""
+    def __init__(
+        self, settings: config.Config, chosen: Sequence[Variant], seed: int, first: Policy | None = None
+    ) -> None:
+        """`first`: a policy to copy weights from instead of loading one. Raises ConfigError if memory is too small."""
         self.settings, self.variants = settings, list(chosen)
         _check_memory(settings, len(self.variants) - (first is not None))
         policy = first or build.policy(self.variants[0].policy(settings))
@@ -137,7 +139,8 @@ def _check_memory(settings: config.Config, copies: int) -> None:
     if copies * weights > 0.9 * free:
         raise ConfigError(
             f"{copies} variants of {settings.policy.model} need {copies * weights / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; valid: fewer methods and ratios, policy.dtype=bfloat16, or a smaller model"
+            f"{free / 2**30:.1f} GiB are free; valid: fewer methods and ratios, policy.dtype=bfloat16, or a smaller "
+            "model"
         )
 
 

@@ -19,6 +19,7 @@ LATENCY = ("scope", "method", "refresh", "ratio", "tokens", "frames", "n", "mean
 FIDELITY = ("method", "refresh", "ratio", "tokens", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative",
             "gripper_rms")
 FRAMES = 300
+SIMULATED = "drives the built-in simulator, which has a policy for mini alone"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.episodes and options.frames != FRAMES:
         raise ConfigError("--episodes does not go with --frames: an episode has the frames it has")
     if options.episodes and options.model != "mini":
-        raise ConfigError(f"--episodes drives the built-in simulator, which has a policy for mini alone, not {options.model}")
+        raise ConfigError(f"--episodes {SIMULATED}, not {options.model}")
 
 
 def _latency(
@@ -139,7 +140,7 @@ def _nodes(
     from ecovla_ros.bench import graph
 
     if options.model != "mini":
-        raise ConfigError(f"--nodes drives the built-in simulator, which has a policy for mini alone, not {options.model}")
+        raise ConfigError(f"--nodes {SIMULATED}, not {options.model}")
     progress = Progress(options.nodes * len(chosen), "demos")
     rows = graph.measure(
         chosen, options.set, "apple", options.seed or 1, options.nodes, lambda done, total: progress.to(done)

@@ -14,7 +14,7 @@ from ecovla_ros.types import Observation
 
 @torch.inference_mode()
 def calibration(policy: Policy, observations: Iterable[Observation], noise: Tensor) -> dict[str, Tensor]:
-    """Mean energy per frame of each site (key -> (R,)) and mean activation (key + ".mean" -> (R,)), float32, channel order.
+    """Mean energy per frame (site key -> (R,)) and mean activation (key + ".mean" -> (R,)), float32, channel order.
 
     The rows of `policy` must lie in channel order. `noise` (H, action_dim). Raises PruningError without observations.
     """

@@ -17,8 +17,8 @@ PATIENCE = 5
 class Deadline:
     """Picks a tier per frame; tiers are ordered from the most channels to the fewest.
 
-    `idle_ms` holds the policy time of each tier as measured before the first frame. How much slower the machine is now is
-    one factor for all tiers, the load: a moving average of measured over idle time. Towards fewer channels a frame
+    `idle_ms` holds the policy time of each tier as measured before the first frame. How much slower the machine is now
+    is one factor for all tiers, the load: a moving average of measured over idle time. Towards fewer channels a frame
     changes at once, back only with headroom and patience, so that a time near the deadline does not make it oscillate.
     """
 

@@ -190,7 +190,7 @@ class Engine:
         if self._refresh is None:
             return failed
         if self._refresh.torn:
-            raise PruningError("writing a pattern failed half-way, the weights are not valid any more: load the policy anew")
+            raise PruningError("writing a pattern failed half-way, the weights are not valid: load the policy anew")
         self._publish(self._refresh)
         state = self._refresh.state
         self._age = 0 if state.pattern_id != self._last.pattern_id else self._age + 1
@@ -220,7 +220,7 @@ class Engine:
         return plan
 
     def _recall(self, seen: Seen, plan: Plan) -> Seen:
-        """`seen`, which may keep K and V of earlier frames only where this plan and pattern made them (models/reuse.py).
+        """`seen`; it may keep K and V of earlier frames only where this plan and pattern made them (models/reuse.py).
 
         A frame that records sees every token, so that its energies are of the whole sequence. The refresh behind it may
         change the pattern, so that the frame after it begins anew; so does one of another tier, and a new episode.

@@ -162,11 +162,13 @@ class Stack:
         """Rebuild an exported pattern: site key -> channels by slot. Raises PruningError."""
         missing = [s.key for s in self.sites if s.key not in orders]
         if missing:
-            raise PruningError(f"the pattern names no channels of site {missing[0]}; it has {', '.join(sorted(orders))}")
+            have = ", ".join(sorted(orders))
+            raise PruningError(f"the pattern names no channels of site {missing[0]}; it has {have}")
         site = self.sites[0]
         for s in self.sites:
             if len(orders[s.key]) != s.channels:
-                raise PruningError(f"the pattern of site {s.key} has {len(orders[s.key])} channels; the site {s.channels}")
+                count = len(orders[s.key])
+                raise PruningError(f"the pattern of site {s.key} has {count} channels; the site {s.channels}")
         wanted = torch.stack([bands(orders[s.key], self.borders, site.groups) for s in self.sites])
         scores = wanted.to(self.history.device).gather(1, self.partition.channel)
         self.arrange(self.exchanges(scores, torch.ones((), dtype=torch.bool, device=scores.device), settled=False))

@@ -108,8 +108,8 @@ class Worker:
     `overlap` False: between `rest` and `join`, in the gap between two frames, when the cores are idle. True: from
     `aside` on, beside the action head, on a core that the model leaves free.
 
-    Threads: `aside`, `release`, `rest`, `join` and `close` belong to the inference thread; jobs run on the worker alone.
-    `join` also releases jobs that were never given a gap, so a frame that comes early waits for its pattern.
+    Threads: `aside`, `release`, `rest`, `join` and `close` belong to the inference thread; jobs run on the worker
+    alone. `join` also releases jobs that were never given a gap, so a frame that comes early waits for its pattern.
     """
 
     def __init__(self, overlap: bool = False) -> None:

@@ -11,8 +11,8 @@ import torch
 class Stopwatch:
     """Splits one frame into named stages: `lap(name)` closes the stage that began at the lap before.
 
-    Host time. On CUDA a stage that only issues work is as short as issuing it takes, and the wait lies in the stage that
-    needs a result (trigger, post); `total_ms` is the policy call either way.
+    Host time. On CUDA a stage that only issues work is as short as issuing it takes, and the wait lies in the stage
+    that needs a result (trigger, post); `total_ms` is the policy call either way.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -18,7 +18,8 @@ BLOCK_M, BLOCK_N, BLOCK_K = 64, 64, 32
 @triton.jit
 def _gated(
     x, gate, up, out, partial, valid, tokens, channels, width,
-    SILU: tl.constexpr, ENERGY: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SILU: tl.constexpr, ENERGY: tl.constexpr, PADDED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -121,7 +121,7 @@ def shortened(use: Use, index: Tensor, length: int) -> Use:
 def fewer(tokens: Tensor, now: int, before: int, valid: Tensor | None = None, left: Tensor | None = None) -> Tensor:
     """Samples of 0..before-1, spread over the `now` tokens that are left as they were over all.
 
-    `valid` (before,) and `left` (now,): 0 for padding, then and now, which is as long and no sample lies in; None: none.
+    `valid` (before,) and `left` (now,): 0 for padding, then and now; it is as long, no sample lies in it. None: none.
     """
     if valid is None or left is None:
         return tokens * now // before

@@ -243,7 +243,7 @@ class GuardNode(Node):
         return self._jitter_ms
 
     def _now_ns(self) -> int:
-        """Time of the node's clock, ns, which is the system's unless time is simulated. The guard is told if it was set."""
+        """Time of the node's clock, ns: the system's unless time is simulated. The guard is told if it was set."""
         if self._simulated_time:  # the controller has the same clock
             return int(self.get_clock().now().nanoseconds)
         for _ in range(READS):

@@ -42,7 +42,8 @@ def spread(count: int, length: int, offset: float, padding: range = range(0)) ->
     """`count` token positions spread evenly over 0..length-1, shifted by `offset` in [0, 1): systematic sampling.
 
     Every token is as likely as any other when `offset` is uniform, and every stretch of length/count tokens (a camera,
-    the prompt) is looked at once. count = length takes every token once. Those in `padding` are no tokens. (count,) int64.
+    the prompt) is looked at once. count = length takes every token once. Those in `padding` are no tokens.
+    Returns (count,) int64.
     """
     real = length - len(padding)
     steps = (torch.arange(count, dtype=torch.float64) + offset) * (real / count)

@@ -28,7 +28,7 @@ def load(path: str | Path) -> dict[str, list[int]]:
     except ValueError as error:
         raise PruningError(f"'{path}' is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("form") != FORM:
-        raise PruningError(f"'{path}' is not a pattern; valid: a file written by `ecovla bench --save-pattern`, form {FORM}")
+        raise PruningError(f"'{path}' is not a pattern; valid: a file of `ecovla bench --save-pattern`, form {FORM}")
     try:
         return {key: [int(c) for c in site["channels"]] for key, site in document["sites"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:

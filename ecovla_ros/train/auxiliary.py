@@ -40,7 +40,7 @@ class VisionHeads(nn.Module):
     def losses(self, tokens: Tensor, classes: Tensor, places: Tensor, tool: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class cross-entropy, position loss, and mean position error (cameras,) in m, of visible things.
 
-        `tokens` (B, cameras, N, width); `classes` (B, cameras, S/4, S/4); `places` (B, 5, 3) base frame; `tool` (B, 12).
+        `tokens` (B, cameras, N, width); `classes` (B, cameras, S/4, S/4); `places` (B, 5, 3) in base; `tool` (B, 12).
         """
         logits = self.classes(tokens).unflatten(-1, (16, CLASSES)).float()
         dense = F.cross_entropy(logits.flatten(0, 3), cells(classes).flatten())
@@ -65,7 +65,7 @@ class PromptHead(nn.Module):
         self.read = nn.Sequential(nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 9))
 
     def loss(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """`hidden` (B, T, width) of the prompt; `target` (B, 9): object in base and tool frame, goal in base frame, m."""
+        """`hidden` (B, T, width) of the prompt; `target` (B, 9), m: object in base and tool frame, goal in base."""
         return F.smooth_l1_loss(self.read(hidden.mean(1)).float(), target / REACH_M, beta=0.05)
 
 

@@ -1,8 +1,8 @@
 """Corrections: the policy drives, and every frame is labelled with what the expert would do from there (DAgger).
 
-S. Ross, G. Gordon, D. Bagnell, AISTATS 2011. In half of the episodes the expert takes the arm by turns, so that they get
-far; in the others a grasp that misses has its consequences. The expert drives what is left when the policy has had its
-time.
+S. Ross, G. Gordon, D. Bagnell, AISTATS 2011. In half of the episodes the expert takes the arm by turns, so that they
+get far; in the others a grasp that misses has its consequences. The expert drives what is left when the policy has had
+its time.
 """
 
 from __future__ import annotations

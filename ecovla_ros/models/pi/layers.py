@@ -101,7 +101,9 @@ class Mlp(nn.Module):
         self.up = weight(channels, width, fan_in=width)
         self.down = weight(channels, width, fan_in=2 * depth * channels)
 
-    def hidden(self, x: Tensor, first: int, last: int, energy: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, x: Tensor, first: int, last: int, energy: Tensor | None = None, valid: Tensor | None = None
+    ) -> Tensor:
         """X_int (..., last - first) of x (..., width) in slots first..last-1."""
         return gated(x, self.gate[first:last], self.up[first:last], self.activation, energy, valid)
 
@@ -176,7 +178,7 @@ class Attention(KeyValue):
         return rotate(F.linear(normed, self.query()[:rows]).unflatten(-1, (-1, self.head_dim)), rope)
 
     def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Concatenated head outputs (B, L, heads * head_dim) of q (B, L, heads, head_dim) over k, v (B, G, keys, head_dim)."""
+        """Concatenated heads (B, L, heads * head_dim) of q (B, L, heads, head_dim) over k, v (B, G, keys, head_dim)."""
         batch, length = q.shape[:2]
         folded = q.reshape(batch, -1, k.shape[1], self.head_dim).transpose(1, 2)
         return attend(folded, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
