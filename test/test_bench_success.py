@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 
@@ -13,7 +12,6 @@ from ecovla_ros.bench import environments, fitness, journal, report_success, spr
 from ecovla_ros.bench.journal import Journal, trial_of
 from ecovla_ros.bench.trials import Trial
 from ecovla_ros.bench.variants import Variant
-from ecovla_ros.cli import evaluate
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import CheckpointError, ConfigError, EcovlaError
@@ -200,6 +198,8 @@ def test_the_table_of_the_study_says_what_was_not_measured():
     assert "8/10" in lines["dense", "0 %"] and lines["dense", "0 %"].count(report_success.MISSING) == 2
     assert "7/10" in lines["ecovla (probe)", "25 %"] and "1 lost, 0 won; open: needs" in lines["ecovla (probe)", "25 %"]
     assert lines["random", "12.5 %"].count(report_success.MISSING) == 3
+    shorter = [line for line in report_success.measured(document).splitlines() if "|" in line]
+    assert shorter[2:] == [lines["dense", "0 %"], lines["ecovla (probe)", "25 %"]]
 
 
 def test_the_table_of_injected_latency_says_how_long_an_episode_took():
@@ -213,19 +213,6 @@ def test_the_table_of_injected_latency_says_how_long_an_episode_took():
     assert lines[2] == ["dense", "0 %", "8/10, 80 % (49-94)", seconds, "40", "20 %"]
     assert [line for line in lines if "0 lost, 0 won" in line[2]][0][:2] == ["ecovla (probe)", "25 %"]
     assert lines[3][2:] == [report_success.MISSING, "-", "-", "-"]
-
-
-def test_a_pooled_table_names_the_command_that_makes_it():
-    parser = argparse.ArgumentParser()
-    evaluate.add_options(parser)
-    defaults = vars(parser.parse_args([]))
-    assert {k: defaults[k] for k in report_success.EVAL_DEFAULTS} == report_success.EVAL_DEFAULTS
-    words = ["--method", "dense,static", "--ratio", "0.5", "--seed", "7", "--set", "prune.alpha=0.9"]
-    rows = success.table([episode("dense", i, i < 8) for i in range(10)], 0.1)
-    document = {"rows": rows, "settings": vars(parser.parse_args(words)), "commit": "c",
-                "machine": {"cpu": "x", "cores": 1}, "versions": {}}
-    text = report_success.pooled(document)
-    assert f"`{' '.join(['ecovla eval', *words])}`" in text and text.count("8/10") == 1
 
 
 def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecovla_ros import build, config
-from ecovla_ros.bench import spread, success, trace
+from ecovla_ros.bench import report_trace, spread, success, trace
 from ecovla_ros.bench.drive import Runner
 from ecovla_ros.bench.environments import Delays
 from ecovla_ros.bench.trials import Trial
@@ -98,7 +98,7 @@ def test_pictures_that_nobody_looks_at_change_nothing(monkeypatch):
     render, follow = runner._env.renderer.render, runner._env.follow
     monkeypatch.setattr(runner._env.renderer, "render", lambda camera: (drawn.append(camera), render(camera))[1])
     seen = []
-    few = runner.run(trial, lambda engine, step, tick: seen.append(step.chunk.joints))
+    few = runner.run(trial, lambda engine, saw, step, tick: seen.append(step.chunk.joints))
     assert len(drawn) == 2 * few["frames"]
 
     def follow_and_draw(trajectory, gripper, ticks):
@@ -107,7 +107,7 @@ def test_pictures_that_nobody_looks_at_change_nothing(monkeypatch):
 
     monkeypatch.setattr(runner._env, "follow", follow_and_draw)
     again = []
-    many = runner.run(trial, lambda engine, step, tick: again.append(step.chunk.joints))
+    many = runner.run(trial, lambda engine, saw, step, tick: again.append(step.chunk.joints))
     assert len(drawn) > 20 * few["frames"] and np.array_equal(seen, again)
     assert {k: v for k, v in few.items() if "_ms" not in k} == {k: v for k, v in many.items() if "_ms" not in k}
 
@@ -116,7 +116,7 @@ def test_an_episode_ends_when_the_object_lies_on_the_floor():
     runner = Runner(SETTINGS)
     world = runner._env.world
 
-    def drop(engine, step, tick):
+    def drop(engine, saw, step, tick):
         if tick == 80:
             world.place("apple", -0.6, 0.9, z=-0.2)
 
@@ -156,6 +156,33 @@ def test_a_trace_shows_the_trigger_and_how_much_of_the_pattern_changes():
     assert rows[0]["similarity"] is None and any(r["triggered"] for r in rows)
     changed = [r for a, r in zip(rows, rows[1:]) if r["pattern_id"] != a["pattern_id"]]
     assert all(0.0 <= r["churn"] <= 1.0 for r in rows) and changed
+
+
+def test_the_table_of_an_episode_is_about_the_frames_after_its_last_refresh():
+    def frame(i, **more):
+        seconds = 0.4 * i
+        return {"seconds": seconds, "kind": "sparse", "similarity": 0.9, "threshold": 0.8, "gripper_first": 0.0,
+                "gripper_last": 0.0, **more}  # fmt: skip
+
+    def document(refreshed, **settings):
+        rows = [frame(i, kind="refresh" if i in refreshed else "sparse") for i in range(6)]
+        rows[4:] = [{**r, "similarity": 0.9999, "gripper_first": 1.0} for r in rows[4:]]
+        return {"rows": rows, "settings": {"set": [], "seed": 7, "ratio": 0.5, **settings}, "commit": "c",
+                "machine": {"cpu": "x", "cores": 1}, "versions": {}, "outcome": {"success": False, "seconds": 20.0}}
+
+    text = report_trace.waiting(document([0, 3]), document([5], set=["prune.max_age=5"]))
+    one, other = ([c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()[2:4])
+    assert one == ["as shipped", "not solved, 20.0 s", "1.2 s", "2", "0.9999", "0.8000", "1.00 / 0.00"]
+    assert other[0] == "prune.max_age=5" and other[2:4] == ["2.0 s", "0"]
+    assert "`python -m ecovla_ros.bench.trace --ratio 0.5 --seed 7`" in text
+
+
+def test_the_command_under_an_episode_knows_the_defaults(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(trace, "measure", lambda settings, trial: ([], seen.update(trial=trial)))
+    assert trace.main([]) == 0
+    defaults = report_trace.TRACE_DEFAULTS
+    assert vars(seen["trial"]) == {k: v for k, v in defaults.items() if k != "json"}
 
 
 def test_pictures_of_another_renderer_are_refused(monkeypatch):

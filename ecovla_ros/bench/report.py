@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ecovla_ros.bench import report_headline, report_speed, report_success
+from ecovla_ros.bench import report_headline, report_speed, report_success, report_trace
 from ecovla_ros.bench.markdown import MISSING, Document, markdown, number, percent, source
 from ecovla_ros.errors import ConfigError, unknown
 
@@ -98,8 +98,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "success": ("table.json", report_success.dense),
     "study": ("table.json", report_success.study),
     "study-latency": ("table-latency.json", report_success.study_latency),
-    "half": ("half.json", report_success.pooled),
-    "half-memory": ("half-memory.json", report_success.pooled),
+    "age": ("table-age.json", report_success.measured),
+    "waiting": ("trace-half.json trace-half-age.json", report_trace.waiting),
     "expert": ("expert.json", report_success.expert),
     "latency": ("latency.json", report_speed.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),
@@ -108,7 +108,6 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "latency-cuda": ("latency_cuda.json", report_speed.device),
     "fidelity": ("fidelity.json", report_speed.fidelity),
     "fidelity-shift": ("fidelity-shift.json", report_speed.fidelity_episodes),
-    "fidelity-shift-memory": ("fidelity-shift-memory.json", report_speed.fidelity_episodes),
     "command": ("command.json", report_speed.command),
     "parity": ("parity.json", report_speed.parity),
     "demo": ("demo.json", report_success.demo),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ecovla_ros.bench.environments import ENVIRONMENTS
-from ecovla_ros.bench.markdown import MISSING, Document, command_line, markdown, number, percent, source
+from ecovla_ros.bench.markdown import MISSING, Document, markdown, number, percent, source
 
 WHOLE_STUDY = (
     ("dense", "none", 0.0),
@@ -12,12 +14,6 @@ WHOLE_STUDY = (
     ) for ratio in (0.125, 0.25, 0.375, 0.5)),
 )  # fmt: skip
 """Method, refresh and ratio of every row of `make study`."""
-
-EVAL_DEFAULTS = {
-    "method": "dense,ecovla", "refresh": "probe", "ratio": "0.25", "tasks": "apple,bottle,banana",
-    "environments": "calm", "episodes": 20, "seed": 1000, "margin": None, "latency": None, "latency_factor": 1.0,
-}
-"""What `ecovla eval` does without being told; test_bench_success holds it against cli/evaluate."""
 
 
 def _rate(row: Document) -> str:
@@ -44,11 +40,20 @@ def success(document: Document) -> str:
 
 def study(document: Document) -> str:
     """Tasks pooled: one row per method and ratio, success in every environment but latency, and what it costs."""
+    return _study(document, WHOLE_STUDY)
+
+
+def measured(document: Document) -> str:
+    """As `study`, without the rows that the document does not have."""
+    return _study(document, ())
+
+
+def _study(document: Document, wanted: Sequence[tuple[str, str, float]]) -> str:
     environments = [name for name in ENVIRONMENTS if name != "latency"]
     pooled = [r for r in document["rows"] if r["task"] == "all"]
-    measured = {(r["method"], r["refresh"], r["ratio"]) for r in pooled}
+    have = {(r["method"], r["refresh"], r["ratio"]) for r in pooled}
     rows = []
-    for variant in [*WHOLE_STUDY, *sorted(measured - set(WHOLE_STUDY))]:
+    for variant in [*wanted, *sorted(have - set(wanted))]:
         method, refresh, ratio = variant
         mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
         cells = [_study_cell(mine.get(e)) for e in environments]
@@ -58,17 +63,6 @@ def study(document: Document) -> str:
         rows.append([name, f"{100 * ratio:.4g} %", *cells, number(cost), triggers])
     head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
     return markdown(head, rows, source(document, "make study"))
-
-
-def pooled(document: Document) -> str:
-    """Tasks pooled: one row per environment, method and ratio, as `ecovla eval` was asked."""
-    rows = [
-        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", _study_cell(r), number(r["seconds_p50"]),
-         percent(r["trigger_rate"])]
-        for r in document["rows"] if r["task"] == "all"
-    ]  # fmt: skip
-    head = ("environment", "method", "ratio", "solved", "s until solved, p50", "triggers")
-    return markdown(head, rows, source(document, command_line("ecovla eval", EVAL_DEFAULTS, document["settings"])))
 
 
 def study_latency(document: Document) -> str:

@@ -27,14 +27,15 @@ class Trace:
         self.rows: list[dict[str, Any]] = []
         self._kept: dict[str, set[int]] = {}
 
-    def watch(self, engine: Engine, _seen: Observation, step: Step, tick: int) -> None:
+    def watch(self, engine: Engine, seen: Observation, step: Step, tick: int) -> None:
         """One frame, and the pattern it leaves for the next."""
         report = step.report
         kept = {key: set(engine.patterns()[key][:count]) for key, count in engine.sparse_plan.kept.items()}
         self.rows.append({
             "frame": len(self.rows), "seconds": round(tick * TICK_S, 2), "similarity": _plain(report.similarity),
             "threshold": _plain(report.threshold), "triggered": report.triggered, "kind": report.kind,
-            "pattern_id": report.pattern_id, "churn": churn(self._kept, kept),
+            "pattern_id": report.pattern_id, "churn": churn(self._kept, kept), "gripper": _plain(seen.gripper),
+            "gripper_first": _plain(step.chunk.gripper[0]), "gripper_last": _plain(step.chunk.gripper[-1]),
         })
         self._kept = kept
 
@@ -68,9 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--refresh", default="probe")
     parser.add_argument("--ratio", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="as of every command")
     parser.add_argument("--json", default="", help="file to write")
     chosen = parser.parse_args(arguments)
-    settings = config.override(config.load(config.shipped("mini_sim.yaml")), **{"policy.threads": 1})
+    shipped = config.override(config.load(config.shipped("mini_sim.yaml")), **{"policy.threads": 1})
+    settings = config.override_texts(shipped, chosen.set)
     trial = Trial(chosen.method, chosen.refresh, chosen.ratio, chosen.task, chosen.environment, chosen.seed)
     rows, outcome = measure(settings, trial)
     for row in rows:
