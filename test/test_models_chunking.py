@@ -14,7 +14,7 @@ from ecovla_ros.config import PolicyConfig
 from ecovla_ros.engine.graphs import Again, Graphed
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE
-from ecovla_ros.models.pi.chunking import Follow, strength
+from ecovla_ros.models.pi.chunking import Follow, reached, strength
 
 CONFIG = dataclasses.replace(small.SMALL, flow_steps=10)
 PERIOD_NS = 100_000_000
@@ -108,6 +108,40 @@ def test_the_last_chunk_is_put_on_the_instants_and_the_joints_of_now():
     expected = of.normaliser.actions(first.joints[2:], first.gripper[2:], after.joints)
     assert np.allclose(of.follow.target[:4].numpy(), expected, atol=1e-5)
     assert (of.follow.weight[4:] == 0.0).all() and (of.follow.weight[:4] > 0.0).all()
+
+
+def path(rows=6):
+    """Targets 0.1 rad apart in the second joint, (rows, 7)."""
+    return 0.1 * np.arange(1, rows + 1)[:, None] * np.eye(7)[1]
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 5])
+def test_what_is_left_begins_where_the_arm_is_not_where_time_says(at):
+    assert reached(path(), path()[at] - 0.03 * np.eye(7)[1]) == at + 1
+    turned = path()[at] + 2 * np.pi * np.eye(7)[1]
+    assert reached(path(), turned) == at + 1
+
+
+def test_where_the_arm_stands_time_goes_on():
+    """A gripper that opens at the end of a chunk whose joints stand opens: the rows before it are over."""
+    standing = np.repeat(path(1), 4, 0) + np.random.default_rng(0).uniform(-0.005, 0.005, (4, 7))
+    assert reached(standing, path(1)[0]) == 4
+    assert reached(np.concatenate((standing, path(9)[7:])), path(1)[0]) == 4
+
+
+def test_an_arm_that_is_slowed_is_not_drawn_ahead_of_itself():
+    """Played at half its pace: the chunk for now begins at the row after the arm, and never after what is due."""
+    of, obs = policy(overlap=6, delay=0), small.observation(CONFIG)
+    chunk = dataclasses.replace(answer(of, obs), joints=obs.joints + path(), gripper=np.linspace(0, 1, 6))
+    ahead = chunk.joints[1] + 0.09 * np.eye(7)[1]
+    cases = ((4, chunk.joints[1], 2), (4, chunk.joints[3], 4), (2, ahead, 2), (0.4, obs.joints, 0))
+    for behind, joints, first in cases:
+        of.follow.keep(chunk, obs.instruction)
+        now = dataclasses.replace(obs, stamp_ns=obs.stamp_ns + round(behind * PERIOD_NS), joints=joints)
+        of.follow.look(now)
+        expected = of.normaliser.actions(chunk.joints[first:], chunk.gripper[first:], now.joints)
+        assert np.allclose(of.follow.target[: 6 - first].numpy(), expected, atol=1e-5)
+        assert (of.follow.weight[: 6 - first] > 0.0).all() and (of.follow.weight[6 - first :] == 0.0).all()
 
 
 ELSEWHERE = {

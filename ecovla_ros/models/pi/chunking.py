@@ -21,7 +21,10 @@ LIMIT = 10.0
 """Largest pull, lerobot's default."""
 
 ASTRAY_RAD = 0.2
-"""An arm that is farther than this from where the last chunk has it now is not following it."""
+"""An arm that is farther than this from every row that is due is not following the last chunk."""
+
+NEAR_RAD = 0.02
+"""Rows whose distances from the arm differ by no more are equally near: some lag and noise of an arm that stands."""
 
 
 class Follow:
@@ -70,13 +73,27 @@ class Follow:
         if self._last is None:
             return None
         (chunk, instruction), behind = self._last, (obs.stamp_ns - self._last[0].stamp_ns) * 1e-9
-        first = round(behind / self._period_s)
-        if behind <= 0.0 or first >= chunk.horizon or instruction != obs.instruction:
+        due = round(behind / self._period_s)
+        if behind <= 0.0 or due >= chunk.horizon or instruction != obs.instruction:
             return None
-        due = chunk.joints[max(first - 1, 0)] - obs.joints
-        if np.abs((due + np.pi) % (2.0 * np.pi) - np.pi).max() > ASTRAY_RAD:
+        first = reached(chunk.joints[: max(due, 1)], obs.joints)
+        if first is None:
             return None
+        first = min(first, due)
         return self._normaliser.actions(chunk.joints[first:], chunk.gripper[first:], obs.joints)
+
+
+def reached(joints: NDArray[np.float64], measured: NDArray[np.float64]) -> int | None:
+    """How many of the rows (n, 7), rad, that are due the arm has reached; None where it is astray.
+
+    Where the arm is counts, not the time: a guard that slows a chunk keeps its path and not its pace, and a chunk drawn
+    to targets that the arm has not reached would run farther ahead with every frame. Of rows that are as near as the
+    nearest, within `NEAR_RAD`, the last: where the arm is meant to stand, time goes on.
+    """
+    apart = np.abs((joints - measured + np.pi) % (2.0 * np.pi) - np.pi).max(1)
+    if apart.min() > ASTRAY_RAD:
+        return None
+    return int(np.flatnonzero(apart <= apart.min() + NEAR_RAD)[-1]) + 1
 
 
 def strength(t: float) -> float:
