@@ -43,7 +43,7 @@ study: results/latency-study.json  ## the success table, 201 to 600 episodes a c
 	@$(EVAL) --episodes 67 $(MOST) --environments calm,looks,shift --latency $< --json results/table.json
 	@$(EVAL) --episodes 67 $(MOST) --environments latency --latency $< --json results/table-latency.json
 	@$(EVAL) --episodes 67 --method dense,static,ecovla --ratio 0.5 --environments looks,calm,shift \
-	  --set control.replan_s=0.6 --set control.chunk_silence_s=0.62 --json results/table-replan.json
+	  --set policy.rtc=8 --json results/table-rtc.json
 
 results/latency-study.json:
 	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \
