@@ -124,7 +124,7 @@ class PruneConfig:
     tiers: tuple[float, ...] = field(
         default=(), metadata={"range": (0.0, 0.9), "doc": "further ratios nested on the same weights, for the deadline"}
     )
-    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "time to choose by among `ratio` and `tiers`, ms; 0: `ratio`")
+    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this time, ms; 0: `ratio`")
     refresh_limit_s: float = _between(2.0, 0.001, 60.0, "a frame waits so long for a refresh before it is given up, s")
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")

@@ -94,10 +94,10 @@ def _success_panel(axis: Any, series: Series, colours: Mapping[str, str]) -> Non
 
 
 def _speed_panel(axis: Any, latency: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    for scope, style in (("prefill", "--"), ("policy", "-")):
+    for scope, what, style in (("prefill", "prefill", "--"), ("policy", "policy call", "-")):
         for i, (name, points) in enumerate(speed_series(latency["rows"], scope).items()):
             look = {"marker": "o", "markersize": 3, "linewidth": 1, "color": colours[name]}
-            label = None if i else f"{'policy call' if scope == 'policy' else scope}"
+            label = None if i else what
             axis.plot([100 * p[0] for p in points], [p[1] for p in points], style, label=label, **look)
     axis.set(title="speed-up, all frames", xlabel="ratio, %", ylabel="dense mean / mean")
     axis.legend(fontsize=7)

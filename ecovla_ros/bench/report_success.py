@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ecovla_ros.bench.environments import ENVIRONMENTS
 from ecovla_ros.bench.markdown import MISSING, Document, markdown, number, percent, source
@@ -50,36 +50,39 @@ def measured(document: Document) -> str:
 
 def _study(document: Document, wanted: Sequence[tuple[str, str, float]]) -> str:
     environments = [name for name in ENVIRONMENTS if name != "latency"]
-    pooled = [r for r in document["rows"] if r["task"] == "all"]
-    have = {(r["method"], r["refresh"], r["ratio"]) for r in pooled}
     rows = []
-    for variant in [*wanted, *sorted(have - set(wanted))]:
-        method, refresh, ratio = variant
-        mine = {r["environment"]: r for r in pooled if (r["method"], r["refresh"], r["ratio"]) == variant}
+    for head, mine in _pooled(document, wanted):
         cells = [_study_cell(mine.get(e)) for e in environments]
         triggers = " / ".join(percent(mine[e]["trigger_rate"]) if e in mine else "-" for e in environments)
         cost = next((r["latency_ms"] for r in mine.values() if r.get("latency_ms")), None)
-        name = _method({"method": method, "refresh": refresh})
-        rows.append([name, f"{100 * ratio:.4g} %", *cells, number(cost), triggers])
-    head = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
-    return markdown(head, rows, source(document, "make study"))
+        rows.append([*head, *cells, number(cost), triggers])
+    columns = ("method", "ratio", *environments, "policy call, ms, all frames", "triggers, in this order")
+    return markdown(columns, rows, source(document, "make study"))
 
 
 def study_latency(document: Document) -> str:
     """Tasks pooled, with the measured times injected: success, how long a solved episode took, and what it costs."""
-    pooled = {(r["method"], r["refresh"], r["ratio"]): r for r in document["rows"] if r["task"] == "all"}
     rows = []
-    for variant in [*WHOLE_STUDY, *sorted(pooled.keys() - set(WHOLE_STUDY))]:
-        method, refresh, ratio = variant
-        row = pooled.get(variant)
-        figures = (
-            ["-", "-", "-"] if row is None
-            else [number(row["seconds_p50"]), number(row.get("latency_ms")), percent(row["trigger_rate"])]
-        )
-        name = _method({"method": method, "refresh": refresh})
-        rows.append([name, f"{100 * ratio:.4g} %", _study_cell(row), *figures])
-    head = ("method", "ratio", "latency", "s until solved, p50", "policy call, ms, all frames", "triggers")
-    return markdown(head, rows, source(document, "make study"))
+    for head, mine in _pooled(document, WHOLE_STUDY):
+        row = mine.get("latency", {})
+        figures = (number(row.get("seconds_p50")), number(row.get("latency_ms")), percent(row.get("trigger_rate")))
+        rows.append([*head, _study_cell(mine.get("latency")), *figures])
+    columns = ("method", "ratio", "latency", "s until solved, p50", "policy call, ms, all frames", "triggers")
+    return markdown(columns, rows, source(document, "make study"))
+
+
+def _pooled(
+    document: Document, wanted: Sequence[tuple[str, str, float]]
+) -> Iterator[tuple[list[str], dict[str, Document]]]:
+    """Method and ratio as text, and the rows of all tasks by environment: those `wanted`, then what else there is."""
+    found: dict[tuple[str, str, float], dict[str, Document]] = {variant: {} for variant in wanted}
+    rows = [row for row in document["rows"] if row["task"] == "all"]
+    for variant in sorted({(r["method"], r["refresh"], r["ratio"]) for r in rows}):
+        found[variant] = {
+            r["environment"]: r for r in rows if (r["method"], r["refresh"], r["ratio"]) == variant
+        }
+    for (method, refresh, ratio), mine in found.items():
+        yield [_method({"method": method, "refresh": refresh}), f"{100 * ratio:.4g} %"], mine
 
 
 def _study_cell(row: Document | None) -> str:

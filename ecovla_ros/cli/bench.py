@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,6 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     tokens = options.tokens.split(",") if options.tokens else ()
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
-    if tokens and options.nodes:
-        raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
     measure = _reduced if options.reduced else _nodes if options.nodes else _fidelity if options.fidelity else _latency
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
@@ -80,6 +78,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--episodes does not go with --frames: an episode has the frames it has")
     if options.episodes and options.model != "mini":
         raise ConfigError(f"--episodes {SIMULATED}, not {options.model}")
+    if options.tokens and options.nodes:
+        raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
 
 
 def _latency(
@@ -125,11 +125,12 @@ def _fidelity(
     from ecovla_ros.sim.tasks import TASKS
 
     bench = Bench(settings, chosen, options.seed)
+    recordings: Iterable[fidelity.Recording]
     if options.episodes:
         recordings = recorded.recordings(settings, options.environment, options.episodes, options.seed)
     else:
         frames = list(scenes.stream(bench.policies[0].spec, options.frames, options.seed))
-        recordings = iter([fidelity.Recording(options.seed, frames)])
+        recordings = [fidelity.Recording(options.seed, frames)]
     progress = Progress(len(chosen) * max(1, options.episodes * len(TASKS)), "answered")
     return fidelity.measure(bench, recordings, progress.to), FIDELITY
 

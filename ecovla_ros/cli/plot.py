@@ -11,7 +11,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--success", type=Path, nargs="+", metavar="FILE",
                         default=[Path("results/table.json"), Path("results/table-latency.json")],
                         help="results of ecovla eval")
-    parser.add_argument("--latency", type=Path, default=Path("results/latency-study.json"), help="result of ecovla bench")
+    latency = Path("results/latency-study.json")
+    parser.add_argument("--latency", type=Path, default=latency, help="result of ecovla bench")
     parser.add_argument("--trace", type=Path, default=Path("results/trace.json"), help="result of bench.trace")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
     parser.add_argument("--format", default="svg", help="svg, png or pdf")
