@@ -56,7 +56,8 @@ class EmbodimentConfig:
 
     cameras: tuple[str, ...] = _doc((), "camera=slot for each camera, e.g. third_person=base_0_rgb")
     actions: str = _one_of(
-        "absolute", ACTIONS,
+        "absolute",
+        ACTIONS,
         "joint targets, how far these lie from the joints, or small motions of the tool along axes of base or tool",
     )
     gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
@@ -229,7 +230,7 @@ def override_texts(config: Config, texts: Sequence[str]) -> Config:
 
 
 def values_of(texts: Sequence[str]) -> dict[str, Any]:
-    """"key=value" texts as a mapping, values read as YAML. Raises ConfigError."""
+    """ "key=value" texts as a mapping, values read as YAML. Raises ConfigError."""
     changes = {}
     for text in texts:
         key, equals, value = text.partition("=")

@@ -18,8 +18,20 @@ from ecovla_ros.types import Observation
 TEXTS = ("place the apple in the basket", "put the pill bottle in the cabinet now")
 
 SMALL = PiConfig(
-    image_size=32, vision_width=32, lm_width=48, lm_mlp=96, layers=3, heads=4, kv_heads=2, head_dim=8, expert_width=32,
-    expert_mlp=64, horizon=6, flow_steps=3, max_prompt=8, vocab=32,
+    image_size=32,
+    vision_width=32,
+    lm_width=48,
+    lm_mlp=96,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    expert_width=32,
+    expert_mlp=64,
+    horizon=6,
+    flow_steps=3,
+    max_prompt=8,
+    vocab=32,
 )
 SIGLIP = dataclasses.replace(
     SMALL, vision="siglip", vision_layers=2, vision_heads=4, vision_mlp=64, patch=8, kv_heads=1, optional_cameras=True,

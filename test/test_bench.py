@@ -128,13 +128,20 @@ def test_result_files_hold_what_is_needed_to_judge_them():
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [(["eval", "--method", "ecolva"], "ecovla"), (["eval", "--tasks", "appel"], "apple"),
-     (["bench", "--ratios", "a,b"], "list of numbers"), (["bench", "--pace", "pased"], "paced"),
-     (["bench", "--refresh", "prob"], "probe"), (["bench", "--reference", "1"], "pi0-mid"),
-     (["bench", "--frames", "0"], "at least 1"), (["bench", "--nodes", "1", "--model", "pi0-mid"], "mini"),
-    (["bench", "--model", "mimi"], "mini"),
-     (["eval", "--set", "prune.ratoi=1"], "ratio"), (["eval", "--config", "mini_sin.yaml"], "mini_sim.yaml"),
-     (["replay", "/nonexistent", "--map", "wrost=/x"], "wrist")],
+    [
+        (["eval", "--method", "ecolva"], "ecovla"),
+        (["eval", "--tasks", "appel"], "apple"),
+        (["bench", "--ratios", "a,b"], "list of numbers"),
+        (["bench", "--pace", "pased"], "paced"),
+        (["bench", "--refresh", "prob"], "probe"),
+        (["bench", "--reference", "1"], "pi0-mid"),
+        (["bench", "--frames", "0"], "at least 1"),
+        (["bench", "--nodes", "1", "--model", "pi0-mid"], "mini"),
+        (["bench", "--model", "mimi"], "mini"),
+        (["eval", "--set", "prune.ratoi=1"], "ratio"),
+        (["eval", "--config", "mini_sin.yaml"], "mini_sim.yaml"),
+        (["replay", "/nonexistent", "--map", "wrost=/x"], "wrist"),
+    ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(arguments, match, capsys):
     assert cli.main(arguments) == 2

@@ -79,8 +79,14 @@ def test_the_tables_say_what_was_measured() -> None:
     made = campaign.table([campaign.case(name, 0) for name in ("none", "NaN")])
     text = report.faults({**rest, "rows": made})
     assert "| all | 2 | 0 | 0 | 1 | 0 | 0 |" in text and "`ecovla faults --cases 28 --seed 0`" in text
-    killed = {"trial": "policy killed", "rest_s": 0.5, "speed_rad_s": 0.3, "violations": [], "step_rad_s2": 0.1,
-              "reached": True}
+    killed = {
+        "trial": "policy killed",
+        "rest_s": 0.5,
+        "speed_rad_s": 0.3,
+        "violations": [],
+        "step_rad_s2": 0.1,
+        "reached": True,
+    }
     share = {"trial": "guard", "share": 0.05, "reached": True}
     jitter = {"trial": "jitter", "p99_ms": 7.0, "reached": False}
     text = report.trial({**rest, "rows": [killed, share, jitter]})

@@ -24,7 +24,8 @@ def documents(verdict="not inferior", violations=0):
     every = {"case": "all", "violations": violations, "count": 500}
     rests = [{"rest_s": 0.5}, {"rest_s": 0.75}, {"share": 0.1}]
     return (
-        {"rows": success}, {"rows": latency, "settings": {"model": "big"}, "machine": {"cpu": "slow"}},
+        {"rows": success},
+        {"rows": latency, "settings": {"model": "big"}, "machine": {"cpu": "slow"}},
         {"rows": [{"case": "NaN", "violations": 9, "count": 9}, every]},
         {"rows": rests},
     )

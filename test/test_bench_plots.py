@@ -12,23 +12,59 @@ from ecovla_ros.errors import ConfigError
 
 
 def row(method, refresh, ratio, solved, task="all", environment="calm"):
-    return {"task": task, "environment": environment, "method": method, "refresh": refresh, "ratio": ratio,
-            "episodes": 10, "successes": solved, "low": 0.1, "high": 0.9}
+    return {
+        "task": task,
+        "environment": environment,
+        "method": method,
+        "refresh": refresh,
+        "ratio": ratio,
+        "episodes": 10,
+        "successes": solved,
+        "low": 0.1,
+        "high": 0.9,
+    }
 
 
-SUCCESS = {"commit": "a" * 40, "rows": [
-    row("dense", "none", 0.0, 9), row("ecovla", "probe", 0.4, 6), row("ecovla", "probe", 0.25, 8),
-    row("static", "none", 0.25, 7), row("static", "none", 0.25, 1, task="apple"),
-    row("dense", "none", 0.0, 5, environment="shift"), row("static", "none", 0.25, 4, environment="shift"),
-]}
-LATENCY = {"commit": "b" * 40, "rows": [
-    {"method": m, "refresh": "none", "ratio": r, "scope": s, "frames": f, "speedup": 1 + r}
-    for m in ("dense", "static") for r in (0.4, 0.25) for s in ("prefill", "policy", "act") for f in ("all", "sparse")
-]}
-FRAMES = [{"frame": i, "seconds": 0.4 * i, "similarity": None if i == 0 else 0.9, "threshold": 0.95 if i > 3 else None,
-           "triggered": i == 5, "kind": "sparse", "pattern_id": 0, "churn": 0.1 * (i == 5)} for i in range(8)]
-TRACE = {"commit": "c" * 40, "rows": FRAMES, "outcome": {
-    "task": "apple", "environment": "shift", "ratio": 0.25, "events": [[1.2, "light_level"]]}}
+SUCCESS = {
+    "commit": "a" * 40,
+    "rows": [
+        row("dense", "none", 0.0, 9),
+        row("ecovla", "probe", 0.4, 6),
+        row("ecovla", "probe", 0.25, 8),
+        row("static", "none", 0.25, 7),
+        row("static", "none", 0.25, 1, task="apple"),
+        row("dense", "none", 0.0, 5, environment="shift"),
+        row("static", "none", 0.25, 4, environment="shift"),
+    ],
+}
+LATENCY = {
+    "commit": "b" * 40,
+    "rows": [
+        {"method": m, "refresh": "none", "ratio": r, "scope": s, "frames": f, "speedup": 1 + r}
+        for m in ("dense", "static")
+        for r in (0.4, 0.25)
+        for s in ("prefill", "policy", "act")
+        for f in ("all", "sparse")
+    ],
+}
+FRAMES = [
+    {
+        "frame": i,
+        "seconds": 0.4 * i,
+        "similarity": None if i == 0 else 0.9,
+        "threshold": 0.95 if i > 3 else None,
+        "triggered": i == 5,
+        "kind": "sparse",
+        "pattern_id": 0,
+        "churn": 0.1 * (i == 5),
+    }
+    for i in range(8)
+]
+TRACE = {
+    "commit": "c" * 40,
+    "rows": FRAMES,
+    "outcome": {"task": "apple", "environment": "shift", "ratio": 0.25, "events": [[1.2, "light_level"]]},
+}
 
 
 def test_series_start_at_dense_and_rise_with_the_ratio():

@@ -51,9 +51,13 @@ def test_what_happens_in_an_episode_depends_on_its_seed_alone():
 
 @pytest.mark.parametrize(
     ("methods", "refreshes", "tasks", "places", "match"),
-    [(["ecolva"], ["probe"], ["apple"], ["calm"], "ecovla"), (["dense"], ["prove"], ["apple"], ["calm"], "probe"),
-     (["dense"], ["probe"], ["appel"], ["calm"], "apple"), (["dense"], ["probe"], ["apple"], ["clam"], "calm"),
-     (["dense", "dense"], ["probe"], ["apple"], ["calm"], "once each")],
+    [
+        (["ecolva"], ["probe"], ["apple"], ["calm"], "ecovla"),
+        (["dense"], ["prove"], ["apple"], ["calm"], "probe"),
+        (["dense"], ["probe"], ["appel"], ["calm"], "apple"),
+        (["dense"], ["probe"], ["apple"], ["clam"], "calm"),
+        (["dense", "dense"], ["probe"], ["apple"], ["calm"], "once each"),
+    ],
 )
 def test_unknown_names_list_the_valid_ones(methods, refreshes, tasks, places, match):
     with pytest.raises(EcovlaError, match=match):
@@ -62,9 +66,21 @@ def test_unknown_names_list_the_valid_ones(methods, refreshes, tasks, places, ma
 
 def episode(method, seed, solved, environment="calm", task="apple"):
     adaptive = method == "ecovla"
-    return {"method": method, "refresh": "probe" if adaptive else "none", "ratio": 0.25 if adaptive else 0.0,
-            "task": task, "environment": environment, "seed": seed, "success": solved, "steps": 50 + seed,
-            "seconds": 5.0 + seed / 10, "path_m": 1.0, "jerk": 2.0, "frames": 10, "triggered": 2}
+    return {
+        "method": method,
+        "refresh": "probe" if adaptive else "none",
+        "ratio": 0.25 if adaptive else 0.0,
+        "task": task,
+        "environment": environment,
+        "seed": seed,
+        "success": solved,
+        "steps": 50 + seed,
+        "seconds": 5.0 + seed / 10,
+        "path_m": 1.0,
+        "jerk": 2.0,
+        "frames": 10,
+        "triggered": 2,
+    }
 
 
 def test_the_table_counts_pairs():
@@ -190,8 +206,13 @@ def test_a_journal_is_short_and_takes_rows_written_as_objects(tmp_path):
 
 def test_the_table_of_the_study_says_what_was_not_measured():
     episodes = [episode("dense", i, i < 8) for i in range(10)] + [episode("ecovla", i, i < 7) for i in range(10)]
-    document = {"rows": success.table(episodes, 0.02), "settings": {}, "commit": "c",
-                "machine": {"cpu": "x", "cores": 1}, "versions": {}}
+    document = {
+        "rows": success.table(episodes, 0.02),
+        "settings": {},
+        "commit": "c",
+        "machine": {"cpu": "x", "cores": 1},
+        "versions": {},
+    }
     text = report_success.study(document).splitlines()
     lines = {tuple(c.strip() for c in line.split("|")[1:3]): line for line in text if "|" in line}
     assert len(lines) == 2 + len(report_success.WHOLE_STUDY) == 23
@@ -223,10 +244,15 @@ def test_a_journal_damaged_in_the_middle_is_refused(tmp_path):
 
 
 def bench_file(tmp_path):
-    times = {("dense", "none", 0.0): {"all": 40.0, "dense": 40.0},
-             ("ecovla", "probe", 0.25): {"all": 31.0, "sparse": 30.2, "refresh": 39.0}}
-    rows = [{"scope": "policy", "method": m, "refresh": r, "ratio": p, "frames": k, "mean_ms": ms}
-            for (m, r, p), kinds in times.items() for k, ms in kinds.items()]
+    times = {
+        ("dense", "none", 0.0): {"all": 40.0, "dense": 40.0},
+        ("ecovla", "probe", 0.25): {"all": 31.0, "sparse": 30.2, "refresh": 39.0},
+    }
+    rows = [
+        {"scope": "policy", "method": m, "refresh": r, "ratio": p, "frames": k, "mean_ms": ms}
+        for (m, r, p), kinds in times.items()
+        for k, ms in kinds.items()
+    ]
     path = tmp_path / "latency.json"
     path.write_text(json.dumps({"rows": [*rows, {"scope": "act"}]}))
     return path
@@ -256,9 +282,14 @@ SPEC = PolicySpec("x", {"third_person": (96, 96), "wrist": (96, 96)}, 16, 0.1, 8
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"renderer": "egl"}, "trained on 'egl'"), ({"cameras": {"wrist": (96, 96)}}, "cameras are"),
-     ({"cameras": {"third_person": (224, 224), "wrist": (96, 96)}}, "third_person at 224 x 224"),
-     ({"action_dim": 7}, "7 columns"), ({"horizon": 3}, "0.30 s"), ({"instructions": ("dance",)}, "'dance'")],
+    [
+        ({"renderer": "egl"}, "trained on 'egl'"),
+        ({"cameras": {"wrist": (96, 96)}}, "cameras are"),
+        ({"cameras": {"third_person": (224, 224), "wrist": (96, 96)}}, "third_person at 224 x 224"),
+        ({"action_dim": 7}, "7 columns"),
+        ({"horizon": 3}, "0.30 s"),
+        ({"instructions": ("dance",)}, "'dance'"),
+    ],
 )
 def test_a_checkpoint_that_does_not_fit_names_the_difference(changes, match):
     fitness.check(SPEC, config.Config(), "ray")

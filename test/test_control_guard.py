@@ -103,7 +103,11 @@ acts = st.one_of(
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_whatever_comes_in_the_arm_stays_within_limits(
-    script: list[tuple[Any, ...]], start: np.ndarray, profile: str, replan_s: float, horizon_s: float,
+    script: list[tuple[Any, ...]],
+    start: np.ndarray,
+    profile: str,
+    replan_s: float,
+    horizon_s: float,
     tool_speed: float | None,
 ) -> None:
     arm = GuardedArm(start, profile, tool_speed, replan_s=replan_s, max_horizon_s=horizon_s)

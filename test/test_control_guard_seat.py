@@ -202,8 +202,11 @@ def test_an_arm_too_far_from_its_last_command_is_not_enabled_until_that_is_forgo
 def test_nothing_is_sent_after_a_wish_to_stand_that_comes_before_the_seat(wish: str) -> None:
     arm, place = displaced(0.15)
     allow(arm, place)
-    {"hold": arm.guard.hold, "estop": lambda now: arm.guard.on_estop(True, now),
-     "disable": lambda now: arm.guard.enable(False, now)}[wish](arm.clock)
+    {
+        "hold": arm.guard.hold,
+        "estop": lambda now: arm.guard.on_estop(True, now),
+        "disable": lambda now: arm.guard.enable(False, now),
+    }[wish](arm.clock)
     sent = len(arm.sent)
     follow(arm, place, 1.0)
     assert len(arm.sent) == sent

@@ -73,9 +73,7 @@ def test_a_misspelt_quantity_is_refused(data: dict[str, Any], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("value", [0.0, -0.6, float("nan"), float("inf"), "fast", True, None])
-def test_a_number_that_is_not_positive_and_finite_is_refused(
-    data: dict[str, Any], tmp_path: Path, value: Any
-) -> None:
+def test_a_number_that_is_not_positive_and_finite_is_refused(data: dict[str, Any], tmp_path: Path, value: Any) -> None:
     data["profiles"]["normal"]["velocity"][3] = value
     refused(data, tmp_path, "normal: velocity: joint_4")
 

@@ -49,9 +49,11 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
     declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', common, re.M))
     used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
     used |= {"kortex_python"} if "KORTEX_NODE" in text else set()
-    handed_on = set(re.findall(r'^KORTEX = \((.*)\)$', text, re.M)[0].replace('"', "").replace(",", "").split()) if (
-        "KORTEX = (" in text
-    ) else set()
+    handed_on = (
+        set(re.findall(r"^KORTEX = \((.*)\)$", text, re.M)[0].replace('"', "").replace(",", "").split())
+        if ("KORTEX = (" in text)
+        else set()
+    )
     serials = {f"{camera}_serial" for camera in CAMERAS} if "_serial" in text else set()
     assert used | handed_on | serials | ({"driver"} if "driver" in declared else set()) == declared
     for name in re.findall(r'"config", "((?:\w+", ")?\w+\.(?:yaml|xml|sdf))"', text + SHARED):

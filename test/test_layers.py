@@ -27,8 +27,22 @@ LEVELS = [
 """From the bottom up; a room imports itself and rooms below, never one of its own line."""
 
 LIBRARIES = {
-    "numpy": {"types", "wire", "prune", "models", "control", "engine", "sim", "bench", "train", "bags", "nodes",
-              "report", "serve", "arms"},
+    "numpy": {
+        "types",
+        "wire",
+        "prune",
+        "models",
+        "control",
+        "engine",
+        "sim",
+        "bench",
+        "train",
+        "bags",
+        "nodes",
+        "report",
+        "serve",
+        "arms",
+    },
     "yaml": {"config", "control"},
     "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
     "triton": {"kernels"},
@@ -58,8 +72,18 @@ LIBRARIES = {
 }
 """Third-party library -> rooms that may import it. Message packages go where rclpy goes."""
 
-ROS = {"builtin_interfaces", "diagnostic_msgs", "lifecycle_msgs", "rcl_interfaces", "rosgraph_msgs", "sensor_msgs",
-       "std_msgs", "std_srvs", "trajectory_msgs", "control_msgs"}
+ROS = {
+    "builtin_interfaces",
+    "diagnostic_msgs",
+    "lifecycle_msgs",
+    "rcl_interfaces",
+    "rosgraph_msgs",
+    "sensor_msgs",
+    "std_msgs",
+    "std_srvs",
+    "trajectory_msgs",
+    "control_msgs",
+}
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if not {"msg", "srv"} & set(p.relative_to(PACKAGE).parts)]
 
 

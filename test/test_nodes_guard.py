@@ -251,7 +251,11 @@ def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period
         waits[0] += 1
 
     node: Any = SimpleNamespace(
-        destroy_timer=lambda _timer: None, _timer=None, _period_s=0.001, _tick=tick, _listens=lambda: False,
+        destroy_timer=lambda _timer: None,
+        _timer=None,
+        _period_s=0.001,
+        _tick=tick,
+        _listens=lambda: False,
         waitables=[],
     )
     GuardNode.drive(node, SimpleNamespace(spin_once=spin_once), lambda: ticks[0] < 40)

@@ -38,9 +38,7 @@ def test_the_node_moves_the_arm_and_tells_its_fault(monkeypatch: pytest.MonkeyPa
         ros.until(lambda: states and faults, "a state, and that there is no fault")
         assert faults[-1].data == "" and np.abs(wire.arm_state(states[-1]).joints - HOME).max() < 1e-6
         send = ros.matched(
-            ros.tester.create_publisher(
-                JointTrajectory, "joint_trajectory_controller/joint_trajectory", qos.COMMAND
-            )
+            ros.tester.create_publisher(JointTrajectory, "joint_trajectory_controller/joint_trajectory", qos.COMMAND)
         )
         aim = Trajectory(np.array([0.5]), HOME[None] + 0.05, np.zeros((1, 7)))
         send.publish(wire.fill_trajectory(JointTrajectory(), aim, JointTrajectoryPoint))

@@ -53,9 +53,7 @@ def test_scene_similarity_is_the_mean_over_all_tokens():
     g = torch.Generator().manual_seed(0)
     now = {"a": torch.randn(5, 8, generator=g), "b": torch.randn(3, 8, generator=g)}
     before = {k: v + 0.1 * torch.randn(v.shape, generator=g) for k, v in now.items()}
-    cosines = [
-        float(x @ y / (x.norm() * y.norm())) for k in now for x, y in zip(now[k].double(), before[k].double())
-    ]
+    cosines = [float(x @ y / (x.norm() * y.norm())) for k in now for x, y in zip(now[k].double(), before[k].double())]
     assert scene_similarity(now, before) == pytest.approx(np.mean(cosines), abs=1e-6)
     assert scene_similarity(now, now) == pytest.approx(1.0, abs=1e-6)
 

@@ -167,8 +167,14 @@ def test_the_table_of_an_episode_is_about_the_frames_after_its_last_refresh():
     def document(refreshed, **settings):
         rows = [frame(i, kind="refresh" if i in refreshed else "sparse") for i in range(6)]
         rows[4:] = [{**r, "similarity": 0.9999, "gripper_first": 1.0} for r in rows[4:]]
-        return {"rows": rows, "settings": {"set": [], "seed": 7, "ratio": 0.5, **settings}, "commit": "c",
-                "machine": {"cpu": "x", "cores": 1}, "versions": {}, "outcome": {"success": False, "seconds": 20.0}}
+        return {
+            "rows": rows,
+            "settings": {"set": [], "seed": 7, "ratio": 0.5, **settings},
+            "commit": "c",
+            "machine": {"cpu": "x", "cores": 1},
+            "versions": {},
+            "outcome": {"success": False, "seconds": 20.0},
+        }
 
     text = report_trace.waiting(document([0, 3]), document([5], set=["prune.max_age=5"]))
     one, other = ([c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()[2:4])

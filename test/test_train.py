@@ -26,8 +26,16 @@ from ecovla_ros.train.frames import DemoSettings
 from ecovla_ros.types import CAMERAS, ActionChunk, Observation
 
 SETTINGS = run.TrainSettings(
-    demos=DemoSettings(episodes=3, max_steps=130), processes=2, threads=1, vision_minutes=0.01, corrections=2,
-    policy_minutes=0.01, together_minutes=0.01, vision_batch=4, policy_batch=4, calibration_frames=4,
+    demos=DemoSettings(episodes=3, max_steps=130),
+    processes=2,
+    threads=1,
+    vision_minutes=0.01,
+    corrections=2,
+    policy_minutes=0.01,
+    together_minutes=0.01,
+    vision_batch=4,
+    policy_batch=4,
+    calibration_frames=4,
 )
 
 
@@ -154,8 +162,15 @@ def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
     assert further["step"] > first["step"]
     with pytest.raises(CheckpointError, match="other weights"):
         together.train_together(
-            PiModel(before.config), data, columns, prompts, together.Joint(9.0), tmp_path / "state.pt", rows.append,
-            lambda _: None, origin="another",
+            PiModel(before.config),
+            data,
+            columns,
+            prompts,
+            together.Joint(9.0),
+            tmp_path / "state.pt",
+            rows.append,
+            lambda _: None,
+            origin="another",
         )
 
 
@@ -168,9 +183,12 @@ def test_a_checkpoint_that_does_not_fit_the_data_names_what_differs(trained):
     data = Dataset(trained / "work" / "demos")
     spec = checkpoint.load(trained / "out").spec
     run._check_fit(spec, data, trained)
-    for change, match in (({"renderer": "egl"}, "renderer"), ({"horizon": 8}, "horizon"),
-                          ({"cameras": {"wrist": (96, 96)}}, "cameras"),
-                          ({"instructions": ("dance",)}, "instructions")):
+    for change, match in (
+        ({"renderer": "egl"}, "renderer"),
+        ({"horizon": 8}, "horizon"),
+        ({"cameras": {"wrist": (96, 96)}}, "cameras"),
+        ({"instructions": ("dance",)}, "instructions"),
+    ):
         with pytest.raises(CheckpointError, match=match):
             run._check_fit(dataclasses.replace(spec, **change), data, trained)
 

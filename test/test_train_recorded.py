@@ -25,8 +25,13 @@ TEXTS = ("place the apple in the basket", "place the banana in the basket")
 def demonstration(seed, frames=12, size=24, text=TEXTS[0]):
     rng = np.random.default_rng(seed)
     seen = tuple(
-        Observation(1 + i * 10**8, {c: rng.integers(0, 256, (size, size, 3), np.uint8) for c in CAMERAS},
-                    rng.normal(size=7).astype(np.float32).astype(float), float(np.float32(rng.random())), text)
+        Observation(
+            1 + i * 10**8,
+            {c: rng.integers(0, 256, (size, size, 3), np.uint8) for c in CAMERAS},
+            rng.normal(size=7).astype(np.float32).astype(float),
+            float(np.float32(rng.random())),
+            text,
+        )
         for i in range(frames)
     )
     return Demonstration(seen, rng.normal(size=(frames, 7)), rng.random(frames), 0.1)
@@ -67,7 +72,10 @@ def test_its_files_are_those_of_the_format(written):
     assert table["index"].to_pylist() == list(range(38))
     rows = parquet.read_table(folder / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
     assert [(r["dataset_from_index"], r["dataset_to_index"], r["tasks"]) for r in rows] == [
-        (0, 12, [TEXTS[0]]), (12, 27, [TEXTS[1]]), (27, 38, [TEXTS[0]])]
+        (0, 12, [TEXTS[0]]),
+        (12, 27, [TEXTS[1]]),
+        (27, 38, [TEXTS[0]]),
+    ]
     assert {"data/chunk_index", "data/file_index", "length", "stats/action/mean"} <= set(rows[0])
     tasks = parquet.read_table(folder / "meta/tasks.parquet")
     assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
@@ -89,8 +97,10 @@ def test_what_is_no_lerobot_data_set_is_named(written, tmp_path):
         list(lerobot.read(tmp_path))
     (tmp_path / "meta").mkdir()
     info = json.loads((folder / "meta/info.json").read_text())
-    for change, match in (({"codebase_version": "v2.1"}, "format v2.1"),
-                          ({"features": {"observation.state": {"shape": [6]}}}, r"shape \[6\]")):
+    for change, match in (
+        ({"codebase_version": "v2.1"}, "format v2.1"),
+        ({"features": {"observation.state": {"shape": [6]}}}, r"shape \[6\]"),
+    ):
         (tmp_path / "meta/info.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(CheckpointError, match=match):
             list(lerobot.read(tmp_path))

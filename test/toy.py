@@ -86,7 +86,5 @@ def frames(count: int, seed: int = 0, change_at: tuple[int, ...] = ()) -> list[O
         if i in change_at:
             scene = rng.integers(0, 255, (2, 4, 4, 3))
         noisy = np.clip(scene + rng.integers(-3, 4, scene.shape), 0, 255).astype(np.uint8)
-        out.append(
-            Observation(i * 100_000_000, {"third_person": noisy[0], "wrist": noisy[1]}, np.zeros(7), 0.0, "go")
-        )
+        out.append(Observation(i * 100_000_000, {"third_person": noisy[0], "wrist": noisy[1]}, np.zeros(7), 0.0, "go"))
     return out

@@ -18,13 +18,20 @@ from ecovla_ros.models.base import Plan, Policy, Seen
 from ecovla_ros.types import Observation
 
 PEAKS = {
-    "H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.04e12), "4090": (165.2e12, 1.008e12),
-    "3090": (71.2e12, 0.936e12), "Orin": (42.6e12, 0.2048e12), "Thor": (258e12, 0.273e12),
+    "H200": (989e12, 4.8e12),
+    "H100": (989e12, 3.35e12),
+    "A100": (312e12, 2.04e12),
+    "4090": (165.2e12, 1.008e12),
+    "3090": (71.2e12, 0.936e12),
+    "Orin": (42.6e12, 0.2048e12),
+    "Thor": (258e12, 0.273e12),
 }
 """Part of a GPU's name -> (bf16 FLOP/s, bytes/s)."""
 
 PRODUCTS = {
-    torch.ops.aten.mm.default: (0, 1), torch.ops.aten.addmm.default: (1, 2), torch.ops.aten.bmm.default: (0, 1),
+    torch.ops.aten.mm.default: (0, 1),
+    torch.ops.aten.addmm.default: (1, 2),
+    torch.ops.aten.bmm.default: (0, 1),
     torch.ops.aten.baddbmm.default: (1, 2),
 }
 """Matrix product -> which arguments are left and right."""

@@ -16,9 +16,7 @@ import numpy as np
 PACKAGES = ("numpy", "mujoco", "torch", "transformers")
 
 
-def write(
-    path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], **more: Any
-) -> None:
+def write(path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], **more: Any) -> None:
     """Write JSON with the keys rows, settings, machine, versions, commit and those of `more`; makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -141,9 +141,15 @@ class Runner:
     ) -> dict[str, Any]:
         times = [r.total_ms for r in reports] or [float("nan")]
         return {
-            **vars(trial), "success": solved, "steps": ticks // PERIOD_TICKS, "seconds": round(ticks * TICK_S, 2),
-            "path_m": round(motion.path_m, 4), "jerk": round(motion.jerk, 3), "reason": reason,
-            "frames": len(reports), "triggered": sum(r.triggered for r in reports),
+            **vars(trial),
+            "success": solved,
+            "steps": ticks // PERIOD_TICKS,
+            "seconds": round(ticks * TICK_S, 2),
+            "path_m": round(motion.path_m, 4),
+            "jerk": round(motion.jerk, 3),
+            "reason": reason,
+            "frames": len(reports),
+            "triggered": sum(r.triggered for r in reports),
             "policy_p50_ms": round(float(np.percentile(times, 50)), 3),
             "policy_p95_ms": round(float(np.percentile(times, 95)), 3),
         }

@@ -29,7 +29,12 @@ VLA-Cache against a dense model of its own, with eager attention (162.78 ms)."""
 
 
 def measure(
-    settings: config.Config, ratios: Sequence[float], frames: int, warm_up: int, seed: int, tokens: Sequence[str],
+    settings: config.Config,
+    ratios: Sequence[float],
+    frames: int,
+    warm_up: int,
+    seed: int,
+    tokens: Sequence[str],
     progress: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     """Rows of `ecovla bench` for every family, scopes prefill and policy, with the paper's speed-up if it has one.

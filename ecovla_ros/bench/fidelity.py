@@ -81,10 +81,17 @@ def _rows(
         squares = (error[some] ** 2).mean((1, 2))
         rms = float(np.sqrt(squares.mean()))
         row = {
-            "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio, "tokens": variant.tokens,
-            "phase": phase, "n": int(some.sum()), "recordings": len(set(recording[some])),
-            "rms_rad": rms, "p95_rad": float(np.percentile(np.sqrt(squares), 95)),
-            "max_rad": float(np.abs(error[some]).max()), "relative": rms / spread if spread else None,
+            "method": variant.method,
+            "refresh": variant.refresh,
+            "ratio": variant.ratio,
+            "tokens": variant.tokens,
+            "phase": phase,
+            "n": int(some.sum()),
+            "recordings": len(set(recording[some])),
+            "rms_rad": rms,
+            "p95_rad": float(np.percentile(np.sqrt(squares), 95)),
+            "max_rad": float(np.abs(error[some]).max()),
+            "relative": rms / spread if spread else None,
             "gripper_rms": float(np.sqrt((gripper[some] ** 2).mean())),
         }
         row["rms_low_rad"], row["rms_high_rad"] = interval(squares, recording[some])

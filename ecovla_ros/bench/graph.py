@@ -25,7 +25,11 @@ LIMIT_S = 180.0
 
 
 def measure(
-    chosen: Sequence[Variant], overrides: Sequence[str], task: str, seed: int, rounds: int,
+    chosen: Sequence[Variant],
+    overrides: Sequence[str],
+    task: str,
+    seed: int,
+    rounds: int,
     progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     """Rows of `ecovla bench --nodes`: one for each variant and scope. Raises EcovlaError when a demo does not work."""
@@ -46,19 +50,43 @@ def measure(
             if not times:
                 raise EcovlaError(f"the demo of {variant.method} measured no {SCOPES[scope]}")
             base = samples[0][scope]
-            rows.append({
-                "model": "mini", "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio,
-                "scope": scope, "frames": "all", "n": len(times), "mean_ms": float(np.mean(times)),
-                **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
-                "speedup": float(np.mean(base) / np.mean(times)), "trigger_rate": float(np.mean(rate)),
-            })
+            rows.append(
+                {
+                    "model": "mini",
+                    "method": variant.method,
+                    "refresh": variant.refresh,
+                    "ratio": variant.ratio,
+                    "scope": scope,
+                    "frames": "all",
+                    "n": len(times),
+                    "mean_ms": float(np.mean(times)),
+                    **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
+                    "speedup": float(np.mean(base) / np.mean(times)),
+                    "trigger_rate": float(np.mean(rate)),
+                }
+            )
     return rows
 
 
 def _demo(variant: Variant, overrides: Sequence[str], task: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "ecovla_ros.cli", "demo", "--task", task, "--seed", str(seed), "--out", folder,
-                   "--method", variant.method, "--ratio", str(variant.ratio), "--no-film"]
+        command = [
+            sys.executable,
+            "-m",
+            "ecovla_ros.cli",
+            "demo",
+            "--task",
+            task,
+            "--seed",
+            str(seed),
+            "--out",
+            folder,
+            "--method",
+            variant.method,
+            "--ratio",
+            str(variant.ratio),
+            "--no-film",
+        ]
         sets = [*overrides, *([f"prune.refresh={variant.refresh}"] if variant.refresh != "none" else [])]
         command += [word for text in sets for word in ("--set", text)]
         try:

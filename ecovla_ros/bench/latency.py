@@ -41,8 +41,15 @@ BLOCK = 8
 
 
 def measure(
-    settings: config.Config, chosen: Sequence[Variant], frames: int, warm_up: int, seed: int, pace: str,
-    progress: Callable[[int, int], None], reference: Reference | None = None, save_pattern: str | Path | None = None,
+    settings: config.Config,
+    chosen: Sequence[Variant],
+    frames: int,
+    warm_up: int,
+    seed: int,
+    pace: str,
+    progress: Callable[[int, int], None],
+    reference: Reference | None = None,
+    save_pattern: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `ecovla bench`. Raises ConfigError for an unknown pace and whatever the model raises."""
     if pace not in PACES:
@@ -80,8 +87,11 @@ def measure(
     dense = float(np.mean([r.total_ms for r in reports[0]]))
     rows += [] if reference is None else reference.rows(dense)
     common = {
-        "model": settings.policy.model, "dtype": str(build.dtype_of(settings.policy)).removeprefix("torch."),
-        "threads": torch.get_num_threads(), "device": _device_name(device), "pace": pace,
+        "model": settings.policy.model,
+        "dtype": str(build.dtype_of(settings.policy)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "device": _device_name(device),
+        "pace": pace,
     }
     return [{**common, **row} for row in rows]
 
@@ -121,8 +131,12 @@ def _shares(engine: Engine, frame: Frame, bench: Bench) -> dict[str, dict[str, f
 
 
 def _rows(
-    variant: Variant, reports: list[FrameReport], dense: list[FrameReport], shares: dict[str, dict[str, float]],
-    bounds: dict[str, float], memory: float,
+    variant: Variant,
+    reports: list[FrameReport],
+    dense: list[FrameReport],
+    shares: dict[str, dict[str, float]],
+    bounds: dict[str, float],
+    memory: float,
 ) -> Iterator[dict[str, Any]]:
     sparse_p50 = {s: np.median([_time(r, s) for r in reports if r.kind == "sparse"] or [np.nan]) for s in SCOPES}
     for scope in SCOPES:
@@ -135,11 +149,18 @@ def _rows(
             share = float(np.mean([shares[scope]["reused" if r.reused else r.kind] for r in some]))
             speedup = float(base.mean() / times.mean())
             yield {
-                "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio,
-                "tokens": variant.tokens, "scope": scope,
-                "frames": kind, "n": len(some), "mean_ms": float(times.mean()),
+                "method": variant.method,
+                "refresh": variant.refresh,
+                "ratio": variant.ratio,
+                "tokens": variant.tokens,
+                "scope": scope,
+                "frames": kind,
+                "n": len(some),
+                "mean_ms": float(times.mean()),
                 **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
-                "mac_ratio": share, "speedup": speedup, "speedup_p50": float(np.median(base) / np.median(times)),
+                "mac_ratio": share,
+                "speedup": speedup,
+                "speedup_p50": float(np.median(base) / np.median(times)),
                 "of_ideal": speedup * share,
                 "over_sparse_p50": _finite(np.median(times) / sparse_p50[scope]),
                 "exposed_ms": float(np.mean([r.exposed_ms for r in some])),
@@ -147,7 +168,8 @@ def _rows(
                 "refresh_ms": _finite(np.mean([r.refresh_ms for r in reports if r.refresh_ms > 0] or [np.nan])),
                 "trigger_rate": float(np.mean([r.kind == "refresh" for r in reports])),
                 "reused_rate": float(np.mean([r.reused for r in some])),
-                "swaps": float(np.mean([r.swaps for r in reports])), "memory_ratio": memory,
+                "swaps": float(np.mean([r.swaps for r in reports])),
+                "memory_ratio": memory,
                 "of_roofline": bounds[scope] / float(np.median(times)) if scope in bounds and kind != "all" else None,
             }
 

@@ -144,7 +144,13 @@ def _batch(case: Case, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sample(
-    reference: Any, tokens: int, images: Tensor, present: Tensor, ids: Tensor, real: Tensor, state: Tensor,
+    reference: Any,
+    tokens: int,
+    images: Tensor,
+    present: Tensor,
+    ids: Tensor,
+    real: Tensor,
+    state: Tensor,
     noise: Tensor,
 ) -> Tensor:
     """transformers' actions. Its rows hold image tokens of the present cameras only, and are padded behind the text."""

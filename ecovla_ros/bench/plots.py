@@ -65,7 +65,8 @@ def ratio_plot(success: Sequence[Mapping[str, Any]], latency: Mapping[str, Any],
     """
     panels = [
         (name, success_series(document["rows"], name))
-        for document in success for name in dict.fromkeys(r["environment"] for r in document["rows"])
+        for document in success
+        for name in dict.fromkeys(r["environment"] for r in document["rows"])
     ]
     found = [series for _, series in panels]
     names = list(dict.fromkeys([*(n for s in found for n in s), *speed_series(latency["rows"], "policy")]))

@@ -79,11 +79,20 @@ class Reference:
             if not times:
                 continue
             mean = float(np.mean(times))
-            rows.append({
-                "method": f"transformers, {name}", "refresh": "none", "ratio": 0.0, "scope": "policy", "frames": "all",
-                "n": len(times), "mean_ms": mean, **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
-                "speedup": dense_ms / mean, "max_abs_difference": self.difference,
-            })
+            rows.append(
+                {
+                    "method": f"transformers, {name}",
+                    "refresh": "none",
+                    "ratio": 0.0,
+                    "scope": "policy",
+                    "frames": "all",
+                    "n": len(times),
+                    "mean_ms": mean,
+                    **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
+                    "speedup": dense_ms / mean,
+                    "max_abs_difference": self.difference,
+                }
+            )
         return rows
 
     def _answer(self, obs: Observation, noise: Tensor, slots: int, prompt: int) -> Tensor:
@@ -104,7 +113,12 @@ class Reference:
         given = (state, torch.tensor([row]), torch.stack(pixels)[None], noise.to(policy.dtype), mask, present)
         state, row_ids, images_in, noise, mask, present = (t.to(policy.device) for t in given)
         out: Tensor = self.model.sample_actions(
-            state, row_ids, images_in, noise=noise, attention_mask=mask, pixel_attention_mask=present,
+            state,
+            row_ids,
+            images_in,
+            noise=noise,
+            attention_mask=mask,
+            pixel_attention_mask=present,
             num_steps=self.steps,
         )
         return out.float().cpu()
@@ -113,20 +127,38 @@ class Reference:
 def settings_of(config: PiConfig) -> dict[str, Any]:
     """Arguments of transformers' `PI0Config` for one of ours."""
     heads = {
-        "model_type": "gemma", "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim, "vocab_size": config.vocab,
+        "model_type": "gemma",
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab,
         "rms_norm_eps": config.norm_eps,
     }
     vision = {
-        "model_type": "siglip_vision_model", "hidden_size": config.vision_width, "intermediate_size": config.vision_mlp,
-        "num_hidden_layers": config.vision_layers, "num_attention_heads": config.vision_heads,
-        "image_size": config.image_size, "patch_size": config.patch, "vision_use_head": False,
+        "model_type": "siglip_vision_model",
+        "hidden_size": config.vision_width,
+        "intermediate_size": config.vision_mlp,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch,
+        "vision_use_head": False,
     }
     text = heads | {"hidden_size": config.lm_width, "intermediate_size": config.lm_mlp}
     expert = heads | {"hidden_size": config.expert_width, "intermediate_size": config.expert_mlp}
-    vlm = {"model_type": "paligemma", "text_config": text, "vision_config": vision, "projection_dim": config.lm_width,
-           "image_token_id": IMAGE_TOKEN}
+    vlm = {
+        "model_type": "paligemma",
+        "text_config": text,
+        "vision_config": vision,
+        "projection_dim": config.lm_width,
+        "image_token_id": IMAGE_TOKEN,
+    }
     return {
-        "vlm_config": vlm, "dit_config": expert, "chunk_size": config.horizon, "num_inference_steps": config.flow_steps,
-        "max_state_dim": config.state_dim, "max_action_dim": config.action_dim,
+        "vlm_config": vlm,
+        "dit_config": expert,
+        "chunk_size": config.horizon,
+        "num_inference_steps": config.flow_steps,
+        "max_state_dim": config.state_dim,
+        "max_action_dim": config.action_dim,
     }

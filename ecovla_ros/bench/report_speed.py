@@ -5,9 +5,19 @@ from __future__ import annotations
 from ecovla_ros.bench.markdown import Document, command_line, markdown, memory, number, percent, share, source, times
 
 BENCH_DEFAULTS = {
-    "model": "mini", "method": "dense,ecovla,static", "refresh": "probe,dense", "ratios": "0,0.25,0.4", "frames": 300,
-    "warm_up": 20, "pace": "paced", "seed": 0, "reference": 0, "fidelity": False, "nodes": 0,
-    "episodes": 0, "environment": "calm",
+    "model": "mini",
+    "method": "dense,ecovla,static",
+    "refresh": "probe,dense",
+    "ratios": "0,0.25,0.4",
+    "frames": 300,
+    "warm_up": 20,
+    "pace": "paced",
+    "seed": 0,
+    "reference": 0,
+    "fidelity": False,
+    "nodes": 0,
+    "episodes": 0,
+    "environment": "calm",
 }
 """What `ecovla bench` does without being told; test_bench holds it against cli/bench."""
 
@@ -19,25 +29,62 @@ def latency(document: Document) -> str:
         same = [s for s in document["rows"] if all(s.get(k) == r.get(k) for k in ("method", "refresh", "ratio"))]
         prefill = next((s for s in same if s["scope"] == "prefill" and s["frames"] == "all"), {})
         refresh = next((s for s in same if s["scope"] == "policy" and s["frames"] == "refresh"), {})
-        rows.append([
-            r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", str(r["n"]), f"{r['mean_ms']:.4g}",
-            " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}",
-            number(r.get("mac_ratio")), share(r.get("of_ideal")), times(prefill.get("speedup")),
-            share(prefill.get("of_ideal")), times(refresh.get("over_sparse_p50")), percent(r.get("trigger_rate")),
-            percent(r.get("exposed_share"), 2), memory(r.get("memory_ratio")),
-        ])
-    head = ("method", "refresh", "ratio", "n", "mean ms", "p50 / p95 / p99", "speed-up", "MACs left", "of ideal",
-            "prefill: speed-up", "of ideal", "refresh frame / sparse", "triggers", "exposed", "memory")
+        rows.append(
+            [
+                r["method"],
+                r["refresh"],
+                f"{100 * r['ratio']:.4g} %",
+                str(r["n"]),
+                f"{r['mean_ms']:.4g}",
+                " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")),
+                f"{r['speedup']:.2f}",
+                number(r.get("mac_ratio")),
+                share(r.get("of_ideal")),
+                times(prefill.get("speedup")),
+                share(prefill.get("of_ideal")),
+                times(refresh.get("over_sparse_p50")),
+                percent(r.get("trigger_rate")),
+                percent(r.get("exposed_share"), 2),
+                memory(r.get("memory_ratio")),
+            ]
+        )
+    head = (
+        "method",
+        "refresh",
+        "ratio",
+        "n",
+        "mean ms",
+        "p50 / p95 / p99",
+        "speed-up",
+        "MACs left",
+        "of ideal",
+        "prefill: speed-up",
+        "of ideal",
+        "refresh frame / sparse",
+        "triggers",
+        "exposed",
+        "memory",
+    )
     return markdown(head, rows, source(document, bench_command(document)))
 
 
 def device(document: Document) -> str:
     """Device times on CUDA: share of the roofline bound, and the action phase with and without a refresh beside it."""
     rows = [
-        [r["device"], r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", r["scope"], r["frames"], str(r["n"]),
-         " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), share(r["of_roofline"]),
-         percent(r["exposed_share"], 2)]
-        for r in document["rows"] if r["scope"] in ("prefill", "act") and r["frames"] != "all"
+        [
+            r["device"],
+            r["method"],
+            r["refresh"],
+            f"{100 * r['ratio']:.4g} %",
+            r["scope"],
+            r["frames"],
+            str(r["n"]),
+            " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")),
+            share(r["of_roofline"]),
+            percent(r["exposed_share"], 2),
+        ]
+        for r in document["rows"]
+        if r["scope"] in ("prefill", "act") and r["frames"] != "all"
     ]
     head = ("GPU", "method", "refresh", "ratio", "scope", "frames", "n", "p50 / p95 / p99 ms", "of roofline", "exposed")
     return markdown(head, rows, source(document, bench_command(document)))
@@ -82,9 +129,17 @@ def _error(row: Document) -> str:
 def command(document: Document) -> str:
     """Camera stamp to command published, through the nodes."""
     rows = [
-        [r["method"], r["refresh"], f"{100 * r['ratio']:.4g} %", r["scope"], str(r["n"]), f"{r['mean_ms']:.4g}",
-         " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")), f"{r['speedup']:.2f}",
-         percent(r["trigger_rate"])]
+        [
+            r["method"],
+            r["refresh"],
+            f"{100 * r['ratio']:.4g} %",
+            r["scope"],
+            str(r["n"]),
+            f"{r['mean_ms']:.4g}",
+            " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")),
+            f"{r['speedup']:.2f}",
+            percent(r["trigger_rate"]),
+        ]
         for r in document["rows"]
     ]
     head = ("method", "refresh", "ratio", "scope", "n", "mean ms", "p50 / p95 / p99", "speed-up", "triggers")

@@ -29,8 +29,17 @@ def dense(document: Document) -> str:
 def success(document: Document) -> str:
     """Success by task, environment and method."""
     rows = [
-        [r["environment"], _method(r), f"{100 * r['ratio']:.4g} %", r["task"], f"{r['successes']}/{r['episodes']}",
-         _rate(r), number(r["steps_p50"]), percent(r["trigger_rate"]), number(r["mcnemar_p"])]
+        [
+            r["environment"],
+            _method(r),
+            f"{100 * r['ratio']:.4g} %",
+            r["task"],
+            f"{r['successes']}/{r['episodes']}",
+            _rate(r),
+            number(r["steps_p50"]),
+            percent(r["trigger_rate"]),
+            number(r["mcnemar_p"]),
+        ]
         for r in document["rows"]
     ]
     head = ("environment", "method", "ratio", "task", "solved", "rate (95 % Wilson)", "steps p50", "triggers",
@@ -78,9 +87,7 @@ def _pooled(
     found: dict[tuple[str, str, float], dict[str, Document]] = {variant: {} for variant in wanted}
     rows = [row for row in document["rows"] if row["task"] == "all"]
     for variant in sorted({(r["method"], r["refresh"], r["ratio"]) for r in rows}):
-        found[variant] = {
-            r["environment"]: r for r in rows if (r["method"], r["refresh"], r["ratio"]) == variant
-        }
+        found[variant] = {r["environment"]: r for r in rows if (r["method"], r["refresh"], r["ratio"]) == variant}
     for (method, refresh, ratio), mine in found.items():
         yield [_method({"method": method, "refresh": refresh}), f"{100 * ratio:.4g} %"], mine
 
@@ -109,13 +116,28 @@ def expert(document: Document) -> str:
 def demo(document: Document) -> str:
     """What `make demo` printed."""
     rows = [
-        [r["task"], "yes" if r["success"] else "no", number(r["seconds"]), _pair(r, "policy"),
-         _pair(r, "camera_to_command"), percent(r["trigger_rate"]), number(r["pattern_age"]),
-         number(r["frames_dropped"])]
+        [
+            r["task"],
+            "yes" if r["success"] else "no",
+            number(r["seconds"]),
+            _pair(r, "policy"),
+            _pair(r, "camera_to_command"),
+            percent(r["trigger_rate"]),
+            number(r["pattern_age"]),
+            number(r["frames_dropped"]),
+        ]
         for r in document["rows"]
     ]
-    head = ("task", "solved", "seconds", "policy ms p50 / p95", "camera to command ms p50 / p95", "triggers",
-            "pattern age, frames", "frames dropped")
+    head = (
+        "task",
+        "solved",
+        "seconds",
+        "policy ms p50 / p95",
+        "camera to command ms p50 / p95",
+        "triggers",
+        "pattern age, frames",
+        "frames dropped",
+    )
     return markdown(head, rows, source(document, "make demo"))
 
 

@@ -7,7 +7,12 @@ import numpy as np
 from ecovla_ros.bench.markdown import Document, command_line, markdown, source
 
 TRACE_DEFAULTS = {
-    "task": "bottle", "environment": "shift", "method": "ecovla", "refresh": "probe", "ratio": 0.25, "seed": 1000,
+    "task": "bottle",
+    "environment": "shift",
+    "method": "ecovla",
+    "refresh": "probe",
+    "ratio": 0.25,
+    "seed": 1000,
     "json": "",
 }
 """What `python -m ecovla_ros.bench.trace` does without being told; test_shipped holds it against bench/trace."""
@@ -24,15 +29,17 @@ def waiting(*documents: Document) -> str:
         last = max(i for i, frame in enumerate(frames) if frame["kind"] == "refresh")
         after = frames[last + 1 :] or frames[last:]
         now, later = (float(np.median([f[key] for f in after])) for key in ("gripper_first", "gripper_last"))
-        rows.append([
-            ", ".join(document["settings"]["set"]) or "as shipped",
-            f"{'solved' if outcome['success'] else 'not solved'}, {outcome['seconds']:.1f} s",
-            f"{frames[last]['seconds']:.1f} s",
-            f"{len(frames) - 1 - last}",
-            f"{np.median([f['similarity'] for f in after]):.4f}",
-            f"{after[-1]['threshold']:.4f}",
-            f"{now:.2f} / {later:.2f}",
-        ])
+        rows.append(
+            [
+                ", ".join(document["settings"]["set"]) or "as shipped",
+                f"{'solved' if outcome['success'] else 'not solved'}, {outcome['seconds']:.1f} s",
+                f"{frames[last]['seconds']:.1f} s",
+                f"{len(frames) - 1 - last}",
+                f"{np.median([f['similarity'] for f in after]):.4f}",
+                f"{after[-1]['threshold']:.4f}",
+                f"{now:.2f} / {later:.2f}",
+            ]
+        )
     head = ("setting", "episode", "last refresh", "frames after it", "similarity in them, p50", "threshold",
             "gripper told: now / at the chunk's end")  # fmt: skip
     command = command_line("python -m ecovla_ros.bench.trace", TRACE_DEFAULTS, documents[0]["settings"])

@@ -34,8 +34,13 @@ Pairs = dict[tuple[str, str, int], Row]
 
 
 def run(
-    settings: config.Config, todo: Sequence[Trial], spread: Spread, done: Callable[[Row], None],
-    delays: Delays | None = None, journal: Journal | None = None, stop: Callable[[], bool] = lambda: False,
+    settings: config.Config,
+    todo: Sequence[Trial],
+    spread: Spread,
+    done: Callable[[Row], None],
+    delays: Delays | None = None,
+    journal: Journal | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
     """Run every trial that `journal` does not hold yet, until `stop`; `done` is handed each episode as it ends.
 
@@ -83,10 +88,17 @@ def table(episodes: Sequence[Row], margin: float | None = None) -> list[Row]:
         mine = [e for e in episodes if e["environment"] == environment and trial_of(e).variant == variant]
         for task in ("all", *sorted({e["task"] for e in mine})):
             some = [e for e in mine if task in ("all", e["task"])]
-            rows.append({
-                "task": task, "environment": environment, "method": method, "refresh": refresh, "ratio": ratio,
-                **_summary(some), **_against(dense, some, margin),
-            })
+            rows.append(
+                {
+                    "task": task,
+                    "environment": environment,
+                    "method": method,
+                    "refresh": refresh,
+                    "ratio": ratio,
+                    **_summary(some),
+                    **_against(dense, some, margin),
+                }
+            )
     return rows
 
 
@@ -105,9 +117,14 @@ def _summary(episodes: Sequence[Row]) -> Row:
     frames = sum(e["frames"] for e in episodes)
     solved = [e for e in episodes if e["success"]]
     return {
-        "episodes": len(episodes), "successes": successes, "low": low, "high": high,
-        "steps_p50": _median(e["steps"] for e in solved), "seconds_p50": _median(e["seconds"] for e in solved),
-        "path_p50_m": _median(e["path_m"] for e in solved), "jerk_p50": _median(e["jerk"] for e in solved),
+        "episodes": len(episodes),
+        "successes": successes,
+        "low": low,
+        "high": high,
+        "steps_p50": _median(e["steps"] for e in solved),
+        "seconds_p50": _median(e["seconds"] for e in solved),
+        "path_p50_m": _median(e["path_m"] for e in solved),
+        "jerk_p50": _median(e["jerk"] for e in solved),
         "trigger_rate": sum(e["triggered"] for e in episodes) / frames if frames else None,
     }
 
@@ -126,7 +143,10 @@ def _against(dense: Pairs, episodes: Sequence[Row], margin: float | None) -> Row
     won = sum(bool(now) and not before for before, now in pairs)
     verdict = None if margin is None else non_inferiority(lost, won, len(pairs), margin)
     return {
-        "only_dense": lost, "only_this": won, "mcnemar_p": mcnemar(lost, won), "margin": margin,
+        "only_dense": lost,
+        "only_this": won,
+        "mcnemar_p": mcnemar(lost, won),
+        "margin": margin,
         "difference_low": None if verdict is None else verdict.low,
         "verdict": None if verdict is None else verdict.text,
     }

@@ -31,12 +31,21 @@ class Trace:
         """One frame, and the pattern it leaves for the next."""
         report = step.report
         kept = {key: set(engine.patterns()[key][:count]) for key, count in engine.sparse_plan.kept.items()}
-        self.rows.append({
-            "frame": len(self.rows), "seconds": round(tick * TICK_S, 2), "similarity": _plain(report.similarity),
-            "threshold": _plain(report.threshold), "triggered": report.triggered, "kind": report.kind,
-            "pattern_id": report.pattern_id, "churn": churn(self._kept, kept), "gripper": _plain(seen.gripper),
-            "gripper_first": _plain(step.chunk.gripper[0]), "gripper_last": _plain(step.chunk.gripper[-1]),
-        })
+        self.rows.append(
+            {
+                "frame": len(self.rows),
+                "seconds": round(tick * TICK_S, 2),
+                "similarity": _plain(report.similarity),
+                "threshold": _plain(report.threshold),
+                "triggered": report.triggered,
+                "kind": report.kind,
+                "pattern_id": report.pattern_id,
+                "churn": churn(self._kept, kept),
+                "gripper": _plain(seen.gripper),
+                "gripper_first": _plain(step.chunk.gripper[0]),
+                "gripper_last": _plain(step.chunk.gripper[-1]),
+            }
+        )
         self._kept = kept
 
 

@@ -57,5 +57,8 @@ def trials(
         raise ConfigError(f"{episodes} episodes; valid: 1 or more")
     return [
         Trial(v.method, v.refresh, v.ratio, find(t).name, e, seed + i)
-        for i in range(episodes) for e in environments for t in tasks for v in chosen
+        for i in range(episodes)
+        for e in environments
+        for t in tasks
+        for v in chosen
     ]

@@ -13,11 +13,40 @@ from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import Progress, print_table
 from ecovla_ros.errors import ConfigError
 
-LATENCY = ("scope", "method", "refresh", "ratio", "tokens", "frames", "n", "mean_ms", "p50_ms", "p95_ms", "p99_ms",
-           "speedup", "mac_ratio", "of_ideal", "over_sparse_p50", "exposed_share", "trigger_rate", "reused_rate",
-           "swaps")
-FIDELITY = ("method", "refresh", "ratio", "tokens", "phase", "n", "rms_rad", "p95_rad", "max_rad", "relative",
-            "gripper_rms")
+LATENCY = (
+    "scope",
+    "method",
+    "refresh",
+    "ratio",
+    "tokens",
+    "frames",
+    "n",
+    "mean_ms",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "speedup",
+    "mac_ratio",
+    "of_ideal",
+    "over_sparse_p50",
+    "exposed_share",
+    "trigger_rate",
+    "reused_rate",
+    "swaps",
+)
+FIDELITY = (
+    "method",
+    "refresh",
+    "ratio",
+    "tokens",
+    "phase",
+    "n",
+    "rms_rad",
+    "p95_rad",
+    "max_rad",
+    "relative",
+    "gripper_rms",
+)
 FRAMES = 300
 SIMULATED = "drives the built-in simulator, which has a policy for mini alone"
 
@@ -29,23 +58,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="dense,ecovla,static", help="comma-separated methods")
     parser.add_argument("--refresh", default="probe,dense", help="comma-separated: probe, dense; for adaptive methods")
     parser.add_argument("--ratios", default="0,0.25,0.4", help="comma-separated pruning ratios")
-    parser.add_argument("--reduced", action="store_true",
-                        help="every family at reduced width instead of --model, beside the paper's speed-ups")
-    parser.add_argument("--tokens", default="",
-                        help="comma-separated: none, fastv, vla-cache; beside every method (default: as set)")
+    parser.add_argument(
+        "--reduced",
+        action="store_true",
+        help="every family at reduced width instead of --model, beside the paper's speed-ups",
+    )
+    parser.add_argument(
+        "--tokens", default="", help="comma-separated: none, fastv, vla-cache; beside every method (default: as set)"
+    )
     parser.add_argument("--frames", type=int, default=FRAMES, help="measured frames per variant")
     parser.add_argument("--warm-up", type=int, default=20, help="frames before measuring")
     parser.add_argument("--pace", default="paced", help="paced or back-to-back")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scripted observations")
-    parser.add_argument("--reference", type=int, default=0, metavar="EVERY",
-                        help="also run transformers' PI0 on the same weights, on every so many turns")
+    parser.add_argument(
+        "--reference",
+        type=int,
+        default=0,
+        metavar="EVERY",
+        help="also run transformers' PI0 on the same weights, on every so many turns",
+    )
     parser.add_argument("--fidelity", action="store_true", help="error of the actions against dense instead of latency")
-    parser.add_argument("--episodes", type=int, default=0, metavar="N",
-                        help="with --fidelity: on what the dense policy saw in N simulated episodes a task, from seed "
-                             "--seed on, not on scripted observations")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --fidelity: on what the dense policy saw in N simulated episodes a task, from seed "
+        "--seed on, not on scripted observations",
+    )
     parser.add_argument("--environment", default="calm", help="of these episodes: calm, looks or shift")
-    parser.add_argument("--nodes", type=int, default=0, metavar="ROUNDS",
-                        help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant")
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant",
+    )
     parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
 
 
@@ -98,8 +146,15 @@ def _latency(
         reference = Reference(PI0_MID, settings.policy, options.reference)
     progress = Progress(options.frames + options.warm_up, "frames")
     rows = latency.measure(
-        settings, chosen, options.frames, options.warm_up, options.seed, options.pace,
-        lambda done, total: progress.to(done), reference, options.save_pattern,
+        settings,
+        chosen,
+        options.frames,
+        options.warm_up,
+        options.seed,
+        options.pace,
+        lambda done, total: progress.to(done),
+        reference,
+        options.save_pattern,
     )
     return rows, LATENCY
 

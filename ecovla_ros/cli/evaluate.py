@@ -14,8 +14,23 @@ from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import Progress, print_table
 from ecovla_ros.errors import ConfigError
 
-COLUMNS = ("environment", "method", "refresh", "ratio", "task", "episodes", "successes", "low", "high", "seconds_p50",
-           "trigger_rate", "only_dense", "only_this", "mcnemar_p", "verdict")
+COLUMNS = (
+    "environment",
+    "method",
+    "refresh",
+    "ratio",
+    "task",
+    "episodes",
+    "successes",
+    "low",
+    "high",
+    "seconds_p50",
+    "trigger_rate",
+    "only_dense",
+    "only_this",
+    "mcnemar_p",
+    "verdict",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +50,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://...")
     parser.add_argument("--minutes", type=float, help="begin no episode after so many; the table says what is there")
     parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json did")
-    parser.add_argument("--reuse", type=Path, metavar="JOURNAL", help="take what another run's *.episodes.jsonl holds, "
-                        "as far as no setting that its method reads differs")
+    parser.add_argument(
+        "--reuse",
+        type=Path,
+        metavar="JOURNAL",
+        help="take what another run's *.episodes.jsonl holds, as far as no setting that its method reads differs",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,9 +70,12 @@ def run(options: argparse.Namespace) -> int:
     book = None
     if options.json:
         late = "latency" in options.environments.split(",")
-        head = {"config": asdict(settings), "checkpoint": journal.fingerprint(build.checkpoint_of(settings.policy)),
-                "latency": str(options.latency) if late else "",
-                "latency_factor": options.latency_factor if late else 1.0}
+        head = {
+            "config": asdict(settings),
+            "checkpoint": journal.fingerprint(build.checkpoint_of(settings.policy)),
+            "latency": str(options.latency) if late else "",
+            "latency_factor": options.latency_factor if late else 1.0,
+        }
         now = "" if options.minutes == 0 else document.commit()
         book = journal.Journal(journal.beside(options.json), head, options.resume, now, options.reuse)
         print(f"{len(book.rows)} episodes are done already")

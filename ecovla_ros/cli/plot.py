@@ -8,9 +8,14 @@ from pathlib import Path
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--success", type=Path, nargs="+", metavar="FILE",
-                        default=[Path("results/table.json"), Path("results/table-latency.json")],
-                        help="results of ecovla eval")
+    parser.add_argument(
+        "--success",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        default=[Path("results/table.json"), Path("results/table-latency.json")],
+        help="results of ecovla eval",
+    )
     latency = Path("results/latency-study.json")
     parser.add_argument("--latency", type=Path, default=latency, help="result of ecovla bench")
     parser.add_argument("--trace", type=Path, default=Path("results/trace.json"), help="result of bench.trace")

@@ -74,9 +74,17 @@ def _settings(options: argparse.Namespace) -> Any:
 
     demos = replace(DemoSettings(), episodes=options.episodes, looks=options.looks)
     return program.TrainSettings(
-        demos=demos, processes=options.processes, device=options.device, threads=options.threads, start=options.start,
-        vision_minutes=options.vision_minutes, policy_minutes=options.policy_minutes, corrections=options.corrections,
-        together_minutes=options.together_minutes, seed=options.seed, command=shlex.join(["ecovla", *sys.argv[1:]]),
+        demos=demos,
+        processes=options.processes,
+        device=options.device,
+        threads=options.threads,
+        start=options.start,
+        vision_minutes=options.vision_minutes,
+        policy_minutes=options.policy_minutes,
+        corrections=options.corrections,
+        together_minutes=options.together_minutes,
+        seed=options.seed,
+        command=shlex.join(["ecovla", *sys.argv[1:]]),
     )
 
 

@@ -111,9 +111,7 @@ def margin(config: ControlConfig) -> None:
         )
 
 
-def joint_margin(
-    rows: np.ndarray, limits: Limits, margin_rad: float, commanded: np.ndarray
-) -> tuple[np.ndarray, bool]:
+def joint_margin(rows: np.ndarray, limits: Limits, margin_rad: float, commanded: np.ndarray) -> tuple[np.ndarray, bool]:
     """Rows (H, 7) clamped to `margin_rad` inside the position limits; whether any was outside.
 
     Clamping bends the path, but only where it would end in a limit: the other joints go on, as near an obstacle. An arm

@@ -24,9 +24,7 @@ Pose = tuple[np.ndarray, np.ndarray]
 """Position (3,) and rotation (3, 3)."""
 
 
-def chunk(
-    stamp_ns: int, period_s: float, rows: np.ndarray, joints: np.ndarray, frame: str = "base"
-) -> ActionChunk:
+def chunk(stamp_ns: int, period_s: float, rows: np.ndarray, joints: np.ndarray, frame: str = "base") -> ActionChunk:
     """Joint chunk of a delta-pose chunk `rows` (H, 7) observed at `joints` (7,), rad.
 
     `frame`: whether translations and rotations are given along the axes of the base or of the tool. The gripper is

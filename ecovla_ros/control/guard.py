@@ -25,8 +25,18 @@ from ecovla_ros.control.watch import STILL_S, ArmWatch, Clock, GripperGate, Late
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, Trajectory
 
-WATCHES = ("state_finite", "state_order", "state_age", "state_lost", "silence", "clock_jump", "clock_still",
-           "following", "chunk_end", "stop")
+WATCHES = (
+    "state_finite",
+    "state_order",
+    "state_age",
+    "state_lost",
+    "silence",
+    "clock_jump",
+    "clock_still",
+    "following",
+    "chunk_end",
+    "stop",
+)
 """Names of the counters beside `checks.ORDER`. clock_still: a tick at the time of the one before, in which nothing is
 sent. stop: a stop that would have left the limits was not sent. state_lost: joint states were gone for so long that the
 driver may have been started anew."""

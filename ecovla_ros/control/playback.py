@@ -254,4 +254,3 @@ def _knots(joined: _Joined, first_s: float, last_s: float) -> np.ndarray:
     phase = joined.begin * parts
     times = (np.arange(math.ceil(phase), math.floor(phase + last_s / span) + 1) - phase) * span
     return np.append(times[(times > first_s - 1e-6) & (times < last_s - REST_S / 2.0)], last_s)
-

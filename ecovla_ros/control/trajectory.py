@@ -95,9 +95,7 @@ class TrajectoryController:
         """When the running trajectory comes to rest."""
         return self._start_ns + round(float(self._times[-1]) * NS)
 
-    def _install(
-        self, now_ns: int, due: Trajectory, turns: np.ndarray, state: tuple[np.ndarray, np.ndarray]
-    ) -> None:
+    def _install(self, now_ns: int, due: Trajectory, turns: np.ndarray, state: tuple[np.ndarray, np.ndarray]) -> None:
         """Prepend the commanded `state` at `now_ns` to the points still `due`, whole `turns` (7,), rad, added."""
         self._start_ns = now_ns
         self._times = np.concatenate(([0.0], due.times_s))

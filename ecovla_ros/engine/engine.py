@@ -44,7 +44,11 @@ class Engine:
     """
 
     def __init__(
-        self, policy: Policy, config: PruneConfig, streams: Streams, seed: int = 0,
+        self,
+        policy: Policy,
+        config: PruneConfig,
+        streams: Streams,
+        seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Raises PruningError where sites, ratios and settings do not fit."""

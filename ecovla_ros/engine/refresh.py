@@ -169,7 +169,9 @@ class Refresh:
         kept = {s.key: kept_count(s.channels, ratio, s.step) for stack in self.stacks for s in stack.sites}
         bias = {
             s.key: stack.bias[kept[s.key]][row]
-            for stack in self.stacks for row, s in enumerate(stack.sites) if kept[s.key] in stack.bias
+            for stack in self.stacks
+            for row, s in enumerate(stack.sites)
+            if kept[s.key] in stack.bias
         }
         rows = sum(s.rows for stack in self.stacks for s in stack.sites)
         left = sum(kept[s.key] * s.unit for stack in self.stacks for s in stack.sites)

@@ -106,8 +106,13 @@ class Reuse:
         return order.to(self._device, non_blocking=True)
 
     def run(
-        self, blocks: Sequence[nn.Module], span: Span, caches: Sequence[Cache], uses: Sequence[Use],
-        order: Tensor | None, rows: slice,
+        self,
+        blocks: Sequence[nn.Module],
+        span: Span,
+        caches: Sequence[Cache],
+        uses: Sequence[Use],
+        order: Tensor | None,
+        rows: slice,
     ) -> tuple[Span, Extend]:
         """All layers but the last: the span that enters the last, and what it attends to.
 

@@ -57,9 +57,14 @@ def affine(values: Any, mode: str, floor: float, where: str) -> Affine:
 def of_openpi(folder: Path, name: str, mode: str) -> Statistics:
     """assets/NAME/norm_stats.json, or norm_stats.json in the folder. Raises CheckpointError listing what there is."""
     here = folder / "norm_stats.json"
-    found = {"": here} if here.is_file() else {
-        str(p.parent.relative_to(folder / "assets")): p for p in sorted((folder / "assets").rglob("norm_stats.json"))
-    }
+    found = (
+        {"": here}
+        if here.is_file()
+        else {
+            str(p.parent.relative_to(folder / "assets")): p
+            for p in sorted((folder / "assets").rglob("norm_stats.json"))
+        }
+    )
     path = _choose(found, name, f"'{folder}' has no norm_stats.json, in it or under assets/")
     document = read_json(path)
     stats = document.get("norm_stats", document) if isinstance(document, dict) else {}

@@ -87,8 +87,13 @@ class TokenPruning:
         return None if keep == tokens else cls(layer, keep)
 
     def begin(
-        self, blocks: Sequence[nn.Module], span: Span, extends: Sequence[Extend], uses: Sequence[Use],
-        vision: slice, rows: slice,
+        self,
+        blocks: Sequence[nn.Module],
+        span: Span,
+        extends: Sequence[Extend],
+        uses: Sequence[Use],
+        vision: slice,
+        rows: slice,
     ) -> tuple[Span, Tensor]:
         """The first K of `blocks` over all tokens: the span of the positions that stay, and these positions, ascending.
 

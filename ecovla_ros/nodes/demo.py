@@ -148,8 +148,14 @@ class Demo:
         """Write summary.json, show the table, and give the exit code."""
         faults = [self.failure] if self.failure else summary.faults(self._codes, self._counts)
         document.write(
-            self.out / "summary.json", self.rows, self._parameters, topics=self._counts, exit_codes=self._codes,
-            seconds=round(seconds, 1), faults=faults, samples=self.samples,
+            self.out / "summary.json",
+            self.rows,
+            self._parameters,
+            topics=self._counts,
+            exit_codes=self._codes,
+            seconds=round(seconds, 1),
+            faults=faults,
+            samples=self.samples,
         )
         if self.rows:
             _say("\n" + summary.table(self.rows) + "\n")

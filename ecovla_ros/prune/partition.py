@@ -32,9 +32,7 @@ class Partition:
         self.sites, self.unit = list(sites), first.unit
         device = first.consumer.device
         self.channel = torch.arange(first.channels, device=device).repeat(len(sites), 1)
-        self._blocks = [
-            [w.view(s.channels, -1) for w in (*s.producers, s.consumer, *s.extra)] for s in sites
-        ]
+        self._blocks = [[w.view(s.channels, -1) for w in (*s.producers, s.consumer, *s.extra)] for s in sites]
 
     def apply(self, swaps: Exchange, *statistics: Tensor) -> None:
         """Exchange the wanted pairs: rows of every weight, the channel map, and `statistics` (L, C * unit) by slot."""

@@ -97,9 +97,7 @@ class RayRenderer:
         count = len(pixels)
         geom, distance, normal = np.empty(count, np.int32), np.empty(count), np.empty(3 * count)
         rays = np.take(directions, pixels, axis=0).ravel()
-        mujoco.mj_multiRay(
-            self._model, self._data, origin, rays, _VISIBLE, 1, -1, geom, distance, normal, count, FAR
-        )
+        mujoco.mj_multiRay(self._model, self._data, origin, rays, _VISIBLE, 1, -1, geom, distance, normal, count, FAR)
         self._geom[pixels], self._distance[pixels] = geom, distance
         self._normal[pixels] = normal.reshape(-1, 3)
 

@@ -214,4 +214,3 @@ class World:
     def fallen(self) -> bool:
         """Whether the task's object lies below the table, where no tool can reach it."""
         return bool(self.data.xpos[self.body(self.task.object), 2] < FALLEN_HEIGHT)
-

@@ -32,8 +32,13 @@ class VisionHeads(nn.Module):
         super().__init__()
         self.classes = nn.Linear(width, 16 * CLASSES)
         self.places = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Flatten(1), nn.Linear(width * tokens, 128), nn.SiLU(),
-                          nn.Linear(128, 3 * len(PLACES)))
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Flatten(1),
+                nn.Linear(width * tokens, 128),
+                nn.SiLU(),
+                nn.Linear(128, 3 * len(PLACES)),
+            )
             for _ in range(cameras)
         )
 

@@ -157,8 +157,11 @@ class Dataset:
                 part = {name: array[start:stop] for name, array in shard.items()}
                 seen = tuple(
                     Observation(
-                        1 + i * PERIOD_NS, dict(zip(cameras, part["images"][i])), part["state"][i, :7].astype(float),
-                        float(part["state"][i, 7]), texts[int(part["task"][i])],
+                        1 + i * PERIOD_NS,
+                        dict(zip(cameras, part["images"][i])),
+                        part["state"][i, :7].astype(float),
+                        float(part["state"][i, 7]),
+                        texts[int(part["task"][i])],
                     )
                     for i in range(stop - start)
                 )
@@ -199,5 +202,6 @@ def _frames(episode: Demonstration, number: int, meta: Mapping[str, Any]) -> Ite
             "images": np.stack(views),
             "state": np.append(seen.joints, seen.gripper),
             "actions": np.column_stack((episode.joints[rows], episode.gripper[rows])),
-            "task": texts.index(seen.instruction), "episode": number,
+            "task": texts.index(seen.instruction),
+            "episode": number,
         }

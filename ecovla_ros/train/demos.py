@@ -71,7 +71,10 @@ def episode(env: KinovaEnv, seed: int, settings: DemoSettings) -> tuple[list[dic
 
 
 def collect(
-    folder: Path, settings: DemoSettings, processes: int, progress: Callable[[int, int, float], None],
+    folder: Path,
+    settings: DemoSettings,
+    processes: int,
+    progress: Callable[[int, int, float], None],
     driver: Path | None = None,
 ) -> None:
     """Write `settings.episodes` episodes with several processes. `progress(done, total, seconds left)`.

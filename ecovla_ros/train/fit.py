@@ -40,12 +40,20 @@ def prefix(model: PiModel, tokens: Tensor, ids: Tensor, real: Tensor) -> tuple[l
     """K/V per layer, the key mask (B, S) and the hidden states of the prompt (B, T, lm_width)."""
     mask = torch.cat((torch.ones(tokens.shape[:2], dtype=torch.bool, device=real.device), real), 1)
     kv, hidden = model.prefix(embed(model, tokens, ids), mask)
-    return kv, mask, hidden[:, tokens.shape[1]:]
+    return kv, mask, hidden[:, tokens.shape[1] :]
 
 
 def train_policy(
-    model: PiModel, tokens: Tensor, columns: dict[str, Tensor], prompts: tuple[Tensor, Tensor], seconds: float,
-    batch: int, rate: float, draws: int, seed: int, report: Callable[[dict[str, Any]], None],
+    model: PiModel,
+    tokens: Tensor,
+    columns: dict[str, Tensor],
+    prompts: tuple[Tensor, Tensor],
+    seconds: float,
+    batch: int,
+    rate: float,
+    draws: int,
+    seed: int,
+    report: Callable[[dict[str, Any]], None],
     keep: Callable[[PiModel], None],
 ) -> PiModel:
     """Train everything but `model.vision` for `seconds`; returns the moving average of the weights.
@@ -76,8 +84,16 @@ def train_policy(
         now = np.array([loss.item() for loss in losses])
         mean = now if step == 1 else 0.98 * mean + 0.02 * now
         if step % 100 == 0:
-            report({"stage": "policy", "step": step, "seconds_left": seconds - spent, "flow": mean[0],
-                    "grounding": mean[1], "samples_per_s": step * batch / spent})
+            report(
+                {
+                    "stage": "policy",
+                    "step": step,
+                    "seconds_left": seconds - spent,
+                    "flow": mean[0],
+                    "grounding": mean[1],
+                    "samples_per_s": step * batch / spent,
+                }
+            )
         if spent - saved > 300:
             keep(average)
             saved = spent
@@ -85,8 +101,14 @@ def train_policy(
 
 
 def _losses(
-    model: PiModel, head: PromptHead, tokens: Tensor, columns: dict[str, Tensor], prompts: tuple[Tensor, Tensor],
-    rows: Tensor, draws: int, generator: torch.Generator,
+    model: PiModel,
+    head: PromptHead,
+    tokens: Tensor,
+    columns: dict[str, Tensor],
+    prompts: tuple[Tensor, Tensor],
+    rows: Tensor,
+    draws: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     device = generator.device
     part = {name: values[rows].to(device) for name, values in columns.items()}

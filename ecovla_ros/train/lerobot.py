@@ -133,8 +133,10 @@ def _table(
         STATE: np.array([[*o.joints, o.gripper] for o in seen], np.float32),
         ACTION: np.column_stack((episode.joints, episode.gripper)).astype(np.float32),
         "timestamp": (np.arange(count) * episode.period_s).astype(np.float32),
-        "frame_index": np.arange(count), "episode_index": np.full(count, number),
-        "index": start + np.arange(count), "task_index": np.full(count, task),
+        "frame_index": np.arange(count),
+        "episode_index": np.full(count, number),
+        "index": start + np.arange(count),
+        "task_index": np.full(count, task),
     }
     columns: dict[str, Any] = {name: list(values) for name, values in numbers.items()}
     for name in (n for n in features if n.startswith(IMAGE)):
@@ -151,8 +153,15 @@ def _png(image: np.ndarray) -> bytes:
 def _episode_row(number: int, text: str, start: int, count: int, numbers: Mapping[str, np.ndarray]) -> dict[str, Any]:
     where = {f"{name}/{part}_index": 0 for name in ("data", "meta/episodes") for part in ("chunk", "file")}
     statistics = {f"stats/{n}/{k}": v for n in (STATE, ACTION) for k, v in _statistics(numbers[n]).items()}
-    return {"episode_index": number, "tasks": [text], "length": count, "dataset_from_index": start,
-            "dataset_to_index": start + count, **where, **statistics}
+    return {
+        "episode_index": number,
+        "tasks": [text],
+        "length": count,
+        "dataset_from_index": start,
+        "dataset_to_index": start + count,
+        **where,
+        **statistics,
+    }
 
 
 def _statistics(values: np.ndarray) -> dict[str, list[float]]:
@@ -163,24 +172,45 @@ def _statistics(values: np.ndarray) -> dict[str, list[float]]:
 
 
 def _write_meta(
-    folder: Path, libraries: tuple[Any, Any], first: tuple[dict[str, Any], float], tasks: Mapping[str, int],
-    rows: list[dict[str, Any]], total: int, columns: Mapping[str, list[np.ndarray]], robot: str,
+    folder: Path,
+    libraries: tuple[Any, Any],
+    first: tuple[dict[str, Any], float],
+    tasks: Mapping[str, int],
+    rows: list[dict[str, Any]],
+    total: int,
+    columns: Mapping[str, list[np.ndarray]],
+    robot: str,
 ) -> None:
     arrow, parquet = libraries
     features, period_s = first
     info = {
-        "codebase_version": VERSION, "robot_type": robot, "total_episodes": len(rows), "total_frames": total,
-        "total_tasks": len(tasks), "chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200,
-        "fps": round(1.0 / period_s), "splits": {"train": f"0:{len(rows)}"}, "data_path": DATA, "video_path": None,
+        "codebase_version": VERSION,
+        "robot_type": robot,
+        "total_episodes": len(rows),
+        "total_frames": total,
+        "total_tasks": len(tasks),
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": round(1.0 / period_s),
+        "splits": {"train": f"0:{len(rows)}"},
+        "data_path": DATA,
+        "video_path": None,
         "features": features,
     }
     statistics = {name: _statistics(np.concatenate(parts)) for name, parts in columns.items()}
     (folder / EPISODES).parent.mkdir(parents=True)
     parquet.write_table(arrow.Table.from_pylist(rows), folder / EPISODES)
-    index = {"index_columns": ["task"], "columns": [
-        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
-        for name, kind, numpy_kind in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
-    ], "column_indexes": [], "creator": {"library": "pyarrow", "version": arrow.__version__}, "pandas_version": "2.0"}
+    index = {
+        "index_columns": ["task"],
+        "columns": [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
+            for name, kind, numpy_kind in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+        ],
+        "column_indexes": [],
+        "creator": {"library": "pyarrow", "version": arrow.__version__},
+        "pandas_version": "2.0",
+    }
     table = arrow.table({"task_index": list(tasks.values()), "task": list(tasks)})
     parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), folder / "meta/tasks.parquet")
     (folder / "meta/stats.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")

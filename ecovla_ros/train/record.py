@@ -68,24 +68,39 @@ def record_of(settings: Any, data: Dataset, hours: float) -> dict[str, Any]:
     """What is written beside the weights; `settings`: run.TrainSettings. The run it goes on from is told as well."""
     before = training_of(Path(settings.start)) if settings.start else {}
     return {
-        "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
+        "command": settings.command,
+        "settings": asdict(settings),
+        "episodes": data.episodes,
+        "frames": len(data),
         "hours": hours,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__,
-        "images": {"renderer": data.meta["renderer"]}, **({"before": before} if before else {}),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "images": {"renderer": data.meta["renderer"]},
+        **({"before": before} if before else {}),
     }
 
 
 def spec_of(data: Dataset) -> PolicySpec:
     """What a policy trained on these demonstrations takes and gives."""
     return PolicySpec(
-        name="mini", cameras={c: (MINI.image_size, MINI.image_size) for c in CAMERAS}, horizon=MINI.horizon,
-        period_s=0.1, renderer=data.meta["renderer"], instructions=tuple(data.meta["instructions"]),
+        name="mini",
+        cameras={c: (MINI.image_size, MINI.image_size) for c in CAMERAS},
+        horizon=MINI.horizon,
+        period_s=0.1,
+        renderer=data.meta["renderer"],
+        instructions=tuple(data.meta["instructions"]),
     )
 
 
 def save(
-    out: Path, model: PiModel, normaliser: Normaliser, prompt: Prompt, spec: PolicySpec, training: dict[str, Any],
-    data: Dataset, settings: Any,
+    out: Path,
+    model: PiModel,
+    normaliser: Normaliser,
+    prompt: Prompt,
+    spec: PolicySpec,
+    training: dict[str, Any],
+    data: Dataset,
+    settings: Any,
 ) -> None:
     """Write the checkpoint, load it, and write it once more with the calibration of its weights."""
     checkpoint.save(out, model, normaliser, prompt, spec, training)

@@ -131,7 +131,12 @@ def _forward(queue: Any, report: Report) -> None:
 
 
 def _policy_stage(
-    rank: int, folder: Path, out: Path, settings: TrainSettings, weights: dict[str, Tensor], spent: float,
+    rank: int,
+    folder: Path,
+    out: Path,
+    settings: TrainSettings,
+    weights: dict[str, Tensor],
+    spent: float,
     report: Report,
 ) -> None:
     """Language model and expert, in one of several processes; the first one reports and saves."""
@@ -155,10 +160,21 @@ def _policy_stage(
             notes = record.record_of(settings, data, earlier + (spent + time.monotonic() - start) / 3600)
             record.save(out, average, normaliser, prompt, record.spec_of(data), notes, data, settings)
 
-    save(fit.train_policy(
-        model, tokens, inputs, (ids, real), settings.policy_minutes * 60, settings.policy_batch, settings.policy_rate,
-        settings.draws, settings.seed + rank, report if rank == 0 else _silent, save,
-    ))
+    save(
+        fit.train_policy(
+            model,
+            tokens,
+            inputs,
+            (ids, real),
+            settings.policy_minutes * 60,
+            settings.policy_batch,
+            settings.policy_rate,
+            settings.draws,
+            settings.seed + rank,
+            report if rank == 0 else _silent,
+            save,
+        )
+    )
 
 
 def _together_stage(
@@ -182,10 +198,20 @@ def _together_stage(
             notes = record.record_of(settings, data, hours)
             record.save(out, average, before.normaliser, before.prompt, before.spec, notes, data, settings)
 
-    save(together.train_together(
-        model, data, record.policy_columns(columns, before.normaliser), (ids, real), stage, folder / "together.pt",
-        report if rank == 0 else _silent, save, rank, record.origin_of(driver),
-    ))
+    save(
+        together.train_together(
+            model,
+            data,
+            record.policy_columns(columns, before.normaliser),
+            (ids, real),
+            stage,
+            folder / "together.pt",
+            report if rank == 0 else _silent,
+            save,
+            rank,
+            record.origin_of(driver),
+        )
+    )
 
 
 def _check_fit(spec: PolicySpec, data: Dataset, start: Path) -> None:
@@ -211,7 +237,12 @@ def _vision_stage(model: PiModel, data: Dataset, path: Path, settings: TrainSett
     if not path.exists():
         images = {name: data.column(name) for name in (*COLUMNS, "images", "classes")}
         vision.train_vision(
-            model, images, settings.vision_minutes * 60, settings.vision_batch, settings.vision_rate, settings.seed,
+            model,
+            images,
+            settings.vision_minutes * 60,
+            settings.vision_batch,
+            settings.vision_rate,
+            settings.seed,
             report,
         )
         _write(path, model.vision.state_dict())

@@ -82,8 +82,16 @@ class Learner(nn.Module):
 
 
 def train_together(
-    model: PiModel, data: Dataset, columns: dict[str, Tensor], prompts: tuple[Tensor, Tensor], settings: Joint,
-    state: Path, report: Report, keep: Callable[[PiModel], None], rank: int = 0, origin: str = "",
+    model: PiModel,
+    data: Dataset,
+    columns: dict[str, Tensor],
+    prompts: tuple[Tensor, Tensor],
+    settings: Joint,
+    state: Path,
+    report: Report,
+    keep: Callable[[PiModel], None],
+    rank: int = 0,
+    origin: str = "",
 ) -> PiModel:
     """Train all of `model` for `settings.seconds`; returns the moving average of its weights.
 
@@ -167,12 +175,26 @@ def _follow(average: PiModel, model: PiModel, decay: float) -> None:
 
 
 def _save(
-    path: Path, learner: Learner, average: PiModel, optimiser: torch.optim.Optimizer, step: int, spent: float,
+    path: Path,
+    learner: Learner,
+    average: PiModel,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    spent: float,
     origin: str,
 ) -> None:
     partial = path.with_suffix(".partial")
-    torch.save({"learner": learner.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-                "step": step, "spent": spent, "origin": origin}, partial)
+    torch.save(
+        {
+            "learner": learner.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+            "spent": spent,
+            "origin": origin,
+        },
+        partial,
+    )
     partial.replace(path)
 
 

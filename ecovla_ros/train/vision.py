@@ -17,6 +17,7 @@ from ecovla_ros.train.schedule import cosine
 
 def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
     """uint8 (B, H, W, 3) to the same: gain, offset and colour of each image vary by some per cent."""
+
     def spread(*shape: int) -> Tensor:
         return 2 * torch.rand((len(images), *shape), generator=rng, device=images.device) - 1
 
@@ -25,7 +26,12 @@ def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def train_vision(
-    model: PiModel, data: dict[str, np.ndarray], seconds: float, batch: int, rate: float, seed: int,
+    model: PiModel,
+    data: dict[str, np.ndarray],
+    seconds: float,
+    batch: int,
+    rate: float,
+    seed: int,
     report: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train `model.vision` in place for `seconds`. `data`: columns of train.dataset; `report` gets a row at times."""
@@ -55,9 +61,18 @@ def train_vision(
         mean = now if step == 0 else 0.98 * mean + 0.02 * now
         step += 1
         if step % 100 == 0:
-            report({"stage": "vision", "step": step, "seconds_left": seconds - spent, "classes": mean[0],
-                    "places": mean[1], "third_person_m": mean[2], "wrist_m": mean[3],
-                    "samples_per_s": step * batch / spent})
+            report(
+                {
+                    "stage": "vision",
+                    "step": step,
+                    "seconds_left": seconds - spent,
+                    "classes": mean[0],
+                    "places": mean[1],
+                    "third_person_m": mean[2],
+                    "wrist_m": mean[3],
+                    "samples_per_s": step * batch / spent,
+                }
+            )
 
 
 @torch.no_grad()

@@ -28,8 +28,12 @@ UNUSED = (f"{NET}history_embedder.", "ema_diffusion.")
 
 
 def load(
-    folder: str | Path, device: str | torch.device, dtype: torch.dtype, embodiment: EmbodimentConfig,
-    flow_steps: int = 0, bucket: int = 1,
+    folder: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    embodiment: EmbodimentConfig,
+    flow_steps: int = 0,
+    bucket: int = 1,
 ) -> CogactPolicy:
     """A policy of this arm. Raises CheckpointError: anything missing, left over, malformed, or of another arm.
 

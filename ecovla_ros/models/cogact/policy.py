@@ -25,8 +25,14 @@ class CogactPolicy(PrismaticPolicy):
     """See models/base.py `Policy`. Sites: MLP channels and heads of language model ("lm") and head ("expert")."""
 
     def __init__(
-        self, model: CogactModel, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt, flow_steps: int = 0,
-        calibration: Mapping[str, Tensor] | None = None, bucket: int = 1,
+        self,
+        model: CogactModel,
+        spec: PolicySpec,
+        normaliser: Normaliser,
+        prompt: QuestionPrompt,
+        flow_steps: int = 0,
+        calibration: Mapping[str, Tensor] | None = None,
+        bucket: int = 1,
     ) -> None:
         """`flow_steps`: DDIM steps; 0: as the checkpoint says. Raises CheckpointError where the parts do not fit and
         ConfigError for a number of steps that the schedule does not have."""

@@ -36,8 +36,12 @@ LLAMA = {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 
 
 
 def load(
-    folder: str | Path, device: str | torch.device, dtype: torch.dtype, embodiment: EmbodimentConfig,
-    flow_steps: int = 0, bucket: int = 1,
+    folder: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    embodiment: EmbodimentConfig,
+    flow_steps: int = 0,
+    bucket: int = 1,
 ) -> OftPolicy:
     """A policy of this arm. Raises CheckpointError: anything missing, left over, malformed, or of another arm.
 
@@ -61,7 +65,11 @@ def load(
 
 
 def from_weights(
-    config: PrismaticConfig, weights: Weights, head: Weights, projector: Weights, device: str | torch.device,
+    config: PrismaticConfig,
+    weights: Weights,
+    head: Weights,
+    projector: Weights,
+    device: str | torch.device,
     dtype: torch.dtype,
 ) -> OftModel:
     """The model from the three sources. Raises CheckpointError naming what is missing or left over."""

@@ -21,8 +21,13 @@ class OftPolicy(PrismaticPolicy):
     state_tokens = 1
 
     def __init__(
-        self, model: OftModel, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt,
-        calibration: Mapping[str, Tensor] | None = None, bucket: int = 1,
+        self,
+        model: OftModel,
+        spec: PolicySpec,
+        normaliser: Normaliser,
+        prompt: QuestionPrompt,
+        calibration: Mapping[str, Tensor] | None = None,
+        bucket: int = 1,
     ) -> None:
         """Raises CheckpointError where model, spec, statistics and tokenizer do not fit."""
         super().__init__(model, spec, normaliser, prompt, calibration, bucket)

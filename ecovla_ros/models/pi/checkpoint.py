@@ -62,7 +62,10 @@ def save(
 
 
 def load(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, flow_steps: int = 0,
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    flow_steps: int = 0,
     bucket: int = 1,
 ) -> PiPolicy:
     """Read a checkpoint written by `save`. `flow_steps` 0: as it was trained for. `bucket`: see `PiPolicy`.

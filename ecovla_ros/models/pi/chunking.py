@@ -34,7 +34,12 @@ class Follow:
     """
 
     def __init__(
-        self, normaliser: Normaliser, period_s: float, shape: tuple[int, int], overlap: int, delay: int,
+        self,
+        normaliser: Normaliser,
+        period_s: float,
+        shape: tuple[int, int],
+        overlap: int,
+        delay: int,
         device: torch.device,
     ) -> None:
         """`shape` (H, action_dim). `overlap`: actions that are drawn; `delay`: of these, fully. Raises ConfigError."""

@@ -95,10 +95,14 @@ class PiConfig:
             (self.expert_width % 2 != 0, "expert_width must be even (time embedding)"),
             (not siglip and self.patch != 2 ** (len(STEM_CHANNELS) + 1), "the stem has patch 16"),
             (not siglip and self.vision_width % 8 != 0, "the stem needs vision_width in multiples of 8"),
-            (siglip and min(self.vision_layers, self.vision_heads, self.vision_mlp) < 1,
-             "the SigLIP tower needs vision_layers, vision_heads and vision_mlp"),
-            (siglip and self.vision_heads > 0 and self.vision_width % self.vision_heads != 0,
-             "vision_width must be a multiple of vision_heads"),
+            (
+                siglip and min(self.vision_layers, self.vision_heads, self.vision_mlp) < 1,
+                "the SigLIP tower needs vision_layers, vision_heads and vision_mlp",
+            ),
+            (
+                siglip and self.vision_heads > 0 and self.vision_width % self.vision_heads != 0,
+                "vision_width must be a multiple of vision_heads",
+            ),
         )
 
     @property

@@ -156,8 +156,14 @@ class Attention(KeyValue):
         return self.vkq[self.kv_rows :]
 
     def forward(
-        self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = ALL,
-        valid: Tensor | None = None, modulation: Modulation | None = None,
+        self,
+        x: Tensor,
+        rope: Rope,
+        extend: Extend,
+        mask: Tensor | None,
+        use: SiteUse = ALL,
+        valid: Tensor | None = None,
+        modulation: Modulation | None = None,
     ) -> Tensor:
         """(B, L, width) to the same shape. `mask`: (B, 1, 1, keys) bool, True where a key may be seen."""
         rows = len(self.o) if use.kept is None else use.kept * self.head_dim
@@ -194,7 +200,14 @@ class Block(nn.Module):
     """Pre-norm attention and MLP with residuals."""
 
     def __init__(
-        self, width: int, mlp: int, heads: int, kv_heads: int, head_dim: int, eps: float, depth: int,
+        self,
+        width: int,
+        mlp: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        eps: float,
+        depth: int,
         modulated: bool = False,
     ) -> None:
         """`modulated`: the norms have no weights of their own, a modulation brings them with every call."""

@@ -51,8 +51,12 @@ class Published:
 
 
 def load(
-    folder: str | Path, device: str | torch.device, dtype: torch.dtype, embodiment: EmbodimentConfig,
-    flow_steps: int = 0, bucket: int = 1,
+    folder: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    embodiment: EmbodimentConfig,
+    flow_steps: int = 0,
+    bucket: int = 1,
 ) -> PiPolicy:
     """A policy of this arm. Raises CheckpointError: anything missing, left over, malformed, or of another arm.
 

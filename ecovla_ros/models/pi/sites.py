@@ -37,9 +37,7 @@ def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid
     ]
 
 
-def _of_block(
-    key: str, name: str, phase: str, calls: int, block: Block, probe: Hidden | None
-) -> tuple[Site, ...]:
+def _of_block(key: str, name: str, phase: str, calls: int, block: Block, probe: Hidden | None) -> tuple[Site, ...]:
     attention, mlp = block.attention, block.mlp
     gate, up, down, query, o = (w.detach() for w in (mlp.gate, mlp.up, mlp.down, attention.query(), attention.o))
     unit, groups = attention.head_dim, attention.kv_heads

@@ -40,8 +40,13 @@ class Embedded:
     """
 
     def __init__(
-        self, ids: Callable[[str], list[int]], embed: Callable[[Tensor], Tensor], bucket: int, longest: int,
-        device: torch.device, lead: int | None = None,
+        self,
+        ids: Callable[[str], list[int]],
+        embed: Callable[[Tensor], Tensor],
+        bucket: int,
+        longest: int,
+        device: torch.device,
+        lead: int | None = None,
     ) -> None:
         self._ids, self._embed, self._bucket, self._longest = ids, embed, bucket, longest
         self._device, self._lead = device, lead

@@ -19,7 +19,13 @@ class MultiHead(Attention):
     """Multi-head attention. `rotary`: positions are rotated in; else the tables of a call are not looked at."""
 
     def __init__(
-        self, width: int, heads: int, head_dim: int, norm: nn.Module, depth: int, bias: bool = False,
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        norm: nn.Module,
+        depth: int,
+        bias: bool = False,
         rotary: bool = True,
     ) -> None:
         nn.Module.__init__(self)
@@ -43,8 +49,14 @@ class MultiHead(Attention):
         return rotate(q, rope) if self.rotary else q
 
     def forward(
-        self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None, use: SiteUse = ALL,
-        valid: Tensor | None = None, modulation: Modulation | None = None,
+        self,
+        x: Tensor,
+        rope: Rope,
+        extend: Extend,
+        mask: Tensor | None,
+        use: SiteUse = ALL,
+        valid: Tensor | None = None,
+        modulation: Modulation | None = None,
     ) -> Tensor:
         """(B, L, width) to the same shape. `mask`: (…, L, keys) bool, True where a key may be seen."""
         out = super().forward(x, rope, extend, mask, use, valid, modulation)
@@ -129,5 +141,3 @@ def bare_norm(width: int) -> nn.LayerNorm:
 def own(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Attend to this pass's K and V, and nothing before them."""
     return k, v
-
-

@@ -60,8 +60,13 @@ class Prismatic(nn.Module):
         return F.embedding(ids, self.embedding)
 
     def read(
-        self, sequence: Tensor, rows: slice, uses: Sequence[Use] | None = None, valid: Tensor | None = None,
-        tokens: TokenPruning | None = None, recall: Recall | None = None,
+        self,
+        sequence: Tensor,
+        rows: slice,
+        uses: Sequence[Use] | None = None,
+        valid: Tensor | None = None,
+        tokens: TokenPruning | None = None,
+        recall: Recall | None = None,
     ) -> Tensor:
         """Normed hidden states (B, len(rows), width) of Llama over `sequence` (B, S, width) at `rows`.
 

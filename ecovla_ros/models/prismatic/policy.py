@@ -31,8 +31,13 @@ class PrismaticPolicy:
     """Tokens between the vision tokens and the prompt's words."""
 
     def __init__(
-        self, model: Prismatic, spec: PolicySpec, normaliser: Normaliser, prompt: QuestionPrompt,
-        calibration: Mapping[str, Tensor] | None = None, bucket: int = 1,
+        self,
+        model: Prismatic,
+        spec: PolicySpec,
+        normaliser: Normaliser,
+        prompt: QuestionPrompt,
+        calibration: Mapping[str, Tensor] | None = None,
+        bucket: int = 1,
     ) -> None:
         """`bucket`: prompts are padded to a multiple of so many tokens, so that free text has few shapes; 1: never.
 

@@ -42,8 +42,17 @@ def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
         return mlp.hidden(inputs, first, last)
 
     return Site(
-        key, f"{name}.mlp", phase, len(mlp.gate), 1, producers, named["down"], calls=calls, extra=extra,
-        hidden=hidden, samples=calls,
+        key,
+        f"{name}.mlp",
+        phase,
+        len(mlp.gate),
+        1,
+        producers,
+        named["down"],
+        calls=calls,
+        extra=extra,
+        hidden=hidden,
+        samples=calls,
     )
 
 
@@ -54,5 +63,14 @@ def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
     extra = () if attention.biases is None else tuple(attention.biases.detach())
     unit = attention.head_dim
     return Site(
-        key, f"{name}.heads", phase, len(o) // unit, unit, (q, k, v), o, step=1, calls=calls, extra=extra,
+        key,
+        f"{name}.heads",
+        phase,
+        len(o) // unit,
+        unit,
+        (q, k, v),
+        o,
+        step=1,
+        calls=calls,
+        extra=extra,
     )
