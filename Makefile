@@ -50,7 +50,7 @@ results/latency-study.json:
 	  --frames 100 --set policy.threads=1 --json $@
 
 tables:  ## write the tables of README.md from results/*.json
-	@"$(VENV)/bin/python" -m ecovla_ros.bench.report README.md
+	@"$(VENV)/bin/python" -m ecovla_ros.publish.tables README.md
 
 clean:  ## remove what was built; keeps .venv and out
 	rm -rf build install log *.egg-info ecovla_ros/msg ecovla_ros/srv ecovla_ros/*.so "$(VENV)/.ecovla/messages"

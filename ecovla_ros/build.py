@@ -15,7 +15,7 @@ from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import CudaRecorder, Graphed
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
-from ecovla_ros.models.weights import read_json
+from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern
 
 MODELS = {"mini": "ecovla_ros.models.pi.checkpoint:load"}

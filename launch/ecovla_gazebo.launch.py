@@ -18,7 +18,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from ecovla_ros import config
-from ecovla_ros.nodes import launching
+from ecovla_ros.nodes.ros import launching
 
 ARGUMENTS = (
     ("config", "gazebo.yaml", "configuration of our nodes: a path, or the name of a shipped file", None),

@@ -13,7 +13,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.substitutions import FindPackageShare
 
-from ecovla_ros.nodes import launching
+from ecovla_ros.nodes.ros import launching
 
 ARGUMENTS = (
     ("config", "gen3.yaml", "configuration of our nodes: a path, or the name of a shipped file", None),

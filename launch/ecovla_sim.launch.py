@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from launch import LaunchDescription
 
-from ecovla_ros.nodes import launching
+from ecovla_ros.nodes.ros import launching
 
 ARGUMENTS = (
     ("config", "mini_sim.yaml", "configuration of all three nodes: a path, or the name of a shipped file", None),

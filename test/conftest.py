@@ -1,4 +1,4 @@
-"""Shared settings. Never imports rclpy: every test outside test_nodes_* runs where ROS is absent."""
+"""Shared settings. Never imports rclpy: every test outside test/nodes and test/stage runs where ROS is absent."""
 
 from __future__ import annotations
 

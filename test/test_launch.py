@@ -23,8 +23,8 @@ from ecovla_ros.types import CAMERAS, GRIPPER_JOINT, JOINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = sorted(ROOT.glob("launch/*.launch.py"))
-SHARED = (ROOT / "ecovla_ros/nodes/launching.py").read_text(encoding="utf-8")
-NODES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ecovla_ros/nodes").glob("*.py"))
+SHARED = (ROOT / "ecovla_ros/nodes/ros/launching.py").read_text(encoding="utf-8")
+NODES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ecovla_ros/nodes").rglob("*.py"))
 OURS = ("sim", "gen3", "gazebo", "replay")
 OTHERS = {
     "ros_gz_bridge": "parameter_bridge", "ros_gz_sim": "create", "controller_manager": "spawner",

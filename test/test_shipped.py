@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from ecovla_ros import build, config
-from ecovla_ros.bench import report_trace, spread, success, trace
-from ecovla_ros.bench.drive import Runner
-from ecovla_ros.bench.environments import Delays
-from ecovla_ros.bench.trials import Trial
+from ecovla_ros.bench.success import evaluation as success
+from ecovla_ros.bench.success import trace
+from ecovla_ros.bench.success import workers as spread
+from ecovla_ros.bench.success.drive import Runner
+from ecovla_ros.bench.success.environments import Delays
+from ecovla_ros.bench.success.trials import Trial
 from ecovla_ros.config import PruneConfig, SimConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import CheckpointError, ConfigError, ObservationError
+from ecovla_ros.publish import trace_tables as report_trace
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.tasks import TASKS
 
@@ -180,7 +183,7 @@ def test_the_table_of_an_episode_is_about_the_frames_after_its_last_refresh():
     one, other = ([c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()[2:4])
     assert one == ["as shipped", "not solved, 20.0 s", "1.2 s", "2", "0.9999", "0.8000", "1.00 / 0.00"]
     assert other[0] == "prune.max_age=5" and other[2:4] == ["2.0 s", "0"]
-    assert "`python -m ecovla_ros.bench.trace --ratio 0.5 --seed 7`" in text
+    assert "`python -m ecovla_ros.bench.success.trace --ratio 0.5 --seed 7`" in text
 
 
 def test_the_command_under_an_episode_knows_the_defaults(monkeypatch):

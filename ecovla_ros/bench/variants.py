@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ecovla_ros import build, config
-from ecovla_ros.bench.device import Timed
 from ecovla_ros.bench.scenes import stream
+from ecovla_ros.bench.speed.device import Timed
 from ecovla_ros.engine.calibration import calibration
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Streams

@@ -48,7 +48,7 @@ def demo(arguments: list[str]) -> int:
         import rclpy
     except ImportError as error:
         raise ConfigError(f"the demo needs ROS 2, and rclpy does not import ({error}); run: make demo") from error
-    from ecovla_ros.nodes import demo as program
+    from ecovla_ros.stage import demo as program
 
     del rclpy
     return int(program.main(arguments))

@@ -134,8 +134,8 @@ def _latency(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     from ecovla_ros import build
-    from ecovla_ros.bench import latency
-    from ecovla_ros.bench.reference import Reference
+    from ecovla_ros.bench.speed import latency
+    from ecovla_ros.bench.speed.reference import Reference
     from ecovla_ros.models.shapes import PI0_MID
 
     reference = None
@@ -162,7 +162,7 @@ def _latency(
 def _reduced(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
-    from ecovla_ros.bench import families
+    from ecovla_ros.bench.speed import families
 
     progress = Progress(len(families.FAMILIES) * (options.frames + options.warm_up), "frames")
     tokens = options.tokens.split(",") if options.tokens else ()
@@ -175,7 +175,9 @@ def _reduced(
 def _fidelity(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
-    from ecovla_ros.bench import fidelity, recorded, scenes
+    from ecovla_ros.bench import scenes
+    from ecovla_ros.bench.fidelity import comparison as fidelity
+    from ecovla_ros.bench.fidelity import recorded
     from ecovla_ros.bench.variants import Bench
     from ecovla_ros.sim.tasks import TASKS
 
@@ -193,7 +195,7 @@ def _fidelity(
 def _nodes(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
-    from ecovla_ros.bench import graph
+    from ecovla_ros.bench.speed import camera_to_command as graph
 
     if options.model != "mini":
         raise ConfigError(f"--nodes {SIMULATED}, not {options.model}")

@@ -21,5 +21,5 @@ def run(options: argparse.Namespace) -> int:
         importlib.import_module("rclpy")
     except ImportError as error:
         raise ConfigError(f"the doctor needs ROS 2, and rclpy does not import ({error}); run: make setup") from error
-    doctor = importlib.import_module("ecovla_ros.nodes.doctor")
+    doctor = importlib.import_module("ecovla_ros.stage.doctor")
     return int(doctor.main(options.config, options.set, options.seconds))

@@ -61,7 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`ecovla eval`."""
     from ecovla_ros import build
-    from ecovla_ros.bench import document, journal, success
+    from ecovla_ros.bench import document
+    from ecovla_ros.bench.success import evaluation as success
+    from ecovla_ros.bench.success import journal
 
     settings = settings_of(options)
     delays = _delays(options)
@@ -102,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _trials(options: argparse.Namespace) -> list[Any]:
-    from ecovla_ros.bench import success, trials
+    from ecovla_ros.bench.success import evaluation as success
+    from ecovla_ros.bench.success import trials
 
     chosen = trials.compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
     todo = trials.trials(
@@ -122,7 +125,7 @@ def _stop(minutes: float | None) -> Callable[[], bool]:
 
 
 def _delays(options: argparse.Namespace) -> Any:
-    from ecovla_ros.bench import environments
+    from ecovla_ros.bench.success import environments
 
     if options.latency is None:
         if "latency" in options.environments.split(","):
@@ -132,7 +135,7 @@ def _delays(options: argparse.Namespace) -> Any:
 
 
 def _spread(options: argparse.Namespace) -> Any:
-    from ecovla_ros.bench import spread
+    from ecovla_ros.bench.success import workers as spread
 
     return spread.ray(options.ray) if options.ray else spread.processes(options.processes)
 

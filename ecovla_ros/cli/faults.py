@@ -20,7 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla faults`. Exit code 1 for a command outside limits, anything raised, or a latch without a reason."""
-    from ecovla_ros.bench import campaign, document, playback
+    from ecovla_ros.bench import document
+    from ecovla_ros.bench.guard import campaign, playback
 
     ways = playback.measure(options.seed)
     print_table(ways, ("way", "rms_acceleration", "ratio", "peak_jerk", "rest_share", "rms_error_mrad"))

@@ -33,7 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`ecovla inspect`. Everything a load checks is checked here, but the numbers themselves."""
     from ecovla_ros import build
-    from ecovla_ros.bench import cost, document
+    from ecovla_ros.bench import document
+    from ecovla_ros.bench.speed import cost
 
     family = build.family_of(options.checkpoint)
     options.config = options.config or f"{family.replace('-', '_')}_gen3.yaml"

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla plot`."""
-    from ecovla_ros.bench import plots
+    from ecovla_ros.publish import plots
 
     trace, latency = plots.read(options.trace), plots.read(options.latency)
     success = [plots.read(path) for path in options.success]

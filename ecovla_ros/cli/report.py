@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from ecovla_ros.bench import document
     from ecovla_ros.cli.options import plain
     from ecovla_ros.control import limits
-    from ecovla_ros.report import from_bag, from_document, page
+    from ecovla_ros.publish.report import from_bag, from_document, page
 
     control = settings_of(options).control
     if options.live is not None:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"note: {note}")
     print(f"{out}: {story.frames} frames, {size / 1e6:.1f} MB, {seconds:.1f} s")
     if options.rerun:
-        from ecovla_ros.report import to_rerun
+        from ecovla_ros.publish.report import to_rerun
 
         to_rerun.write(story, options.rerun)
         print(options.rerun)
@@ -65,7 +65,7 @@ def _record(bag: Path, seconds: float) -> None:
         raise ConfigError(
             f"--live needs ROS 2, and rclpy does not import ({error}); run it in a sourced shell"
         ) from error
-    from ecovla_ros.nodes import listen
+    from ecovla_ros.stage import listen
 
     del rclpy
     listen.record(bag, seconds)

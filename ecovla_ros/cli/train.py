@@ -119,7 +119,9 @@ def _export(options: argparse.Namespace, settings: Any) -> int:
 
 def _evaluate(options: argparse.Namespace, out: Path) -> list[Row]:
     """Dense success of the new checkpoint on held-out seeds."""
-    from ecovla_ros.bench import spread, success, trials
+    from ecovla_ros.bench.success import evaluation as success
+    from ecovla_ros.bench.success import trials
+    from ecovla_ros.bench.success import workers as spread
     from ecovla_ros.sim.tasks import TASKS
 
     if not options.evaluate:

@@ -22,5 +22,5 @@ def run(options: argparse.Namespace) -> int:
         importlib.import_module("rclpy")
     except ImportError as error:
         raise ConfigError(f"this needs ROS 2, and rclpy does not import ({error}); run: make setup") from error
-    trial = importlib.import_module("ecovla_ros.nodes.trial")
+    trial = importlib.import_module("ecovla_ros.stage.trial")
     return int(trial.main(options.repeat, options.out, options.json))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
-from ecovla_ros.engine.choice import choose_kernels
 from ecovla_ros.engine.deadline import Deadline
-from ecovla_ros.engine.landing import Landing
+from ecovla_ros.engine.host_copy import Landing
+from ecovla_ros.engine.kernel_choice import choose_kernels
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.streams import Streams

@@ -21,16 +21,16 @@ from torch import nn
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.cogact.model import CogactConfig, CogactModel
 from ecovla_ros.models.cogact.policy import CogactPolicy
+from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.prompt import UNKNOWN, Prompt, state_prompt
+from ecovla_ros.models.data.statistics import Affine, Foreign, Statistics
 from ecovla_ros.models.openvla_oft.model import OftModel
 from ecovla_ros.models.openvla_oft.policy import OftPolicy
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.pi.policy import PiPolicy
-from ecovla_ros.models.pi.prompt import UNKNOWN, Prompt, state_prompt
 from ecovla_ros.models.prismatic.config import IMAGENET_MEAN, IMAGENET_STD, PrismaticConfig, TowerConfig
 from ecovla_ros.models.prismatic.prompt import BEGIN, EMPTY, END, QUESTION, QuestionPrompt
-from ecovla_ros.models.statistics import Affine, Foreign, Statistics
 
 Device = str | torch.device
 Model = TypeVar("Model", bound=nn.Module)

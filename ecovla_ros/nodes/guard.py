@@ -29,9 +29,9 @@ from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
-from ecovla_ros.nodes import diagnostics, gripper, process, qos, settings
-from ecovla_ros.nodes.interfaces import ActionChunk
-from ecovla_ros.nodes.unwatched import Seldom, Stream
+from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.ros.interfaces import ActionChunk
+from ecovla_ros.nodes.ros.polling import Seldom, Stream
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""

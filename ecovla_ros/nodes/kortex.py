@@ -21,7 +21,7 @@ from ecovla_ros.arms.kortex.process import KortexArm
 from ecovla_ros.control import limits
 from ecovla_ros.control.trajectory import ordered, still_due
 from ecovla_ros.errors import EcovlaError
-from ecovla_ros.nodes import diagnostics, process, qos, settings
+from ecovla_ros.nodes.ros import diagnostics, process, qos, settings
 from ecovla_ros.types import Trajectory
 
 RATE_HZ = 40.0

@@ -22,10 +22,10 @@ from std_msgs.msg import String
 from ecovla_ros import wire
 from ecovla_ros.config import Config
 from ecovla_ros.errors import EcovlaError, ObservationError, unknown
-from ecovla_ros.nodes import diagnostics, freshness, process, qos, settings
-from ecovla_ros.nodes.interfaces import ActionChunk, LatencyReport, PruningState
-from ecovla_ros.nodes.mailbox import Mailbox
-from ecovla_ros.nodes.unwatched import Stream
+from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
+from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
+from ecovla_ros.nodes.ros.mailbox import Mailbox
+from ecovla_ros.nodes.ros.polling import Stream
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""

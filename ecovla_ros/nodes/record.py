@@ -16,7 +16,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from ecovla_ros.bags.write import BagWriter
 from ecovla_ros.errors import BagError
-from ecovla_ros.nodes import process
+from ecovla_ros.nodes.ros import process
 
 DISCOVERY_S = 0.2
 DEPTH = 50

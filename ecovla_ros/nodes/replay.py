@@ -23,7 +23,7 @@ from ecovla_ros.bags.inputs import IMAGES, choose, clock_offset, mapping, stamp_
 from ecovla_ros.bags.read import Bag
 from ecovla_ros.bags.salvage import Raw
 from ecovla_ros.errors import BagError, ConfigError
-from ecovla_ros.nodes import process, qos
+from ecovla_ros.nodes.ros import process, qos
 
 TICK_S = 0.002
 """How often it looks whether a message is due, s."""

@@ -24,9 +24,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
 from ecovla_ros.errors import ConfigError, ControlError, EcovlaError, SimulationError, unknown
-from ecovla_ros.nodes import process, qos, settings
-from ecovla_ros.nodes.cameras import Cameras
-from ecovla_ros.nodes.interfaces import ApplyEvent, ResetScene
+from ecovla_ros.nodes.ros import process, qos, settings
+from ecovla_ros.nodes.ros.interfaces import ApplyEvent, ResetScene
+from ecovla_ros.nodes.ros.sim_cameras import Cameras
 from ecovla_ros.sim import events
 from ecovla_ros.sim.env import PERIOD_TICKS
 from ecovla_ros.sim.events import KINDS, Event

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ecovla_ros.engine.calibration import calibration
 from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.normalise import Normaliser, relative
+from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.normalise import Normaliser, relative
-from ecovla_ros.models.pi.prompt import Prompt
 from ecovla_ros.sim.tasks import TASKS
 from ecovla_ros.train import fit
 from ecovla_ros.train.dataset import PLACES, Dataset

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.prompt import Prompt
 from ecovla_ros.train import demos, fit, parallel, record, together, vision
 from ecovla_ros.train.dataset import Dataset
 from ecovla_ros.train.frames import DemoSettings

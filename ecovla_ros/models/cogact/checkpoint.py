@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ecovla_ros.config import EmbodimentConfig
 from ecovla_ros.errors import CheckpointError
-from ecovla_ros.models import statistics
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.cogact.model import DIT_SIZES, CogactConfig, CogactModel
 from ecovla_ros.models.cogact.policy import CogactPolicy
-from ecovla_ros.models.embodiment import cameras_by_slot
-from ecovla_ros.models.pi.prompt import Prompt
+from ecovla_ros.models.data import statistics
+from ecovla_ros.models.data.embodiment import cameras_by_slot
+from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.weights import Weights, blank, fill, open_archive, read_json
 from ecovla_ros.models.prismatic.convert import KINDS, PRISMATIC, translated, unread
 from ecovla_ros.models.prismatic.prompt import BEGIN, EMPTY, END, QuestionPrompt
-from ecovla_ros.models.weights import Weights, blank, fill, open_archive, read_json
 
 SLOTS = ("primary",)
 NET = "action_model.net."

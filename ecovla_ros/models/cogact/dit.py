@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.pi.layers import Use, run
+from ecovla_ros.models.core.layers import Use, run
 from ecovla_ros.models.prismatic.layers import UNTURNED, PlainBlock, bare_norm, own
 
 FREQUENCIES, LONGEST = 256, 10_000.0

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from ecovla_ros.config import EmbodimentConfig
 from ecovla_ros.errors import CheckpointError
-from ecovla_ros.models import statistics
 from ecovla_ros.models.base import PolicySpec
-from ecovla_ros.models.embodiment import cameras_by_slot
+from ecovla_ros.models.data import statistics
+from ecovla_ros.models.data.embodiment import cameras_by_slot
+from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.weights import Weights, blank, fill, open_archive, open_safetensors, read_json
 from ecovla_ros.models.openvla_oft.model import OftModel
 from ecovla_ros.models.openvla_oft.policy import OftPolicy
-from ecovla_ros.models.pi.prompt import Prompt
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.convert import KINDS, OPENVLA, translated, unread
 from ecovla_ros.models.prismatic.prompt import BEGIN, EMPTY, END, QuestionPrompt
-from ecovla_ros.models.weights import Weights, blank, fill, open_archive, open_safetensors, read_json
 
 SLOTS = ("primary", "wrist")
 """The outside view first, as the published code feeds them."""

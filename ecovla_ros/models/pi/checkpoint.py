@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError, unknown
 from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.normalise import Normaliser
 from ecovla_ros.models.pi.policy import PiPolicy
-from ecovla_ros.models.pi.prompt import Prompt
 from ecovla_ros.models.pi.sites import sites
 
 FAMILY = "pi"

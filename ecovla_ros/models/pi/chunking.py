@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
-from ecovla_ros.models.pi.normalise import Normaliser
+from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.types import ActionChunk, Observation
 
 LIMIT = 10.0

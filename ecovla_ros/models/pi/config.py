@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecovla_ros.errors import CheckpointError, unknown
-from ecovla_ros.models.resize import FITS
+from ecovla_ros.models.data.resize import FITS
 from ecovla_ros.types import CAMERAS
 
 VARIANTS = ("pi0", "pi05")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ecovla_ros.errors import CheckpointError
+from ecovla_ros.models.data.weights import Weights, blank, fill
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.weights import Weights, blank, fill
 from ecovla_ros.types import CAMERAS
 
 UNUSED = ("model.dit.embed_tokens.", "model.vlm.language_model.norm.", "lm_head.", "model.vlm.vision_tower.head.")

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
+from ecovla_ros.models.core.layers import Block, Extend, KeyValue, RMSNorm, Rope, Use, rope_tables, run
+from ecovla_ros.models.core.modulation import Modulation, Modulator
 from ecovla_ros.models.pi.config import PiConfig
-from ecovla_ros.models.pi.layers import Block, Extend, KeyValue, RMSNorm, Rope, Use, rope_tables, run
-from ecovla_ros.models.pi.modulation import Modulation, Modulator
 from ecovla_ros.models.pi.vision import Siglip, Stem
 
 KV = tuple[Tensor, Tensor]

@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
-from ecovla_ros.models.parts import example_texts, must_fit
-from ecovla_ros.models.pi.behind import Behind, suffix_mask
-from ecovla_ros.models.pi.cache import Cache
+from ecovla_ros.models.core.cache import Cache
+from ecovla_ros.models.core.context import Behind, suffix_mask
+from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
+from ecovla_ros.models.core.layers import Extend, Rope
+from ecovla_ros.models.core.staging import Embedded, Staging
+from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
+from ecovla_ros.models.data.compatibility import example_texts, must_fit
+from ecovla_ros.models.data.inputs import camera_images
+from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
 from ecovla_ros.models.pi.chunking import Follow
-from ecovla_ros.models.pi.inputs import camera_images
-from ecovla_ros.models.pi.layers import Extend, Rope
 from ecovla_ros.models.pi.model import PiModel, key_mask
-from ecovla_ros.models.pi.normalise import Normaliser
-from ecovla_ros.models.pi.prompt import Prompt, state_bins, state_prompt
 from ecovla_ros.models.pi.sites import sites, uses
-from ecovla_ros.models.pi.staging import Embedded, Staging
 from ecovla_ros.models.pi.steps import flow_step_parts
-from ecovla_ros.models.reuse import Reuse, ReuseCounts
-from ecovla_ros.models.tokens import Span, TokenPruning, fewer, shortened
 from ecovla_ros.prune.site import Hidden
 from ecovla_ros.types import ActionChunk, Observation
 

@@ -18,14 +18,14 @@ import torch
 
 from ecovla_ros.config import EmbodimentConfig
 from ecovla_ros.errors import CheckpointError
-from ecovla_ros.models import statistics
 from ecovla_ros.models.base import PolicySpec
-from ecovla_ros.models.embodiment import cameras_by_slot
+from ecovla_ros.models.data import statistics
+from ecovla_ros.models.data.embodiment import cameras_by_slot
+from ecovla_ros.models.data.prompt import GemmaPrompt
+from ecovla_ros.models.data.weights import Weights, open_safetensors, read_json
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.convert import config_of_transformers, from_weights
 from ecovla_ros.models.pi.policy import PiPolicy
-from ecovla_ros.models.pi.prompt import GemmaPrompt
-from ecovla_ros.models.weights import Weights, open_safetensors, read_json
 
 OPENPI_SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """Image slots of openpi's models, in the order of the prefix; transformers' PI0 names none."""

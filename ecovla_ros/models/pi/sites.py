@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ecovla_ros.models.base import Plan, Site
-from ecovla_ros.models.pi.layers import Block, Use
+from ecovla_ros.models.core.layers import Block, Use
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.prune.site import Hidden
 

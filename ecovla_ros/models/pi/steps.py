@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecovla_ros.models.pi.layers import Use
+from ecovla_ros.models.core.layers import Use
+from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.modulation import Modulation
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecovla_ros.models.core.vit import VitLayer, to_pixels
 from ecovla_ros.models.pi.config import STEM_CHANNELS, PiConfig
-from ecovla_ros.models.vit import VitLayer, to_pixels
 
 
 class Residual(nn.Module):

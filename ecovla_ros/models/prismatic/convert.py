@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ecovla_ros.models.data.weights import Weights
 from ecovla_ros.models.prismatic.config import PrismaticConfig, TowerConfig
-from ecovla_ros.models.weights import Weights
 
 KINDS = ("weight", "bias")
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.pi.layers import ALL, Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
-from ecovla_ros.models.pi.modulation import Modulation
+from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
+from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.prune.site import SiteUse
 
 

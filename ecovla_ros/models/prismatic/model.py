@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.pi.cache import Cache
-from ecovla_ros.models.pi.layers import FULL, Extend, RMSNorm, Rope, Use, rope_tables
+from ecovla_ros.models.core.cache import Cache
+from ecovla_ros.models.core.fastv import Span, TokenPruning, shortened
+from ecovla_ros.models.core.layers import FULL, Extend, RMSNorm, Rope, Use, rope_tables
+from ecovla_ros.models.core.vla_cache import Reuse, behind
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.layers import LlamaBlock, own
 from ecovla_ros.models.prismatic.vision import Projector, Vision
-from ecovla_ros.models.reuse import Reuse, behind
-from ecovla_ros.models.tokens import Span, TokenPruning, shortened
 
 OWN: Extend = own
 

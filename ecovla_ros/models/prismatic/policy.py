@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
-from ecovla_ros.models.parts import example_texts, must_fit
-from ecovla_ros.models.pi.cache import Cache
-from ecovla_ros.models.pi.inputs import camera_images
-from ecovla_ros.models.pi.layers import Use
-from ecovla_ros.models.pi.normalise import Normaliser
-from ecovla_ros.models.pi.staging import Embedded, Staging
+from ecovla_ros.models.core.cache import Cache
+from ecovla_ros.models.core.fastv import TokenPruning
+from ecovla_ros.models.core.layers import Use
+from ecovla_ros.models.core.staging import Embedded, Staging
+from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
+from ecovla_ros.models.data.compatibility import example_texts, must_fit
+from ecovla_ros.models.data.inputs import camera_images
+from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.model import Prismatic, Recall
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
-from ecovla_ros.models.reuse import Reuse, ReuseCounts
-from ecovla_ros.models.tokens import TokenPruning
 from ecovla_ros.types import ActionChunk, Observation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer
 
 from ecovla_ros.errors import ObservationError
-from ecovla_ros.models.pi.prompt import Prompt
+from ecovla_ros.models.data.prompt import Prompt
 
 QUESTION = "In: What action should the robot take to {}?\nOut:"
 """The wording all published OpenVLA-OFT and CogACT checkpoints were trained with; the instruction is lower-cased."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ecovla_ros.models.base import Plan, Site
-from ecovla_ros.models.pi.layers import Block, Use
+from ecovla_ros.models.core.layers import Block, Use
 from ecovla_ros.models.prismatic.layers import MultiHead
 
 

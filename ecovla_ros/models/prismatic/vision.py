@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecovla_ros.models.core.vit import VitLayer, to_pixels
 from ecovla_ros.models.prismatic.config import PrismaticConfig, TowerConfig
-from ecovla_ros.models.vit import VitLayer, to_pixels
 
 
 class Tower(nn.Module):

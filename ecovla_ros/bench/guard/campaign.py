@@ -1,0 +1,104 @@
+"""The fault campaign: a guard, a controller that runs what it sends, and a policy, cameras, clocks and arm that fail.
+
+One case is about three seconds of simulated time: the arm is enabled and follows a healthy policy, then one fault (or a
+mixture) acts for a while, then the policy is healthy again or silent. Judged is what the controller commanded at 1 kHz,
+against position, velocity, acceleration, jerk, tool speed and box; that nothing raised; that every latch says why.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ecovla_ros.bench.guard.controller import FakeController
+from ecovla_ros.bench.guard.faults import CASES, NS, Fault, Rig, healthy
+from ecovla_ros.config import PROFILES, ControlConfig
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.limits import load
+from ecovla_ros.control.status import State
+from ecovla_ros.errors import ControlError
+from ecovla_ros.types import CONTINUOUS
+
+HOME = np.array([0.0, 0.5, 3.14, -1.6, 0.0, -1.0, 1.57])
+SPREAD = np.array([0.4, 0.25, 0.3, 0.3, 0.4, 0.4, 1.0])
+HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 80, 40, 85
+"""Ticks of 10 ms: healthy policy before the fault, and after it, and silence at the end."""
+
+
+def case(name: str, seed: int) -> dict[str, Any]:
+    """One case: what was violated, whether something raised, and how it ended. Deterministic in `seed`."""
+    rng = np.random.default_rng([seed, list(CASES).index(name)])
+    config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
+    limits = load(config.profile)
+    turns = np.where(CONTINUOUS, 2 * np.pi * rng.integers(-1, 2, 7), 0.0)
+    start = HOME + SPREAD * rng.uniform(-1.0, 1.0, 7) + turns
+    rig = Rig(Guard(config, limits), FakeController(start, 100 * NS), rng)
+    error, status = "", None
+    try:
+        _live(rig, CASES[name])
+        status = rig.guard.tick(rig.clock).status
+    except ControlError as refused:
+        error = f"the controller refused: {refused}"
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    box = np.array(config.box_lower), np.array(config.box_upper)
+    latched = status is not None and status.state == State.LATCHED.value
+    return {
+        "case": name, "seed": seed, "violations": sorted(rig.controller.violations(limits, box)), "crash": error,
+        "commands": status.commands if status else 0, "refusals": status.refusals if status else 0,
+        "state": status.state if status else "", "latched": latched,
+        "unexplained": bool(latched and status is not None and len(status.reason) < 8),
+        "moving": bool(status is not None and rig.controller.model.sample(rig.controller.now_ns)[1].any()),
+    }  # fmt: skip
+
+
+def _live(rig: Rig, fault: Fault) -> None:
+    for _ in range(3):
+        rig.report()
+        rig.tick()
+    rig.guard.enable(True, rig.clock)
+    for k in range(HEALTHY_TICKS):
+        healthy(rig, k)
+        rig.tick()
+    for k in range(int(rig.rng.integers(40, 80))):
+        fault(rig, k)
+        rig.tick()
+    rig.frozen_ns = None
+    for k in range(AFTER_TICKS if rig.rng.random() < 0.5 else 0):
+        healthy(rig, k)
+        rig.tick()
+    for _ in range(REST_TICKS):
+        rig.report()
+        rig.tick()
+
+
+def run(count: int, seed: int, processes: int) -> Iterator[dict[str, Any]]:
+    """`count` cases, the kinds in turn; in several processes when asked."""
+    names = list(CASES)
+    jobs = [(names[i % len(names)], seed + i // len(names)) for i in range(count)]
+    if processes <= 1:
+        yield from (case(*job) for job in jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_case, jobs, chunksize=8)
+
+
+def _case(job: tuple[str, int]) -> dict[str, Any]:
+    return case(*job)
+
+
+def table(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a kind of case, and their sum: count, violations, crashes, latches, unexplained latches, not at rest."""
+    rows = []
+    for name in ("all", *CASES):
+        some = [o for o in outcomes if name in ("all", o["case"])]
+        rows.append({
+            "case": name, "count": len(some), "violations": sum(bool(o["violations"]) for o in some),
+            "crashes": sum(bool(o["crash"]) for o in some), "latched": sum(o["latched"] for o in some),
+            "unexplained": sum(o["unexplained"] for o in some), "moving": sum(o["moving"] for o in some),
+            "commands": sum(o["commands"] for o in some), "refusals": sum(o["refusals"] for o in some),
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,164 @@
+"""transformers' PI0 on the weights of one of ours, for a comparison in the same run.
+
+As its users run it: three camera slots, the third masked, and the prompt padded to 200 tokens (openpi's and lerobot's
+defaults). Beside it the same model on exactly the tokens that ours takes. transformers is imported here and nowhere
+else at run time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecovla_ros import build
+from ecovla_ros.config import PolicyConfig
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.base import DENSE
+from ecovla_ros.models.data.inputs import camera_images
+from ecovla_ros.models.pi.config import PiConfig
+from ecovla_ros.models.pi.convert import from_transformers
+from ecovla_ros.models.shapes import around
+from ecovla_ros.types import Observation
+
+SLOTS, PROMPT = 3, 200
+IMAGE_TOKEN = 1
+
+
+class Reference:
+    """transformers' model and our policy, on equal random weights, on one device."""
+
+    def __init__(self, config: PiConfig, settings: PolicyConfig, every: int) -> None:
+        """`settings`: device, dtype, seed and bucket. `every`: it runs on every so many frames, as it is slow.
+
+        Raises ConfigError without transformers.
+        """
+        try:
+            from transformers import PI0Config, PI0ForConditionalGeneration
+        except ImportError as error:
+            why = f"--reference needs transformers 5.4 or newer: pip install transformers ({error})"
+            raise ConfigError(why) from error
+        place = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
+        torch.manual_seed(settings.seed)
+        self.model = PI0ForConditionalGeneration(PI0Config(**settings_of(config))).eval()
+        generator = torch.Generator().manual_seed(settings.seed)
+        with torch.no_grad():
+            for weight in self.model.parameters():  # transformers starts near zero
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.5 * weight.shape[-1] ** -0.5)
+        model = from_transformers(self.model, config.cameras, config.max_prompt, config.optional_cameras)
+        self.policy = around("pi0-mid", model.to(**place), build.bucket_of(settings))
+        self.model.to(**place)
+        self.steps, self.every, self._turns = config.flow_steps, every, 0
+        self.times: dict[str, list[float]] = {"padded": [], "exact": []}
+        self.difference = 0.0
+
+    @torch.inference_mode()
+    def turn(self, obs: Observation, measured: bool) -> None:
+        """Answer one observation both ways, if it is this one's turn; the exact one must agree with our dense one."""
+        self._turns += 1
+        if (self._turns - 1) % self.every:
+            return
+        noise = torch.randn(1, self.policy.config.horizon, 32, generator=torch.Generator().manual_seed(0))
+        for name, slots, prompt in (("padded", SLOTS, PROMPT), ("exact", len(obs.images), 0)):
+            start = time.perf_counter()
+            actions = self._answer(obs, noise, slots, prompt)
+            if measured:
+                self.times[name].append((time.perf_counter() - start) * 1e3)
+        seen = self.policy.encode(obs)
+        if self._turns == 1:  # before any pattern has moved a row; later it would differ by rounding alone
+            ours = self.policy.act(seen, self.policy.prefill(seen, DENSE), DENSE, noise[0])
+            self.difference = float((ours.cpu() - actions[0]).abs().max())
+
+    def rows(self, dense_ms: float) -> list[dict[str, Any]]:
+        """One row for each way; speed-up is over our dense mean, so that it is below 1."""
+        rows = []
+        for name, times in self.times.items():
+            if not times:
+                continue
+            mean = float(np.mean(times))
+            rows.append(
+                {
+                    "method": f"transformers, {name}",
+                    "refresh": "none",
+                    "ratio": 0.0,
+                    "scope": "policy",
+                    "frames": "all",
+                    "n": len(times),
+                    "mean_ms": mean,
+                    **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
+                    "speedup": dense_ms / mean,
+                    "max_abs_difference": self.difference,
+                }
+            )
+        return rows
+
+    def _answer(self, obs: Observation, noise: Tensor, slots: int, prompt: int) -> Tensor:
+        """Actions (1, H, action_dim) float32 on the host, which is what ends a policy call."""
+        config, policy = self.policy.config, self.policy
+        images = list(camera_images(obs.images, config).values())
+        pixels = [torch.from_numpy(i).permute(2, 0, 1).to(policy.dtype) / 127.5 - 1 for i in images]
+        pixels += [torch.zeros_like(pixels[0])] * (slots - len(pixels))
+        ids = policy.prompt.ids(obs.instruction)
+        text = ids + [0] * max(0, prompt - len(ids))
+        row = [IMAGE_TOKEN] * (len(images) * config.tokens) + text
+        row += [0] * (slots * config.tokens + len(text) - len(row))
+        real = len(images) * config.tokens + len(ids)
+        mask = (torch.arange(len(row)) < real).long()[None]
+        present = torch.tensor([[i < len(images) for i in range(slots)]])
+        state = torch.zeros(1, config.state_dim, dtype=policy.dtype)
+        state[0, :8] = torch.from_numpy(policy.normaliser.state(obs.joints, obs.gripper))
+        given = (state, torch.tensor([row]), torch.stack(pixels)[None], noise.to(policy.dtype), mask, present)
+        state, row_ids, images_in, noise, mask, present = (t.to(policy.device) for t in given)
+        out: Tensor = self.model.sample_actions(
+            state,
+            row_ids,
+            images_in,
+            noise=noise,
+            attention_mask=mask,
+            pixel_attention_mask=present,
+            num_steps=self.steps,
+        )
+        return out.float().cpu()
+
+
+def settings_of(config: PiConfig) -> dict[str, Any]:
+    """Arguments of transformers' `PI0Config` for one of ours."""
+    heads = {
+        "model_type": "gemma",
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab,
+        "rms_norm_eps": config.norm_eps,
+    }
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": config.vision_width,
+        "intermediate_size": config.vision_mlp,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch,
+        "vision_use_head": False,
+    }
+    text = heads | {"hidden_size": config.lm_width, "intermediate_size": config.lm_mlp}
+    expert = heads | {"hidden_size": config.expert_width, "intermediate_size": config.expert_mlp}
+    vlm = {
+        "model_type": "paligemma",
+        "text_config": text,
+        "vision_config": vision,
+        "projection_dim": config.lm_width,
+        "image_token_id": IMAGE_TOKEN,
+    }
+    return {
+        "vlm_config": vlm,
+        "dit_config": expert,
+        "chunk_size": config.horizon,
+        "num_inference_steps": config.flow_steps,
+        "max_state_dim": config.state_dim,
+        "max_action_dim": config.action_dim,
+    }

@@ -1,0 +1,79 @@
+"""Where episodes run: in this process, in several, or on several machines. An episode's result is the same in all.
+
+A trial and the settings determine an episode, and every process computes with one torch thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ecovla_ros import config
+from ecovla_ros.bench.success.drive import Runner
+from ecovla_ros.bench.success.environments import Delays
+from ecovla_ros.bench.success.trials import Trial
+from ecovla_ros.errors import ConfigError
+
+Row = dict[str, Any]
+Spread = Callable[[config.Config, "Delays | None", Sequence[Trial]], Iterator[Row]]
+"""Runs trials and yields their rows as they end."""
+
+_runner: Runner | None = None
+
+
+def here(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
+    """One after the other."""
+    runner = Runner(settings, delays)
+    for trial in todo:
+        yield runner.run(trial)
+
+
+def processes(count: int) -> Spread:
+    """In `count` processes of this machine."""
+
+    def spread(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(count, _open, (settings, delays)) as pool:
+            yield from pool.imap_unordered(_run, todo)
+
+    return here if count <= 1 else spread
+
+
+def ray(address: str) -> Spread:
+    """On every core of a Ray cluster ("auto": the one this machine belongs to; "local": a new one on this machine).
+
+    Raises ConfigError where ray is not installed or no cluster answers.
+    """
+    try:
+        library = importlib.import_module("ray")
+        pools = importlib.import_module("ray.util.actor_pool")
+    except ImportError as error:
+        raise ConfigError(f"--ray needs ray, which does not import ({error}); run: pip install ray") from error
+
+    def spread(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
+        try:
+            own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} if address == "local" else {}
+            library.init(address=address, ignore_reinit_error=True, log_to_driver=False, **own)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"no Ray cluster at '{address}': {error}") from error
+        count = max(1, min(int(library.cluster_resources().get("CPU", 1)), len(todo)))
+        actor = library.remote(num_cpus=1)(Runner)
+        pool = pools.ActorPool([actor.remote(settings, delays) for _ in range(count)])
+        try:
+            yield from pool.map_unordered(lambda worker, trial: worker.run.remote(trial), todo)
+        finally:
+            library.shutdown()
+
+    return spread
+
+
+def _open(settings: config.Config, delays: Delays | None) -> None:
+    global _runner
+    _runner = Runner(settings, delays)
+
+
+def _run(trial: Trial) -> Row:
+    assert _runner is not None
+    return _runner.run(trial)

@@ -1,0 +1,55 @@
+"""`/diagnostics` (REP-107): once a second, and at once when the state changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+
+from ecovla_ros.nodes.ros import qos
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+HARDWARE = "kinova_gen3"
+
+
+class Diagnostics:
+    """The state of one node. `set` may be called from any thread."""
+
+    def __init__(self, node: Any, values: Callable[[], Mapping[str, object]]) -> None:
+        """`values` is asked for the key/value pairs at each publication."""
+        self._node, self._values = node, values
+        self._level, self._message = OK, "starting"
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.REPORT)
+        self._timer = node.create_timer(1.0, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    @property
+    def message(self) -> str:
+        """What is said now."""
+        return self._message
+
+    def set(self, level: bytes, message: str) -> bool:
+        """Say something; published at once when it is new. Returns whether it was."""
+        if (level, message) == (self._level, self._message):
+            return False
+        self._level, self._message = level, message
+        self.publish()
+        return True
+
+    def publish(self) -> None:
+        """Publish what is true now."""
+        array = DiagnosticArray()
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        array.status = [status(self._node.get_fully_qualified_name(), self._level, self._message, self._values())]
+        self._publisher.publish(array)
+
+
+def status(name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
+    """One DiagnosticStatus with its values as text."""
+    pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=HARDWARE, values=pairs)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,46 @@
+"""Whether pictures are of now: their age, and what to say when they do not come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ecovla_ros.errors import ObservationError
+from ecovla_ros.nodes.ros.mailbox import Mailbox
+
+
+def check_age(stamp_ns: int, now_ns: int, valid_s: float) -> None:
+    """Raises ObservationError for a picture that is too old, or stamped in the future."""
+    age_s = (now_ns - stamp_ns) / 1e9
+    if age_s > valid_s:
+        raise ObservationError(f"the newest image is {age_s:.3f} s old; valid: up to {valid_s:.3f} s")
+    if age_s < -valid_s:
+        raise ObservationError(
+            f"the newest image is stamped {-age_s:.3f} s in the future; valid: one clock for all (use_sim_time, NTP)"
+        )
+
+
+def check_silence(
+    mailbox: Mailbox,
+    topics: Mapping[str, str],
+    publishers: Callable[[str], int],
+    times_ns: tuple[int, int],
+    valid_s: float,
+) -> None:
+    """Raises ObservationError when no frame is due because a camera says nothing, or nothing that fits the others.
+
+    `topics`: camera -> topic. `publishers` counts those of a topic. `times_ns`: when listening began, and now.
+    """
+    since_ns, now_ns = times_ns
+    if now_ns == 0:
+        raise ObservationError("the clock stands at zero; valid: use_sim_time and a publisher on /clock, or neither")
+    age_ns = round(valid_s * 1e9)
+    silent = mailbox.silent(now_ns, age_ns)
+    if not silent and mailbox.apart:
+        raise ObservationError(mailbox.apart)
+    if not silent or 0 <= now_ns - since_ns < age_ns:
+        return
+    missing = [f"{topics[camera]} ({publishers(topics[camera])} publishers)" for camera in silent]
+    raise ObservationError(
+        f"no image for {valid_s:.1f} s on {', '.join(missing)}; valid: an image on every one of "
+        f"{', '.join(topics.values())}, remap where yours are named otherwise"
+    )

@@ -1,0 +1,113 @@
+"""A node as a process: start, spin in one thread, end cleanly on SIGINT and SIGTERM however often they come."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.signals import SignalHandlerOptions
+
+from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros.polling import Seldom
+
+WAKE_S = 0.1
+"""A signal is noticed within this time, s."""
+SWITCH_S = 0.0005
+"""How long a thread that draws or infers may keep the interpreter while the executor waits for it, s. Python's own 5 ms
+is half a control tick."""
+
+
+PRIORITY = 10
+"""Real-time priority that is asked for, 1 to 99: above everything ordinary, below ros2_control's 50."""
+
+
+def ask_for_priority() -> bool:
+    """Real-time scheduling for this process and the threads it starts from now on, where the system allows it.
+
+    Allowed to root, and to users with an rtprio limit (/etc/security/limits.conf), as ros2_control asks for it too.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        return False
+    return True
+
+
+def keep_loaded() -> None:
+    """What is loaded stays: the collector need not walk through it beside a tick or a frame. `gc.unfreeze` ends it."""
+    gc.collect()
+    gc.freeze()
+
+
+class Closable(Protocol):
+    """A node that has something to say or to end before it goes."""
+
+    def close(self) -> None:
+        """Called once, while publishing still works."""
+        ...
+
+
+class Signals:
+    """Remembers SIGINT, SIGTERM and SIGHUP instead of raising in the middle of something."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: started by nohup
+                signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _frame: Any) -> None:
+        self.received = number
+
+
+def start_ros(arguments: Sequence[str] | None = None) -> None:
+    """`rclpy.init` without its signal handlers, with the ros-* wheels' prefix known."""
+    os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)  # the wheels set it nowhere
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+
+
+def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
+    """Spin while going, and look at events once a second; a node with a method `drive` of its own is driven by that."""
+    seldom = Seldom()
+    while going():
+        seldom.turn(node, time.monotonic())
+        executor.spin_once(timeout_sec=WAKE_S)
+
+
+def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = None) -> int:
+    """Make the node, spin it until a signal, close it. Exit code: 0; 1 when it failed; 2 when it could not start."""
+    signals = Signals()
+    sys.setswitchinterval(SWITCH_S)
+    start_ros(arguments)
+    try:
+        node = make()
+    except EcovlaError as error:
+        get_logger(name).fatal(str(error))
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    code = 0
+    try:
+        drive = getattr(node, "drive", partial(_drive, node))
+        drive(executor, lambda: not signals.received and rclpy.ok())
+    except ExternalShutdownException:
+        pass
+    except EcovlaError as error:
+        get_logger(name).fatal(str(error))
+        code = 1
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return code

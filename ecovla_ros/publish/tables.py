@@ -1,0 +1,128 @@
+"""README tables from results/*.json: `python -m ecovla_ros.publish.tables README.md`. No figure is typed by hand.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each NAME below says from which file and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros.publish import headline as report_headline
+from ecovla_ros.publish import speed_tables as report_speed
+from ecovla_ros.publish import success_tables as report_success
+from ecovla_ros.publish import trace_tables as report_trace
+from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrite the tables of a Markdown file in place; `--check` only tells whether they are up to date (exit 1)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(argv)
+    before = options.file.read_text(encoding="utf-8")
+    after = fill(before, options.results)
+    if not options.check:
+        options.file.write_text(after, encoding="utf-8")
+    return int(options.check and before != after)
+
+
+def fill(text: str, results: Path) -> str:
+    """`text` with every table made anew. Raises ConfigError for a table of unknown name."""
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in TABLES:
+            raise ConfigError(unknown("table", name, TABLES))
+        files, make = TABLES[name]
+        paths = [results / file for file in files.split()]
+        whole = all(path.is_file() for path in paths)
+        body = make(*(json.loads(path.read_text(encoding="utf-8")) for path in paths)) if whole else MISSING
+        return f"<!-- table: {name} -->\n{body}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([\w-]+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+
+
+def faults(document: Document) -> str:
+    """The fault campaign, the sum first."""
+    keys = ("count", "violations", "crashes", "latched", "unexplained", "moving", "commands", "refusals")
+    rows = [[r["case"], *(f"{r[key]}" for key in keys)] for r in document["rows"]]
+    head = ("fault", "cases", "outside limits", "crashes", "latched", "latched without a reason", "not at rest",
+            "commands", "refused")  # fmt: skip
+    settings = document["settings"]
+    command = f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"
+    return markdown(head, rows, source(document, command))
+
+
+def playback(document: Document) -> str:
+    """Ways to play one motion."""
+    rows = [
+        [r["way"], f"{r['rms_acceleration']:.2f}", f"{r['ratio']:.2f}", f"{r['peak_jerk']:.3g}",
+         percent(r["rest_share"]), f"{r['rms_error_mrad']:.1f}"]
+        for r in document["playback"]
+    ]  # fmt: skip
+    head = ("way", "rms acceleration, rad/s^2", "of the ideal's", "peak jerk, rad/s^3", "at rest", "rms error, mrad")
+    return markdown(head, rows, source(document, "ecovla faults"))
+
+
+def trial(document: Document) -> str:
+    """Processes killed in mid-motion, and what the guard costs."""
+    rows = []
+    for row in document["rows"]:
+        if "rest_s" in row:
+            what = f"at rest after {row['rest_s']:.2f} s from {row['speed_rad_s']:.2f} rad/s"
+            what += f"; outside limits: {', '.join(row['violations']) or 'nothing'}"
+            if "step_rad_s2" in row:
+                what += f"; largest step of acceleration {row['step_rad_s2']:.2f} rad/s^2"
+        elif "share" in row:
+            what = f"{100 * row['share']:.1f} %"
+        else:
+            what = f"p99 {number(row['p99_ms'])} ms" + (f", {row['n']} pictures" if "n" in row else "")
+        rows.append([row["trial"], what, "yes" if row["reached"] else "no"])
+    return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
+
+
+def bags(document: Document) -> str:
+    """Speed, size, memory and damage of bags."""
+    rows = [[r["case"], r["what"], f"{number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
+    command = "python -m ecovla_ros.publish.report.measure"
+    return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
+
+
+TABLES: dict[str, tuple[str, Callable[..., str]]] = {
+    "headline": ("table.json latency_mid_bf16.json faults.json trial.json", report_headline.headline),
+    "success": ("table.json", report_success.dense),
+    "study": ("table.json", report_success.study),
+    "study-latency": ("table-latency.json", report_success.study_latency),
+    "study-rtc": ("table-rtc.json", report_success.measured),
+    "waiting": ("trace-waiting.json trace-waiting-rtc.json", report_trace.waiting),
+    "expert": ("expert.json", report_success.expert),
+    "latency": ("latency.json", report_speed.latency),
+    "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),
+    "latency-mid-bf16": ("latency_mid_bf16.json", report_speed.latency),
+    "latency-back-to-back": ("latency_back_to_back.json", report_speed.latency),
+    "latency-cuda": ("latency_cuda.json", report_speed.device),
+    "fidelity": ("fidelity.json", report_speed.fidelity),
+    "fidelity-looks": ("fidelity-looks.json", report_speed.fidelity_episodes),
+    "command": ("command.json", report_speed.command),
+    "parity": ("parity.json", report_speed.parity),
+    "demo": ("demo.json", report_success.demo),
+    "faults": ("faults.json", faults),
+    "playback": ("faults.json", playback),
+    "trial": ("trial.json", trial),
+    "analytic": ("analytic.json", report_speed.analytic),
+    "families": ("families.json", report_speed.families),
+    "bags": ("bags.json", bags),
+    "tokens": ("tokens.json", report_speed.tokens),
+}
+"""Name -> result files, by spaces, and what makes the table of their documents."""
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""`ecovla doctor`: before motion, over the live graph. Listens for some seconds, moves nothing, says a line a check.
+
+A finding is ok, a warning (works, but look at it) or a fault (do not move). What cannot be seen is said to be unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from ecovla_ros import wire
+from ecovla_ros.config import Config
+from ecovla_ros.control import limits
+from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros import qos, settings
+from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
+from ecovla_ros.nodes.ros.process import start_ros
+from ecovla_ros.stage.topics import FAULT, OK, WARNING, Finding, Heard, Link
+from ecovla_ros.types import JOINTS
+
+CONTROLLER = "joint_trajectory_controller/joint_trajectory"
+CLOCK_S = 0.05
+"""Stamps of joint states that lie further from this clock mean that two machines do not agree, s."""
+ACTION_DIMS = (7, 8)
+"""Joint targets with or without the gripper; delta poses with the gripper."""
+
+
+class Doctor(Node):
+    """Subscribes to everything that the policy and the guard read and write."""
+
+    def __init__(self, loaded: Config, **options: Any) -> None:
+        """Start to listen."""
+        super().__init__("doctor", **options)
+        self._config = loaded
+        self.spec, self._spec_fault = _spec(loaded)
+        self._cameras = tuple(self.spec.get("cameras", {})) or ("third_person", "wrist")
+        self.links = [
+            *(Link(f"{camera}/image", Image, qos.SENSOR, True) for camera in self._cameras),
+            Link("joint_states", JointState, qos.SENSOR, True),
+            Link("instruction", String, qos.LATCHED, True),
+            Link("action_chunk", ActionChunk, qos.COMMAND, True),
+            Link("latency", LatencyReport, qos.REPORT, True),
+            Link("status", DiagnosticStatus, qos.LATCHED, True),
+            Link(CONTROLLER, JointTrajectory, qos.COMMAND, False),
+        ]
+        self.heard = {link.topic: Heard() for link in self.links if link.written}
+        for link in self.links:
+            if link.written:
+                self.create_subscription(link.kind, link.topic, self._listener(link.topic), link.profile)
+
+    def _listener(self, topic: str) -> Callable[[Any], None]:
+        return lambda msg: self.heard[topic].hear(msg, int(self.get_clock().now().nanoseconds))
+
+    def findings(self) -> list[Finding]:
+        """What was found. Call it after some seconds of spinning."""
+        parts = (self._topics, self._pictures, self._joints, self._stamps, self._checkpoint, self._device, self._pace,
+                 self._guard)  # fmt: skip
+        return [finding for part in parts for finding in part()]
+
+    def _topics(self) -> Iterator[Finding]:
+        """Every topic is there, with its type, and with a quality of service that lets messages through."""
+        for link in self.links:
+            name = self.resolve_topic_name(link.topic)
+            find = self.get_publishers_info_by_topic if link.written else self.get_subscriptions_info_by_topic
+            ends = [end for end in find(name) if end.node_name != "doctor"]
+            what = "publisher" if link.written else "subscriber"
+            if not ends:
+                why = {CONTROLLER: "no controller listens: is joint_trajectory_controller active?",
+                       "instruction": "no instruction yet: the policy waits for one",
+                       "action_chunk": "no publisher: is the policy configured?"}  # fmt: skip
+                level = WARNING if link.topic in ("instruction", "latency") else FAULT
+                yield Finding(level, name, why.get(link.topic, f"no {what}; valid: remap yours to this name"))
+                continue
+            wrong = sorted({end.topic_type for end in ends} - {link.type_name})
+            deaf = [reason for end in ends if (reason := link.deaf(end.qos_profile))]
+            if wrong:
+                yield Finding(FAULT, name, f"type {', '.join(wrong)}; valid: {link.type_name}")
+            elif deaf:
+                yield Finding(FAULT, name, f"quality of service does not match: {deaf[0]}")
+            elif link.written and len(ends) > 1 and link.topic != "instruction":
+                yield Finding(WARNING, name, f"{len(ends)} publishers: {', '.join(sorted(e.node_name for e in ends))}")
+            else:
+                yield Finding(OK, name, f"{link.type_name}, {what} {ends[0].node_name}")
+
+    def _pictures(self) -> Iterator[Finding]:
+        """Pictures come often enough, are decodable, and are of now."""
+        most_s = self._config.node.image_age_s
+        for camera in self._cameras:
+            heard, check = self.heard[f"{camera}/image"], f"{camera} pictures"
+            if heard.last is None:
+                yield Finding(FAULT, check, "none came")
+                continue
+            age_s = float(np.median(heard.ages_s))
+            try:
+                size = wire.decode_image(heard.last, camera).shape[:2]
+            except EcovlaError as error:
+                yield Finding(FAULT, check, str(error))
+                continue
+            text = f"{heard.rate_hz:.1f} Hz, {size[1]} x {size[0]} px, {1e3 * age_s:.0f} ms old"
+            late = heard.longest_s > most_s or not -CLOCK_S <= age_s <= most_s
+            hint = f"; valid: every {most_s:.2f} s, no older, not from the future" if late else ""
+            yield Finding(FAULT if late else OK, check, text + hint)
+
+    def _joints(self) -> Iterator[Finding]:
+        """Joint states come often enough, name the arm's joints, and the arm stands within its limits."""
+        heard, most_s = self.heard["joint_states"], self._config.control.joint_state_age_s
+        if heard.last is None:
+            yield Finding(FAULT, "joint states", "none came")
+            return
+        try:
+            state = wire.arm_state(heard.last)
+        except EcovlaError as error:
+            yield Finding(FAULT, "joint states", str(error))
+            return
+        slow = heard.longest_s > most_s
+        text = f"{heard.rate_hz:.0f} Hz, longest silence {1e3 * heard.longest_s:.0f} ms"
+        yield Finding(FAULT if slow else OK, "joint states", text + (f"; valid: {1e3 * most_s:.0f} ms" if slow else ""))
+        within = limits.load(self._config.control.profile)
+        out = [
+            f"{name} at {at:.2f} rad" for name, at, low, high in zip(JOINTS, state.joints, within.lower, within.upper)
+            if not low <= at <= high
+        ]  # fmt: skip
+        text = f"{', '.join(out)}, outside limits" if out else "within limits"
+        yield Finding(FAULT if out else OK, "joint ranges", text)
+
+    def _stamps(self) -> Iterator[Finding]:
+        """The arm's machine and this one have one clock."""
+        ages = self.heard["joint_states"].ages_s
+        if not ages:
+            yield Finding(WARNING, "clock", "unseen: no joint states")
+            return
+        offset_s = float(np.median(ages))
+        apart = abs(offset_s) > CLOCK_S
+        hint = "; valid: one clock (chrony, or use_sim_time on all)" if apart else ""
+        yield Finding(FAULT if apart else OK, "clock", f"joint states are stamped {1e3 * offset_s:+.1f} ms ago{hint}")
+
+    def _checkpoint(self) -> Iterator[Finding]:
+        """The checkpoint is there, and fits cameras and action space."""
+        if self._spec_fault:
+            yield Finding(FAULT, "checkpoint", self._spec_fault)
+            return
+        size, horizon = int(self.spec["action_dim"]), int(self.spec["horizon"]) * float(self.spec["period_s"])
+        text = f"{self.spec['name']}: cameras {', '.join(self._cameras)}; {size} numbers, {horizon:.1f} s a chunk"
+        if size not in ACTION_DIMS:
+            yield Finding(FAULT, "checkpoint", f"{text}; valid: {ACTION_DIMS} numbers for seven joints and a gripper")
+        else:
+            yield Finding(OK, "checkpoint", text)
+
+    def _device(self) -> Iterator[Finding]:
+        """Where the model will run."""
+        from ecovla_ros import build
+
+        try:
+            device = build.device_of(self._config.policy)
+        except EcovlaError as error:
+            yield Finding(FAULT, "device", str(error))
+            return
+        gpu = device.type == "cuda"
+        yield Finding(OK if gpu else WARNING, "device", "cuda" if gpu else "cpu: no GPU, or not asked for")
+
+    def _pace(self) -> Iterator[Finding]:
+        """The policy keeps its deadline, and the guard's patience is longer than its period."""
+        heard, patience_s = self.heard["action_chunk"], self._config.control.chunk_silence_s
+        latency = self.heard["latency"].last
+        if heard.last is None or latency is None:
+            yield Finding(WARNING, "deadline", "unseen: no chunk came (is the policy active?)")
+            return
+        slow = heard.longest_s > patience_s
+        text = f"a chunk every {1e3 * (1.0 / heard.rate_hz if heard.rate_hz else math.inf):.0f} ms"
+        hint = f"; the guard stops after {1e3 * patience_s:.0f} ms (control.chunk_silence_s)" if slow else ""
+        yield Finding(FAULT if slow else OK, "chunks", text + hint)
+        missed = latency.policy_ms > latency.deadline_ms
+        text = f"policy call {latency.policy_ms:.0f} ms of {latency.deadline_ms:.0f} ms"
+        yield Finding(FAULT if missed else OK, "deadline", text + ("; not feasible on this machine" if missed else ""))
+
+    def _guard(self) -> Iterator[Finding]:
+        """The guard is there and not latched."""
+        said = self.heard["status"].last
+        if said is None:
+            yield Finding(FAULT, "guard", "says nothing: is it running?")
+            return
+        state = {pair.key: pair.value for pair in said.values}.get("state", "")
+        level = FAULT if state == "LATCHED" else WARNING if state not in ("DISARMED", "") else OK
+        yield Finding(level, "guard", f"{state}: {said.message}")
+
+
+def main(config_name: str, overrides: list[str], seconds: float) -> int:
+    """Listen, print a line a finding, and return 1 when one is a fault."""
+    loaded = settings.load(config_name, overrides)
+    start_ros([])
+    doctor, executor = Doctor(loaded), SingleThreadedExecutor()
+    executor.add_node(doctor)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+    found = doctor.findings()
+    executor.shutdown()
+    doctor.destroy_node()
+    rclpy.try_shutdown()
+    for finding in found:
+        print(finding)
+    faults = sum(finding.level == FAULT for finding in found)
+    print(f"{faults} faults: do not move" if faults else "no fault found; the arm and its cell are yours to check")
+    return int(faults > 0)
+
+
+def _spec(loaded: Config) -> tuple[Mapping[str, Any], str]:
+    """What the checkpoint says of itself, and why it cannot be read."""
+    from ecovla_ros import build
+
+    try:
+        path = Path(build.checkpoint_of(loaded.policy)) / "config.json"
+        return json.loads(path.read_text(encoding="utf-8"))["spec"], ""
+    except EcovlaError as error:
+        return {}, str(error)
+    except (OSError, ValueError, KeyError) as error:
+        return {}, f"{path} does not say what the policy is: {error}"

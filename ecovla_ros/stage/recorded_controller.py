@@ -1,0 +1,67 @@
+"""What the simulated arm's controller was told, in order, to be run again at 1 kHz: for `ecovla trial`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from ecovla_ros import wire
+from ecovla_ros.bench.guard.controller import FakeController
+from ecovla_ros.control.trajectory import TrajectoryController
+from ecovla_ros.nodes.ros import qos
+from ecovla_ros.types import Trajectory
+
+COMMANDS = "joint_trajectory_controller/joint_trajectory"
+TRANSPORT_NS = 3_000_000
+"""A command reaches the controller so much later than it was planned, ns."""
+
+
+class Arm:
+    """What the controller was told, in order, to be run again at 1 kHz."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._told: list[tuple[int, Trajectory]] = []
+        self._live: TrajectoryController | None = None
+        self._start: tuple[int, np.ndarray] | None = None
+        self._joints: np.ndarray | None = None
+        node.create_subscription(JointState, "joint_states", self._on_joints, qos.SENSOR)
+        node.create_subscription(JointTrajectory, COMMANDS, self._on, qos.COMMAND)
+
+    def begin(self) -> None:
+        """Start from where the arm is, at rest."""
+        assert self._joints is not None
+        self._start, self._told, self._live = (self._now(), self._joints), [], TrajectoryController(self._joints)
+
+    def end(self) -> None:
+        """Listen no more: what ends may still command, and be heard late."""
+        self._live = None
+
+    def speed(self) -> float:
+        """Largest commanded joint speed now, rad/s."""
+        return float(np.abs(self._live.sample(self._now())[1]).max()) if self._live else 0.0
+
+    def again(self) -> FakeController:
+        """The commands from `begin` to now, by a controller that gets each `TRANSPORT_NS` after it was planned."""
+        assert self._start is not None
+        controller = FakeController(self._start[1], self._start[0])
+        for stamp_ns, trajectory in self._told:
+            controller.run(max(stamp_ns + TRANSPORT_NS - controller.now_ns, 0))
+            controller.model.accept(trajectory, controller.now_ns, stamp_ns=stamp_ns)
+        controller.run(max(self._now() - controller.now_ns, 0))
+        return controller
+
+    def _on(self, msg: JointTrajectory) -> None:
+        if self._live is not None:
+            stamp_ns, trajectory = wire.stamp_ns(msg.header.stamp), wire.trajectory(msg)
+            self._told.append((stamp_ns, trajectory))
+            self._live.accept(trajectory, self._now(), stamp_ns=stamp_ns)
+
+    def _on_joints(self, msg: JointState) -> None:
+        self._joints = wire.arm_state(msg).joints
+
+    def _now(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)

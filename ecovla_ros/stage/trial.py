@@ -1,0 +1,125 @@
+"""`ecovla trial`: a process is killed or a camera stops in mid-motion; how the guard ticks; picture to command.
+
+Processes over ROS 2 on this machine; the arm is simulated. What the controller was told is run again at 1 kHz here.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecovla_ros.bench import document
+from ecovla_ros.control.limits import load
+from ecovla_ros.nodes.ros import qos
+from ecovla_ros.nodes.ros.interfaces import LatencyReport
+from ecovla_ros.stage.processes import CONFIG, Stage
+from ecovla_ros.wire import stamp_ns
+
+MOVE_RAD_S = 0.15
+"""The arm is in mid-motion when a joint is commanded to be faster, rad/s."""
+RAMPED_S, MOVE_S, AFTER_S = 2.2, 30.0, 1.6
+STILL_RAD_S = 1e-4
+"""A joint slower than this is at rest, rad/s."""
+REST_S, JITTER_MS, SHARE, BESIDE_MS = 0.8, 5.0, 0.15, 15.0
+"""What is asked for."""
+SIZE_PX, PICTURE_S, OVERHEAD_S, TURNS = 224, 0.15, 14.0, 8
+"""Size of a picture, time between two, time after which the arm starts anew, s (a policy that sees nothing drives it to
+the edge of its box, where chunks are refused), and how often."""
+DRAWN = ("sim.width=96", "sim.height=96", "sim.image_hz=6", "node.image_age_s=0.6")
+"""Pictures that leave the processors to policy and guard: the simulator draws them on the same cores."""
+UNDRAWN = ("control.replan_s=0.02", "sim.image_hz=1", "sim.width=32", "sim.height=32")
+"""The simulator's pictures are not looked at: they are drawn after their stamp. The guard takes every chunk."""
+
+
+def main(repeat: int, out: Path, json: Path | None) -> int:
+    """Run the trials. Exit code 1 when a figure that was asked for is not reached."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for what in ("policy", "guard", "camera"):
+        for seed in range(repeat):
+            rows.append(stop(what, seed, out))
+            print(rows[-1], flush=True)
+    jitter, share = (max(row[key] for row in rows) for key in ("tick_jitter_p99_ms", "guard_share"))
+    rows += [
+        {"trial": "guard tick jitter while the policy runs, worst run", "p99_ms": jitter,
+         "reached": jitter <= JITTER_MS},
+        {"trial": "guard share of one core, worst run", "share": share, "reached": share <= SHARE},
+        overhead(out),
+    ]  # fmt: skip
+    for row in rows[-3:]:
+        print(row)
+    if json:
+        document.write(json, rows, {"repeat": repeat, "config": CONFIG})
+    return int(not all(row["reached"] for row in rows))
+
+
+def stop(what: str, seed: int, out: Path) -> dict[str, Any]:
+    """Drive, kill `what` with signal 9 (or stop passing pictures on) in mid-motion, and look at the commands."""
+    with Stage(out, DRAWN, relayed=what == "camera") as stage:
+        stage.begin("apple", seed)
+        stage.arm.begin()
+        used, began = stage.cpu_s("guard"), time.monotonic()
+        stage.driver.spin(RAMPED_S, lambda: True)
+        stage.driver.until(lambda: stage.arm.speed() > MOVE_RAD_S, MOVE_S, "motion")
+        speed = stage.arm.speed()
+        share = (stage.cpu_s("guard") - used) / (time.monotonic() - began)
+        if what == "camera":
+            stage.passing = False
+        else:
+            stage.kill(what)
+        cycle = len(stage.arm.again().commanded()[0])
+        stage.driver.spin(AFTER_S, lambda: True)
+        controller = stage.arm.again()
+        velocity = controller.commanded()[1]
+        moving = np.abs(velocity[cycle:]).max(axis=1) > STILL_RAD_S
+        rest_s = 1e-3 * (int(np.flatnonzero(moving)[-1]) + 1) if moving.any() else 0.0
+        limits = load("normal")
+        broken = sorted(controller.violations(limits) - {"jerk"})  # said as a step: stamps and transport blur jerk
+        step = float(np.abs(np.diff(velocity, 2, axis=0)).max()) * 1e3
+        calm = rest_s <= REST_S and not moving[-1] and not broken and step <= limits.acceleration.min()
+        return {
+            "trial": f"{what} {'stopped' if what == 'camera' else 'killed'}", "seed": seed, "speed_rad_s": speed,
+            "rest_s": rest_s, "violations": broken, "step_rad_s2": step, "guard": stage.values.get("state", ""),
+            "reached": calm, "tick_jitter_p99_ms": float(stage.values.get("tick_jitter_p99_ms", "nan")),
+            "guard_share": share,
+        }  # fmt: skip
+
+
+def overhead(out: Path) -> dict[str, Any]:
+    """Two 224 px cameras of this process, the real policy and guard: picture to command without the policy call.
+
+    The guard tells the time from the stamp of the picture that it answers to the published command, and that stamp;
+    the policy tells how long its call for that picture took.
+    """
+    with Stage(out, UNDRAWN, relayed=True) as stage:
+        stage.passing = False
+        picture = np.full((SIZE_PX, SIZE_PX, 3), 128, np.uint8)
+        policy_ms: dict[int, float] = {}
+        whole_ms: dict[int, float] = {}
+
+        def answered() -> None:
+            stamp = int(stage.values.get("chunk_stamp_ns", 0))
+            if stamp:
+                whole_ms.setdefault(stamp, float(stage.values["camera_to_command_ms"]))
+
+        def called(msg: LatencyReport) -> None:
+            policy_ms[stamp_ns(msg.header.stamp)] = msg.policy_ms
+
+        stage.node.create_timer(PICTURE_S, lambda: stage.shoot(picture))
+        stage.node.create_subscription(LatencyReport, "latency", called, qos.REPORT)
+        stage.begin("apple", 0)
+        stage.heard.append(answered)
+        stage.driver.spin(OVERHEAD_S, lambda: True)
+        for seed in range(1, TURNS):
+            stage.driver.lay("apple", seed)
+            stage.driver.enable(True)
+            stage.driver.spin(OVERHEAD_S, lambda: True)
+    beside = [ms - policy_ms[stamp] for stamp, ms in whole_ms.items() if stamp in policy_ms]
+    p50, p99 = (float(np.percentile(beside, q)) if beside else None for q in (50, 99))
+    return {
+        "trial": "picture to command, beside the policy call", "n": len(beside), "p50_ms": p50, "p99_ms": p99,
+        "reached": p99 is not None and p99 <= BESIDE_MS,
+    }  # fmt: skip

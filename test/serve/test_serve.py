@@ -1,0 +1,373 @@
+"""`ecovla serve`: real clients get what the engine gives, and whatever a bad one does, the next is served."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support import prismatic_models as small
+
+sys.path.append(str(Path(sys.prefix) / "clients"))  # where tools/setup.sh puts vla-eval and openpi-client
+
+pytest.importorskip("websockets")
+msgpack = pytest.importorskip("msgpack")
+
+from websockets.exceptions import ConnectionClosed  # noqa: E402
+from websockets.sync.client import connect  # noqa: E402
+
+from ecovla_ros import build, cli, config  # noqa: E402
+from ecovla_ros.config import EmbodimentConfig, PolicyConfig, PruneConfig  # noqa: E402
+from ecovla_ros.engine.engine import Engine  # noqa: E402
+from ecovla_ros.engine.streams import Inline  # noqa: E402
+from ecovla_ros.errors import ConfigError, ObservationError  # noqa: E402
+from ecovla_ros.models.data import statistics  # noqa: E402
+from ecovla_ros.models.openvla_oft.policy import OftPolicy  # noqa: E402
+from ecovla_ros.serve import codec, ensemble, server, session  # noqa: E402
+
+WIDTH = 5
+"""Numbers of an action of the other arm here; its state has 4."""
+
+
+def engine(other=True):
+    policy = small.policy("oft")
+    if other:
+        stats = statistics.Statistics(
+            statistics.Affine(np.zeros(4), np.ones(4)), statistics.Affine(np.full(WIDTH, 3.0), np.full(WIDTH, 2.0)),
+            "quantiles", "here",
+        )  # fmt: skip
+        norm = statistics.normaliser(stats, policy.config.horizon, EmbodimentConfig(other=True))
+        policy = OftPolicy(policy.model, policy.spec, norm, policy.prompt)
+    return Engine(policy, PruneConfig(method="every", ratio=0.25, refresh="dense", sites=("lm.mlp",)), Inline())
+
+
+@contextmanager
+def serving(protocol, **options):
+    """A server on a free port in a thread of its own; yields its address and session."""
+    keys = session.VLA_EVAL if protocol == "vla-eval" else session.OPENPI
+    made = session.Session(engine(options.pop("other", True)), keys, options.pop("is_other", True), **options)
+    loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
+
+    async def run():
+        policy = server.PolicyServer(made, protocol, {"send_state": True})
+        listening = await policy.start("127.0.0.1", 0)
+        address.append(f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        stop.append(asyncio.Event())
+        ready.set()
+        await stop[0].wait()
+        listening.close()
+        await listening.wait_closed()
+        policy.close()
+
+    stop = []
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield address[0], made
+    finally:
+        loop.call_soon_threadsafe(stop[0].set)
+        thread.join(30)
+        made.engine.close()
+
+
+def images(seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (28, 28, 3), dtype=np.uint8) for _ in range(2)]
+
+
+def libero(seed=0, state=(0.1, 0.2, 0.3, 0.4)):
+    """As openpi's LIBERO example sends it."""
+    outside, wrist = images(seed)
+    return {"observation/image": outside, "observation/wrist_image": wrist, "observation/state": np.array(state),
+            "prompt": small.TEXTS[0]}  # fmt: skip
+
+
+def benchmark(seed=0):
+    """As vla-eval's LIBERO benchmark sends it."""
+    outside, wrist = images(seed)
+    return {"images": {"agentview": outside, "wrist": wrist}, "states": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+            "task_description": small.TEXTS[0]}  # fmt: skip
+
+
+def expected(seeds=(0,)):
+    """Chunks of an engine of its own on the same observations."""
+    mine = session.Session(engine(), session.OPENPI, True)
+    mine.start()
+    out = [mine.chunk(libero(seed)) for seed in seeds]
+    mine.engine.close()
+    return out
+
+
+def test_openpis_own_client_gets_the_chunks_of_the_engine():
+    client_module = pytest.importorskip("openpi_client.websocket_client_policy")
+    with serving("openpi") as (address, _):
+        client = client_module.WebsocketClientPolicy(address)
+        assert client.get_server_metadata() == {"send_state": True}
+        for seed, chunk in zip((0, 1, 0), expected((0, 1, 0))):
+            answer = client.infer(libero(seed))
+            assert np.array_equal(answer["actions"], chunk) and answer["actions"].shape == (3, WIDTH)
+            assert answer["server_timing"]["infer_ms"] > 0.0
+        with pytest.raises(
+            RuntimeError, match="no 'observation/wrist_image' in the observation; it has observation/image"
+        ):
+            client.infer({k: v for k, v in libero().items() if "wrist" not in k})
+        assert client.infer(libero())["actions"].shape == (3, WIDTH), "an error does not end the connection"
+
+
+@pytest.mark.parametrize("form", ["raw", "png", "jpeg"])
+def test_vla_evals_own_client_gets_actions_one_by_one(form):
+    connection = pytest.importorskip("vla_eval.connection")
+    numpy_codec = pytest.importorskip("vla_eval.protocol.numpy_codec")
+    if form != "raw":
+        pytest.importorskip("PIL")
+    numpy_codec.set_image_format(form)
+
+    async def episode(address):
+        async with connection.Connection(address, timeout=60.0, max_retries=1) as client:
+            assert client.server_info["observation_params"] == {"send_state": True}
+            await client.start_episode({"task": {"name": "x"}})
+            taken = [await client.act(benchmark(seed)) for seed in (0, 0, 1)]
+            with pytest.raises(RuntimeError, match="no 'task_description' in the observation"):
+                for _ in range(2):
+                    await client.act({k: v for k, v in benchmark().items() if k != "task_description"})
+            await client.end_episode({"success": False})
+            return [np.asarray(a["actions"]) for a in taken]
+
+    with serving("vla-eval", execute=2) as (address, _):
+        taken = asyncio.run(episode(address))
+    first, second = expected((0, 1))
+    assert all(a.shape == (WIDTH,) and np.isfinite(a).all() for a in taken)
+    if form != "jpeg":  # which is lossy
+        assert np.allclose(taken[0], first[0], atol=1e-5) and np.allclose(taken[1], first[1], atol=1e-5)
+        assert np.allclose(taken[2], second[0], atol=1e-5), "two of three actions, then a new inference"
+
+
+def ask(address, message):
+    with connect(address, max_size=None) as client:
+        client.recv()
+        client.send(codec.pack(message, "openpi"))
+        return client.recv()
+
+
+BAD = {
+    "text": "hello",
+    "nothing": b"",
+    "noise": bytes(range(256)),
+    "a number": msgpack.packb(7),
+    "an object array": msgpack.packb({b"__ndarray__": True, b"data": b"x" * 8, b"dtype": "|O", b"shape": [1]}),
+    "an array of complex numbers": msgpack.packb(
+        {b"__ndarray__": True, b"data": b"x" * 16, b"dtype": "<c16", b"shape": [1]}
+    ),
+    "a short array": msgpack.packb({b"__ndarray__": True, b"data": b"x", b"dtype": "<f8", b"shape": [4]}),
+    "a huge shape": msgpack.packb({b"__ndarray__": True, b"data": b"", b"dtype": "<f8", b"shape": [2**40, 2**40]}),
+    "a bomb": msgpack.packb(
+        {"__image__": True, "format": "png", "data": b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + b"\xff" * 40}
+    ),
+    "no image": msgpack.packb({"__image__": True, "format": "png", "data": b"GIF89a"}),
+    "an image without data": msgpack.packb({"__image__": True, "format": "png"}),
+    "deep": b"\x91" * 3000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("protocol", ["openpi", "vla-eval"])
+def test_a_bad_message_is_answered_and_the_next_good_one_too(protocol, name):
+    with serving(protocol) as (address, _), connect(address) as client:
+        if protocol == "openpi":
+            client.recv()
+        client.send(BAD[name])
+        answer = client.recv()
+        if protocol == "openpi":
+            assert isinstance(answer, str) and "ObservationError" in answer
+            client.send(codec.pack(libero(), "openpi"))
+            assert codec.unpack(client.recv())["actions"].shape == (3, WIDTH)
+        else:
+            assert codec.unpack(answer)["type"] == "error"
+            client.send(codec.pack({"type": "observation", "payload": benchmark(), "seq": 9}, "vla-eval"))
+            good = codec.unpack(client.recv())
+            assert (good["type"], good["seq"], good["payload"]["actions"].shape) == ("action", 9, (WIDTH,))
+
+
+def test_clients_that_leave_flood_or_crowd_do_not_stop_the_server():
+    with serving("openpi") as (address, _):
+        with connect(address, max_size=None) as flood:
+            flood.recv()
+            flood.send(b"x" * (codec.MAX_BYTES + 1))
+            with pytest.raises(ConnectionClosed) as closed:
+                flood.recv()
+            assert closed.value.rcvd.code == 1009
+        leaver = connect_patiently(address)
+        leaver.send(codec.pack(libero(), "openpi"))
+        leaver.socket.close()  # without a word, while the engine is at it
+        with connect_patiently(address) as first:
+            with connect(address) as second, pytest.raises(ConnectionClosed) as closed:
+                second.recv()
+            assert closed.value.rcvd.code == server.BUSY
+            first.send(codec.pack(libero(), "openpi"))
+            assert codec.unpack(first.recv())["actions"].shape == (3, WIDTH)
+
+
+def connect_patiently(address):
+    """The one before may still be leaving."""
+    for _ in range(200):
+        client = connect(address)
+        try:
+            client.recv()
+            return client
+        except ConnectionClosed:
+            threading.Event().wait(0.05)
+    raise AssertionError("the server stayed busy")
+
+
+WRONG = [
+    ({"observation/state": [1.0, 2.0]}, "has 2 numbers; needed: 4"),
+    ({"observation/state": ["a"]}, "is not numbers"),
+    ({"observation/state": [np.nan] * 4}, "finite"),
+    ({"prompt": 3}, "must be text"),
+    ({"prompt": "fetch"}, "unknown words"),
+    ({"observation/image": np.zeros((28, 28, 3), np.float32)}, "uint8"),
+    ({"observation/image": np.zeros((28, 28), np.uint8)}, "RGB"),
+]
+
+
+@pytest.mark.parametrize("change, told", WRONG)
+def test_what_is_wrong_with_an_observation_is_told(change, told):
+    with serving("openpi") as (address, _):
+        assert told in ask(address, {**libero(), **change})
+
+
+def test_this_arm_takes_joints_and_gripper_and_gives_targets():
+    made = session.Session(engine(other=False), session.OPENPI, False)
+    state = [0.1 * i for i in range(7)] + [0.5]
+    chunk = made.chunk(libero(state=state))
+    assert chunk.shape == (3, 8)
+    seen = made.observation(libero(state=state))
+    assert np.allclose(seen.joints, state[:7]) and seen.gripper == 0.5
+    with pytest.raises(ObservationError, match="has 4 numbers; needed: 8"):
+        made.chunk(libero())
+
+
+def test_a_gripper_of_open_x_embodiment_becomes_liberos():
+    made = session.Session(engine(), session.OPENPI, True)
+    plain = made.chunk(libero())
+    made.gripper = "openvla"
+    made.start()
+    turned = made.chunk(libero())
+    assert np.allclose(turned[:, :-1], plain[:, :-1], atol=1e-4)
+    assert np.array_equal(turned[:, -1], -np.sign(2 * plain[:, -1] - 1))
+
+
+def test_keys_may_be_named_and_nested():
+    keys = session.keys_of(session.OPENPI, ["wrist=a/b"], "x,y", "say")
+    made = session.Session(engine(), keys, True)
+    outside, wrist = images()
+    message = {"observation/image": outside, "a": {"b": wrist}, "x": [1.0, 2.0], "y": [3.0, 4.0], "say": small.TEXTS[0]}
+    assert np.allclose(made.observation(message).state, [1, 2, 3, 4])
+    with pytest.raises(ConfigError, match="camera=key"):
+        session.keys_of(session.OPENPI, ["wrist"], "", "")
+
+
+@pytest.mark.parametrize("form", [".png", ".jpg"])
+def test_pictures_are_rgb_and_bounded(form):
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[..., 0] = 250
+    data = cv2.imencode(form, image[..., ::-1])[1].tobytes()
+    made = codec.unpack(msgpack.packb({"__image__": True, "format": form[1:], "data": data}))
+    assert made.shape == (20, 30, 3) and made[..., 0].min() > 200 and made[..., 1:].max() < 60
+    big = cv2.imencode(form, np.zeros((3000, 3000, 3), np.uint8))[1].tobytes()
+    with pytest.raises(ObservationError, match="3000 x 3000 px; at most"):
+        codec.unpack(msgpack.packb({"__image__": True, "format": form[1:], "data": big}))
+
+
+@pytest.mark.parametrize("dtype", ["<c16", "<M8[s]", "|V4", "|S3", "|O"])
+def test_arrays_of_other_things_than_numbers_stay_outside(dtype):
+    parts = {"__ndarray__": True, "data": b"x" * 48, "dtype": dtype, "shape": [1]}
+    with pytest.raises(ObservationError, match="valid kinds: bool, integers, floats"):
+        codec.unpack(msgpack.packb(parts))
+
+
+@pytest.mark.parametrize("form", ["openpi", "vla-eval"])
+def test_what_is_packed_is_what_is_unpacked(form):
+    value = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": [1, "x", None, True], "c": np.float64(0.5)}
+    again = codec.unpack(codec.pack(value, form))
+    assert np.array_equal(again["a"], value["a"]) and again["b"] == value["b"] and again["c"] == 0.5
+    with pytest.raises(TypeError, match="cannot be sent"):
+        codec.pack({"a": object()}, form)
+
+
+def test_a_checkpoint_of_another_arm_is_only_served():
+    settings = config.Config(
+        policy=PolicyConfig(model="cogact", checkpoint="x", embodiment=EmbodimentConfig(other=True))
+    )
+    with pytest.raises(ConfigError, match="for `ecovla serve` only"):
+        build.engine(settings)
+
+
+def test_a_port_that_is_taken_is_one_line(capsys):
+    with serving("openpi") as (address, _):
+        arguments = ["serve", "--port", address.rsplit(":", 1)[1], "--set", "policy.model=cogact-reduced"]
+        assert cli.main([*arguments, "--set", "prune.method=dense"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot listen at 127.0.0.1" in said and said.count("\n") == 1
+
+
+def test_an_ensemble_is_cogacts_weighted_mean_of_what_chunks_say_of_now():
+    rng = np.random.default_rng(0)
+    chunks = rng.normal(size=(6, 4, 3)).astype(np.float32)
+    made = ensemble.Ensemble(3, alpha=0.7)
+    for now in range(6):
+        got = made.action(chunks[now])
+        said = [chunks[now - age][age] for age in range(min(3, now + 1))]
+        cosines = [float(s @ said[0] / np.linalg.norm(s) / np.linalg.norm(said[0])) for s in said]
+        weights = np.exp(0.7 * np.array(cosines))
+        assert np.allclose(got, sum(w * s for w, s in zip(weights, said)) / weights.sum(), atol=1e-5)
+    made.reset()
+    assert np.allclose(made.action(chunks[0]), chunks[0][0], atol=1e-6)
+
+
+def test_equal_chunks_agree_and_short_ones_fall_silent():
+    chunk = np.tile(np.arange(2, dtype=np.float32)[:, None] + 1.0, (1, 3))  # rows 1 and 2
+    made = ensemble.Ensemble(5, alpha=0.0)
+    assert np.allclose(made.action(chunk), 1.0)
+    for _ in range(4):
+        assert np.allclose(made.action(chunk), 1.5), "only two chunks still speak"
+    assert np.isfinite(made.action(np.zeros((2, 3), np.float32))).all()
+    with pytest.raises(ConfigError, match="1 or more"):
+        ensemble.Ensemble(0, 0.1)
+
+
+def test_a_session_with_an_ensemble_infers_for_every_action():
+    plain = session.Session(engine(), session.OPENPI, True)
+    averaged = session.Session(engine(), session.OPENPI, True, ensemble=ensemble.Ensemble(2, 0.0))
+    first, second = plain.chunk(libero(0)), plain.chunk(libero(1))
+    assert np.allclose(averaged.action(libero(0)), first[0], atol=1e-4)
+    assert np.allclose(averaged.action(libero(1)), (second[0] + first[1]) / 2, atol=1e-4)
+    averaged.start()
+    assert np.allclose(averaged.action(libero(1)), second[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["openvla_oft_libero.yaml", "pi05_libero.yaml", "cogact_simpler.yaml"])
+def test_the_papers_rows_are_configurations_that_only_serve(name):
+    settings = config.load(config.shipped(name))
+    assert settings.policy.embodiment.other and settings.policy.model in build.PUBLISHED
+    with pytest.raises(ConfigError, match="serve. only"):
+        build.engine(settings)
+
+
+def test_a_model_of_liberos_shape_serves_free_text():
+    """What `ecovla serve --set policy.model=libero` starts: random weights, LIBERO's state and actions."""
+    policy = build._function(build.SHAPES["libero"])("cpu", torch.float32, 0)
+    policy.warm_up()
+    made = session.Session(Engine(policy, PruneConfig(method="dense"), Inline()), session.VLA_EVAL, True)
+    message = benchmark() | {"states": np.zeros(8), "task_description": "Pick up the black bowl, (between) 2 plates!"}
+    assert made.action(message).shape == (7,)
+    with pytest.raises(ObservationError, match="unknown words: é"):
+        made.observation(message)
+        made.engine.step(made.observation(message | {"task_description": "café"}))

@@ -1,0 +1,163 @@
+"""`ecovla doctor`: finds nothing where everything is right, and each planted fault by its name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("ecovla_ros.msg")
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+from support.graph import Graph, graph, joints, picture
+from trajectory_msgs.msg import JointTrajectory
+
+from ecovla_ros import config
+from ecovla_ros.nodes.ros import qos
+from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
+from ecovla_ros.stage import doctor
+from ecovla_ros.types import CAMERAS
+
+Change = Callable[["World"], None]
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class World:
+    """A graph in which all is well, until a fault is planted."""
+
+    def __init__(self) -> None:
+        self.settings = config.override(
+            config.Config(),
+            **{"control.joint_state_age_s": 0.5, "node.image_age_s": 1.0, "control.chunk_silence_s": 1.0},
+        )
+        self.picture_s, self.joint_s, self.chunk_s = 0.1, 0.02, 0.1
+        self.image_kind: Any = Image
+        self.stamp_s, self.position, self.policy_ms, self.state = 0.0, 0.1, 40.0, "DISARMED"
+        self.controller, self.controller_profile = True, qos.COMMAND
+        self.cameras: tuple[str, ...] = CAMERAS
+        self.missing_joint = self.encoding = ""
+        self.chunk_profile = qos.COMMAND
+
+    def run(self, ros: Graph) -> list[doctor.Finding]:
+        node = ros.tester
+        for camera in self.cameras if self.image_kind is Image else ():
+            self._every(ros, Image, f"{camera}/image", self.picture_s, self._picture)
+        if self.image_kind is not Image:  # a process of its own: one participant cannot have both types
+            self.context = rclpy.Context()
+            rclpy.init(context=self.context, domain_id=1 + os.getpid() % 100)
+            self.other = rclpy.create_node("other", context=self.context)
+            self.kept = [self.other.create_publisher(self.image_kind, f"{c}/image", qos.COMMAND) for c in CAMERAS]
+        self._every(ros, JointState, "joint_states", self.joint_s, self._joints)
+        self._every(ros, ActionChunk, "action_chunk", self.chunk_s, ActionChunk, self.chunk_profile)
+        latency = LatencyReport(policy_ms=self.policy_ms, deadline_ms=100.0)
+        self._every(ros, LatencyReport, "latency", 0.1, lambda: latency)
+        values = [KeyValue(key="state", value=self.state)]
+        status = DiagnosticStatus(message="so", values=values)
+        self._every(ros, DiagnosticStatus, "status", 0.1, lambda: status, qos.LATCHED)
+        self._every(ros, String, "instruction", 0.5, lambda: String(data="go"), qos.LATCHED)
+        if self.controller:
+            node.create_subscription(JointTrajectory, doctor.CONTROLLER, lambda _: None, self.controller_profile)
+        seen = ros.add(doctor.Doctor(self.settings))
+        ros.until(lambda: all(h.last is not None for t, h in seen.heard.items() if self._comes(t)), "all topics")
+        ros.spin(1.2)
+        found = list(seen.findings())
+        if self.image_kind is not Image:
+            self.context.try_shutdown()
+        return found
+
+    def _comes(self, topic: str) -> bool:
+        """Whether messages on the topic can be heard."""
+        images = self.image_kind is Image and topic.split("/")[0] in self.cameras
+        return images if topic.endswith("image") else topic != "action_chunk" or self.chunk_profile is qos.COMMAND
+
+    def _every(self, ros: Graph, kind: Any, topic: str, period_s: float, make: Any, profile: Any = qos.COMMAND) -> None:
+        publisher = ros.tester.create_publisher(kind, topic, profile)
+        ros.tester.create_timer(period_s, lambda: publisher.publish(make()))
+        self.now = lambda: ros.tester.get_clock().now().nanoseconds + round(self.stamp_s * 1e9)
+
+    def _picture(self) -> Any:
+        return picture(self.now(), self.encoding or "rgb8")
+
+    def _joints(self) -> JointState:
+        msg = joints(self.now(), self.position)
+        if self.missing_joint:
+            msg.name[msg.name.index(self.missing_joint)] = "other"
+        return msg
+
+
+@pytest.fixture
+def ros() -> Iterator[Graph]:
+    with graph() as made:
+        yield made
+
+
+def test_nothing_is_found_where_all_is_well(ros: Graph, capsys: pytest.CaptureFixture[str]) -> None:
+    found = World().run(ros)
+    faults = [str(f) for f in found if f.level == doctor.FAULT]
+    assert not faults
+    assert {f.check for f in found} >= {"clock", "checkpoint", "device", "deadline", "guard", "joint ranges"}
+    assert all(len(str(f).splitlines()) == 1 for f in found)
+
+
+def say_of_itself(world: World, folder: Path, spec: dict[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps({"spec": spec}), encoding="utf-8")
+    world.settings = config.override(world.settings, **{"policy.checkpoint": str(folder)})
+
+
+PLANTED: dict[str, tuple[Change, str, str]] = {
+    "no camera": (lambda w: setattr(w, "cameras", ("wrist",)), "third_person/image", "no publisher"),
+    "another type": (lambda w: setattr(w, "image_kind", CompressedImage), "wrist/image", "valid: sensor_msgs/msg/Im"),
+    "unreliable chunks": (lambda w: setattr(w, "chunk_profile", BEST_EFFORT), "action_chunk", "does not match"),
+    "no controller": (lambda w: setattr(w, "controller", False), doctor.CONTROLLER, "is joint_trajectory_controller"),
+    "slow pictures": (lambda w: setattr(w, "picture_s", 1.1), "wrist pictures", "valid: every 1.00 s"),
+    "old stamps": (lambda w: setattr(w, "stamp_s", -3.0), "clock", "one clock"),
+    "future stamps": (lambda w: setattr(w, "stamp_s", 2.0), "wrist pictures", "not from the future"),
+    "strange pictures": (lambda w: setattr(w, "encoding", "16UC1"), "wrist pictures", "unknown image encoding"),
+    "slow joint states": (lambda w: setattr(w, "joint_s", 0.6), "joint states", "longest silence"),
+    "a joint is missing": (lambda w: setattr(w, "missing_joint", "joint_3"), "joint states", "lacks joint_3"),
+    "outside its limits": (lambda w: setattr(w, "position", 2.3), "joint ranges", "joint_2 at 2.30 rad"),
+    "a slow policy": (lambda w: setattr(w, "chunk_s", 1.15), "chunks", "the guard stops after"),
+    "a deadline missed": (lambda w: setattr(w, "policy_ms", 300.0), "deadline", "not feasible"),
+    "a latched guard": (lambda w: setattr(w, "state", "LATCHED"), "guard", "LATCHED"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_each_planted_fault_is_found_by_name(name: str, ros: Graph) -> None:
+    change, check, says = PLANTED[name]
+    world = World()
+    change(world)
+    found = world.run(ros)
+    lines = [f for f in found if f.check.endswith(check) and f.level == doctor.FAULT]
+    assert lines and says in lines[0].text, [str(f) for f in found]
+
+
+@pytest.mark.parametrize("cameras, size, says", [(CAMERAS, 6, "(7, 8)"), (("left", *CAMERAS), 8, "no publisher")])
+def test_a_checkpoint_that_does_not_fit_is_found(
+    cameras: tuple[str, ...], size: int, says: str, tmp_path: Path, ros: Graph
+) -> None:
+    world = World()
+    spec = {"name": "odd", "cameras": {c: [96, 96] for c in cameras}, "action_dim": size, "horizon": 8, "period_s": 0.1}
+    say_of_itself(world, tmp_path, spec)
+    world._comes = lambda topic: not topic.startswith("left")  # type: ignore[method-assign]
+    faults = [f.text for f in world.run(ros) if f.level == doctor.FAULT]
+    assert any(says in text for text in faults), faults
+
+
+def test_a_missing_gpu_is_a_fault_where_one_is_asked_for(ros: Graph) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    world = World()
+    world.settings = config.override(world.settings, **{"policy.device": "cuda"})
+    assert any(f.check == "device" and "this machine has none" in f.text for f in world.run(ros))
