@@ -14,12 +14,12 @@ from torch import Tensor
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.host_copy import Landing
-from ecovla_ros.engine.kernel_choice import choose_kernels
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
+from ecovla_ros.kernels.choice import CHOICE
 from ecovla_ros.models.base import DENSE, Plan, Policy, Seen
 from ecovla_ros.prune.similarity import scene_similarity
 from ecovla_ros.prune.trigger import Decision, Trigger
@@ -80,10 +80,9 @@ class Engine:
         refresh = self._refresh
         plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans)
         for obs in self.policy.examples():
-            prefix = len(self.policy.encode(obs).prefix)
-            choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
-                self._answer(obs, plan)
+                with CHOICE.tuning():
+                    self._answer(obs, plan)
                 self._rehearse(plan)
             if self.policy.encode(obs).reuse is not None:
                 for plan in (p for p in plans if p.record is None):

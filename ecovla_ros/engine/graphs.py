@@ -17,7 +17,7 @@ from torch import Tensor
 from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site
 from ecovla_ros.types import ActionChunk, Observation
 
-INPUTS = ("prefix", "state", "valid", "reuse")
+INPUTS = ("prefix", "state", "valid", "gap", "reuse")
 """Fields of an encoded frame that a pass reads."""
 
 WARM_UPS = 3

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ecovla_ros.errors import PruningError
-from ecovla_ros.kernels import gated, rows
+from ecovla_ros.kernels import choice, gated, rows
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only")
 ROOT = Path(__file__).parents[2]
@@ -97,8 +97,8 @@ def test_a_cpu_runs_the_reference_and_says_what_it_knows():
     x, w = torch.randn(4, 8), torch.randn(6, 8)
     with pytest.raises(PruningError, match="gelu, silu"):
         gated.gated(x, w, w, "relu")
-    with pytest.raises(PruningError, match="CUDA"):
-        gated.Choice().measure(x, w, w, "gelu")
+    with choice.Choice().tuning():
+        assert choice.CHOICE.of(("a",), x, {"first": torch.neg, "second": torch.abs}) == "first"
 
 
 def test_rows_that_are_not_wanted_are_not_touched():
@@ -107,22 +107,57 @@ def test_rows_that_are_not_wanted_are_not_touched():
     assert block[:, 0].tolist() == [8, 2, 4, 6, 0, 10]
 
 
-def test_a_shape_is_timed_once_and_without_energies(monkeypatch):
-    """By stand-ins for the kernel and for the device's clock."""
-    ran, times = [], iter([2.0, 1.0, 1.0, 2.0])
+def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
+    """By stand-ins for the device's clock and for CUDA tensors."""
+    ran, times = [], {"slow": 2.0, "fast": 1.0}
 
-    def timed(run, repeats):
-        run()
-        return next(times)
+    class Cuda(SimpleNamespace):
+        is_cuda, dtype = True, torch.float32
 
-    def kernel(x, gate, up, activation, energy=None, valid=None):
-        ran.append((len(gate), energy))
+    def timed(way, sets):
+        way(*sets[0])
+        if ran[-1] == "broken":
+            raise RuntimeError("out of resource: shared memory")
+        return times[ran[-1]]
 
-    monkeypatch.setattr(gated, "triton_runs_on", lambda tensor: True)
-    monkeypatch.setattr(gated, "_replayed_ms", timed)
-    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", SimpleNamespace(gated=kernel))
-    choice, x, w = gated.Choice(), torch.randn(4, 8), torch.randn(6, 8)
-    for _ in range(2):
-        assert choice.measure(x, w, w, "gelu") == (2.0, 1.0)
-        assert choice.measure(x, w[:3], w[:3], "gelu") == (1.0, 2.0)
-    assert ran == [(6, None), (3, None)] and choice.fused == {(4, 6, 8, torch.float32)}
+    monkeypatch.setattr(choice, "_replayed_ms", timed)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    ways = {name: lambda name=name: ran.append(name) for name in ("slow", "broken", "fast")}
+    found, first, second = choice.Choice(), Cuda(device="cuda:0"), Cuda(device="cuda:1")
+    assert found.of(("a", 3), first, ways) == "slow" and not ran, "outside of a warm-up nothing is timed"
+    with found.tuning():
+        assert [found.of(("a", 3), first, ways) for _ in range(2)] == ["fast", "fast"]
+        assert ran == ["slow", "broken", "fast"]
+        assert found.of(("a", 3), torch.zeros(1), ways) == "slow", "a CPU tensor of a shape that CUDA runs"
+        found.of(("a", 3), second, ways)
+    assert len(ran) == 6 and found.of(("a", 3), first, ways) == "fast"
+    assert found.times_ms[("a", 3, "cuda:0", torch.float32)] == times
+
+
+def test_attention_is_attention_whatever_is_not_seen():
+    interpret("""
+import torch
+from ecovla_ros.kernels import attention
+from ecovla_ros.kernels.attention_triton import Shape, attention as kernel
+g = torch.Generator().manual_seed(0)
+def gap(*ends): return torch.tensor(ends, dtype=torch.int32)
+for length, heads, groups, keys, width, how, shape in (
+    (5, 8, 1, 70, 32, dict(), Shape(16, 16, 4, 4, 2)),
+    (5, 8, 1, 70, 32, dict(gap=gap(20, 52)), Shape(16, 16, 5, 4, 2)),
+    (33, 4, 4, 33, 24, dict(gap=gap(28, 33)), Shape(32, 16, 1, 4, 2)),
+    (33, 4, 4, 33, 24, dict(gap=gap(9, 14), causal=True), Shape(16, 16, 1, 4, 2)),
+    (7, 4, 4, 33, 16, dict(causal=True, positions=torch.tensor([2, 5, 9, 20, 30, 31, 32])), Shape(16, 16, 2, 4, 2)),
+    (34, 3, 3, 34, 16, dict(segments=2), Shape(16, 16, 1, 4, 2)),
+    (9, 2, 2, 40, 16, dict(gap=gap(0, 0)), Shape(16, 16, 3, 4, 2)),
+    (9, 6, 2, 40, 48, dict(gap=gap(16, 40)), Shape(16, 16, 3, 4, 2)),
+):
+    q, k, v = (torch.randn(n, m, width, generator=g) for n, m in ((length, heads), (groups, keys), (groups, keys)))
+    found, expected = kernel(q, k, v, shape, **how), attention.reference(q, k, v, **how)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention.attention(q, k, v, **how), expected, rtol=1e-4, atol=1e-5)
+wide = torch.randn(1, 4, 40, 16, generator=g)
+torch.testing.assert_close(  # views into a cache
+    kernel(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], Shape(16, 16, 2, 4, 2), gap(3, 9)),
+    attention.reference(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], gap(3, 9)), rtol=1e-4, atol=1e-5,
+)
+""")

@@ -148,3 +148,9 @@ class BatchOnePolicy:
         valid = torch.ones(length, device=self.device)
         valid[padding.start : padding.stop] = 0.0
         return valid
+
+    def _gap(self, padding: range) -> Tensor | None:
+        """(2,) int32: where the padding begins and ends; None where prompts are never padded."""
+        if self.bucket == 1:
+            return None
+        return torch.tensor((padding.start, padding.stop), dtype=torch.int32).to(self.device, non_blocking=True)

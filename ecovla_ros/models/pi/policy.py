@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.context import Behind, suffix_mask
+from ecovla_ros.models.core.context import Behind
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
-from ecovla_ros.models.core.layers import Extend, Rope, key_mask
+from ecovla_ros.models.core.keys import Keys
+from ecovla_ros.models.core.layers import Extend, Rope
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
@@ -96,14 +97,16 @@ class PiPolicy(BatchOnePolicy):
         kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
         state = self._staged_state(normalised)
         empty = range(len(prefix) - padding, len(prefix))
-        return Seen(dict(zip(tokens, parts)), prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
+        return Seen(
+            dict(zip(tokens, parts)), prefix, state, obs, self._valid(len(prefix), empty), empty, kept, self._gap(empty)
+        )
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:
         """LM over the prefix into the caches. An earlier hand-off is void afterwards."""
         length, blocks = len(seen.prefix), list(self.model.lm)
-        mask = None if seen.valid is None else key_mask(seen.valid[None])
-        span = Span(seen.prefix[None], self.model.rope(None, 0, length), mask, seen.valid)
+        keys = None if seen.gap is None else Keys(length, length, seen.gap, device=self.device)
+        span = Span(seen.prefix[None], self.model.rope(None, 0, length), keys, seen.valid)
         use = uses("lm", len(blocks), plan, valid=seen.valid)
         extends: list[Extend] = [partial(cache.write, 0) for cache in self.caches]
         vision, last, short = _vision(seen), extends[-1], None
@@ -125,14 +128,14 @@ class PiPolicy(BatchOnePolicy):
         """The probe of query heads reads the K/V of this pass: remember its length and padding."""
         pruning, length = self._fewer(_vision(seen)), len(seen.prefix)
         short = None if pruning is None else self._stay[: length - _vision(seen) + pruning.keep]
-        self._last = self._behind(length, seen.valid, short)
+        self._last = self._behind(length, seen, short)
         super().mark(seen)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
-        parts = self._behind(handoff.length, seen.valid, handoff.short)
+        parts = self._behind(handoff.length, seen, handoff.short)
         if before:
             self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
@@ -171,14 +174,16 @@ class PiPolicy(BatchOnePolicy):
             hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
         self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
 
-    def _behind(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[Behind]:
+    def _behind(self, length: int, seen: Seen, short: Tensor | None) -> list[Behind]:
         """What the expert's layers attend to of a prefix; `short`: positions that the later layers hold (FastV)."""
         layers = self.config.layers
         if short is None or self.tokens is None:
-            return [Behind(0, layers, length, valid)]
-        left = None if valid is None else valid[short]
+            return [Behind(0, layers, length, seen.valid, seen.gap)]
+        left = None if seen.valid is None else seen.valid[short]
+        gap = None if seen.gap is None else torch.searchsorted(short, seen.gap.long()).int()
         first = self.tokens.layer
-        return [Behind(0, first, length, valid), Behind(first, layers, len(short), left, short)]
+        whole = Behind(0, first, length, seen.valid, seen.gap)
+        return [whole, Behind(first, layers, len(short), left, gap, short)]
 
     def _fewer(self, vision: int) -> TokenPruning | None:
         """FastV for a frame of `vision` tokens: with a camera gone, the same share of what is left."""
@@ -211,8 +216,8 @@ class PiPolicy(BatchOnePolicy):
                 places = tokens if part.stay is None else part.stay[fewer(tokens, part.length, whole, *left)]
                 rope = self.model.rope(places[None], 0, 0)
             end = part.length + more
-            mask = suffix_mask(part.valid, more)
-            return block.probe(inputs, rope, cache.keys[:, :, :end], cache.values[:, :, :end], mask, first, last)
+            keys = part.keys(len(inputs), more)
+            return block.probe(inputs, rope, cache.keys[:, :, :end], cache.values[:, :, :end], keys, first, last)
 
         return heads
 

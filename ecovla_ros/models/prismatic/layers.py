@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
+from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mask, Mlp, RMSNorm, Rope, rotate, weight
 from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.prune.site import SiteUse
 
@@ -53,19 +53,19 @@ class MultiHead(Attention):
         x: Tensor,
         rope: Rope,
         extend: Extend,
-        mask: Tensor | None,
+        mask: Mask,
         use: SiteUse = ALL,
         valid: Tensor | None = None,
         modulation: Modulation | None = None,
     ) -> Tensor:
-        """(B, L, width) to the same shape. `mask`: (…, L, keys) bool, True where a key may be seen."""
+        """(B, L, width) to the same shape."""
         out = super().forward(x, rope, extend, mask, use, valid, modulation)
         return out if self.o_bias is None else out + self.o_bias
 
-    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Mask) -> Tensor:
         """(B, L, width) to (B, len(rows), width): what forward gives at `rows`, with K and V of all positions.
 
-        `mask`: (…, len(rows), keys) bool, True where a key may be seen.
+        `mask` is of these rows.
         """
         normed, all_rows = self.norm(x), len(self.o)
         k, v = rotate(self.rows_of(normed, 1, all_rows), rope), self.rows_of(normed, 2, all_rows)
@@ -89,7 +89,7 @@ class LlamaBlock(Block):
         self.norm = RMSNorm(width, eps, offset=0.0)
         self.mlp = Mlp(width, mlp, depth, "silu")
 
-    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Mask) -> Tensor:
         """(B, L, width) to (B, len(rows), width): the block's output at `rows` and nowhere else."""
         out = x[:, rows] + self.attention.read(x, rope, extend, rows, mask)
         return out + self.mlp(self.norm(out))

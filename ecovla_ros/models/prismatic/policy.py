@@ -64,7 +64,7 @@ class PrismaticPolicy(BatchOnePolicy):
         views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
         kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
         empty = range(self._first_word, self._first_word + padding)
-        return Seen(views, prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
+        return Seen(views, prefix, state, obs, self._valid(len(prefix), empty), empty, kept, self._gap(empty))
 
     def reuse_tokens(self, shares: Sequence[float], excluded: float, layer: int, similarity: float) -> None:
         """As the base; K and V of every layer are kept from frame to frame from then on."""
@@ -81,7 +81,7 @@ class PrismaticPolicy(BatchOnePolicy):
         recall = None
         if self.reuse is not None:
             recall = Recall(self.reuse, self.caches, seen.reuse, slice(self._first_word, rows.start + 1))
-        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall)[0]
+        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall, seen.gap)[0]
         self.mark(seen)
         return out
 
