@@ -17,7 +17,7 @@ from ecovla_ros.config import PruneConfig
 from ecovla_ros.engine import outcome, streams
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Deferred, Inline, Worker
-from ecovla_ros.engine.timing import HostSpan
+from ecovla_ros.engine.timing import HostJobTimer
 from ecovla_ros.errors import PruningError
 from ecovla_ros.models.data.affine import Affine, Statistics
 from ecovla_ros.models.data.statistics import Foreign
@@ -34,11 +34,11 @@ class Device(Inline):
     def finish(self):
         self.ended = self.issued
 
-    def span(self, device, clock):
-        return DeviceSpan(self, clock)
+    def timer(self, device, clock):
+        return DeviceJobTimer(self, clock)
 
 
-class DeviceSpan(HostSpan):
+class DeviceJobTimer(HostJobTimer):
     """The time of one job on a `Device`: job number n takes n ms."""
 
     def __init__(self, device, clock):
@@ -59,7 +59,7 @@ class DeviceSpan(HostSpan):
 @pytest.fixture
 def device(monkeypatch):
     made = Device()
-    monkeypatch.setattr(outcome, "span_for", made.span)
+    monkeypatch.setattr(outcome, "job_timer", made.timer)
     return made
 
 
