@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
-from ecovla_ros.engine.host_copy import Landing
+from ecovla_ros.engine.host_copy import HostCopy
 from ecovla_ros.engine.kernel_choice import choose_kernels
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
@@ -53,7 +53,7 @@ class Engine:
     ) -> None:
         """Raises PruningError where sites, ratios and settings do not fit."""
         self.policy, self.config = policy, config
-        self._streams, self._watch, self._landing = streams, Stopwatch(clock), Landing()
+        self._streams, self._watch, self._host_copy = streams, Stopwatch(clock), HostCopy()
         self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
         self._trigger = Trigger(config.p, config.window)
         self._deadline: Deadline | None = None
@@ -124,7 +124,7 @@ class Engine:
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
-        self._landing.start(self.policy.act(seen, handoff, plan, self._noise))
+        self._host_copy.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
         self._streams.release()
@@ -247,7 +247,7 @@ class Engine:
 
     def _decode(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
         """Actions that land to a chunk; a sparse frame that is not finite is answered again, dense."""
-        chunk = self.policy.decode(seen, self._landing.take())
+        chunk = self.policy.decode(seen, self._host_copy.take())
         if _finite(chunk):
             return chunk, fault
         if plan.kept:
@@ -310,8 +310,8 @@ class Engine:
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
         """Prefill, act and decode, with nothing beside them."""
-        self._landing.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
-        return self.policy.decode(seen, self._landing.take())
+        self._host_copy.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        return self.policy.decode(seen, self._host_copy.take())
 
 
 def _finite(chunk: ActionChunk) -> bool:

@@ -131,10 +131,10 @@ def test_the_actions_are_under_way_before_the_refresh_is_issued_and_waited_for_a
             order.append("release")
 
     engine = Engine(Toy(), EVERY, Noted())
-    landing, decode = engine._landing, engine.policy.decode
-    start, take = landing.start, landing.take
-    landing.start = lambda actions: (order.append("start"), start(actions))[1]
-    landing.take = lambda: (order.append("take"), take())[1]
+    host_copy, decode = engine._host_copy, engine.policy.decode
+    start, take = host_copy.start, host_copy.take
+    host_copy.start = lambda actions: (order.append("start"), start(actions))[1]
+    host_copy.take = lambda: (order.append("take"), take())[1]
     engine.policy.decode = lambda seen, actions: (order.append("decode"), decode(seen, actions))[1]
     engine.step(SCENES[0])
     assert order == ["start", "release", "take", "decode"]
