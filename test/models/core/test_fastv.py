@@ -147,12 +147,12 @@ def test_the_expert_attends_to_what_is_left_and_counts_positions_on(family):
             buffer[:, :, short] = values
     real = torch.zeros(length)
     real[short] = 1.0
-    whole = policy._behind(length, None, None)[0]
+    whole = policy._contexts(length, None, None)[0]
     parts = [whole._replace(last=1), whole._replace(first=1, valid=real)]
     for cache in policy.caches[1:]:
         for buffer in (cache.keys, cache.values):
             buffer.nan_to_num_(0.0)
-    policy._behind = lambda *_: parts
+    policy._contexts = lambda *_: parts
     assert (policy.act(seen, handoff, DENSE, start) - got).abs().max() < 1e-5
 
 
