@@ -25,7 +25,7 @@ from ecovla_ros.errors import EcovlaError, ObservationError, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
-from ecovla_ros.nodes.ros.polling import Stream
+from ecovla_ros.nodes.ros.polling import PolledTopic
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
@@ -126,7 +126,7 @@ class PolicyNode(LifecycleNode):
         for camera in self._spec.cameras:
             receive = self._receiver(camera)
             self._topics[camera] = self._subscription(kind, f"{camera}/{ending}", receive, qos.SENSOR)
-        self._joints = Stream(self, JointState, "joint_states", qos.STATES)
+        self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES)
         self._made.append(self._joints.close)
         self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
 

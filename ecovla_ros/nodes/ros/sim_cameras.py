@@ -18,7 +18,7 @@ from ecovla_ros.types import CAMERAS
 Size = tuple[int, int]
 
 
-class Cameras:
+class SimCameras:
     """Draws and publishes both cameras. `shoot` and `close` belong to the thread that owns the world."""
 
     def __init__(self, node: Any, model: Any, renderer: str, size: Size) -> None:
