@@ -56,7 +56,7 @@ class CudaRecorder:
         return graph.replay, value
 
 
-class Again:
+class EagerRecorder:
     """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
 
     def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:

@@ -19,14 +19,14 @@ from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.core.fastv import TokenPruning
 from ecovla_ros.models.core.staging import Embedded, Staging
 from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
-from ecovla_ros.models.data.compatibility import Shape, example_texts, must_fit
-from ecovla_ros.models.data.inputs import Eyes
+from ecovla_ros.models.data.compatibility import ModelShape, example_texts, must_fit
+from ecovla_ros.models.data.inputs import CameraShape
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.types import ActionChunk, Observation
 
 
-class VlaShape(Shape, Eyes, Protocol):
+class VlaShape(ModelShape, CameraShape, Protocol):
     """What a family's configuration says so that its policy can run at batch 1."""
 
     @property

@@ -24,7 +24,7 @@ from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
-from ecovla_ros.models.pi.chunking import Follow
+from ecovla_ros.models.pi.chunking import RealTimeChunking
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.sites import sites, uses
@@ -70,14 +70,14 @@ class PiPolicy(BatchOnePolicy):
         self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
         """K/V of every layer: prefix, then state token, then actions."""
         self._steps = flow_step_parts(model, self.flow_steps)
-        self.follow: Follow | None = None
+        self.follow: RealTimeChunking | None = None
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
         self._last: list[PrefixContext] = []
 
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
         shape = (self.config.horizon, self.config.action_dim)
-        self.follow = Follow(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
+        self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
     @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ecovla_ros import build
 from ecovla_ros.config import Config, PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import Again, Graphed
+from ecovla_ros.engine.graphs import EagerRecorder, Graphed
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan
@@ -267,7 +267,7 @@ def test_a_captured_pass_follows_which_tokens_stay(family):
     policy, other = small.policy(family), small.policy(family)
     for each in (policy, other):
         each.prune_tokens(2, 0.5)
-    graphed, start = Graphed(policy, Again()), small.noise(policy)
+    graphed, start = Graphed(policy, EagerRecorder()), small.noise(policy)
     graphed.warm_up()
     for seed in range(3):
         obs = small.observation(policy, seed)
