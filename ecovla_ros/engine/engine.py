@@ -128,7 +128,7 @@ class Engine:
         watch.lap("act")
         self._set_aside(plan, "act")
         self._streams.release()
-        chunk, fault = self._decode(seen, plan, fault)
+        chunk, fault = self._to_chunk(seen, plan, fault)
         watch.lap("post")
         self._streams.rest()
         return Step(chunk, self._report(seen, decision, plan, fault))
@@ -245,9 +245,9 @@ class Engine:
         if refresh is not None and plan.record is not None and refresh.runs_in(phase):
             self._streams.aside(partial(refresh.prepare, phase, plan))
 
-    def _decode(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
+    def _to_chunk(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
         """Actions that land to a chunk; a sparse frame that is not finite is answered again, dense."""
-        chunk = self.policy.decode(seen, self._host_copy.take())
+        chunk = self.policy.to_chunk(seen, self._host_copy.take())
         if _finite(chunk):
             return chunk, fault
         if plan.kept:
@@ -309,9 +309,9 @@ class Engine:
         self._streams.finish()
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
-        """Prefill, act and decode, with nothing beside them."""
+        """`prefill`, `act` and `to_chunk`, with nothing beside them."""
         self._host_copy.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
-        return self.policy.decode(seen, self._host_copy.take())
+        return self.policy.to_chunk(seen, self._host_copy.take())
 
 
 def _finite(chunk: ActionChunk) -> bool:

@@ -1,4 +1,4 @@
-"""`PiModel` at batch 1: encode, prefill, act, decode, over K/V buffers that are allocated once.
+"""`PiModel` at batch 1: encode, prefill, act, to_chunk, over K/V buffers that are allocated once.
 
 Exact savings against the batched model: no prompt padding beyond its bucket, only cameras that are there, the prompt
 embedded once per instruction, the time embedding once per step, the state token once per frame.
@@ -150,9 +150,9 @@ class PiPolicy(BatchOnePolicy):
             x_t = torch.add(x_t, velocity, alpha=-1.0 / self.flow_steps)
         return x_t
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """As the base; real-time chunking remembers the chunk for the next frame."""
-        chunk = super().decode(seen, actions)
+        chunk = super().to_chunk(seen, actions)
         if self.follow is not None:
             self.follow.keep(chunk, seen.observation.instruction)
         return chunk

@@ -42,7 +42,7 @@ def answer(of, obs, plan=DENSE, whole=False):
     seen = of.encode(obs)
     seen = replace(seen, reuse=None) if whole else seen
     out = of.act(seen, of.prefill(seen, plan), plan, small.noise(of))
-    of.decode(seen, out)
+    of.to_chunk(seen, out)
     if seen.reuse is None:
         return out, set()
     return out, set((seen.reuse[: of.reuse.counts.counts[-1]] - of.reuse.first).tolist())

@@ -29,7 +29,7 @@ def policy(overlap=4, delay=2):
 
 def answer(of, obs, seed=0):
     seen = of.encode(obs)
-    return of.decode(seen, of.act(seen, of.prefill(seen, DENSE), DENSE, small.noise(CONFIG, seed)))
+    return of.to_chunk(seen, of.act(seen, of.prefill(seen, DENSE), DENSE, small.noise(CONFIG, seed)))
 
 
 def later(obs, chunk, steps=1, seed=5):
