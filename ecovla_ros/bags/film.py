@@ -73,9 +73,8 @@ def _cameras(bag: Bag, asked: Sequence[str]) -> list[str]:
     image_topics = [topic for topic, kind in bag.topics.items() if kind in IMAGES]
     wrong = [topic for topic in asked if topic not in image_topics]
     if wrong or not image_topics:
-        raise BagError(
-            f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {', '.join(image_topics) or IMAGES[0]}"
-        )
+        valid = ", ".join(image_topics) or IMAGES[0]
+        raise BagError(f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {valid}")
     if asked:
         return list(asked)
     usual = [next((t for e in ENDINGS if (t := f"/{name}/{e}") in image_topics), "") for name in CAMERAS]

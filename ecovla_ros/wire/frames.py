@@ -18,7 +18,9 @@ BASE_FRAME = "base_link"
 
 
 def observation(image_messages: Mapping[str, Any], joints: Any, instruction: str, sync_s: float) -> Observation:
-    """Image messages by camera name, a JointState and the task in words to what the policy sees; stamped as the newest image.
+    """Image messages by camera name, a JointState and the task in words to what the policy sees.
+
+    The observation is stamped as the newest image.
 
     Raises ObservationError when a message cannot be read, or when stamps lie further apart than `sync_s`, s.
     """

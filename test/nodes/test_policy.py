@@ -257,16 +257,16 @@ def test_events_are_looked_at_once_a_second_and_services_always() -> None:
         events = SubscriptionEventCallbacks(incompatible_qos=told.append)
         ros.tester.create_subscription(String, "word", lambda _: None, qos.COMMAND, event_callbacks=events)
         heard = ros.listen(String, "other")
-        events = OncePerSecond()
-        events.turn(ros.tester, 0.0)
-        events.turn(ros.tester, EVENTS_S / 2)  # closed again
-        assert any(event.callback_group is events for event in ros.tester.waitables)
+        once = OncePerSecond()
+        once.turn(ros.tester, 0.0)
+        once.turn(ros.tester, EVENTS_S / 2)  # closed again
+        assert any(event.callback_group is once for event in ros.tester.waitables)
         wrong = ros.tester.create_publisher(String, "word", qos.SENSOR)
         right = ros.matched(ros.tester.create_publisher(String, "other", 10))
         right.publish(String(data="a"))
         ros.until(lambda: bool(heard), "a message")
         ros.spin(0.3)
         assert not told
-        events.turn(ros.tester, EVENTS_S)
+        once.turn(ros.tester, EVENTS_S)
         ros.until(lambda: bool(told), "the warning")
         assert not wrong.get_subscription_count()

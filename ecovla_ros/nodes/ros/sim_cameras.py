@@ -111,10 +111,10 @@ class SimCameras:
             return self._stamp_ns if self._open else None
 
     def _publish(self, name: str, picture: np.ndarray, stamp_ns: int) -> None:
-        image, info = self._publishers[name]
+        image_publisher, info_publisher = self._publishers[name]
         frame = f"{name}_optical_frame"
-        image.publish(wire.fill_image(Image(), picture, stamp_ns, frame))
+        image_publisher.publish(wire.fill_image(Image(), picture, stamp_ns, frame))
         intrinsics = render.camera_info(self._model, name, *self._size)
         info = wire.fill_camera_info(CameraInfo(), intrinsics, self._size, stamp_ns)
         info.header.frame_id = frame
-        info.publish(info)
+        info_publisher.publish(info)
