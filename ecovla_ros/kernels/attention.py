@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecovla_ros.kernels.choice import CHOICE
+from ecovla_ros.kernels.choice import KERNEL_CHOICE
 
 FILLED = 128
 """Blocks that fill a large GPU."""
@@ -86,7 +86,7 @@ def attention(
         ways["torch"] = lambda q, k, v: reference(q, k, v, *more)
     rows = (len(q), q.shape[1], q.shape[2], k.shape[0], k.shape[1])
     key = ("attention", *rows, gap is not None, causal, positions is not None, segments)
-    out: Tensor = ways[CHOICE.of(key, q, ways, (q, k, v))](q, k, v)
+    out: Tensor = ways[KERNEL_CHOICE.of(key, q, ways, (q, k, v))](q, k, v)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Attention over keys of which one stretch may be padding, in one kernel, or split over the keys and merged by a second.
+"""Attention over keys of which one stretch may be padding: one kernel, or split over the keys and merged by a second.
 
 Few query rows fill few blocks: with one KV head and 400 rows 7 of 132 multiprocessors work. Splitting the keys fills
 the GPU; each part leaves its sum, its maximum and its weight, and the second kernel puts them together. The order of

@@ -23,7 +23,7 @@ CALLS = 24
 Key = tuple[Any, ...]
 
 
-class Choice:
+class KernelChoice:
     """The process's choice: what is fastest is a fact of the machine, not of a model.
 
     Outside of `tuning` nothing is timed: a shape that was not timed runs the first of its ways.
@@ -103,4 +103,4 @@ def _replayed_ms(way: Callable[..., object], sets: Sequence[Sequence[Tensor]]) -
     return statistics.median(times)
 
 
-CHOICE = Choice()
+KERNEL_CHOICE = KernelChoice()

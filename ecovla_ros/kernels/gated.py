@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ecovla_ros.errors import PruningError, unknown
 from ecovla_ros.kernels.available import triton_runs_on
-from ecovla_ros.kernels.choice import CHOICE
+from ecovla_ros.kernels.choice import KERNEL_CHOICE
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def gated(
     kernel = importlib.import_module("ecovla_ros.kernels.gated_triton").gated
     ways = {"torch": partial(_with, reference, x, activation), "fused": partial(_with, kernel, x, activation)}
     shape = x.numel() // x.shape[-1], len(gate), x.shape[-1]
-    if CHOICE.of(("gated", *shape), x, ways, (gate, up)) == "fused":
+    if KERNEL_CHOICE.of(("gated", *shape), x, ways, (gate, up)) == "fused":
         out: Tensor = kernel(x, gate, up, activation, energy, valid)
         return out
     return reference(x, gate, up, activation, energy, valid)

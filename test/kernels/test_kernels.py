@@ -97,8 +97,8 @@ def test_a_cpu_runs_the_reference_and_says_what_it_knows():
     x, w = torch.randn(4, 8), torch.randn(6, 8)
     with pytest.raises(PruningError, match="gelu, silu"):
         gated.gated(x, w, w, "relu")
-    with choice.Choice().tuning():
-        assert choice.CHOICE.of(("a",), x, {"first": torch.neg, "second": torch.abs}) == "first"
+    with choice.KernelChoice().tuning():
+        assert choice.KERNEL_CHOICE.of(("a",), x, {"first": torch.neg, "second": torch.abs}) == "first"
 
 
 def test_rows_that_are_not_wanted_are_not_touched():
@@ -123,7 +123,7 @@ def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
     monkeypatch.setattr(choice, "_replayed_ms", timed)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     ways = {name: lambda name=name: ran.append(name) for name in ("slow", "broken", "fast")}
-    found, first, second = choice.Choice(), Cuda(device="cuda:0"), Cuda(device="cuda:1")
+    found, first, second = choice.KernelChoice(), Cuda(device="cuda:0"), Cuda(device="cuda:1")
     assert found.of(("a", 3), first, ways) == "slow" and not ran, "outside of a warm-up nothing is timed"
     with found.tuning():
         assert [found.of(("a", 3), first, ways) for _ in range(2)] == ["fast", "fast"]

@@ -26,7 +26,7 @@ Extend = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
 
 
 Mask = Tensor | Keys | None
-"""Which keys may be seen: booleans (…, L or 1, keys), True where one may; `Keys`, the same said as lengths; None: all."""
+"""Which keys may be seen: booleans (…, L or 1, keys), True where so; `Keys`, the same said as lengths; None: all."""
 
 
 class Rope(NamedTuple):

@@ -196,14 +196,14 @@ def test_what_a_kernel_of_our_own_computes_is_counted_too(monkeypatch):
     import torch
 
     from ecovla_ros.kernels import available, gated
-    from ecovla_ros.kernels.choice import CHOICE
+    from ecovla_ros.kernels.choice import KERNEL_CHOICE
 
     policy, obs, start = small.policy(), small.observation(), small.noise()
     plain = macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))
     kernel = SimpleNamespace(gated=lambda x, gate, *_: torch.zeros(*x.shape[:-1], len(gate)))
     monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", kernel)
     monkeypatch.setattr(gated, "triton_runs_on", lambda x: not available._alone[0])
-    monkeypatch.setattr(CHOICE, "of", lambda *_: "fused")
+    monkeypatch.setattr(KERNEL_CHOICE, "of", lambda *_: "fused")
     assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
     assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
     assert available._alone[0] == 0, "and after a count the kernel runs again"
