@@ -209,7 +209,7 @@ class Stack:
 
 
 def _inputs(site: Site, tokens: int) -> Tensor:
-    weight = site.producers[0]
+    weight = site.consumer
     return torch.zeros((site.samples, tokens, weight.shape[1]), dtype=weight.dtype, device=weight.device)
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecovla_ros.errors import PruningError, unknown
-from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
+from ecovla_ros.kernels.sums import Sums
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -36,23 +36,47 @@ def reference(
     return hidden
 
 
-def gated(
-    x: Tensor, gate: Tensor, up: Tensor, activation: str, energy: Tensor | None = None, valid: Tensor | None = None
-) -> Tensor:
-    """As `reference`, through the kernel where it was found faster. Raises PruningError for an unknown activation."""
+def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None) -> Tensor:
+    """X_int (L, k) of x (L, D) through `weights` (2 k, D), in which rows of gate and up take turns, where Triton runs.
+
+    Few tokens: one kernel, products and all. Many: one product, and one pass over what it gave. The faster of both,
+    where warm-up has timed them. `sums` are added to by the same kernel. Raises PruningError for an unknown activation.
+    """
     if activation not in ACTIVATIONS:
         raise PruningError(unknown("activation", activation, ACTIVATIONS))
-    if not triton_runs_on(x):
-        return reference(x, gate, up, activation, energy, valid)
-    kernel = importlib.import_module("ecovla_ros.kernels.gated_triton").gated
-    ways = {"torch": partial(_with, reference, x, activation), "fused": partial(_with, kernel, x, activation)}
-    shape = x.numel() // x.shape[-1], len(gate), x.shape[-1]
-    if KERNEL_CHOICE.of(("gated", *shape), x, ways, (gate, up)) == "fused":
-        out: Tensor = kernel(x, gate, up, activation, energy, valid)
-        return out
-    return reference(x, gate, up, activation, energy, valid)
+    kernels = importlib.import_module("ecovla_ros.kernels.gated_triton")
+    ways: dict[str, Callable[[Tensor], Tensor]] = {}
+    if len(x) <= FEW:
+        ways = {str(s): partial(_fused, kernels.gated, x, activation, sums, s) for s in FUSED}
+    ways |= {f"product {s}": partial(_product, kernels.columns, x, activation, sums, s) for s in COLUMNS}
+    key = ("gated", len(x), len(weights), x.shape[1], sums is not None)
+    return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)
 
 
-def _with(way: Callable[..., Tensor], x: Tensor, activation: str, gate: Tensor, up: Tensor) -> Tensor:
-    """Without energies, as a way is timed."""
-    return way(x, gate, up, activation)
+FEW = 64
+"""Tokens of one block: up to so many are one kernel."""
+
+FUSED = ((32, 128, 4, 4), (16, 128, 4, 4), (32, 64, 4, 4), (16, 256, 4, 3))
+"""Channels and inputs of a block, warps, stages."""
+
+COLUMNS = ((64, 32, 4), (32, 64, 4), (64, 64, 8))
+"""Tokens and channels of a block, warps."""
+
+
+def activated(x: Tensor, kind: str, sums: Sums | None = None) -> Tensor:
+    """gelu of x (L, k), kind "gelu_alone" (tanh form) or "gelu_exact", or x itself, "plain"; adds to `sums`."""
+    kernel = importlib.import_module("ecovla_ros.kernels.gated_triton").columns
+    out: Tensor = kernel(x, kind, sums, (64, 32, 4) if sums is not None else (16, 128, 4))
+    return out
+
+
+def _fused(
+    kernel: Callable[..., Tensor], x: Tensor, activation: str, sums: Sums | None, shape: object, weights: Tensor
+) -> Tensor:
+    return kernel(x, weights[0::2], weights[1::2], activation, sums, shape)
+
+
+def _product(
+    kernel: Callable[..., Tensor], x: Tensor, activation: str, sums: Sums | None, shape: object, weights: Tensor
+) -> Tensor:
+    return kernel(F.linear(x, weights), activation, sums, shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ class PrefixContext(NamedTuple):
         """
         layers = slice(self.first, self.last)
         mine = list(blocks)[layers]
-        extends: list[Extend] = [partial(cache.write, self.length + offset) for cache in caches[layers]]
+        extends: list[Extend] = [cache.at(self.length + offset) for cache in caches[layers]]
         keys = self.keys(count, offset + count)
 
         def through(x: Tensor, rope: Rope, uses: Sequence[Use]) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ecovla_ros.kernels.attention import attention
 from ecovla_ros.kernels.available import triton_runs_on
-from ecovla_ros.kernels.gated import gated
+from ecovla_ros.kernels.gated import hidden, reference
+from ecovla_ros.kernels.sums import Sums
+from ecovla_ros.models.core import fused
 from ecovla_ros.models.core.keys import Keys
 from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.prune.energy import add_energy, add_samples
@@ -109,12 +111,38 @@ class Mlp(nn.Module):
         self.gate = weight(channels, width, fan_in=width)
         self.up = weight(channels, width, fan_in=width)
         self.down = weight(channels, width, fan_in=2 * depth * channels)
+        self.down_bias: nn.Parameter | None = None
+        self.packed: Tensor | None = None
+        """(2 C, width): the rows of `gate` and `up`, which are then views of it, in turn; None: not packed."""
+
+    def pack(self) -> None:
+        """Let rows of gate and up take turns in one matrix, so that a prefix of the channels is one product.
+
+        Once the weights lie where they will stay: the parameters become views.
+        """
+        both = torch.stack((self.gate.data, self.up.data), 1)
+        self.packed = both.flatten(0, 1)
+        self.gate.data, self.up.data = both[:, 0], both[:, 1]
+
+    def producers(self) -> tuple[Tensor, ...]:
+        """What of the weights makes a channel, a row each: gate and up, or both side by side (C, 2 * width)."""
+        if self.packed is not None:
+            return (self.packed.view(len(self.gate), -1),)
+        return self.gate.detach(), self.up.detach()
 
     def hidden(
         self, x: Tensor, first: int, last: int, energy: Tensor | None = None, valid: Tensor | None = None
     ) -> Tensor:
         """X_int (..., last - first) of x (..., width) in slots first..last-1."""
-        return gated(x, self.gate[first:last], self.up[first:last], self.activation, energy, valid)
+        if self.packed is not None and not torch.is_grad_enabled() and triton_runs_on(x):
+            sums = None if energy is None else Sums(energy, valid=valid)
+            return self.made(x.reshape(-1, x.shape[-1]), first, last, sums).view(*x.shape[:-1], -1)
+        return reference(x, self.gate[first:last], self.up[first:last], self.activation, energy, valid)
+
+    def made(self, x: Tensor, first: int, last: int, sums: Sums | None = None) -> Tensor:
+        """X_int (L, last - first) of x (L, width) by few kernels, where Triton runs and the weights are packed."""
+        assert self.packed is not None
+        return hidden(x, self.packed[2 * first : 2 * last], self.activation, sums)
 
     def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels; records only at B = 1."""
@@ -134,6 +162,7 @@ class KeyValue(nn.Module):
     ) -> None:
         super().__init__()
         self.kv_heads, self.head_dim, self.kv_rows = kv_heads, head_dim, 2 * kv_heads * head_dim
+        self.rotary, self.o_bias = True, None
         self.norm: nn.Module = RMSNorm(width, eps, weighted=weighted)
         self.vkq = weight(self.kv_rows + heads * head_dim, width, fan_in=width)
 
@@ -187,6 +216,11 @@ class Attention(KeyValue):
     def project(self, normed: Tensor, rows: int, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """K and V of normed inputs (B, L, width), and Q of the first `rows` query rows, as `split` gives them."""
         return self.split(F.linear(normed, self.vkq[: self.kv_rows + rows]), rope)
+
+    def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Q (L, heads, head_dim) of the first `rows` query rows, and K and V (L, G, head_dim), not rotated."""
+        parts = F.linear(normed, self.vkq[: self.kv_rows + rows]).unflatten(-1, (-1, self.head_dim))
+        return parts[:, 2 * self.kv_heads :], parts[:, self.kv_heads : 2 * self.kv_heads], parts[:, : self.kv_heads]
 
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
         """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width), rotated."""
@@ -247,9 +281,20 @@ def run(
     uses: Sequence[Use] | None = None,
 ) -> Tensor:
     """x (B, L, width) through `blocks`, block i with `extends[i]` and `uses[i]`."""
+    blocks = list(blocks)
+    uses = [FULL] * len(blocks) if uses is None else uses
+    if fused.fits(blocks, x, mask):
+        return fused.run(blocks, x, rope, extends, mask, uses)
     for i, block in enumerate(blocks):
-        x = block(x, rope, extends[i], mask, FULL if uses is None else uses[i])
+        x = block(x, rope, extends[i], mask, uses[i])
     return x
+
+
+def pack(blocks: Iterable[nn.Module]) -> None:
+    """Lay the weights of `blocks` out as few kernels want them, where Triton runs; elsewhere nothing changes."""
+    for block in blocks:
+        if isinstance(block, Block) and triton_runs_on(block.mlp.down):
+            block.mlp.pack()
 
 
 def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.context import PrefixContext
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
 from ecovla_ros.models.core.keys import Keys
-from ecovla_ros.models.core.layers import Extend, Rope
+from ecovla_ros.models.core.layers import Extend, Rope, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
@@ -65,6 +64,7 @@ class PiPolicy(BatchOnePolicy):
         weight = model.action_in.weight
         super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, weight, calibration, bucket)
         self.model = model.requires_grad_(False).eval()
+        pack((*model.lm, *model.expert))
         self.flow_steps = flow_steps or self.config.flow_steps
         self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
         shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
@@ -108,7 +108,7 @@ class PiPolicy(BatchOnePolicy):
         keys = None if seen.gap is None else Keys(length, length, seen.gap, device=self.device)
         span = Span(seen.prefix[None], self.model.rope(None, 0, length), keys, seen.valid)
         use = uses("lm", len(blocks), plan, valid=seen.valid)
-        extends: list[Extend] = [partial(cache.write, 0) for cache in self.caches]
+        extends: list[Extend] = [cache.at(0) for cache in self.caches]
         vision, last, short = _vision(seen), extends[-1], None
         pruning = self._fewer(vision)
         if self.reuse is not None:

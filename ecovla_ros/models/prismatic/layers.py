@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecovla_ros.kernels.gated import activated
+from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mask, Mlp, RMSNorm, Rope, rotate, weight
 from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.prune.site import SiteUse
@@ -42,6 +44,11 @@ class MultiHead(Attention):
         if self.rotary:
             q, k = rotate(q, rope), rotate(k, rope)
         return k.transpose(1, 2), v.transpose(1, 2), q
+
+    def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Q, K and V (L, heads, head_dim) of the first `rows` rows, not rotated."""
+        q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
+        return q, k, v
 
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
         """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width)."""
@@ -100,6 +107,7 @@ class PlainMlp(Mlp):
 
     def __init__(self, width: int, channels: int, depth: int) -> None:
         nn.Module.__init__(self)
+        self.packed: Tensor | None = None
         self.gate, self.gate_bias = weight(channels, width, fan_in=width), nn.Parameter(torch.zeros(channels))
         self.down = weight(channels, width, fan_in=2 * depth * channels)
         self.down_bias = nn.Parameter(torch.zeros(width))
@@ -113,6 +121,18 @@ class PlainMlp(Mlp):
             squares = out.flatten(0, -2).float().square()
             energy += squares.sum(0) if valid is None else valid @ squares
         return out
+
+    def pack(self) -> None:
+        """There is one matrix as it is."""
+        self.packed = self.gate.data
+
+    def producers(self) -> tuple[Tensor, ...]:
+        """`gate`."""
+        return (self.gate.detach(),)
+
+    def made(self, x: Tensor, first: int, last: int, sums: Sums | None = None) -> Tensor:
+        """X_int (L, last - first) of x (L, width) by few kernels, where Triton runs."""
+        return activated(F.linear(x, self.gate[first:last], self.gate_bias[first:last]), "gelu_alone", sums)
 
     def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels."""

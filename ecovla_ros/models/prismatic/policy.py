@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ecovla_ros.models.base import PolicySpec, Seen
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.layers import Use
+from ecovla_ros.models.core.layers import Use, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
@@ -44,6 +44,7 @@ class PrismaticPolicy(BatchOnePolicy):
         like = model.embedding
         super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, like, calibration, bucket, lead=1)
         self._prismatic = model.requires_grad_(False).eval()
+        pack((*model.lm, model.lm_last))
         self.caches: list[Cache] = []
         """K/V of every layer, where they are kept from frame to frame."""
 
