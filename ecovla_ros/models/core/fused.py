@@ -3,7 +3,7 @@
 What a block computes is what `layers.Block.forward` says. Here the residual stream and the branch that it is about to
 take travel together, so that one kernel adds, norms and modulates; another rotates queries and keys and writes K and V
 where attention reads them; attention knows lengths instead of booleans; and energies are summed by the kernel that
-makes X_int. A layer is 8 kernels, one more for each of: attention that is split over its keys and merged, an MLP that is
+makes X_int. A layer is 8 kernels, one more for each of: attention split over its keys and merged, an MLP that is
 a product and a pass over it, Q, K and V that are matrices of their own (two more), heads that are recorded.
 """
 
