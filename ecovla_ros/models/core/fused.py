@@ -116,7 +116,9 @@ def _attended(
 
 
 def _table(rope: Any) -> tuple[Tensor, Tensor]:
-    """(L, head_dim) each."""
+    """(L, head_dim) each; of blocks that turn nothing as it is."""
+    if rope.cos.dim() == 0:
+        return rope.cos, rope.sin
     return tuple(t.reshape(-1, t.shape[-1]) for t in rope)  # type: ignore[return-value]
 
 
