@@ -20,10 +20,10 @@ from ecovla_ros.nodes.ros import launching
 
 ARGUMENTS = (
     ("config", "gazebo.yaml", "configuration of our nodes: a path, or the name of a shipped file", None),
-    ("gripper", "parallel_gripper", "how to command it; gripper_command on Humble",
-     ("parallel_gripper", "gripper_command", "none")),
+    ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
     ("launch_rviz", "false", "ros2_kortex' RViz", launching.YES_NO),
     ("use_sim_time", "true", "follow Gazebo's /clock", launching.YES_NO),
+    ("discovery", "localhost", "who may find the nodes: this machine, or its network", launching.DISCOVERY),
     *launching.COMMON,
 )  # fmt: skip
 PICTURES = [("third_person/image", "/third_person/image"), ("wrist/image", "/wrist_mounted_camera/image")]
@@ -35,6 +35,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching.network(),
             launching.transport(),
             SetLaunchConfiguration("description_package", "kortex_description"),  # asked for when RViz starts, later
             _arm(),

@@ -20,13 +20,13 @@ ARGUMENTS = (
     ("launch_kortex", "true", "start ros2_kortex; false: it runs already", launching.YES_NO),
     ("driver", "ros2_control", "kortex: Kinova's Python API in a process of its own", ("ros2_control", "kortex")),
     ("kortex_python", "python3", "Python of an environment with kortex_api, for driver:=kortex", None),
-    ("gripper", "parallel_gripper", "how to command it; gripper_command on Humble, topic with driver:=kortex",
-     ("parallel_gripper", "gripper_command", "topic", "none")),
+    ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
     ("launch_cameras", "false", "start two realsense2_camera nodes", launching.YES_NO),
     ("third_person_serial", "''", "serial number of the third-person camera, with a leading underscore", None),
     ("wrist_serial", "''", "serial number of the wrist camera, with a leading underscore", None),
     ("launch_rviz", "false", "ros2_kortex' RViz", launching.YES_NO),
     ("use_sim_time", "false", "follow /clock", launching.YES_NO),
+    ("discovery", "subnet", "who may find the nodes: this machine, or its network", launching.DISCOVERY),
     *launching.COMMON,
 )  # fmt: skip
 CAMERAS = ("third_person", "wrist")
@@ -43,6 +43,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching.network(),
             launching.transport(),
             SetLaunchConfiguration("description_package", "kortex_description"),  # asked for when RViz starts, later
             _kortex(),

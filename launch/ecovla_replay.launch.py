@@ -24,6 +24,7 @@ ARGUMENTS = (
     ("compressed", "false", "the bag's pictures are CompressedImage", ("true", "false")),
     ("config", "mini_sim.yaml", "configuration of policy and guard: a path, or the name of a shipped file", None),
     ("overrides", "['']", "keys over it, e.g. \"['prune.ratio=0.4']\"", None),
+    ("discovery", "localhost", "who may find the nodes: this machine, or its network", ("localhost", "subnet")),
     ("log_level", "info", "of all three nodes", ("debug", "info", "warn", "error")),
 )
 
@@ -63,6 +64,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching.network(),
             launching.transport(),
             guard,
             policy,

@@ -120,7 +120,7 @@ def test_with_kortex_installed_our_nodes_get_our_arguments_and_kortex_its_own(
     "file, told, says",
     [
         ("sim", ("config:=no_such.yaml", "autostart:=false"), "no_such.yaml"),
-        ("sim", ("overrides:=['sim.renderer=egl', 'sim.width=1']", "autostart:=false"), "sim.width"),
+        ("sim", ("overrides:=['sim.state_hz=1000']", "autostart:=false"), "the simulator ticks at"),
         ("sim", ("overrides:=['policy.checkpoint=/no/such/folder']",), "the policy did not configure"),
         ("replay", ("bag:=/no/such/bag", "config:=no_such.yaml"), "no_such.yaml"),
     ],

@@ -21,7 +21,7 @@ from launch.actions import (
 from launch.conditions import IfCondition
 from launch.events import matches_action
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -36,6 +36,10 @@ Argument = tuple[str, str, str, Sequence[str] | None]
 """Name, default, what it does, choices."""
 
 YES_NO = ("true", "false")
+GRIPPERS = ("auto", "topic", "parallel_gripper", "gripper_command", "none")
+"""As `gripper.KINDS`, which cannot be imported here: a launch needs no messages."""
+DISCOVERY = ("localhost", "subnet")
+"""Who may find the nodes of a launch: those of this machine, or everybody on its network."""
 COMMON: tuple[Argument, ...] = (
     ("overrides", "['']", "keys over the configuration, e.g. \"['prune.ratio=0.4', 'control.profile=gentle']\"", None),
     ("namespace", "", "namespace of our nodes", None),
@@ -73,6 +77,19 @@ def included(package: str, file: str, told: Mapping[str, Any], condition: IfCond
     path = PathJoinSubstitution([FindPackageShare(package), "launch", file])
     include = IncludeLaunchDescription(PythonLaunchDescriptionSource(path), launch_arguments=told.items())
     return GroupAction([include], scoped=True, condition=condition)
+
+
+def network() -> SetEnvironmentVariable:
+    """Keep what is launched after this on this machine, or open it to the network, as `discovery` says.
+
+    Whoever is on the network of a graph can publish to it: `subnet` is for networks whose machines are all trusted.
+    """
+    asked = LaunchConfiguration("discovery")
+    if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the range yet
+        return SetEnvironmentVariable(
+            "ROS_LOCALHOST_ONLY", PythonExpression(["'1' if '", asked, "' == 'localhost' else '0'"])
+        )
+    return SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", PythonExpression(["'", asked, "'.upper()"]))
 
 
 def node(executable: str, **more: Any) -> Node:
