@@ -92,8 +92,8 @@ class Found:
         send = self._client() or (self._topic if self._topic.read else None)
         if send is None:
             self._node.get_logger().warning(
-                f"nobody offers {self._node.resolve_topic_name(ACTION)} or reads the gripper's topic: target {closed:.2f} "
-                "is lost; valid: an active controller of the gripper, or gripper:=none",
+                f"nobody offers {self._node.resolve_topic_name(ACTION)} or reads the gripper's topic: target "
+                f"{closed:.2f} is lost; valid: an active controller of the gripper, or gripper:=none",
                 throttle_duration_sec=SAY_AGAIN_S,
             )
             return
