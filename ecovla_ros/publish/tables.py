@@ -98,7 +98,7 @@ def trial(document: Document) -> str:
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
-    command = "python -m ecovla_ros.publish.report.measure"
+    command = "python -m ecovla_ros.bench.speed.bags"
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
