@@ -101,7 +101,7 @@ class Signals:
 def start_ros(arguments: Sequence[str] | None = None) -> None:
     """`rclpy.init` without its signal handlers, with the ros-* wheels' prefix known."""
     os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)  # the wheels set it nowhere
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
 
 
 def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
