@@ -55,7 +55,7 @@ class GuardNode(Node):
         super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
-            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         config = settings.configuration(self).control
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
