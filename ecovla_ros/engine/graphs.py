@@ -39,7 +39,7 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        _, high = torch.cuda.Stream.priority_range()
+        _, high = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
         self._stream = torch.cuda.Stream(device, priority=high)
         self._pool = torch.cuda.graph_pool_handle()
 

@@ -218,7 +218,7 @@ class CudaSide:
     free = True
 
     def __init__(self, device: torch.device) -> None:
-        low, _ = torch.cuda.Stream.priority_range()
+        low, _ = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
         self._side = torch.cuda.Stream(device, priority=low)
         self._ready = [torch.cuda.Event(), torch.cuda.Event()]
         self._done = torch.cuda.Event()

@@ -13,7 +13,7 @@ from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.layers import Use, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.model import Prismatic, Recall
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
@@ -32,7 +32,7 @@ class PrismaticPolicy(BatchOnePolicy):
         self,
         model: Prismatic,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: QuestionPrompt,
         calibration: Mapping[str, Tensor] | None = None,
         bucket: int = 1,
