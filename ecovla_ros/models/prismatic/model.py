@@ -96,7 +96,7 @@ class Prismatic(nn.Module):
         keys = None if span.keys is None else span.keys.of(rows)
         return self.norm(self.lm_last.read(span.x, span.rope, last, rows, keys))
 
-    def _span(self, sequence: Tensor, valid: Tensor | None, gap: Tensor | None) -> Span:
+    def _span(self, sequence: Tensor, valid: Tensor | None, gap: Tensor | None = None) -> Span:
         length = sequence.shape[1]
         index = slice(0, length) if valid is None else (valid.long().cumsum(0) - 1).clamp(min=0)
         rope = Rope(self.rope_cos[index].unsqueeze(-2), self.rope_sin[index].unsqueeze(-2))
