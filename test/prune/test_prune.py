@@ -81,11 +81,9 @@ def test_stacked_scores_equal_the_per_layer_formula_in_float64(unit):
         assert torch.allclose(got[0].double(), direct, rtol=1e-5)
 
 
-def test_fuse_and_history_are_equations_9_and_10():
+def test_fuse_is_equation_9():
     history, energy = torch.tensor([[4.0]]), torch.tensor([[1.0]])
     assert importance.fuse(history, energy, 0.7).item() == pytest.approx(0.7 * 4 + 0.3 * 1)
-    importance.update_history(history, energy, 0.9)
-    assert history.item() == pytest.approx(0.9 * 4 + 0.1 * 1)
 
 
 @given(st.integers(1, 40), st.floats(0, 0.9), st.sampled_from([1, 2, 32]))
