@@ -26,6 +26,7 @@ ARGUMENTS = (
      ("parallel_gripper", "gripper_command", "none")),
     ("launch_rviz", "false", "ros2_kortex' RViz", launching.YES_NO),
     ("use_sim_time", "true", "follow Gazebo's /clock", launching.YES_NO),
+    ("discovery", "localhost", "who may find the nodes: this machine, or its network", launching.DISCOVERY),
     *launching.COMMON,
 )  # fmt: skip
 PICTURES = [("third_person/image", "/third_person/image"), ("wrist/image", "/wrist_mounted_camera/image")]
@@ -37,6 +38,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching.network(),
             launching.transport(),
             _arm(),
             *_scene(),

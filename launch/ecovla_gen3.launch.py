@@ -29,6 +29,7 @@ ARGUMENTS = (
     ("wrist_serial", "''", "serial number of the wrist camera, with a leading underscore", None),
     ("launch_rviz", "false", "ros2_kortex' RViz", launching.YES_NO),
     ("use_sim_time", "false", "follow /clock", launching.YES_NO),
+    ("discovery", "subnet", "who may find the nodes: this machine, or its network", launching.DISCOVERY),
     *launching.COMMON,
 )  # fmt: skip
 CAMERAS = ("third_person", "wrist")
@@ -45,6 +46,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching.network(),
             launching.transport(),
             _kortex(),
             *(_camera(name) for name in CAMERAS),

@@ -17,6 +17,8 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
+from ecovla_ros.nodes.ros import launching
+
 ARGUMENTS = (
     ("bag", "bag", "rosbag2 folder, .mcap or .db3 file", None),
     ("map", "['']", "where its topics are named otherwise, e.g. \"['wrist=/hand/image_raw']\"", None),
@@ -26,6 +28,7 @@ ARGUMENTS = (
     ("compressed", "false", "the bag's pictures are CompressedImage", ("true", "false")),
     ("config", "mini_sim.yaml", "configuration of policy and guard: a path, or the name of a shipped file", None),
     ("overrides", "['']", "keys over it, e.g. \"['prune.ratio=0.4']\"", None),
+    ("discovery", "localhost", "who may find the nodes: this machine, or its network", ("localhost", "subnet")),
     ("log_level", "info", "of all three nodes", ("debug", "info", "warn", "error")),
 )
 
@@ -62,6 +65,7 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
                 for name, default, text, choices in ARGUMENTS
             ),
+            launching.network(),
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
             guard,
             policy,

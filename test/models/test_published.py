@@ -355,7 +355,7 @@ def test_pi05_reads_lerobots_statistics_and_writes_its_state_into_the_prompt(tmp
     chunk = of.decode(of.encode(obs), torch.zeros(of.config.horizon, 32))
     assert np.allclose(chunk.joints, obs.joints + 1.0, atol=1e-6)  # the middle of -1..3
     assert np.allclose(chunk.gripper, 0.0), "1 means open in these data, and the middle of them is 1"
-    words = of._words(obs.instruction, of.normaliser.state(obs.joints, obs.gripper))
+    words = of.words(obs.instruction, of.normaliser.state(obs.joints, obs.gripper))
     gripper = (0.7 - (-1.0)) / 4.0 * 2.0 - 1.0  # three tenths closed is 0.7 in these data
     assert words.split(":")[2].split(";")[0].split()[7] == str(int((gripper + 1.0) * 128))
 

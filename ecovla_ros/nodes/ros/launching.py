@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, List  # noqa: UP035  launch_ros tells a list of strings by this name
 
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -20,6 +21,8 @@ Argument = tuple[str, str, str, Sequence[str] | None]
 """Name, default, what it does, choices."""
 
 YES_NO = ("true", "false")
+DISCOVERY = ("localhost", "subnet")
+"""Who may find the nodes of a launch: those of this machine, or everybody on its network."""
 COMMON: tuple[Argument, ...] = (
     ("overrides", "['']", "keys over the configuration, e.g. \"['prune.ratio=0.4', 'control.profile=gentle']\"", None),
     ("namespace", "", "namespace of our nodes", None),
@@ -45,6 +48,19 @@ def shared(*parts: str) -> PathJoinSubstitution:
 def transport() -> SetEnvironmentVariable:
     """Fast DDS with a shared-memory segment that holds images."""
     return SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", shared("config", "fastdds.xml"))
+
+
+def network() -> SetEnvironmentVariable:
+    """Keep what is launched after this on this machine, or open it to the network, as `discovery` says.
+
+    Whoever is on the network of a graph can publish to it: `subnet` is for networks whose machines are all trusted.
+    """
+    asked = LaunchConfiguration("discovery")
+    if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the range yet
+        return SetEnvironmentVariable(
+            "ROS_LOCALHOST_ONLY", PythonExpression(["'1' if '", asked, "' == 'localhost' else '0'"])
+        )
+    return SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", PythonExpression(["'", asked, "'.upper()"]))
 
 
 def node(executable: str, **more: Any) -> Node:
