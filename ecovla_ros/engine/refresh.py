@@ -132,7 +132,7 @@ class Refresh:
                 tokens.copy_(spread(len(tokens), *laid[:1], laid[2], empty), non_blocking=True)
 
     def begin(self, plan: Plan) -> None:
-        """The pass of `plan` is followed by a refresh: its outcome has a place, and the next one samples other tokens."""
+        """A refresh follows the pass of `plan`: its outcome has a place, and the next one samples other tokens."""
         self._outcomes.begin()
         if plan.kept:
             self._offsets = {}

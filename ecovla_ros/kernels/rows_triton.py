@@ -32,13 +32,12 @@ def _swap(
         inside = columns < width
         for i in range(PAIRS):
             pair = tl.program_id(0) * PAIRS + i
-            if pair < pairs:
-                if tl.load(wanted + site * pairs + pair) != 0:
-                    first = base + tl.load(a + site * pairs + pair) * stride + columns
-                    second = base + tl.load(b + site * pairs + pair) * stride + columns
-                    kept = tl.load(first, mask=inside)
-                    tl.store(first, tl.load(second, mask=inside), mask=inside)
-                    tl.store(second, kept, mask=inside)
+            if tl.load(wanted + site * pairs + pair, mask=pair < pairs, other=0) != 0:
+                first = base + tl.load(a + site * pairs + pair) * stride + columns
+                second = base + tl.load(b + site * pairs + pair) * stride + columns
+                kept = tl.load(first, mask=inside)
+                tl.store(first, tl.load(second, mask=inside), mask=inside)
+                tl.store(second, kept, mask=inside)
 
 
 def swap(
