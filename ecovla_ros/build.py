@@ -12,7 +12,8 @@ import torch
 
 from ecovla_ros.config import Config, PolicyConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import CudaRecorder, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
 from ecovla_ros.models.data.weights import read_json

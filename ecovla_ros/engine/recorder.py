@@ -49,7 +49,7 @@ class CudaRecorder:
         return graph.replay, value
 
 
-class Again:
+class EagerRecorder:
     """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
 
     def capture(self, run: Callable[[], Any], warm_ups: int = WARM_UPS) -> tuple[Callable[[], None], Any]:

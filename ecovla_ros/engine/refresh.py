@@ -145,7 +145,7 @@ class Refresh:
             return self._job(phase, plan, outcome, rehearsed=False)
 
         def replayed() -> None:
-            outcome.spans[phase].begin()
+            outcome.timers[phase].begin()
             before, self.torn = self.torn, True
             replay()
             self.torn = before
@@ -175,14 +175,14 @@ class Refresh:
             stack.seen, stack.mean_known = seen, mean_known
 
     def _job(self, phase: str, plan: Plan, outcome: Outcome, rehearsed: bool) -> Callable[[], None]:
-        span, stacks = outcome.spans[phase], self._of(phase)
-        span.begin()
+        timer, stacks = outcome.timers[phase], self._of(phase)
+        timer.begin()
         changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
         changes = [c.void() for c in changes] if rehearsed else changes
-        span.pause()
+        timer.pause()
 
         def write() -> None:
-            span.resume()
+            timer.resume()
             before, self.torn = self.torn, True
             self._write(phase, stacks, changes)
             for stack in () if rehearsed else stacks:

@@ -13,7 +13,7 @@ from ecovla_ros.models.data.resize import resize
 from ecovla_ros.types import JOINTS, Observation
 
 
-class Eyes(Protocol):
+class CameraShape(Protocol):
     """The part of a model's configuration that says what images it takes."""
 
     @property
@@ -33,13 +33,13 @@ class Eyes(Protocol):
         """Height and width, px."""
 
 
-def camera_images(images: Mapping[str, Any], config: Eyes) -> dict[str, NDArray[np.uint8]]:
+def camera_images(images: Mapping[str, Any], config: CameraShape) -> dict[str, NDArray[np.uint8]]:
     """Camera -> (image_size, image_size, 3) uint8 of every present camera, in order; see `checked_images`."""
     checked = checked_images(images, config)
     return {name: resize(image, config.image_size, config.fit) for name, image in checked.items()}
 
 
-def checked_images(images: Mapping[str, Any], config: Eyes) -> dict[str, NDArray[np.uint8]]:
+def checked_images(images: Mapping[str, Any], config: CameraShape) -> dict[str, NDArray[np.uint8]]:
     """Camera -> (H, W, 3) uint8 of every present camera, in the model's order, of whatever size.
 
     Raises ObservationError for an unknown or missing camera, a wrong type or shape. A camera given as None is left out

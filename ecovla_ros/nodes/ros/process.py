@@ -17,7 +17,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
-from ecovla_ros.nodes.ros.polling import Seldom
+from ecovla_ros.nodes.ros.polling import OncePerSecond
 
 WAKE_S = 0.1
 """A signal is noticed within this time, s."""
@@ -77,9 +77,9 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
 
 def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
     """Spin while going, and look at events once a second; a node with a method `drive` of its own is driven by that."""
-    seldom = Seldom()
+    events = OncePerSecond()
     while going():
-        seldom.turn(node, time.monotonic())
+        events.turn(node, time.monotonic())
         executor.spin_once(timeout_sec=WAKE_S)
 
 
