@@ -62,6 +62,11 @@ class Graphed:
         return self.inner.sites
 
     @property
+    def device(self) -> torch.device:
+        """The policy's."""
+        return self.inner.device
+
+    @property
     def graphs(self) -> int:
         """How many graphs were captured."""
         passes = sum((c.prefill is not None) + (c.act is not None) for c in self._captured.values())

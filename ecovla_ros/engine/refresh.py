@@ -73,10 +73,10 @@ class Refresh:
         """True once every history holds energies of some frame."""
         return self._config.method == "random" or all(stack.seen for stack in self.stacks)
 
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        """Every plan a frame of this method may run with."""
-        return (*self.sparse, *((self.recording, *self.probing) if self._config.method in ADAPTIVE else ()))
+    def plans(self, without_records: bool = True) -> tuple[Plan, ...]:
+        """Every plan a frame of this method may run with; of the sparse ones those alone that record, if it is so."""
+        adaptive = (self.recording, *self.probing) if self._config.method in ADAPTIVE else ()
+        return (*(self.sparse if without_records else ()), *adaptive)
 
     @property
     def bytes(self) -> int:
@@ -134,6 +134,10 @@ class Refresh:
     def begin(self, plan: Plan) -> None:
         """A refresh follows the pass of `plan`: its outcome has a place, and the next one samples other tokens."""
         self._outcomes.begin()
+        self.forget_tokens(plan)
+
+    def forget_tokens(self, plan: Plan) -> None:
+        """The next pass that records draws the tokens it samples anew, if this plan sampled some."""
         if plan.kept:
             self._offsets = {}
 

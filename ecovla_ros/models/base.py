@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ecovla_ros.prune.site import DENSE, Plan, Site
@@ -84,6 +85,7 @@ class Policy(Protocol):
 
     spec: PolicySpec
     sites: Sequence[Site]
+    device: torch.device
 
     def examples(self) -> Iterator[Observation]:
         """Synthetic observations, one for each shape that a frame can have."""
