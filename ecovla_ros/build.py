@@ -128,7 +128,7 @@ def _with_options(made: Any, config: PolicyConfig) -> Any:
             config.vla_cache, config.vla_cache_exclude, config.vla_cache_layer, config.vla_cache_similarity
         )
     if config.rtc:
-        if not hasattr(made, "follow_chunks") or not hasattr(made.normaliser, "actions"):
+        if not made.follows_chunks:
             raise ConfigError(
                 f"policy.rtc does not go with '{config.model}' and embodiment.actions={config.embodiment.actions}; "
                 "valid: mini, pi0, pi05, on this arm, with joint actions"

@@ -32,7 +32,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
         """`stream`: None for a new one of high priority."""
-        _, high = torch.cuda.Stream.priority_range()
+        _, high = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
         self._stream = stream or torch.cuda.Stream(device, priority=high)
         self._pool = torch.cuda.graph_pool_handle()
 

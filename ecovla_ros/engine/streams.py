@@ -240,7 +240,7 @@ class CudaSide:
 
     def __init__(self, device: torch.device, graphs: bool = True) -> None:
         """`graphs`: jobs may be captured, into a memory pool of their own, as they run beside the frame's."""
-        low, _ = torch.cuda.Stream.priority_range()
+        low, _ = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
         self._side = torch.cuda.Stream(device, priority=low)
         self.recorder: Recorder | None = CudaRecorder(device, self._side) if graphs else None
         self._ready = [torch.cuda.Event() for _ in range(2 * PLACES)]

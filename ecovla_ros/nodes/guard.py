@@ -26,7 +26,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
-from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
@@ -55,7 +56,7 @@ class GuardNode(Node):
         super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
-            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         config = settings.configuration(self).control
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)

@@ -51,7 +51,7 @@ class Partition:
 
     def by_slot(self, values: Tensor) -> Tensor:
         """Per-row values in channel order (L, C * unit) to slot order."""
-        blocks = values.unflatten(1, (-1, self.unit))
+        blocks: Tensor = values.unflatten(1, (-1, self.unit))
         return blocks.gather(1, self.channel[..., None].expand_as(blocks)).flatten(1)
 
     def kept_channels(self, kept: int) -> Tensor:

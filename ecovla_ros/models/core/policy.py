@@ -21,8 +21,8 @@ from ecovla_ros.models.core.staging import Images, Upload, Words
 from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
 from ecovla_ros.models.data.compatibility import ModelShape, example_texts, must_fit
 from ecovla_ros.models.data.inputs import CameraShape, camera_images, checked_images
-from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.types import ActionChunk, Observation
 
 
@@ -50,7 +50,7 @@ class BatchOnePolicy:
         self,
         config: VlaShape,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: Prompt,
         weight: Tensor,
         calibration: Mapping[str, Tensor] | None = None,
@@ -87,6 +87,11 @@ class BatchOnePolicy:
         counts = ReuseCounts.of(cameras * self.config.tokens, layers, shares, excluded, layer, similarity)
         side = math.isqrt(self.config.tokens)
         self.reuse = None if counts is None else Reuse(counts, side, cameras, self.vision_start, self.device)
+
+    @property
+    def follows_chunks(self) -> bool:
+        """Whether it has `follow_chunks`: real-time chunking."""
+        return False
 
     def encode(self, obs: Observation) -> Seen:
         """Check, resize, run the vision towers, embed prompt and state. Raises ObservationError."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import Looked, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.context import PrefixContext, suffix_mask
@@ -23,6 +24,7 @@ from ecovla_ros.models.core.layers import Extend, Rope, key_mask
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.pi.chunking import RealTimeChunking
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
@@ -51,7 +53,7 @@ class PiPolicy(BatchOnePolicy):
         self,
         model: PiModel,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: Prompt,
         flow_steps: int = 0,
         calibration: Mapping[str, Tensor] | None = None,
@@ -64,7 +66,7 @@ class PiPolicy(BatchOnePolicy):
         super().__init__(model.config, spec, normaliser, prompt, weight, calibration, bucket)
         self.model = model.requires_grad_(False).eval()
         self.flow_steps = flow_steps or self.config.flow_steps
-        self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
+        self.sites: Sequence[Site] = sites(model, self.flow_steps, self._probe)
         shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
         self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
         """K/V of every layer: prefix, then state token, then actions."""
@@ -73,8 +75,15 @@ class PiPolicy(BatchOnePolicy):
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
         self._last: list[PrefixContext] = []
 
+    @property
+    def follows_chunks(self) -> bool:
+        """Whether `follow_chunks` works: it normalises the last chunk again, which goes with joint actions alone."""
+        return isinstance(self.normaliser, Normaliser)
+
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
+        if not isinstance(self.normaliser, Normaliser):
+            raise ConfigError("real-time chunking needs joint actions of this arm")
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
@@ -129,8 +138,7 @@ class PiPolicy(BatchOnePolicy):
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
         parts = self._contexts(handoff.length, seen.valid, handoff.short)
-        if before:
-            self._write_state(seen, handoff.length, parts, plan)
+        self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
         runs = [part.runner(self.model.expert, self.caches, before, horizon) for part in parts]
         x_t = noise.to(self.device, torch.float32, non_blocking=True) * self.config.noise_scale
@@ -160,6 +168,8 @@ class PiPolicy(BatchOnePolicy):
 
     def _write_state(self, seen: Seen, position: int, parts: Sequence[PrefixContext], plan: Plan) -> None:
         """The state token through the expert; of its last layer only K and V are read. It leaves no samples."""
+        if self.model.state_in is None:
+            return
         rope, blocks = self._suffix_rope(seen.valid, position, 1), list(self.model.expert)
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
         hidden = self.model.state_in(seen.state)[None, None]

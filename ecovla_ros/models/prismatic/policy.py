@@ -13,7 +13,7 @@ from ecovla_ros.models.base import Looked, PolicySpec, Seen, Staged
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.layers import Use
 from ecovla_ros.models.core.policy import BatchOnePolicy
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.model import Prismatic, Recall
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
@@ -31,7 +31,7 @@ class PrismaticPolicy(BatchOnePolicy):
         self,
         model: Prismatic,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: QuestionPrompt,
         calibration: Mapping[str, Tensor] | None = None,
         bucket: int = 1,
