@@ -36,6 +36,13 @@ def reference(
     return hidden
 
 
+def gated(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """X_int (..., k) of x (..., D) by torch. Raises PruningError for an unknown activation."""
+    if activation not in ACTIVATIONS:
+        raise PruningError(unknown("activation", activation, ACTIVATIONS))
+    return reference(x, gate, up, activation)
+
+
 def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None) -> Tensor:
     """X_int (L, k) of x (L, D) through `weights` (2 k, D), in which rows of gate and up take turns, where Triton runs.
 

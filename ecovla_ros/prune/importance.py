@@ -35,8 +35,3 @@ def wanda(energy: Tensor, factor: Tensor, unit: int) -> Tensor:
 def fuse(history: Tensor, energy: Tensor, alpha: float) -> Tensor:
     """fused = alpha * E + (1 - alpha) * eps (Eq. 9), (L, R)."""
     return torch.lerp(energy, history, alpha)
-
-
-def update_history(history: Tensor, energy: Tensor, decay: float) -> None:
-    """E <- lambda * E + (1 - lambda) * eps, in place (Eq. 10), (L, R)."""
-    history.lerp_(energy, 1.0 - decay)

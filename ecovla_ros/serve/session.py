@@ -15,9 +15,6 @@ from ecovla_ros.models.data.units import HasUnits
 from ecovla_ros.serve.ensemble import Ensemble
 from ecovla_ros.types import Observation
 
-GRIPPERS = ("as-is", "openvla")
-"""openvla: the last number, 0 closed .. 1 open as Open X-Embodiment has it, becomes -1 open or 1 closed (LIBERO)."""
-
 
 @dataclass(frozen=True)
 class Keys:
@@ -50,6 +47,7 @@ class Session:
     ensemble: Ensemble | None = None
     """Averages the last chunks instead: an inference for every action."""
     gripper: str = "as-is"
+    """"openvla": the last number, 0 closed to 1 open as in Open X-Embodiment, becomes -1 open or 1 closed (LIBERO)."""
     seed: int = 0
     clock: Callable[[], int] = field(default=lambda: 0)
     """Nanoseconds, for stamps."""

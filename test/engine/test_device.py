@@ -222,7 +222,7 @@ def test_the_side_stream_says_what_was_waited_for_since_it_was_asked(monkeypatch
     )
     cuda.Stream.priority_range = lambda: (0, -1)
     monkeypatch.setattr(streams.torch, "cuda", cuda)
-    made = streams.CudaSide(torch.device("cpu"))
+    made = streams.CudaSide(torch.device("cpu"), graphs=False)
 
     def joined():
         made.aside(lambda: lambda: None)

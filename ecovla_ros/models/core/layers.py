@@ -125,9 +125,7 @@ class Mlp(nn.Module):
         self.gate.data, self.up.data = both[:, 0], both[:, 1]
 
     def producers(self) -> tuple[Tensor, ...]:
-        """What of the weights makes a channel, a row each: gate and up, or both side by side (C, 2 * width)."""
-        if self.packed is not None:
-            return (self.packed.view(len(self.gate), -1),)
+        """Gate and up, a row of each for each channel."""
         return self.gate.detach(), self.up.detach()
 
     def hidden(

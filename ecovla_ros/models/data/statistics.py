@@ -29,7 +29,8 @@ from ecovla_ros.types import ActionChunk, Observation
 WIDTH = 8
 """Seven joints and the gripper."""
 
-MODES = ("mean_std", "quantiles", "min_max")
+MODES = {"mean_std": ("mean", "std"), "quantiles": ("q01", "q99"), "min_max": ("min", "max")}
+"""How a data set was normalised -> the two statistics that say it."""
 
 
 def affine(values: Any, mode: str, floor: float, where: str) -> Affine:
@@ -38,7 +39,7 @@ def affine(values: Any, mode: str, floor: float, where: str) -> Affine:
     With `mask`, dimensions that are False are left as they are. Raises CheckpointError: missing, not finite, turned
     round.
     """
-    needed = {"mean_std": ("mean", "std"), "quantiles": ("q01", "q99"), "min_max": ("min", "max")}[mode]
+    needed = MODES[mode]
     if not isinstance(values, Mapping) or any(name not in values for name in needed):
         have = ", ".join(values) if isinstance(values, Mapping) else type(values).__name__
         raise CheckpointError(f"{where}: statistics {', '.join(needed)} are needed for mode {mode}; there are: {have}")

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
-from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.base import Looked, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.context import PrefixContext
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
 from ecovla_ros.models.core.keys import Keys
 from ecovla_ros.models.core.layers import Extend, Rope, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
-from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
 from ecovla_ros.models.data.units import Units
@@ -64,7 +63,7 @@ class PiPolicy(BatchOnePolicy):
         free text has few shapes; 1: not padded. Raises CheckpointError where model, spec and tokenizer do not fit.
         """
         weight = model.action_in.weight
-        super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, weight, calibration, bucket)
+        super().__init__(model.config, spec, normaliser, prompt, weight, calibration, bucket)
         self.model = model.requires_grad_(False).eval()
         pack((*model.lm, *model.expert))
         self.flow_steps = flow_steps or self.config.flow_steps
@@ -89,26 +88,21 @@ class PiPolicy(BatchOnePolicy):
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
-    @torch.inference_mode()
-    def encode(self, obs: Observation) -> Seen:
-        """Check, resize, run the vision tower on the cameras that are there, embed prompt and state.
-
-        Raises ObservationError for a wrong camera, image, instruction or state.
-        """
-        images = camera_images(obs.images, self.config)
-        normalised = self.normaliser.observed(obs)
+    def stage(self, obs: Observation) -> Staged:
+        """As the base; what is left of the last chunk is laid beside the arm (real-time chunking)."""
+        staged = super().stage(obs)
         if self.follow is not None:
             self.follow.look(obs)
-        prompt, padding = self._embed(self.words(obs.instruction, normalised))
-        tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
+        return staged
+
+    @torch.inference_mode()
+    def look(self, staged: Staged) -> Looked:
+        """Vision tower on the cameras that are there, and the prompt behind its tokens."""
+        prompt = self.model.embed_prompt(staged.ids)[0]
+        tokens = self.model.project(self.model.vision_tokens(staged.images))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
-        kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        state = self._staged_state(normalised)
-        empty = range(len(prefix) - padding, len(prefix))
-        return Seen(
-            dict(zip(tokens, parts)), prefix, state, obs, self._valid(len(prefix), empty), empty, kept, self._gap(empty)
-        )
+        return Looked(dict(zip(tokens, parts)), prefix)
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -69,14 +69,6 @@ def keep_loaded() -> None:
     """What is loaded stays: the collector need not walk through it beside a tick or a frame. `gc.unfreeze` ends it."""
     gc.collect()
     gc.freeze()
-
-
-class Closable(Protocol):
-    """A node that has something to say or to end before it goes."""
-
-    def close(self) -> None:
-        """Called once, while publishing still works."""
-        ...
 
 
 class Signals:

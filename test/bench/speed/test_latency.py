@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,16 +194,15 @@ def test_what_a_kernel_of_our_own_computes_is_counted_too(monkeypatch):
     """A stand-in for the kernel, of which a counter sees as little as of the kernel."""
     import torch
 
-    from ecovla_ros.kernels import available, gated
-    from ecovla_ros.kernels.choice import KERNEL_CHOICE
+    from ecovla_ros.kernels import available
+    from ecovla_ros.models.core import layers
 
     policy, obs, start = small.policy(), small.observation(), small.noise()
     plain = macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))
-    kernel = SimpleNamespace(gated=lambda x, gate, *_: torch.zeros(*x.shape[:-1], len(gate)))
-    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", kernel)
-    monkeypatch.setattr(gated, "triton_runs_on", lambda x: not available._alone[0])
-    monkeypatch.setattr(KERNEL_CHOICE, "of", lambda *_: "fused")
-    assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
+    monkeypatch.setattr(layers, "triton_runs_on", lambda x: not available._alone[0])
+    monkeypatch.setattr(layers.Mlp, "made", lambda mlp, x, first, last, sums=None: torch.zeros(len(x), last - first))
+    layers.pack((*policy.model.lm, *policy.model.expert))
+    assert (policy.model.lm[0].mlp.hidden(torch.ones(2, 48), 0, 4) == 0.0).all() or torch.is_grad_enabled()
     assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
     assert available._alone[0] == 0, "and after a count the kernel runs again"
 
