@@ -46,6 +46,20 @@ def _of_block(key: str, name: str, phase: str, calls: int, block: Block, probe: 
         return mlp.hidden(inputs, first, last)
 
     return (
-        Site(f"{key}.mlp", f"{name}.mlp", phase, len(down), 1, mlp.producers(), down, 32, calls, (), channels, calls),
+        Site(
+            f"{key}.mlp",
+            f"{name}.mlp",
+            phase,
+            len(down),
+            1,
+            mlp.producers(),
+            down,
+            32,
+            calls,
+            (),
+            channels,
+            calls,
+            activation=mlp.activation,
+        ),
         Site(f"{key}.heads", f"{name}.heads", phase, len(o) // unit, unit, (query,), o, groups, calls, (), probe),
     )

@@ -109,7 +109,7 @@ class PlainMlp(Mlp):
 
     def __init__(self, width: int, channels: int, depth: int) -> None:
         nn.Module.__init__(self)
-        self.packed: Tensor | None = None
+        self.activation, self.packed = "", None
         self.gate, self.gate_bias = weight(channels, width, fan_in=width), nn.Parameter(torch.zeros(channels))
         self.down = weight(channels, width, fan_in=2 * depth * channels)
         self.down_bias = nn.Parameter(torch.zeros(width))

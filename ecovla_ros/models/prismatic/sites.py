@@ -53,6 +53,7 @@ def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
         extra=extra,
         hidden=hidden,
         samples=calls,
+        activation=mlp.activation,
     )
 
 
