@@ -26,12 +26,13 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
-from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
-from ecovla_ros.nodes.ros.polling import Seldom, Stream
+from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
@@ -55,7 +56,7 @@ class GuardNode(Node):
         super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
-            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         config = settings.configuration(self).control
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
@@ -77,8 +78,8 @@ class GuardNode(Node):
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
-        self._states = Stream(self, JointState, "joint_states", qos.SENSOR)
-        self._estops = Stream(self, Bool, "estop", qos.EVENT)
+        self._states = PolledTopic(self, JointState, "joint_states", qos.SENSOR)
+        self._estops = PolledTopic(self, Bool, "estop", qos.EVENT)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -92,13 +93,13 @@ class GuardNode(Node):
         """Tick by the steady clock, and wait in between: a timer would cost the executor a second wait a tick."""
         self.destroy_timer(self._timer)
         process.keep_loaded()
-        seldom, due_s, ticks = Seldom(), time.monotonic(), 0
+        events, due_s, ticks = OncePerSecond(), time.monotonic(), 0
         while going():
             due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1
             self._tick()
             wait: Callable[[float], None] = time.sleep
             if ticks % LOOK_TICKS == 0 or self._listens():
-                seldom.turn(self, due_s)
+                events.turn(self, due_s)
                 wait = executor.spin_once
                 wait(max(due_s - time.monotonic(), 0.0))  # also when a tick took longer than its period
             while (left_s := due_s - time.monotonic()) > 0.0:

@@ -36,7 +36,7 @@ KEEP_S = 240.0
 
 
 @dataclass(frozen=True)
-class Joint:
+class TogetherSettings:
     """Settings of this stage."""
 
     seconds: float
@@ -55,11 +55,14 @@ class Joint:
 class Learner(nn.Module):
     """The model and the heads that exist only in training; one forward pass gives all losses."""
 
+    ids: Tensor
+    real: Tensor
+
     def __init__(self, model: PiModel, prompts: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         config = model.config
         self.model = model
-        model.vision.to(memory_format=torch.channels_last)  # convolutions run twice as fast (AVX512-BF16, oneDNN)
+        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions run twice as fast (AVX512-BF16, oneDNN)
         self.heads = VisionHeads(config.vision_width, config.tokens, len(config.cameras))
         self.prompt = PromptHead(config.lm_width)
         self.register_buffer("ids", prompts[0], persistent=False)
@@ -86,7 +89,7 @@ def train_together(
     data: Dataset,
     columns: dict[str, Tensor],
     prompts: tuple[Tensor, Tensor],
-    settings: Joint,
+    settings: TogetherSettings,
     state: Path,
     report: Report,
     keep: Callable[[PiModel], None],
@@ -111,7 +114,8 @@ def train_together(
     share = balanced(columns["task"].numpy())
     labels = (settings.grounding_weight, settings.vision_weight, settings.vision_weight)
     weights = (1.0, *(labels if data.labelled else (0.0, 0.0, 0.0)))
-    mean, saved = np.zeros(6), spent
+    saved = spent
+    mean: np.ndarray = np.zeros(6)
     while parallel.agree(spent) < settings.seconds:
         start = time.monotonic()
         model.requires_grad_(step >= HEAD_STEPS)
@@ -160,7 +164,7 @@ def _draw(
     return batch
 
 
-def _row(step: int, spent: float, settings: Joint, mean: np.ndarray) -> dict[str, Any]:
+def _row(step: int, spent: float, settings: TogetherSettings, mean: np.ndarray) -> dict[str, Any]:
     names = ("flow", "grounding", "classes", "places", "third_person_m", "wrist_m")
     left = settings.seconds - spent
     rate = step * settings.batch / max(spent, 1e-9)

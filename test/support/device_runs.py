@@ -71,7 +71,7 @@ def frames(policy, count, seed=0):
 
 def answers(policy, prune, streams, observations, warm=True):
     """Chunks (n, H, 8), pattern ids and frame kinds of a new engine over the observations."""
-    engine = Engine(policy, prune, streams)
+    engine = Engine(policy, prune, streams, ahead=CUDA and prune.refresh == "probe")
     if warm:
         engine.warm_up()
     steps = [engine.step(obs) for obs in observations]

@@ -25,6 +25,7 @@ class Toy:
         keys = (("lm.0.mlp", "prefill"), ("lm.1.mlp", "prefill"), ("expert.0.mlp", "act"))
         self.sites = [self._site(key, phase, g) for key, phase in keys]
         self.calibration: dict[str, Tensor] = {}
+        self.device = torch.device("cpu")
 
     def _site(self, key: str, phase: str, g: torch.Generator) -> Site:
         weights = [torch.randn(CHANNELS, WIDTH, generator=g) / 4 for _ in range(3)]
@@ -66,7 +67,7 @@ class Toy:
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         return self._mlp(self.sites[2], handoff + noise @ self._out.T, plan) @ self._out
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         values = actions.double().numpy()
         return ActionChunk(seen.observation.stamp_ns, 0.1, values[:, :7].copy(), values[:, 7].copy())
 

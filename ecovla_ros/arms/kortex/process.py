@@ -1,7 +1,8 @@
 """The arm behind kortex_api, for machines without ros2_kortex: `server` as a process with its own Python, and its pipe.
 
-Start it with the Python of an environment that holds kortex_api and nothing else (README, "Without ros2_kortex"). Where
-ros2_kortex runs, use the trajectory topic instead: it interpolates at 1 kHz, this takes a speed every 25 ms.
+Start it with the Python of an environment that holds kortex_api and nothing else (docs/ros2.md, "Without
+ros2_kortex"). Where ros2_kortex runs, use the trajectory topic instead: it interpolates at 1 kHz, this
+takes a speed every 25 ms.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ecovla_ros.arms.base import Arm
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.errors import ConfigError, ControlError
 from ecovla_ros.types import ArmState, Trajectory
@@ -27,7 +29,7 @@ STOP_S = 3.0
 """The process has this long to stop the arm and end, s."""
 
 
-class KortexArm:
+class KortexArm(Arm):
     """A client of one server process. `send` and `gripper` may be called from one thread, the rest from any."""
 
     def __init__(self, python: str, limits: Limits, clock: Callable[[], int], arguments: Sequence[str] = ()) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.errors import ConfigError
 
 SIZE = 4096
@@ -61,7 +62,7 @@ def enter(sms: int) -> Part:
     try:
         from torch.cuda.green_contexts import GreenContext
 
-        context = GreenContext.create(num_sms=sms, device_id=0)
+        context: Any = GreenContext.create(num_sms=sms, device_id=0)
         context.set_context()
     except (ImportError, RuntimeError, TypeError) as error:
         raise ConfigError(
@@ -106,14 +107,6 @@ def rate(run: Callable[[], object], products: int = 1) -> float:
 
 
 def replayed(left: Tensor, right: Tensor) -> Callable[[], None]:
-    """One product as a captured graph, on a stream of high priority as the engine's are."""
-    _, high = torch.cuda.Stream.priority_range()
-    stream, graph = torch.cuda.Stream(priority=high), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        left @ right
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        left @ right
-    return graph.replay
+    """One product as a captured graph, as the engine captures."""
+    replay, _ = CudaRecorder(left.device).capture(lambda: left @ right)
+    return replay

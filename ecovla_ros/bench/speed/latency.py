@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ecovla_ros import build, config
-from ecovla_ros.bench.scenes import CALM_FRAMES, Frame, stream
+from ecovla_ros.bench.scenes import CALM_FRAMES, SceneFrame, stream
 from ecovla_ros.bench.speed import macs, rows
 from ecovla_ros.bench.speed.device import Timed, bound_ms, ceilings, peaks_of
 from ecovla_ros.bench.speed.device_trace import count, recorded
@@ -67,7 +67,7 @@ def measure(
     device = build.device_of(settings.policy)
     common = _device_facts(device, part)
     bench = Bench(settings, chosen, seed, None if reference is None else reference.policy)
-    engines = [bench.engine(i, streams_for(device), seed) for i in range(len(chosen))]
+    engines = [bench.engine(i, streams_for(device, settings.policy.graphs), seed) for i in range(len(chosen))]
     reports: list[list[FrameReport]] = [[] for _ in chosen]
     block = BLOCK if pace == "back-to-back" else 1
     scripted = list(stream(engines[0].policy.spec, max(frames + warm_up, CALM_FRAMES + COUNTED), seed))
@@ -126,7 +126,7 @@ def _device_facts(device: torch.device, part: Part | None) -> dict[str, Any]:
     }
 
 
-def _timed(engine: Engine, frame: Frame) -> FrameReport:
+def _timed(engine: Engine, frame: SceneFrame) -> FrameReport:
     """One frame; on CUDA prefill and act by the device's own clock, not by how long issuing them took."""
     report = engine.step(frame.observation).report
     if isinstance(engine.policy, Timed):
@@ -143,7 +143,7 @@ def _eager(policy: Any) -> Any:
 
 def _facts(
     engine: Engine,
-    scripted: Sequence[Frame],
+    scripted: Sequence[SceneFrame],
     bench: Bench,
     device: torch.device,
     shares: rows.Shares,
@@ -166,13 +166,13 @@ def _facts(
     return Facts(shares, bounds, reached, kernels, memory, kept)
 
 
-def _kernels(engine: Engine, frames: Sequence[Frame], common: dict[str, Any]) -> dict[str, int]:
+def _kernels(engine: Engine, frames: Sequence[SceneFrame], common: dict[str, Any]) -> dict[str, int]:
     """Frame kind -> kernels of one such frame and of its refresh, from torch's profiler, where it works."""
     found: dict[str, int] = {}
     for frame in frames[:COUNTED]:
         kinds: list[str] = []
 
-        def answered(frame: Frame = frame, kinds: list[str] = kinds) -> None:
+        def answered(frame: SceneFrame = frame, kinds: list[str] = kinds) -> None:
             kinds.append(engine.step(frame.observation).report.kind)
             engine.settle()
 
@@ -186,7 +186,7 @@ def _kernels(engine: Engine, frames: Sequence[Frame], common: dict[str, Any]) ->
     return found
 
 
-def _shares(engine: Engine, frame: Frame, bench: Bench) -> rows.Shares:
+def _shares(engine: Engine, frame: SceneFrame, bench: Bench) -> rows.Shares:
     """Scope -> frame kind -> share of the plain dense frame's multiply-accumulates, counted on one frame."""
     policy, plan = _eager(engine.policy), engine.sparse_plan
     plain = macs.count(_eager(bench.policies[0]), frame.observation, DENSE, bench.noise)

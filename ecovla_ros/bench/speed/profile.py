@@ -17,7 +17,7 @@ import numpy as np
 
 from ecovla_ros import build, config
 from ecovla_ros.bench import document
-from ecovla_ros.bench.scenes import CALM_FRAMES, Frame, stream
+from ecovla_ros.bench.scenes import CALM_FRAMES, SceneFrame, stream
 from ecovla_ros.bench.speed.device_trace import Span, by_name, frame, recorded
 from ecovla_ros.bench.variants import Bench, variants
 from ecovla_ros.engine.engine import Engine
@@ -60,7 +60,7 @@ def rows(settings: config.Config, ratio: float, refresh: str) -> list[dict[str, 
     bench = Bench(settings, chosen, 0)
     out = []
     for index, variant in enumerate(chosen):
-        engine = bench.engine(index, streams_for(device), 0)
+        engine = bench.engine(index, streams_for(device, settings.policy.graphs), 0)
         found = _recorded(engine, list(stream(engine.policy.spec, CALM_FRAMES - 4 + FRAMES, 0)))
         names = {"model": settings.policy.model, "method": variant.method, "refresh": variant.refresh,
                  "ratio": variant.ratio}  # fmt: skip
@@ -78,7 +78,7 @@ def of_kind(frames: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
     return [{"n": len(frames), **figures[median]}, *by_name(together, len(frames))[:LISTED]]
 
 
-def _recorded(engine: Engine, frames: Sequence[Frame]) -> dict[str, list[list[Span]]]:
+def _recorded(engine: Engine, frames: Sequence[SceneFrame]) -> dict[str, list[list[Span]]]:
     """Frame kind -> what the device did in each such frame, its refresh included."""
     found: dict[str, list[list[Span]]] = {}
     for one in frames[:-FRAMES]:
@@ -87,7 +87,7 @@ def _recorded(engine: Engine, frames: Sequence[Frame]) -> dict[str, list[list[Sp
     for one in frames[-FRAMES:]:
         kinds: list[str] = []
 
-        def answered(one: Frame = one, kinds: list[str] = kinds) -> None:
+        def answered(one: SceneFrame = one, kinds: list[str] = kinds) -> None:
             kinds.append(engine.step(one.observation).report.kind)
             engine.settle()
 
