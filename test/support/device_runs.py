@@ -16,7 +16,8 @@ import torch
 from ecovla_ros import build, config
 from ecovla_ros.bench import scenes
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import Again, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.engine.streams import Deferred, Inline, streams_for
 from ecovla_ros.models import shapes
 from support import all_models
@@ -60,7 +61,7 @@ def family(name, dtype="float32", device=DEVICE, **changes):
 
 def captured(policy):
     """The policy as graphs, or as what a CPU has in their place."""
-    return build.captured(policy, settings().policy) if CUDA else Graphed(policy, Again())
+    return build.captured(policy, settings().policy) if CUDA else Graphed(policy, EagerRecorder())
 
 
 def frames(policy, count, seed=0):
