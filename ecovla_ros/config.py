@@ -151,6 +151,9 @@ class ControlConfig:
     stamp_commands: bool = _doc(
         False, "trajectories say when they begin: a controller that gets them late makes no step; needs one clock"
     )
+    estop_timeout_s: float = _between(
+        0.0, 0.0, 10.0, "the e-stop topic is a heartbeat: silence of this long counts as pressed, s; 0: no heartbeat"
+    )
     late_s: float = _between(0.35, 0.02, 10.0, "an observation older than this when its chunk's turn comes degrades, s")
 
 
@@ -175,6 +178,7 @@ class NodeConfig:
     """The policy node's inputs."""
 
     image_age_s: float = _between(0.3, 0.02, 10.0, "no image of a camera for this long: hold, s")
+    image_px: int = _between(4_147_200, 1, 100_000_000, "an image of more pixels is refused before it is decoded, px")
     sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation, s")
     deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss, ms")
 

@@ -17,6 +17,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros.executor import SturdyExecutor
 from ecovla_ros.nodes.ros.polling import Seldom
 
 WAKE_S = 0.1
@@ -94,7 +95,7 @@ def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = No
         get_logger(name).fatal(str(error))
         rclpy.try_shutdown()
         return 2
-    executor = SingleThreadedExecutor()
+    executor = SturdyExecutor()
     executor.add_node(node)
     code = 0
     try:
