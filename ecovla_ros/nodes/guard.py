@@ -35,7 +35,7 @@ from ecovla_ros.nodes.ros.estop import EStop
 from ecovla_ros.nodes.ros.intake import UNREADABLE, Intake, Reach, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
 from ecovla_ros.nodes.ros.owners import Commands, Source
-from ecovla_ros.nodes.ros.polling import Seldom, Stream
+from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
@@ -73,7 +73,7 @@ class GuardNode(Node):
         super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
-            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         self.declare_parameter(
             "chunks_from",
@@ -84,7 +84,7 @@ class GuardNode(Node):
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
         grips = str(self.get_parameter("gripper").value)
-        topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips == "topic")
+        topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips in ("topic", "auto"))
         self._commands = Commands(self, [(JointTrajectory, topic) for topic in topics])
         publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
         send_gripper = gripper.sender(self, grips)
@@ -92,6 +92,7 @@ class GuardNode(Node):
         self._complained_s: dict[str, float] = {}
         self._said: tuple[str, ...] = ()
         self._said_s = self._looked_s = 0.0
+        self._claiming = False
         self._last: GuardStatus | None = None
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
@@ -106,7 +107,7 @@ class GuardNode(Node):
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._reader = wire.StateReader(_joint_state)
-        self._states = Stream(self, JointState, "joint_states", qos.NEWEST, STATE_BYTES)
+        self._states = PolledTopic(self, JointState, "joint_states", qos.NEWEST, STATE_BYTES)
         self._state_source = Source(self, "joint_states", "", config.joint_state_age_s)
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
         self._chunks = self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
@@ -125,13 +126,13 @@ class GuardNode(Node):
         """Tick by the steady clock, and wait in between: a timer would cost the executor a second wait a tick."""
         self.destroy_timer(self._timer)
         process.keep_loaded()
-        seldom, due_s, ticks = Seldom(), time.monotonic(), 0
+        events, due_s, ticks = OncePerSecond(), time.monotonic(), 0
         while going():
             due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1
             self._tick()
             wait: Callable[[float], None] = time.sleep
             if ticks % LOOK_TICKS == 0 or self._listens():
-                seldom.turn(self, due_s)
+                events.turn(self, due_s)
                 wait = executor.spin_once
                 wait(max(due_s - time.monotonic(), 0.0))  # also when a tick took longer than its period
             while (left_s := due_s - time.monotonic()) > 0.0:
@@ -150,7 +151,9 @@ class GuardNode(Node):
 
     def claim(self, executor: Any) -> None:
         """Take the arm. Raises ControlError where another guard commands the same controller."""
+        self._claiming = True
         self._commands.claim(lambda seconds: executor.spin_once(timeout_sec=seconds))
+        self._claiming = False
 
     def on_broken(self, what: str, error: Exception) -> None:
         """A callback raised what nobody expects: motion ends, and the guard lives on to say so."""
@@ -223,6 +226,8 @@ class GuardNode(Node):
 
     def _unready(self) -> str:
         """Why motion must not be allowed, by what the graph says; empty when it may."""
+        if self._claiming:
+            return "this guard is looking for another one on its controller; call again in a second"
         self._look_around()
         others = self._commands.others()
         if others:

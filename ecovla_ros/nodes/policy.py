@@ -28,7 +28,7 @@ from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.ros.intake import Intake, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
-from ecovla_ros.nodes.ros.polling import Stream
+from ecovla_ros.nodes.ros.polling import PolledTopic
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
@@ -138,7 +138,7 @@ class PolicyNode(LifecycleNode):
             topic, receive = f"{camera}/{ending}", self._receiver(camera)
             self._intakes[camera] = Intake(self, kind, topic, PIXEL_BYTES * self._config.node.image_px + STATE_BYTES)
             self._topics[camera] = self._subscription(kind, topic, receive, qos.SENSOR)
-        self._joints = Stream(self, JointState, "joint_states", qos.STATES, STATE_BYTES, STATES_KEPT)
+        self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES, STATE_BYTES, STATES_KEPT)
         self._made.append(self._joints.close)
         self._texts = Intake(self, String, "instruction", TEXT_BYTES)
         self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
@@ -185,43 +185,45 @@ class PolicyNode(LifecycleNode):
         """The inference thread. Nothing that a frame raises ends it, but the life of the node."""
         patience = self._config.node.image_age_s / 2
         while self._thread is threading.current_thread():
-            images = mailbox.wait(patience)
+            image_messages = mailbox.wait(patience)
             try:
-                if images is None:
+                if image_messages is None:
                     times_ns = self._since_ns, self._now_ns()
                     age_s = self._config.node.image_age_s
                     freshness.check_silence(mailbox, self._topics, self.count_publishers, times_ns, age_s)
                 else:
-                    self._answer(self._read(images))
+                    self._answer(self._read(image_messages))
             except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
                 self._complain(str(error))
             except Exception as error:  # a defect: told with its place, and the next frame is answered
                 self._complain(f"a frame broke: {type(error).__name__}: {short(error)}", diagnostics.ERROR)
                 self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=SAY_TRACE_S)
 
-    def _read(self, images: Mapping[str, tuple[bytes, bytes]]) -> dict[str, Any]:
+    def _read(self, image_messages: Mapping[str, tuple[bytes, bytes]]) -> dict[str, Any]:
         """The messages of one frame. Raises ObservationError for bytes that are none."""
         read = {}
-        for camera, (raw, gid) in images.items():
+        for camera, (raw, gid) in image_messages.items():
             read[camera] = self._intakes[camera].read(raw, gid)
             if read[camera] is None:
                 raise ObservationError(self._intakes[camera].complaint)
         return read
 
-    def _answer(self, images: Mapping[str, Any]) -> None:
+    def _answer(self, image_messages: Mapping[str, Any]) -> None:
         """One frame. Raises ObservationError for input that gives no chunk."""
         began = time.perf_counter()
         if self._new_episode:
             self._new_episode = False
             self._engine.reset(self._config.policy.seed)
-        newest = max(wire.stamp_ns(msg.header.stamp) for msg in images.values())
+        newest = max(wire.stamp_ns(msg.header.stamp) for msg in image_messages.values())
         freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
         joints = self._joints.nearest(newest)
         if joints is None:
             raise ObservationError(
                 "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
             )
-        seen = wire.observation(images, joints, self._instruction, self._config.node.sync_s, self._config.node.image_px)
+        seen = wire.observation(
+            image_messages, joints, self._instruction, self._config.node.sync_s, self._config.node.image_px
+        )
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
         decode_ms = 1e3 * (time.perf_counter() - began)

@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from std_msgs.msg import Bool
 
 from ecovla_ros.nodes.ros.intake import Names, peers, sender
-from ecovla_ros.nodes.ros.polling import Unwatched
+from ecovla_ros.nodes.ros.polling import NeverWakes
 
 KIND = "std_msgs/msg/Bool"
 FLOOD = 1000
@@ -127,7 +127,7 @@ class EStop:
     def _subscription(self, profile: QoSProfile) -> Any:
         events = SubscriptionEventCallbacks(use_default_callbacks=False)  # each misses what another one hears
         return self._node.create_subscription(
-            Bool, self._topic, lambda _raw: None, profile, callback_group=Unwatched(), raw=True, event_callbacks=events
+            Bool, self._topic, lambda _raw: None, profile, callback_group=NeverWakes(), raw=True, event_callbacks=events
         )
 
     def _hear(self, raw: bytes, info: Any, now_s: float) -> str:

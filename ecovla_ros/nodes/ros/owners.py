@@ -10,7 +10,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from ecovla_ros.errors import ControlError
 from ecovla_ros.nodes.ros.intake import NOBODY, Names, peers, sender
-from ecovla_ros.nodes.ros.polling import Unwatched
+from ecovla_ros.nodes.ros.polling import NeverWakes
 
 OVERHEARD = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Any publisher's commands, whatever its quality of service."""
@@ -77,16 +77,17 @@ class Commands:
     """The topics that this node commands: who else could write to them, and who did."""
 
     def __init__(self, node: Any, topics: Sequence[tuple[Any, str]]) -> None:
-        """`topics`: message type and name of each. Create it before the publishers, and call `own` behind them."""
+        """`topics`: message type and name of each; the first moves the arm, and is overheard. Create it before the
+        publishers, and call `own` behind them.
+        """
         self._node, self._topics = node, [topic for _, topic in topics]
-        self._kinds = [kind for kind, _ in topics]
-        self._names = [Names(node, topic) for topic in self._topics]
+        self._names = Names(node, self._topics[0])
         self._before = self._publishers()
         self._own: set[bytes] = set()
-        self._overheard = [
-            node.create_subscription(kind, topic, lambda _raw: None, OVERHEARD, callback_group=Unwatched(), raw=True)
-            for kind, topic in topics
-        ]
+        self._kind, topic = topics[0]
+        self._overheard = node.create_subscription(
+            self._kind, topic, lambda _raw: None, OVERHEARD, callback_group=NeverWakes(), raw=True
+        )
 
     def own(self) -> None:
         """The publishers that came since this was made are this node's. Raises ControlError where others came too."""
@@ -110,16 +111,16 @@ class Commands:
     def intruder(self) -> str:
         """Who else has commanded the arm since the last look; empty when nobody did."""
         who = ""
-        for subscription, kind, names in zip(self._overheard, self._kinds, self._names):
-            with subscription.handle:
-                for _ in range(OVERHEARD.depth):
-                    taken = subscription.handle.take_message(kind, True)
-                    if taken is None:
-                        break
-                    gid = sender(taken[1])
-                    if gid not in self._own and gid != NOBODY:
-                        who = f"{names.of(gid)} commands the arm by {subscription.topic_name}, beside this guard"
-        return who
+        with self._overheard.handle:
+            for _ in range(OVERHEARD.depth):
+                taken = self._overheard.handle.take_message(self._kind, True)
+                if taken is None:
+                    break
+                gid = sender(taken[1])
+                if gid not in self._own and gid != NOBODY:
+                    who = self._names.of(gid)
+        topic = self._node.resolve_topic_name(self._topics[0])
+        return f"{who} commands the arm by {topic}, beside this guard" if who else ""
 
     def claim(self, spin: Callable[[float], None], seconds: float = CLAIM_S) -> None:
         """Take the arm. `spin` lets the graph be discovered. Raises ControlError where another guard has it."""

@@ -19,11 +19,11 @@ from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.ros.intake import Intake, sender
 from ecovla_ros.wire.pairing import History
 
-SELDOM_S = 1.0
+EVENTS_S = 1.0
 """Time between two looks at events, s."""
 
 
-class Unwatched(CallbackGroup):
+class NeverWakes(CallbackGroup):
     """What is in it never wakes the executor."""
 
     def can_execute(self, entity: Any) -> bool:
@@ -38,7 +38,7 @@ class Unwatched(CallbackGroup):
         """Nothing had begun."""
 
 
-class Seldom(CallbackGroup):
+class OncePerSecond(CallbackGroup):
     """Events of a node (a peer asks for another quality of service) are looked at once a second.
 
     A node has a dozen or two of them, and the executor walks through all whenever it waits: a fifth of its time.
@@ -52,9 +52,9 @@ class Seldom(CallbackGroup):
         """Call it before each wait: once a second new events of `node` are taken in, and this wait looks at all."""
         self._open = now_s >= self._next_s
         if self._open:
-            self._next_s = now_s + SELDOM_S
+            self._next_s = now_s + EVENTS_S
             for event in node.waitables:
-                if isinstance(event, EventHandler) and not isinstance(event.callback_group, Seldom):
+                if isinstance(event, EventHandler) and not isinstance(event.callback_group, OncePerSecond):
                     event.callback_group = self
                     self.add_entity(event)
 
@@ -70,7 +70,7 @@ class Seldom(CallbackGroup):
         """Nothing was held."""
 
 
-class Stream:
+class PolledTopic:
     """The last messages of a topic, for any thread. They stay bytes until somebody asks for one."""
 
     def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile, most_bytes: int, kept: int = 0) -> None:
@@ -79,7 +79,7 @@ class Stream:
         """
         self._node, self._kind, self._depth, self._most = node, kind, profile.depth, most_bytes
         self._subscription = node.create_subscription(
-            kind, topic, lambda _raw: None, profile, callback_group=Unwatched(), raw=True
+            kind, topic, lambda _raw: None, profile, callback_group=NeverWakes(), raw=True
         )
         self.intake = Intake(node, kind, topic, most_bytes)
         self._history = History(kept or profile.depth)
