@@ -90,6 +90,7 @@ class GuardNode(Node):
         send_gripper = gripper.sender(self, grips)
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._complained_s: dict[str, float] = {}
+        self._mended: set[str] = set()  # topics on which a good message came since
         self._said: tuple[str, ...] = ()
         self._said_s = self._looked_s = 0.0
         self._claiming = False
@@ -267,6 +268,8 @@ class GuardNode(Node):
         self._hear_estop(now_ns)
         self._overhear(now_ns)
         self._read_joint_state(now_ns)
+        if self._mended:
+            self._end_complaints()
         self._carry_out(self._guard.tick(now_ns), now_ns)
         if time.monotonic() - self._looked_s >= AROUND_S:
             self._look_around()
@@ -352,11 +355,18 @@ class GuardNode(Node):
 
     def _complain(self, topic: str, message: str) -> None:
         self._inputs[topic], self._complained_s[topic] = short(message, MOST_TEXT), time.monotonic()
+        self._mended.discard(topic)
         self.get_logger().warning(self._inputs[topic], throttle_duration_sec=SAY_AGAIN_S)
 
     def _mend(self, topic: str) -> None:
         """A good message came: the complaint ends, but not so fast that it could not be read."""
-        if self._inputs and time.monotonic() - self._complained_s.get(topic, 0.0) >= CALM_S:
+        if topic in self._inputs:
+            self._mended.add(topic)
+
+    def _end_complaints(self) -> None:
+        now_s = time.monotonic()
+        for topic in [t for t in self._mended if now_s - self._complained_s[t] >= CALM_S]:
+            self._mended.discard(topic)
             self._inputs.pop(topic, None)
 
     def _values(self) -> dict[str, object]:

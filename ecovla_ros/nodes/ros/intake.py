@@ -18,7 +18,7 @@ UNREADABLE = (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, S
 """What rclpy raises for bytes that are no message: RMWError is a RuntimeError."""
 KNOWN = 64
 """Publishers that are told apart; what others send is counted together."""
-LOOK_S = 0.5
+LOOK_S = 0.1
 """The graph is asked at most this often who is behind an unknown publisher, s."""
 NOBODY = b""
 """Stands for the publisher where the middleware does not say which it was (Humble)."""
