@@ -111,12 +111,13 @@ class GuardNode(Node):
         self._reader = wire.StateReader(_joint_state)
         self._states = PolledTopic(self, JointState, "joint_states", qos.NEWEST, STATE_BYTES)
         self._state_source = Source(self, "joint_states", "", config.joint_state_age_s)
+        create: Any = self.create_subscription  # raw callbacks get bytes
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
-        self._chunks = self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
+        self._chunks: Any = create(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
         self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
         self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
         self._fault_intake = Intake(self, String, "arm_fault", TEXT_BYTES)
-        self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED, raw=True)
+        create(String, "arm_fault", self._on_fault, qos.LATCHED, raw=True)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
