@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -25,14 +24,20 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
-from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.control.lease import EnableLease
 from ecovla_ros.control.watch import READ_S, SetWatch
-from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.errors import ConfigError, ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
 from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
+PARAMETERS = (
+    ("gripper", "auto", "how to command it: " + ", ".join(gripper.KINDS)),
+    ("enable_lease_s", 0.0, "an enable ends unless asked for again within this time, s; 0: it lasts until taken back"),
+)
+LEASE_S = (0.2, 60.0)
+"""Shortest and longest lease, s."""
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
 READS = 3
@@ -52,15 +57,13 @@ class GuardNode(Node):
 
     def __init__(self, **options: Any) -> None:
         """Read limits and configuration. Raises ConfigError."""
-        super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
-        settings.declare(self)
-        self.declare_parameter(
-            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
-        )
-        config = settings.configuration(self).control
+        super().__init__("guard", **options)
+        told = settings.Settings(self, "control", more=PARAMETERS)
+        config, within = told.read().control, told.limits()
+        self._lease = EnableLease(lease_s(told["enable_lease_s"]))
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
-        self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
-        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        self._guard, self._set = Guard(config, within, steady=not simulated), SetWatch()
+        send_gripper = gripper.sender(self, str(told["gripper"]))
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
@@ -79,6 +82,7 @@ class GuardNode(Node):
         self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
         self._states = PolledTopic(self, JointState, "joint_states", qos.SENSOR)
         self._estops = PolledTopic(self, Bool, "estop", qos.EVENT)
+        self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.EVENT)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -141,6 +145,12 @@ class GuardNode(Node):
         now_ns = self._now_ns()
         self._read_joint_state(now_ns)
         response.success, response.message = self._guard.enable(request.data, now_ns)
+        if request.data and response.success:
+            self._lease.begin(time.monotonic())
+            if self._lease.lease_s:
+                response.message += f"; for {self._lease.lease_s:.1f} s, unless asked for again: `ecovla enable` does"
+        elif not request.data:
+            self._lease.end()
         return response
 
     def _on_reset(self, request: Any, response: Any) -> Any:
@@ -169,8 +179,25 @@ class GuardNode(Node):
         now_ns = self._now_ns()
         for pressed in self._estops.every():
             self._guard.on_estop(pressed.data, now_ns)
+        self._see_lease(now_ns)
         self._read_joint_state(now_ns)
         self._carry_out(self._guard.tick(now_ns), now_ns)
+
+    def _see_lease(self, now_ns: int) -> None:
+        """Whoever enabled must keep asking."""
+        if not self._lease.lease_s:
+            return
+        now_s = time.monotonic()
+        for asking in self._askings.every():
+            if asking.data:
+                self._lease.renew(now_s)
+            else:
+                self._lease.end()
+                self._guard.withdraw("whoever enabled gave it back", now_ns)
+        if self._lease.lapsed(now_s):
+            self._guard.withdraw(
+                f"enable was not asked for again for {self._lease.lease_s:.1f} s: whoever enabled is gone", now_ns
+            )
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
@@ -255,6 +282,13 @@ class GuardNode(Node):
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
         return now_ns
+
+
+def lease_s(asked: float) -> float:
+    """The lease that was asked for. Raises ConfigError."""
+    if asked != 0.0 and not LEASE_S[0] <= asked <= LEASE_S[1]:
+        raise ConfigError(f"parameter enable_lease_s: {asked}; valid: 0 (none), or {LEASE_S[0]} to {LEASE_S[1]} s")
+    return float(asked)
 
 
 def main(arguments: list[str] | None = None) -> int:
