@@ -24,8 +24,9 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
-from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.lease import EnableLease
+from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ConfigError, ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
