@@ -61,7 +61,7 @@ class Driver:
         self._unlatch: Client = node.create_client(Trigger, "guard/reset")
         self._forget: Client = node.create_client(Trigger, "guard/forget")
         self._done = self._enabled = False
-        self._asking = node.create_publisher(Bool, "guard/enable_lease", qos.EVENT)
+        self._asking = node.create_publisher(Bool, "guard/enable_lease", qos.REPORT)
         node.create_timer(ASK_S, self._ask_again, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._moved = time.monotonic()
 

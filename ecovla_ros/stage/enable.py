@@ -48,7 +48,7 @@ def _hold(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]
 
     node.create_subscription(DiagnosticStatus, "status", heard, qos.LATCHED)
     client = node.create_client(SetBool, "guard/enable")
-    asking = node.create_publisher(Bool, "guard/enable_lease", qos.EVENT)
+    asking = node.create_publisher(Bool, "guard/enable_lease", qos.REPORT)
     answer = _call(client, executor, True, going)
     if answer is None:
         return 0
