@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -43,8 +44,8 @@ def asks(ros: Graph, node: str, name: str, value: object) -> tuple[bool, str]:
 
 def test_the_guard_tells_profile_limits_and_file_describes_them_and_refuses_every_change(ros: Graph) -> None:
     node = ros.start(GuardNode, config="gen3.yaml", **{"control.rate_hz": 50.0})
-    seldom = OncePerSecond()
-    ros.tester.create_timer(0.05, lambda: seldom.turn(node, 1e9))  # as `drive` does: looked at, once in a while
+    seldom, seconds = OncePerSecond(), itertools.count(step=0.5)
+    ros.tester.create_timer(0.02, lambda: seldom.turn(node, next(seconds)))  # as `drive` does, fifty times as fast
     assert value_of(ros, "guard", "config") == "gen3.yaml"
     assert value_of(ros, "guard", "control.profile") == "gentle"
     assert list(value_of(ros, "guard", "limits.velocity")) == limits.load("gentle").velocity.tolist()
