@@ -17,8 +17,6 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -31,7 +29,7 @@ from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
-from ecovla_ros.nodes.ros.polling import Seldom, Stream
+from ecovla_ros.nodes.ros.polling import ArmStates, Seldom, Stream
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
@@ -57,10 +55,11 @@ class GuardNode(Node):
         self.declare_parameter(
             "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
-        config = settings.configuration(self).control
+        loaded = settings.configuration(self)
+        config, joints = loaded.control, settings.joints(self, loaded)
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
-        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value), joints)
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._said: tuple[str, ...] = ()
         self._last: GuardStatus | None = None
@@ -72,12 +71,12 @@ class GuardNode(Node):
         publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
         self._arm = TrajectoryTopic(
             publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
-            lambda: self._planned_ns if config.stamp_commands else 0,
+            lambda: self._planned_ns if config.stamp_commands else 0, joints.arm,
         )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
-        self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
-        self._states = Stream(self, JointState, "joint_states", qos.SENSOR)
+        self._states = ArmStates(self, joints, loaded.arm.part_age_s, qos.SHARED, 1)
+        self._others: list[str] = []  # joints of others on the same topic, as told
         self._estops = Stream(self, Bool, "estop", qos.EVENT)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
@@ -116,15 +115,18 @@ class GuardNode(Node):
         self.get_logger().info("ended; the arm holds")
 
     def _read_joint_state(self, now_ns: int) -> None:
-        """Take the newest: a driver at 1 kHz sends ten times as many as are needed, and none of them wakes us."""
-        raw = self._states.newest()
-        if raw is None:
-            return
+        """Take what is true now: a driver at 1 kHz sends ten times as much as is needed, and none of it wakes us."""
         try:
-            self._guard.on_joint_state(self._reader.read(raw, finite=False), now_ns)
-            self._inputs.pop("joint_states", None)
+            state = self._states.newest(finite=False)
         except ObservationError as error:  # the guard holds once the last good one is too old
             self._complain("joint_states", str(error))
+            return
+        if state is not None:
+            self._guard.on_joint_state(state, now_ns)
+            self._inputs.pop("joint_states", None)
+            if (others := self._states.others) != self._others:
+                self._others = others
+                self.get_logger().info(f"joint_states also has {', '.join(others)}: not this arm's, passed over")
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         try:

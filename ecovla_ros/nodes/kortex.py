@@ -44,7 +44,8 @@ class KortexNode(Node):
         settings.declare(self)
         for name, default, text in PARAMETERS:
             self.declare_parameter(name, default, ParameterDescriptor(description=text))
-        config = settings.configuration(self).control
+        loaded = settings.configuration(self)
+        config, self._joints = loaded.control, loaded.arm.joints
         asked = {name: self.get_parameter(name).value for name, _, _ in PARAMETERS}
         arguments = ["--ip", asked["robot_ip"], "--port", asked["port"], "--username", asked["username"]]
         arguments += ["--password", asked["password"], "--inactivity-ms", asked["inactivity_ms"]]
@@ -70,7 +71,7 @@ class KortexNode(Node):
         state, fault = self._arm.state(), self._arm.fault
         if state is not None and state.stamp_ns != self._stamp_ns:
             self._stamp_ns = state.stamp_ns
-            self._states.publish(wire.fill_joint_state(JointState(), state, state.stamp_ns))
+            self._states.publish(wire.fill_joint_state(JointState(), state, state.stamp_ns, self._joints))
         if fault != self._fault:
             self._fault = fault
             self._faults.publish(String(data=fault))
@@ -81,11 +82,11 @@ class KortexNode(Node):
 
     def _taken(self, msg: JointTrajectory) -> Trajectory:
         """What ros2_control's controller would make of it. Raises ControlError for what that would refuse."""
-        trajectory = ordered(wire.trajectory(msg), msg.joint_names)
+        trajectory = ordered(wire.trajectory(msg), self._joints.plain(msg.joint_names))
         return still_due(trajectory, self._now_ns(), wire.stamp_ns(msg.header.stamp))
 
     def _on_gripper(self, msg: JointTrajectory) -> None:
-        self._order(lambda: self._arm.gripper(wire.gripper(msg)))
+        self._order(lambda: self._arm.gripper(wire.gripper(msg, self._joints)))
 
     def _order(self, call: Any) -> None:
         self._refused += not self._try(call)

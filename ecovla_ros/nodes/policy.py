@@ -16,8 +16,9 @@ from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from ecovla_ros import wire
 from ecovla_ros.config import Config
@@ -25,7 +26,7 @@ from ecovla_ros.errors import EcovlaError, ObservationError, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
-from ecovla_ros.nodes.ros.polling import Stream
+from ecovla_ros.nodes.ros.polling import ArmStates
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
@@ -49,6 +50,9 @@ class PolicyNode(LifecycleNode):
         self.declare_parameter(
             "compressed", False, ParameterDescriptor(description="take CompressedImage from <camera>/image/compressed")
         )
+        self.declare_parameter(
+            "gripper", "", ParameterDescriptor(description="none: an arm without a gripper, as arm.gripper_joint=none")
+        )
         self._make_engine = engine
         self._engine: Any = None
         self._thread: threading.Thread | None = None
@@ -56,6 +60,7 @@ class PolicyNode(LifecycleNode):
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
         self._made: list[Any] = []
+        self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._diagnostics.set(diagnostics.OK, "unconfigured")
 
@@ -70,6 +75,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f"not configured: {error}")
             return TransitionCallbackReturn.FAILURE
         self._spec = self._engine.policy.spec
+        self._instruction = self._instruction or self._config.node.instruction
         self._open_topics()
         self._diagnostics.set(diagnostics.OK, "inactive")
         self.get_logger().info(f"policy '{self._spec.name}' ready after {time.perf_counter() - began:.1f} s")
@@ -126,9 +132,11 @@ class PolicyNode(LifecycleNode):
         for camera in self._spec.cameras:
             receive = self._receiver(camera)
             self._topics[camera] = self._subscription(kind, f"{camera}/{ending}", receive, qos.SENSOR)
-        self._joints = Stream(self, JointState, "joint_states", qos.STATES)
+        joints, age_s = settings.joints(self, self._config), self._config.arm.part_age_s
+        self._joints = ArmStates(self, joints, age_s, qos.STATES, qos.STATES.depth)
         self._made.append(self._joints.close)
-        self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+        for profile in (qos.LATCHED, qos.SENSOR):  # the last of a latched publisher, and whatever others send
+            self._subscription(String, "instruction", self._on_instruction, profile)
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
         made = self.create_lifecycle_publisher(kind, topic, profile)
@@ -149,8 +157,16 @@ class PolicyNode(LifecycleNode):
         return receive
 
     def _on_instruction(self, msg: String) -> None:
-        """An instruction starts an episode, also when it is the same as before."""
-        self._instruction, self._new_episode = msg.data, True
+        """Other words start an episode. The same words again (`ros2 topic pub` repeats them) change nothing."""
+        if msg.data != self._instruction:
+            self._instruction, self._new_episode = msg.data, True
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """A new episode with the same words."""
+        del request
+        self._new_episode = True
+        response.success, response.message = True, "the next frame begins an episode"
+        return response
 
     def _infer(self, mailbox: Mailbox) -> None:
         """The inference thread."""
@@ -179,12 +195,7 @@ class PolicyNode(LifecycleNode):
             self._engine.reset(self._config.policy.seed)
         newest = max(wire.stamp_ns(msg.header.stamp) for msg in images.values())
         freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
-        joints = self._joints.nearest(newest)
-        if joints is None:
-            raise ObservationError(
-                "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
-            )
-        seen = wire.observation(images, joints, self._instruction, self._config.node.sync_s)
+        seen = wire.observation(images, self._joints.nearest(newest), self._instruction, self._config.node.sync_s)
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
         decode_ms = 1e3 * (time.perf_counter() - began)

@@ -54,6 +54,7 @@ class Driver:
         self._enable = node.create_client(SetBool, "guard/enable")
         self._unlatch = node.create_client(Trigger, "guard/reset")
         self._forget = node.create_client(Trigger, "guard/forget")
+        self._episodes = node.create_client(Trigger, "policy/reset")
         self._done = False
         self._moved = time.monotonic()
 
@@ -103,6 +104,7 @@ class Driver:
         answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), ANSWER_S)
         if not answer.success:
             raise EcovlaError(answer.message)
+        self._ask(self._episodes, Trigger.Request(), ANSWER_S)  # the words may be those of the episode before
         self._ask(self._forget, Trigger.Request(), ANSWER_S)  # the controller commands the arm where the reset put it
         self.spin(SETTLE_S, lambda: True)
         before = self._answered

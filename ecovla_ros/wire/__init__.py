@@ -6,7 +6,6 @@ Nothing here imports ROS. A `fill_...` function writes into the message it is ha
 from __future__ import annotations
 
 from ecovla_ros.wire.arm import (
-    StateReader,
     arm_state,
     fill_gripper,
     fill_joint_state,
@@ -17,9 +16,10 @@ from ecovla_ros.wire.arm import (
 from ecovla_ros.wire.fields import raw_stamp_ns, set_stamp, stamp_ns
 from ecovla_ros.wire.frames import chunk, fill_chunk, fill_latency, fill_pruning, observation
 from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
+from ecovla_ros.wire.states import JointStates
 
 __all__ = [
-    "StateReader",
+    "JointStates",
     "arm_state",
     "chunk",
     "decode_image",

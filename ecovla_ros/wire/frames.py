@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError
-from ecovla_ros.types import JOINTS, ActionChunk, FrameReport, Observation
-from ecovla_ros.wire.arm import arm_state
+from ecovla_ros.types import JOINTS, ActionChunk, ArmState, FrameReport, Observation
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.images import decode_image
 
 BASE_FRAME = "base_link"
 
 
-def observation(images: Mapping[str, Any], joints: Any, instruction: str, sync_s: float) -> Observation:
-    """Images by camera name, a JointState and the task in words to what the policy sees; stamped as the newest image.
+def observation(images: Mapping[str, Any], state: ArmState, instruction: str, sync_s: float) -> Observation:
+    """Images by camera name, the arm's state and the task in words to what the policy sees, stamped as the last image.
 
     Raises ObservationError when a message cannot be read, or when stamps lie further apart than `sync_s`, s.
     """
@@ -28,12 +27,11 @@ def observation(images: Mapping[str, Any], joints: Any, instruction: str, sync_s
         raise ObservationError("no image; valid: one of each camera")
     stamps = {name: stamp_ns(msg.header.stamp) for name, msg in images.items()}
     newest = max(stamps.values())
-    stamps["joint_states"] = stamp_ns(joints.header.stamp)
+    stamps["joint_states"] = state.stamp_ns
     name = max(stamps, key=lambda n: abs(newest - stamps[n]))
     apart = abs(newest - stamps[name]) / NS
     if apart > sync_s:
         raise ObservationError(f"{name} is {apart:.3f} s away from the newest image; valid: up to {sync_s:.3f} s")
-    state = arm_state(joints)
     pictures = {name: decode_image(msg, name) for name, msg in images.items()}
     return Observation(newest, pictures, state.joints, state.gripper, instruction)
 

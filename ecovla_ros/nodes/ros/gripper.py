@@ -16,7 +16,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.nodes.ros import qos
-from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT
+from ecovla_ros.types import GEN3, ArmJoints
 
 KINDS = ("topic", "parallel_gripper", "gripper_command", "none")
 ACTION = "gripper_cmd"
@@ -29,28 +29,28 @@ MAX_EFFORT = 100.0
 Send = Callable[[float], None]
 
 
-def sender(node: Any, kind: str) -> Send:
+def sender(node: Any, kind: str, joints: ArmJoints = GEN3) -> Send:
     """A function that sends a target, 0 open .. 1 closed.
 
     Raises ConfigError for an unknown kind, or for an action while control_msgs is not installed.
     """
     if kind not in KINDS:
         raise ConfigError("parameter gripper: " + unknown("kind", kind, KINDS))
-    if kind == "none":
+    if kind == "none" or not joints.gripper:
         return lambda closed: None
-    return _topic(node) if kind == "topic" else _action(node, kind)
+    return _topic(node, joints) if kind == "topic" else _action(node, kind, joints)
 
 
-def _topic(node: Any) -> Send:
+def _topic(node: Any, joints: ArmJoints) -> Send:
     publisher = node.create_publisher(JointTrajectory, "gripper_trajectory", qos.COMMAND)
 
     def send(closed: float) -> None:
-        publisher.publish(wire.fill_gripper(JointTrajectory(), closed, STROKE_S, JointTrajectoryPoint))
+        publisher.publish(wire.fill_gripper(JointTrajectory(), closed, STROKE_S, JointTrajectoryPoint, joints))
 
     return send
 
 
-def _action(node: Any, kind: str) -> Send:
+def _action(node: Any, kind: str, joints: ArmJoints) -> Send:
     name = "ParallelGripperCommand" if kind == "parallel_gripper" else "GripperCommand"
     try:
         action = getattr(importlib.import_module("control_msgs.action"), name)
@@ -65,9 +65,9 @@ def _action(node: Any, kind: str) -> Send:
         if not client.server_is_ready():
             node.get_logger().warning(f"no server of the gripper action {ACTION} yet", throttle_duration_sec=2.0)
             return
-        goal, target = action.Goal(), closed * GRIPPER_CLOSED_RAD
+        goal, target = action.Goal(), closed * joints.closed_rad
         if kind == "parallel_gripper":
-            goal.command.name, goal.command.position = [GRIPPER_JOINT], [target]
+            goal.command.name, goal.command.position = [joints.gripper], [target]
         else:
             goal.command.position, goal.command.max_effort = target, MAX_EFFORT
         client.send_goal_async(goal)

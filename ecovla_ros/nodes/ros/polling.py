@@ -7,16 +7,18 @@ A driver that sends joint states at 1 kHz would take a whole core, and the inter
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import EventHandler
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState
 
-from ecovla_ros import wire
-from ecovla_ros.wire.pairing import History
+from ecovla_ros.errors import ObservationError
+from ecovla_ros.types import ArmJoints, ArmState
+from ecovla_ros.wire import JointStates
 
 SELDOM_S = 1.0
 """Time between two looks at events, s."""
@@ -78,32 +80,17 @@ class Stream:
         self._subscription = node.create_subscription(
             kind, topic, lambda _msg: None, profile, callback_group=Unwatched()
         )
-        self._history = History(profile.depth)
         self._lock = threading.Lock()
 
-    def newest(self) -> bytes | None:
-        """The newest message that came since the last call, serialized; None when none did."""
-        newest = None
+    def raw(self) -> list[bytes]:
+        """The messages that came since the last call and are kept, oldest first, serialized."""
         with self._lock:
-            for taken in self._taken():
-                newest = taken
-        return newest
+            return list(self._taken())
 
     def every(self) -> list[Any]:
         """The messages that came since the last call and are kept, oldest first."""
         with self._lock:
             return [deserialize_message(taken, self._kind) for taken in self._taken()]
-
-    def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns` among those kept; None when none came yet.
-
-        For kinds that start with a header.
-        """
-        with self._lock:
-            for taken in self._taken():
-                self._history.put(taken, wire.raw_stamp_ns(taken))
-            raw = self._history.nearest(stamp_ns)
-        return None if raw is None else deserialize_message(raw, self._kind)
 
     def close(self) -> None:
         """End the subscription."""
@@ -116,3 +103,50 @@ class Stream:
                 if taken is None:
                     return
                 yield taken[0]
+
+
+class ArmStates:
+    """The arm's state, from `joint_states`, whoever else publishes there; for any thread."""
+
+    def __init__(self, node: Any, joints: ArmJoints, part_age_s: float, profile: QoSProfile, length: int) -> None:
+        """`length`: messages of one kind that are kept, to find the state of a time."""
+        self._stream = Stream(node, JointState, "joint_states", profile)
+        self._states = JointStates(lambda raw: deserialize_message(raw, JointState), joints, part_age_s, length)
+        self._lock = threading.Lock()
+
+    def newest(self, finite: bool = True) -> ArmState | None:
+        """The state of now; None when no joint of the arm came since the last call.
+
+        Raises ObservationError: joints missing or malformed, and unless `finite` is False not finite.
+        """
+        return self._read(lambda: self._states.newest(finite))
+
+    def nearest(self, stamp_ns: int) -> ArmState:
+        """The state of a time. Raises ObservationError as `newest`, and where nothing came yet."""
+        return self._read(lambda: self._states.nearest(stamp_ns))
+
+    @property
+    def others(self) -> list[str]:
+        """Joints on the topic that are not this arm's."""
+        return self._states.others if self._states.passed_over else []
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._stream.close()
+
+    def _read(self, state: Callable[[], Any]) -> Any:
+        """What is malformed is told unless there is a state all the same."""
+        wrong: ObservationError | None = None
+        with self._lock:
+            for raw in self._stream.raw():
+                try:
+                    self._states.put(raw)
+                except ObservationError as error:
+                    wrong = error
+            try:
+                found = state()
+            except ObservationError as error:
+                raise wrong or error from error
+        if found is None and wrong is not None:
+            raise wrong
+        return found

@@ -10,6 +10,9 @@ SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=Reliab
 STATES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=512, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Joint states of the last half second at 1 kHz, to find the one that was true when a picture was taken."""
 
+SHARED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=64, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Joint states between two ticks of the guard: others publish theirs on the same topic, and must not push ours out."""
+
 COMMAND = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 """Chunks, trajectories: must arrive, and a queued old one is worse than none."""
 

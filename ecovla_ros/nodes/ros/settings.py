@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 
 from ecovla_ros import config
+from ecovla_ros.types import ArmJoints
 
 DEFAULT_FILE = "mini_sim.yaml"
 
@@ -30,6 +32,13 @@ def configuration(node: Any) -> config.Config:
     name = str(node.get_parameter("config").value)
     overrides = [text for text in node.get_parameter("overrides").value if text.strip()]
     return load(name, overrides)
+
+
+def joints(node: Any, loaded: config.Config) -> ArmJoints:
+    """Names of arm and gripper: those of the configuration, without a gripper where the parameter `gripper` is none."""
+    found = loaded.arm.joints
+    bare = node.has_parameter("gripper") and node.get_parameter("gripper").value == config.NO_GRIPPER
+    return replace(found, gripper="") if bare else found
 
 
 def load(name: str, overrides: Sequence[str]) -> config.Config:
