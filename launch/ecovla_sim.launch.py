@@ -10,6 +10,7 @@ from ecovla_ros.nodes.ros import launching
 ARGUMENTS = (
     ("config", "mini_sim.yaml", "configuration of all three nodes: a path, or the name of a shipped file", None),
     ("use_sim_time", "false", "follow /clock; the simulator's stamps fit the wall clock as well", launching.YES_NO),
+    ("discovery", "localhost", "who may find the nodes: this machine, or its network", launching.DISCOVERY),
     *launching.COMMON,
 )
 
@@ -19,6 +20,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching.network(),
             launching.transport(),
             launching.node("sim"),
             launching.guard(),

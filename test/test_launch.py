@@ -40,7 +40,7 @@ def test_there_is_a_launch_file_for_each_way_to_run() -> None:
 def test_a_launch_file_names_only_what_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     ast.parse(text)
-    common = SHARED if "import launching" in text else ""
+    common = SHARED if "launching.COMMON" in text else ""
     started = set(re.findall(r'(?:launching\.node\(\s*|executable=)"(\w+)"', text)) - set(OTHERS.values())
     started |= {"policy", "guard"}
     assert started <= {p.name for p in (ROOT / "scripts").iterdir()}
@@ -48,6 +48,7 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
         assert OTHERS[package] == program
     declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', common, re.M))
     used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
+    used |= {"discovery"} if "launching.network()," in text else set()
     used |= {"kortex_python"} if "KORTEX_NODE" in text else set()
     handed_on = (
         set(re.findall(r"^KORTEX = \((.*)\)$", text, re.M)[0].replace('"', "").replace(",", "").split())
@@ -60,6 +61,24 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
         assert config.shipped(name.replace('", "', "/")).is_file()
     for name in re.findall(r'shipped\("([^"]+)"\)', text):
         assert config.shipped(name).is_file()
+
+
+def test_nothing_is_open_to_the_network_unless_a_real_arm_may_be_there() -> None:
+    """And what says so stands before the first node of each launch."""
+    chosen = {}
+    for path in LAUNCHES:
+        text = path.read_text(encoding="utf-8")
+        chosen[path.name] = re.findall(r'^    \("discovery", "(\w+)", ', text, re.M)
+        body = text[text.index("return LaunchDescription") :]
+        starts = [body.index(word) for word in ("launching.transport()", "guard", "FASTDDS") if word in body]
+        assert body.index("launching.network(),") < min(starts)
+    local, open_ = ["localhost"], ["subnet"]
+    assert chosen == {f"ecovla_{name}.launch.py": open_ if name == "gen3" else local for name in OURS}
+
+
+def test_the_launch_files_offer_every_way_to_command_the_gripper() -> None:
+    kinds = re.findall(r"^(?:KINDS|GRIPPERS) = (\(.*\))$", NODES, re.M)
+    assert len(kinds) == 2 and kinds[0] == kinds[1]
 
 
 def test_every_remapped_topic_is_one_of_our_nodes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ecovla_ros.cli.options import plain
-from ecovla_ros.cli.terminal import Progress, print_table
+from ecovla_ros.cli.terminal import ProgressLine, print_table
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
 
     ways = playback.measure(options.seed)
     print_table(ways, ("way", "rms_acceleration", "ratio", "peak_jerk", "rest_share", "rms_error_mrad"))
-    progress, outcomes = Progress(options.cases, "cases"), []
+    progress, outcomes = ProgressLine(options.cases, "cases"), []
     for outcome in campaign.run(options.cases, options.seed, options.processes):
         outcomes.append(outcome)
         progress.step(outcome["case"])

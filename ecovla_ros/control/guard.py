@@ -15,7 +15,7 @@ import numpy as np
 
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import checks, tool
-from ecovla_ros.control.admission import Plan, Site, admit
+from ecovla_ros.control.admission import AdmissionRules, AdmittedChunk, admit
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
 from ecovla_ros.control.limits import Limits
@@ -57,7 +57,7 @@ class Guard:
         checks.margin(config)
         self._steady = steady
         self._config, self._limits = config, limits
-        self._site = Site(config, limits, tool.box(config))
+        self._rules = AdmissionRules(config, limits, tool.box(config))
         tool.check_singularity(config)
         self._clock = Clock(round(STILL_S * config.rate_hz))
         self._arm, self._gate = ArmWatch(config.joint_state_age_s), GripperGate()
@@ -65,7 +65,7 @@ class Guard:
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = 0
         self._flight, self._late = Flight(), LateWatch(config.late_s)
-        self._plan: Plan | None = None
+        self._plan: AdmittedChunk | None = None
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
@@ -295,7 +295,7 @@ class Guard:
         self._late.see(chunk.stamp_ns, now_ns)
         shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late.share(now_ns)}
         start = self._flight.commanded(now_ns)
-        plan = admit(chunk, now_ns, start, self._arm.joints, shares, self._site)
+        plan = admit(chunk, now_ns, start, self._arm.joints, shares, self._rules)
         try:
             self._flight.send(plan.trajectory, now_ns)
         except ControlError as error:

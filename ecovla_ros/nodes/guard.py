@@ -29,7 +29,7 @@ from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
-from ecovla_ros.nodes.ros.polling import ArmStates, Seldom, Stream
+from ecovla_ros.nodes.ros.polling import ArmStates, OncePerSecond, PolledTopic
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
@@ -53,7 +53,7 @@ class GuardNode(Node):
         super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
-            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         loaded = settings.configuration(self)
         config, joints = loaded.control, settings.joints(self, loaded)
@@ -77,7 +77,7 @@ class GuardNode(Node):
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._states = ArmStates(self, joints, loaded.arm.part_age_s, qos.SHARED, 1)
         self._others: list[str] = []  # joints of others on the same topic, as told
-        self._estops = Stream(self, Bool, "estop", qos.EVENT)
+        self._estops = PolledTopic(self, Bool, "estop", qos.EVENT)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -91,13 +91,13 @@ class GuardNode(Node):
         """Tick by the steady clock, and wait in between: a timer would cost the executor a second wait a tick."""
         self.destroy_timer(self._timer)
         process.keep_loaded()
-        seldom, due_s, ticks = Seldom(), time.monotonic(), 0
+        events, due_s, ticks = OncePerSecond(), time.monotonic(), 0
         while going():
             due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1
             self._tick()
             wait: Callable[[float], None] = time.sleep
             if ticks % LOOK_TICKS == 0 or self._listens():
-                seldom.turn(self, due_s)
+                events.turn(self, due_s)
                 wait = executor.spin_once
                 wait(max(due_s - time.monotonic(), 0.0))  # also when a tick took longer than its period
             while (left_s := due_s - time.monotonic()) > 0.0:

@@ -173,29 +173,30 @@ class PolicyNode(LifecycleNode):
         patience = self._config.node.image_age_s / 2
         try:
             while self._thread is threading.current_thread():
-                images = mailbox.wait(patience)
+                image_messages = mailbox.wait(patience)
                 try:
-                    if images is None:
+                    if image_messages is None:
                         times_ns = self._since_ns, self._now_ns()
                         age_s = self._config.node.image_age_s
                         freshness.check_silence(mailbox, self._topics, self.count_publishers, times_ns, age_s)
                     else:
-                        self._answer(images)
+                        self._answer(image_messages)
                 except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
                     self._complain(str(error))
         finally:
             if self._thread is threading.current_thread():  # nobody stopped it: a defect, told before it is raised
                 self._diagnostics.set(diagnostics.ERROR, "the inference thread broke; deactivate and activate")
 
-    def _answer(self, images: Mapping[str, Any]) -> None:
+    def _answer(self, image_messages: Mapping[str, Any]) -> None:
         """One frame. Raises ObservationError for input that gives no chunk."""
         began = time.perf_counter()
         if self._new_episode:
             self._new_episode = False
             self._engine.reset(self._config.policy.seed)
-        newest = max(wire.stamp_ns(msg.header.stamp) for msg in images.values())
+        newest = max(wire.stamp_ns(msg.header.stamp) for msg in image_messages.values())
         freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
-        seen = wire.observation(images, self._joints.nearest(newest), self._instruction, self._config.node.sync_s)
+        state = self._joints.nearest(newest)
+        seen = wire.observation(image_messages, state, self._instruction, self._config.node.sync_s)
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
         decode_ms = 1e3 * (time.perf_counter() - began)

@@ -199,6 +199,32 @@ def test_the_gripper_action_gets_radians(kind: str, action: str, monkeypatch: py
     assert np.ravel(goals[0].command.position) == pytest.approx([0.4])
 
 
+def test_the_gripper_action_is_taken_in_the_type_that_the_graph_offers(
+    ros: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    graph: list[tuple[str, list[str]]] = [("/other/gripper_cmd", ["control_msgs/action/ParallelGripperCommand"])]
+    monkeypatch.setattr(gripper, "get_action_names_and_types", lambda node: graph)
+    monkeypatch.setattr(gripper, "_action", lambda node, kind: made.append(kind) or (lambda closed: made.append(kind)))
+    send = gripper.sender(ros.tester, "auto")
+    send(0.5)
+    assert made == [], "an action by another name is not the gripper's, and nobody reads the topic: said, and dropped"
+    for name in (
+        "GripperCommand",
+        "ParallelGripperCommand",
+    ):  # also when the controller is started anew, of another type
+        graph[:] = [("/gripper_cmd", [f"control_msgs/action/{name}"])]
+        send(0.5)
+        send(0.7)
+    assert made == ["gripper_command"] * 3 + ["parallel_gripper"] * 3
+    graph.clear()
+    grips = ros.listen(JointTrajectory, "gripper_trajectory")
+    ros.until(lambda: send._topic.read, "a reader of the topic")
+    send(0.25)
+    ros.until(lambda: grips, "the target on the topic")
+    assert wire.gripper(grips[-1]) == 0.25
+
+
 def test_a_fault_of_the_arm_latches_by_name_until_it_is_cleared(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.layers import Extend, Rope, Use, run
-from ecovla_ros.models.pi.model import key_mask
+from ecovla_ros.models.core.layers import Extend, Rope, Use, key_mask, run
 
 
-class Behind(NamedTuple):
+class PrefixContext(NamedTuple):
     """Layers first..last-1, whose caches begin with `length` tokens of the prefix."""
 
     first: int

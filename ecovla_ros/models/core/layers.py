@@ -248,3 +248,8 @@ def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
 def weight(rows: int, columns: int, fan_in: int) -> nn.Parameter:
     """A (rows, columns) weight, normal with variance 1 / fan_in."""
     return nn.Parameter(torch.randn(rows, columns) * fan_in**-0.5)
+
+
+def key_mask(mask: Tensor | None) -> Tensor | None:
+    """(B, S) to (B, 1, 1, S) bool for scaled-dot-product attention."""
+    return None if mask is None else mask.bool()[:, None, None]

@@ -52,6 +52,11 @@ class Prompt:
         """Number of tokens: the least `vocab` a model for this tokenizer can have."""
         return self.tokenizer.get_vocab_size()
 
+    @property
+    def highest(self) -> int:
+        """The largest token id that a prompt can hold."""
+        return self.size - 1
+
     def ids(self, text: str) -> list[int]:
         """Token ids of `text`, without padding. Raises ObservationError: empty, too long, or with unknown words."""
         encoded = self.tokenizer.encode(text, add_special_tokens=False)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.core.layers import Block, Extend, KeyValue, RMSNorm, Rope, Use, rope_tables, run
+from ecovla_ros.models.core.layers import Block, Extend, KeyValue, RMSNorm, Rope, Use, key_mask, rope_tables, run
 from ecovla_ros.models.core.modulation import Modulation, Modulator
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.vision import Siglip, Stem
@@ -153,11 +153,6 @@ class PiModel(nn.Module):
 def _blocks(config: PiConfig, width: int, mlp: int, count: int, modulated: bool = False) -> nn.ModuleList:
     heads = (config.heads, config.kv_heads, config.head_dim)
     return nn.ModuleList(Block(width, mlp, *heads, config.norm_eps, config.layers, modulated) for _ in range(count))
-
-
-def key_mask(mask: Tensor | None) -> Tensor | None:
-    """(B, S) to (B, 1, 1, S) bool for scaled-dot-product attention."""
-    return None if mask is None else mask.bool()[:, None, None]
 
 
 def _keep(kept: list[KV], k: Tensor, v: Tensor) -> KV:

@@ -1,4 +1,4 @@
-"""`PiModel` at batch 1: encode, prefill, act, decode, over K/V buffers that are allocated once.
+"""`PiModel` at batch 1: encode, prefill, act, to_chunk, over K/V buffers that are allocated once.
 
 Exact savings against the batched model: no prompt padding beyond its bucket, only cameras that are there, the prompt
 embedded once per instruction, the time embedding once per step, the state token once per frame.
@@ -6,9 +6,8 @@ embedded once per instruction, the time embedding once per step, the state token
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,19 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.context import Behind, suffix_mask
+from ecovla_ros.models.core.context import PrefixContext, suffix_mask
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
-from ecovla_ros.models.core.layers import Extend, Rope
-from ecovla_ros.models.core.staging import Embedded, Staging
-from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
-from ecovla_ros.models.data.compatibility import example_texts, must_fit
+from ecovla_ros.models.core.layers import Extend, Rope, key_mask
+from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
-from ecovla_ros.models.pi.chunking import Follow
-from ecovla_ros.models.pi.model import PiModel, key_mask
+from ecovla_ros.models.pi.chunking import RealTimeChunking
+from ecovla_ros.models.pi.config import PiConfig
+from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.sites import sites, uses
 from ecovla_ros.models.pi.steps import flow_step_parts
 from ecovla_ros.prune.site import Hidden
@@ -45,8 +43,10 @@ class Handoff:
     """FastV: positions of the prefix whose K/V the later layers hold, ascending; None: all."""
 
 
-class PiPolicy:
-    """One policy of the pi0 family (see models/base.py `Policy`). Its weights are its own: sites reorder them."""
+class PiPolicy(BatchOnePolicy):
+    """One policy of the pi0 family (see models/base.py `Policy`)."""
+
+    config: PiConfig
 
     def __init__(
         self,
@@ -61,44 +61,23 @@ class PiPolicy:
         """`flow_steps` 0: as the checkpoint says. `bucket`: prompts are padded to a multiple of so many tokens, so that
         free text has few shapes; 1: not padded. Raises CheckpointError where model, spec and tokenizer do not fit.
         """
-        self.config = model.config
-        self.model = model.requires_grad_(False).eval()
-        must_fit(self.config, spec, normaliser, prompt.size - 1, prompt.max_tokens)
-        self.spec, self.normaliser, self.prompt = spec, normaliser, prompt
-        self.flow_steps = flow_steps or self.config.flow_steps
-        self.calibration: dict[str, Tensor] = dict(calibration or {})
-        """Site key -> calibration energies (C * unit,), float32, channel order."""
-        self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
         weight = model.action_in.weight
-        self.device, self.dtype, self.bucket = weight.device, weight.dtype, bucket
+        super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, weight, calibration, bucket)
+        self.model = model.requires_grad_(False).eval()
+        self.flow_steps = flow_steps or self.config.flow_steps
+        self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
         shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
         self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
         """K/V of every layer: prefix, then state token, then actions."""
         self._steps = flow_step_parts(model, self.flow_steps)
-        self._embed = Embedded(prompt.ids, model.embed_prompt, bucket, self.config.max_prompt, self.device)
-        self.follow: Follow | None = None
-        self.tokens: TokenPruning | None = None
-        self.reuse: Reuse | None = None
+        self.follow: RealTimeChunking | None = None
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
-        self._pixels = Staging(len(self.config.cameras), self.config.image_size, self.device)
-        self._last: list[Behind] = []
+        self._last: list[PrefixContext] = []
 
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
         shape = (self.config.horizon, self.config.action_dim)
-        self.follow = Follow(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
-
-    def prune_tokens(self, layer: int, ratio: float) -> None:
-        """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
-        count = len(self.config.cameras) * self.config.tokens
-        self.tokens = TokenPruning.of(count, self.config.layers - 1, layer, ratio)
-
-    def reuse_tokens(self, shares: Sequence[float], excluded: float, layer: int, similarity: float) -> None:
-        """From the next frame on keep K and V of vision tokens that stand still, see `ReuseCounts.of`."""
-        cameras, layers = len(self.config.cameras), self.config.layers
-        counts = ReuseCounts.of(cameras * self.config.tokens, layers, shares, excluded, layer, similarity)
-        side = math.isqrt(self.config.tokens)
-        self.reuse = None if counts is None else Reuse(counts, side, cameras, 0, self.device)
+        self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
     @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
@@ -110,20 +89,14 @@ class PiPolicy:
         normalised = self.normaliser.observed(obs)
         if self.follow is not None:
             self.follow.look(obs)
-        prompt, padding = self._embed(self._words(obs.instruction, normalised))
+        prompt, padding = self._embed(self.words(obs.instruction, normalised))
         tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
-        state = torch.zeros(self.config.state_dim)
-        state[: len(normalised)] = torch.from_numpy(normalised)
-        valid = None
-        if self.bucket > 1:
-            valid = torch.ones(len(prefix), device=self.device)
-            valid[len(prefix) - padding :] = 0.0
         kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        state = state.to(self.dtype).to(self.device, non_blocking=True)
+        state = self._staged_state(normalised)
         empty = range(len(prefix) - padding, len(prefix))
-        return Seen(dict(zip(tokens, parts)), prefix, state, obs, valid, empty, kept)
+        return Seen(dict(zip(tokens, parts)), prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:
@@ -152,15 +125,14 @@ class PiPolicy:
         """The probe of query heads reads the K/V of this pass: remember its length and padding."""
         pruning, length = self._fewer(_vision(seen)), len(seen.prefix)
         short = None if pruning is None else self._stay[: length - _vision(seen) + pruning.keep]
-        self._last = self._behind(length, seen.valid, short)
-        if self.reuse is not None:
-            self.reuse.mark(seen)
+        self._last = self._contexts(length, seen.valid, short)
+        super().mark(seen)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
-        parts = self._behind(handoff.length, seen.valid, handoff.short)
+        parts = self._contexts(handoff.length, seen.valid, handoff.short)
         if before:
             self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
@@ -178,36 +150,19 @@ class PiPolicy:
             x_t = torch.add(x_t, velocity, alpha=-1.0 / self.flow_steps)
         return x_t
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """Normalised actions (H, action_dim) to joint targets around the observed joints, in new arrays."""
-        if self.reuse is not None:
-            self.reuse.note()
-        values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
-        chunk: ActionChunk = self.normaliser.chunk(values, seen.observation, self.spec.period_s)
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
+        """As the base; real-time chunking remembers the chunk for the next frame."""
+        chunk = super().to_chunk(seen, actions)
         if self.follow is not None:
             self.follow.keep(chunk, seen.observation.instruction)
         return chunk
 
-    def examples(self) -> Iterator[Observation]:
-        """A grey image with every instruction it was trained on; with free text one prompt of each bucket."""
-        size = self.config.image_size
-        images = {name: np.full((size, size, 3), 127, np.uint8) for name in self.config.cameras}
-        still = Observation(0, images, np.zeros(7), 0.0, "", np.zeros(self.normaliser.widths[0]))
-        state = self.normaliser.observed(still)
-        texts = self.spec.instructions or example_texts(
-            self.prompt.example(), lambda text: len(self.prompt.ids(self._words(text, state))), self.bucket
-        )
-        for text in texts:
-            yield replace(still, instruction=text)
+    def words(self, instruction: str, state: NDArray[np.float64]) -> str:
+        """What the prompt says: the instruction, in pi0.5 with the normalised state (8,) behind it."""
+        told = self.config.variant == "pi05" and self.config.prompt_state
+        return state_prompt(instruction, state_bins(state)) if told else instruction
 
-    def warm_up(self) -> None:
-        """Every example once, dense."""
-        noise = torch.zeros(self.config.horizon, self.config.action_dim)
-        for obs in self.examples():
-            seen = self.encode(obs)
-            self.decode(seen, self.act(seen, self.prefill(seen, DENSE), DENSE, noise))
-
-    def _write_state(self, seen: Seen, position: int, parts: Sequence[Behind], plan: Plan) -> None:
+    def _write_state(self, seen: Seen, position: int, parts: Sequence[PrefixContext], plan: Plan) -> None:
         """The state token through the expert; of its last layer only K and V are read. It leaves no samples."""
         rope, blocks = self._suffix_rope(seen.valid, position, 1), list(self.model.expert)
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
@@ -216,14 +171,14 @@ class PiPolicy:
             hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
         self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
 
-    def _behind(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[Behind]:
+    def _contexts(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[PrefixContext]:
         """What the expert's layers attend to of a prefix; `short`: positions that the later layers hold (FastV)."""
         layers = self.config.layers
         if short is None or self.tokens is None:
-            return [Behind(0, layers, length, valid)]
+            return [PrefixContext(0, layers, length, valid)]
         left = None if valid is None else valid[short]
         first = self.tokens.layer
-        return [Behind(0, first, length, valid), Behind(first, layers, len(short), left, short)]
+        return [PrefixContext(0, first, length, valid), PrefixContext(first, layers, len(short), left, short)]
 
     def _fewer(self, vision: int) -> TokenPruning | None:
         """FastV for a frame of `vision` tokens: with a camera gone, the same share of what is left."""
@@ -231,11 +186,6 @@ class PiPolicy:
             return None
         whole = len(self.config.cameras) * self.config.tokens
         return TokenPruning(self.tokens.layer, max(1, round(self.tokens.keep * vision / whole)))
-
-    def _words(self, instruction: str, state: NDArray[np.float64]) -> str:
-        """What the prompt says: the instruction, in pi0.5 with the normalised state (8,) behind it."""
-        told = self.config.variant == "pi05" and self.config.prompt_state
-        return state_prompt(instruction, state_bins(state)) if told else instruction
 
     def _suffix_rope(self, valid: Tensor | None, start: int, length: int) -> Rope:
         """Rotary tables behind the prefix: padding takes up room in the caches, and no position."""

@@ -21,6 +21,11 @@ class QuestionPrompt(Prompt):
         super().__init__(tokenizer, max_tokens)
         self.begin, self.closing = begin, closing
 
+    @property
+    def highest(self) -> int:
+        """The largest token id that a prompt can hold, the fixed tokens around it included."""
+        return max(super().highest, self.begin, *self.closing)
+
     def ids(self, text: str) -> list[int]:
         """Token ids of the whole prompt for an instruction. Raises ObservationError: empty, unknown words, too long."""
         if not text.strip():
