@@ -36,8 +36,8 @@ RENDERERS = ("auto", "egl", "osmesa", "ray")
 PROFILES = ("gentle", "normal", "fast")
 
 
-def _between(default: Any, low: float, high: float, doc: str) -> Any:
-    return field(default=default, metadata={"range": (low, high), "doc": doc})
+def _between(default: Any, low: float, high: float, doc: str, unit: str = "") -> Any:
+    return field(default=default, metadata={"range": (low, high), "doc": doc, "unit": unit})
 
 
 def _one_of(default: str, choices: tuple[str, ...], doc: str) -> Any:
@@ -62,11 +62,11 @@ class EmbodimentConfig:
         "joint targets, how far these lie from the joints, or small motions of the tool along axes of base or tool",
     )
     gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
-    period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
+    period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data", "s")
     statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
     other: bool = _doc(False, "another arm than this one: state and actions as its data have them; for serving only")
     prompt_state: bool = _doc(True, "whether pi0.5's prompt tells the state; openpi's pi05_libero does not")
-    chunk: int = _between(8, 1, 1000, "actions of a chunk, where a checkpoint does not say it (OpenVLA-OFT)")
+    chunk: int = _between(8, 1, 1000, "length of a chunk, where a checkpoint does not say it (OpenVLA-OFT)", "actions")
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class PolicyConfig:
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
     dtype: str = _one_of("auto", DTYPES, "of weights and products; auto: float32 on a CPU, bfloat16 on CUDA")
-    bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
+    bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
     fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV)")
-    fastv_layer: int = _between(3, 1, 1000, "layers that see all vision tokens (FastV)")
+    fastv_layer: int = _between(3, 1, 1000, "how many layers see all vision tokens (FastV)", "layers")
     vla_cache: tuple[float, ...] = field(
         default=(),
         metadata={
@@ -92,11 +92,22 @@ class PolicyConfig:
             "the layers, e.g. [0.25, 0.5]; empty: none",
         },
     )
-    vla_cache_exclude: float = _between(0.4, 0.0, 0.99, "share of vision tokens never kept: the prompt looks at them")
-    vla_cache_layer: int = _between(0, 0, 1000, "whose attention says so, counted from 1; 0: the middle layer")
+    vla_cache_exclude: float = _between(
+        0.4,
+        0.0,
+        0.99,
+        "share of vision tokens that are always computed, because the prompt looks at them most (VLA-Cache)",
+    )
+    vla_cache_layer: int = _between(
+        0, 0, 1000, "the layer whose attention decides that, counted from 1; 0: the middle one"
+    )
     vla_cache_similarity: float = _between(0.996, 0.0, 1.0, "least similarity of a patch that stands still (VLA-Cache)")
-    rtc: int = _between(0, 0, 1000, "actions of a chunk that are drawn to the last one (real-time chunking); 0: none")
-    rtc_delay: int = _between(0, 0, 1000, "of these, actions that are executed before the chunk arrives: drawn fully")
+    rtc: int = _between(
+        0, 0, 1000, "how much of a chunk is drawn to the chunk before it (real-time chunking); 0: nothing", "actions"
+    )
+    rtc_delay: int = _between(
+        0, 0, 1000, "how much of that is executed before the chunk arrives, and is therefore drawn fully", "actions"
+    )
     embodiment: EmbodimentConfig = field(
         default_factory=EmbodimentConfig, metadata={"doc": "what a published checkpoint does not say of itself"}
     )
@@ -107,27 +118,42 @@ class PruneConfig:
     """Environment-aware adaptive pruning (arXiv 2602.00780). Symbols are the paper's."""
 
     method: str = _one_of("ecovla", METHODS, "what chooses the channels")
-    ratio: float = _between(0.25, 0.0, 0.9, "share of prunable channels left out")
+    ratio: float = _between(0.25, 0.0, 0.9, "share of the selected channels that is left out")
     sites: tuple[str, ...] = field(
         default=("lm.mlp",), metadata={"choices": SITE_GROUPS, "doc": "which groups of channels may be pruned"}
     )
     skip_layers: tuple[int, ...] = _doc((), "layers that stay dense in every group")
     p: float = _between(0.05, 0.0, 1.0, "quantile of the similarity history below which a frame triggers (Eq. 6, 7)")
-    window: int = _between(30, 2, 10_000, "T: frames of similarity history")
+    window: int = _between(30, 2, 10_000, "T: length of the similarity history", "frames")
     refresh: str = _one_of("probe", REFRESHES, "how an adaptive method measures pruned channels")
-    probe_tokens: int = _between(32, 1, 4096, "m: tokens that a probe samples of each pass")
+    probe_tokens: int = _between(32, 1, 4096, "m: how many tokens of each pass a probe samples", "tokens")
     alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
     decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
-    hysteresis: float = _between(0.05, 0.0, 10.0, "a channel enters only if so much better than the one that leaves")
-    swap_budget: int = _between(0, 0, 1_000_000, "pairs of channels swapped per site and refresh; 0: as many as needed")
-    max_age: int = _between(0, 0, 1_000_000, "frames after which a refresh comes without a trigger; 0: never")
-    audit: int = _between(0, 0, 1_000_000, "every so many refreshes one is dense, and measures all exactly; 0: none")
+    hysteresis: float = _between(
+        0.05,
+        0.0,
+        10.0,
+        "a channel enters only if its importance is larger by this share than that of the one that leaves",
+    )
+    swap_budget: int = _between(
+        0, 0, 1_000_000, "most pairs of channels that a refresh swaps in one site; 0: as many as needed", "pairs"
+    )
+    max_age: int = _between(
+        0, 0, 1_000_000, "a refresh comes after so many frames without a trigger; 0: never", "frames"
+    )
+    audit: int = _between(
+        0, 0, 1_000_000, "every so many refreshes one is dense and measures all channels exactly; 0: none", "refreshes"
+    )
     compensate: bool = _doc(False, "add the mean of what pruned channels would have given (FLAP)")
     tiers: tuple[float, ...] = field(
         default=(), metadata={"range": (0.0, 0.9), "doc": "further ratios nested on the same weights, for the deadline"}
     )
-    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this time, ms; 0: `ratio`")
-    refresh_limit_s: float = _between(2.0, 0.001, 60.0, "a frame waits so long for a refresh before it is given up, s")
+    deadline_ms: float = _between(
+        0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this time; 0: always `ratio`", "ms"
+    )
+    refresh_limit_s: float = _between(
+        2.0, 0.001, 60.0, "how long a frame waits for a refresh before the refresh is given up", "s"
+    )
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")
 
@@ -137,22 +163,28 @@ class ControlConfig:
     """Playback and guard."""
 
     profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
-    rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate, Hz")
-    replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm, s")
-    max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped, s")
-    chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused, s")
-    chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold, s")
-    joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold, s")
-    margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits, rad")
-    max_jump_rad: float = _between(0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point, rad")
-    box_lower: tuple[float, ...] = _between((0.15, -0.5, 0.01), -2.0, 2.0, "tool point's box: lowest x, y, z, m")
-    box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z, m")
+    rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate", "Hz")
+    replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm", "s")
+    max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped", "s")
+    chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused", "s")
+    chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold", "s")
+    joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold", "s")
+    margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits", "rad")
+    max_jump_rad: float = _between(
+        0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point", "rad"
+    )
+    box_lower: tuple[float, ...] = _between((0.15, -0.5, 0.01), -2.0, 2.0, "tool point's box: lowest x, y, z", "m")
+    box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z", "m")
     singular_from: float = _between(25.0, 1.0, 1e6, "condition number of the Jacobian from which the arm is slowed")
     singular_to: float = _between(60.0, 1.0, 1e6, "condition number at which it is slowest")
     stamp_commands: bool = _doc(
-        False, "trajectories say when they begin: a controller that gets them late makes no step; needs one clock"
+        False,
+        "trajectories say when they begin, so that a controller that gets one late makes no step; guard and controller "
+        "need the same clock",
     )
-    late_s: float = _between(0.35, 0.02, 10.0, "an observation older than this when its chunk's turn comes degrades, s")
+    late_s: float = _between(
+        0.35, 0.02, 10.0, "an older observation, when its chunk's turn comes, makes the guard slow down (DEGRADED)", "s"
+    )
 
 
 @dataclass(frozen=True)
@@ -160,14 +192,14 @@ class SimConfig:
     """The built-in simulator."""
 
     renderer: str = _one_of("ray", RENDERERS, "auto: egl, then osmesa, then ray, the first that draws")
-    width: int = _between(128, 32, 1920, "camera image width, px")
-    height: int = _between(128, 32, 1080, "camera image height, px")
+    width: int = _between(128, 32, 1920, "camera image width", "px")
+    height: int = _between(128, 32, 1080, "camera image height", "px")
     task: str = _doc("apple", "apple, bottle or banana")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the placements")
     looks: bool = _doc(False, "randomise lights, colours, textures, camera pose and distractors at each reset")
-    episode_s: float = _between(20.0, 1.0, 600.0, "longest episode of an evaluation, s")
-    image_hz: float = _between(10.0, 1.0, 60.0, "camera rate of the sim node, Hz")
-    state_hz: float = _between(100.0, 10.0, 1000.0, "joint state rate of the sim node, Hz")
+    episode_s: float = _between(20.0, 1.0, 600.0, "longest episode of an evaluation", "s")
+    image_hz: float = _between(10.0, 1.0, 60.0, "camera rate of the sim node", "Hz")
+    state_hz: float = _between(100.0, 10.0, 1000.0, "joint state rate of the sim node", "Hz")
     lock_step: bool = _doc(False, "advance one period per trajectory message instead of with the wall clock")
 
 
@@ -182,9 +214,9 @@ class ArmConfig:
     joint_prefix: str = _doc("", "stands before joint_1 ... joint_7 and the gripper's joint, as ros2_kortex' prefix")
     joint_names: tuple[str, ...] = _doc((), "seven names in the order of joint_1 ... joint_7; empty: prefix and number")
     gripper_joint: str = _doc("", "name of the gripper's joint; none: no gripper; empty: prefix and the 2F-85's")
-    gripper_closed_rad: float = _between(GRIPPER_CLOSED_RAD, 0.01, 3.2, "its position when closed, rad; open is 0")
+    gripper_closed_rad: float = _between(GRIPPER_CLOSED_RAD, 0.01, 3.2, "its position when closed; open is 0", "rad")
     part_age_s: float = _between(
-        1.0, 0.05, 60.0, "joints that come in messages of their own, as a gripper's, may be so far apart in time, s"
+        1.0, 0.05, 60.0, "joints that come in messages of their own, as a gripper's, may be so far apart in time", "s"
     )
 
     def __post_init__(self) -> None:
@@ -214,10 +246,11 @@ class NodeConfig:
     """The policy node's inputs."""
 
     instruction: str = _doc("", "the task in words until one comes on the topic instruction; empty: wait for one")
-
-    image_age_s: float = _between(0.3, 0.02, 10.0, "no image of a camera for this long: hold, s")
-    sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation, s")
-    deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss, ms")
+    image_age_s: float = _between(
+        0.3, 0.02, 10.0, "an image older than this is not used: the policy sends no chunk, and the guard holds", "s"
+    )
+    sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation", "s")
+    deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss", "ms")
 
 
 @dataclass(frozen=True)
@@ -343,5 +376,5 @@ def _checked(value: Any, meta: Any, where: str) -> Any:
         if "range" in meta:
             low, high = meta["range"]
             if not low <= one <= high:  # also false for NaN
-                raise ConfigError(f"{where}: {one} is outside [{low}, {high}]")
+                raise ConfigError(f"{where}: {one} is outside [{low}, {high}] {meta.get('unit', '')}".rstrip())
     return value

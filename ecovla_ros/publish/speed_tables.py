@@ -1,4 +1,4 @@
-"""README tables of speed, fidelity and parity."""
+"""Tables of speed, fidelity and parity."""
 
 from __future__ import annotations
 
@@ -65,28 +65,6 @@ def latency(document: Document) -> str:
         "exposed",
         "memory",
     )
-    return markdown(head, rows, source(document, bench_command(document)))
-
-
-def device(document: Document) -> str:
-    """Device times on CUDA: share of the roofline bound, and the action phase with and without a refresh beside it."""
-    rows = [
-        [
-            r["device"],
-            r["method"],
-            r["refresh"],
-            f"{100 * r['ratio']:.4g} %",
-            r["scope"],
-            r["frames"],
-            str(r["n"]),
-            " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")),
-            share(r["of_roofline"]),
-            percent(r["exposed_share"], 2),
-        ]
-        for r in document["rows"]
-        if r["scope"] in ("prefill", "act") and r["frames"] != "all"
-    ]
-    head = ("GPU", "method", "refresh", "ratio", "scope", "frames", "n", "p50 / p95 / p99 ms", "of roofline", "exposed")
     return markdown(head, rows, source(document, bench_command(document)))
 
 
