@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import clock_offset
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, ControlConfig
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Guard

@@ -9,7 +9,7 @@ from typing import Any
 
 from ecovla_ros import wire
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, NodeConfig
 from ecovla_ros.errors import BagError, ObservationError, unknown
 from ecovla_ros.types import CAMERAS, Observation

@@ -18,7 +18,7 @@ from ecovla_ros.bags.answers import AnswerBag
 from ecovla_ros.bags.guarded import Guarded
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import Config
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import BagError, ControlError, ObservationError

@@ -13,7 +13,7 @@ import numpy as np
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import IMAGES
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.errors import BagError, EcovlaError, ObservationError
 from ecovla_ros.publish.report.story import GuardChange, SentTrajectory, Story, columns
 from ecovla_ros.types import JOINTS, ArmJoints
