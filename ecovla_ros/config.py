@@ -291,7 +291,7 @@ def override(config: Config, **changes: Any) -> Config:
     data = dataclasses.asdict(config)
     for key, value in changes.items():
         *sections, name = key.split(".")
-        place = data
+        place: Any = data
         for section in sections:
             place = place.get(section)
             if not isinstance(place, dict):

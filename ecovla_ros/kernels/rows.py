@@ -1,30 +1,78 @@
-"""Exchange pairs of rows in place."""
+"""Exchange pairs of rows in place: of all weights of all sites, and of all that is known of their channels."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from ecovla_ros.errors import PruningError
 from ecovla_ros.kernels.available import triton_runs_on
 
 
-def swap_all(blocks: Sequence[Tensor], a: Tensor, b: Tensor, wanted: Tensor) -> None:
-    """Exchange rows a[i] and b[i] of every block (C, W) where wanted[i]. a, b (P,) int64, all different.
+class Table(NamedTuple):
+    """Blocks of one row width and element size, as a kernel finds them. Addresses never change: nothing moves them."""
 
-    On CUDA one kernel per block, whose grid does not depend on `wanted`: the host waits for nothing. On a CPU the rows
-    that stay are not touched.
-    """
-    if triton_runs_on(a):
-        kernels = importlib.import_module("ecovla_ros.kernels.rows_triton")
-        for block in blocks:
-            kernels.swap(block, a, b, wanted)
-        return
-    some = wanted.nonzero()[:, 0]
-    if len(some):
-        for block in blocks:
-            swap(block, a[some], b[some])
+    addresses: Tensor
+    """(L * blocks,) int64, those of a site together."""
+    strides: Tensor
+    """(L * blocks,) int64, elements from row to row."""
+    itemsize: int
+    width: int
+    aligned: bool
+    """Whether every row begins at a multiple of 16 bytes."""
+
+
+class RowSwap:
+    """Exchanges rows of the same blocks again and again; what a refresh writes with."""
+
+    def __init__(self, blocks: Sequence[Sequence[Tensor]], known: Sequence[Tensor] = ()) -> None:
+        """`blocks[l]`: the blocks (C, W) of site l, equally many for each site and alike in shape and dtype.
+
+        `known`: what is known of the rows, each (L, C * unit), contiguous; it goes where the rows go. Raises
+        PruningError for blocks whose rows are not contiguous, or that differ from site to site.
+        """
+        self._blocks, self._known = [list(of_site) for of_site in blocks], list(known)
+        if len({tuple((b.shape[1], b.dtype) for b in of_site) for of_site in self._blocks}) != 1:
+            raise PruningError("rows are exchanged for sites whose blocks are alike in width and dtype")
+        if any(b.shape[1] > 1 and b.stride(1) != 1 for of_site in self._blocks for b in of_site):
+            raise PruningError("rows are exchanged in place: the elements of a row must lie side by side")
+        channels = len(self._blocks[0][0])
+        every = [[*b, *(v[site].view(channels, -1) for v in known)] for site, b in enumerate(self._blocks)]
+        self._tables = _tables(every) if triton_runs_on(self._blocks[0][0]) else None
+
+    def apply(self, a: Tensor, b: Tensor, wanted: Tensor) -> None:
+        """Exchange rows a[l, i] and b[l, i] of every block of site l where wanted[l, i].
+
+        a, b (L, P) int64, all different in a row; wanted (L, P) bool. On CUDA one kernel for each row width, whose grid
+        does not depend on `wanted`: the host waits for nothing. On a CPU the rows that stay are not touched.
+        """
+        if self._tables is not None:
+            swap_rows = importlib.import_module("ecovla_ros.kernels.rows_triton").swap
+            pairs = a.contiguous(), b.contiguous(), wanted.contiguous()
+            for table in self._tables:
+                swap_rows(table.addresses, table.strides, table.itemsize, table.aligned, table.width, *pairs)
+            return
+        for blocks, leaving, entering, chosen in zip(self._blocks, a, b, wanted):
+            some = chosen.nonzero()[:, 0]
+            if len(some):
+                for block in blocks:
+                    swap(block, leaving[some], entering[some])
+        channels = len(self._blocks[0][0])
+        for values in self._known:
+            travel(values, a, b, wanted, values.shape[1] // channels)
+
+
+def travel(values: Tensor, a: Tensor, b: Tensor, wanted: Tensor, unit: int) -> None:
+    """Exchange places a[l, i] and b[l, i] of `values` (L, C * unit), in place, where wanted[l, i]."""
+    blocks = values.unflatten(1, (-1, unit))
+    first, second, chosen = (x[..., None].expand(-1, -1, unit) for x in (a, b, wanted))
+    out, back = blocks.gather(1, first), blocks.gather(1, second)
+    blocks.scatter_(1, first, torch.where(chosen, back, out))
+    blocks.scatter_(1, second, torch.where(chosen, out, back))
 
 
 def swap(block: Tensor, a: Tensor, b: Tensor) -> None:
@@ -32,3 +80,19 @@ def swap(block: Tensor, a: Tensor, b: Tensor) -> None:
     first = block.index_select(0, a)
     block.index_copy_(0, a, block.index_select(0, b))
     block.index_copy_(0, b, first)
+
+
+def _tables(blocks: Sequence[Sequence[Tensor]]) -> list[Table]:
+    shapes = dict.fromkeys((b.shape[1], b.element_size()) for b in blocks[0])
+    return [table([[b for b in of_site if (b.shape[1], b.element_size()) == s] for of_site in blocks]) for s in shapes]
+
+
+def table(blocks: Sequence[Sequence[Tensor]]) -> Table:
+    """The table of blocks that are alike in width and element size."""
+    every = [b for of_site in blocks for b in of_site]
+    first = every[0]
+    size, width = first.element_size(), first.shape[1]
+    aligned = all(b.data_ptr() % 16 == 0 and b.stride(0) * size % 16 == 0 and b.stride(0) % 16 == 0 for b in every)
+    addresses = torch.tensor([b.data_ptr() for b in every], dtype=torch.int64, device=first.device)
+    strides = torch.tensor([b.stride(0) for b in every], dtype=torch.int64, device=first.device)
+    return Table(addresses, strides, size, width, aligned)

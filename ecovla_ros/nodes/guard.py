@@ -24,7 +24,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
-from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings

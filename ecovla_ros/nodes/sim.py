@@ -190,7 +190,8 @@ def event(kind: str, target: str, values: Sequence[float]) -> Event:
     """
     if kind not in KINDS:
         raise SimulationError(unknown("event", kind, KINDS))
-    given, rest = {}, list(values)
+    given: dict[str, Any] = {}
+    rest = list(values)
     for key, default in KINDS[kind].defaults.items():
         if isinstance(default, str):
             given |= {key: target} if target else {}

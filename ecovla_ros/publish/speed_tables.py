@@ -27,8 +27,8 @@ def latency(document: Document) -> str:
     rows = []
     for r in (r for r in document["rows"] if r["scope"] == "policy" and r["frames"] == "all"):
         same = [s for s in document["rows"] if all(s.get(k) == r.get(k) for k in ("method", "refresh", "ratio"))]
-        prefill = next((s for s in same if s["scope"] == "prefill" and s["frames"] == "all"), {})
-        refresh = next((s for s in same if s["scope"] == "policy" and s["frames"] == "refresh"), {})
+        prefill: Document = next((s for s in same if s["scope"] == "prefill" and s["frames"] == "all"), {})
+        refresh: Document = next((s for s in same if s["scope"] == "policy" and s["frames"] == "refresh"), {})
         rows.append(
             [
                 r["method"],

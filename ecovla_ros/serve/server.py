@@ -23,7 +23,6 @@ from ecovla_ros.serve.session import Session
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = ("vla-eval", "openpi")
 VERSION = 1
 """Of vla-eval's protocol."""
 HEALTH = ("/health", "/healthz")

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Demo:
     def __init__(
         self, out: Path, domain: int, loaded: config.Config, parameters: Mapping[str, Any], signals: Signals
     ) -> None:
-        self.out, self.rows, self.failure = out, [], ""
+        self.out, self.failure = out, ""
+        self.rows: list[dict[str, Any]] = []
         self.samples: list[dict[str, list[float]]] = []
         self._signals, self._loaded, self._parameters = signals, loaded, parameters
         self._codes: dict[str, int] = {}
@@ -97,7 +99,7 @@ class Demo:
         for number, task in enumerate(tasks, 1):
             episode = self._driver.lay(task, seed)
             head = f"[{number}/{len(tasks)}] {episode.instruction}"
-            self._driver.drive(episode, limit_s, lambda s, state, h=head: _progress(f"{h}: {s:5.1f} s, guard {state}"))
+            self._driver.drive(episode, limit_s, partial(_tell_state, head))
             self.rows.append(episode.row())
             self.samples.append({"policy_ms": episode.policy_ms, "camera_to_command_ms": episode.command_ms})
             _progress("")
@@ -236,6 +238,10 @@ def _folder(out: Path) -> Path:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _tell_state(head: str, seconds: float, state: str) -> None:
+    _progress(f"{head}: {seconds:5.1f} s, guard {state}")
 
 
 def _progress(text: str) -> None:

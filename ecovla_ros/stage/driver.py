@@ -9,6 +9,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -49,12 +50,12 @@ class Driver:
         listen(DiagnosticStatus, "status", self._on_status, qos.LATCHED)
         listen(JointState, "joint_states", self._on_joints, qos.SENSOR)
         listen(Bool, "success", self._on_success, qos.LATCHED)
-        self._lifecycle = node.create_client(ChangeState, "policy/change_state")
-        self._scene = node.create_client(ResetScene, "sim/reset")
-        self._enable = node.create_client(SetBool, "guard/enable")
-        self._unlatch = node.create_client(Trigger, "guard/reset")
-        self._forget = node.create_client(Trigger, "guard/forget")
-        self._episodes = node.create_client(Trigger, "policy/reset")
+        self._lifecycle: Client = node.create_client(ChangeState, "policy/change_state")
+        self._scene: Client = node.create_client(ResetScene, "sim/reset")
+        self._enable: Client = node.create_client(SetBool, "guard/enable")
+        self._unlatch: Client = node.create_client(Trigger, "guard/reset")
+        self._forget: Client = node.create_client(Trigger, "guard/forget")
+        self._episodes: Client = node.create_client(Trigger, "policy/reset")
         self._done = False
         self._moved = time.monotonic()
 

@@ -42,7 +42,8 @@ def write(folder: Path, episodes: Iterable[Demonstration], robot: str = "kinova_
     tasks: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
     columns: dict[str, list[np.ndarray]] = {STATE: [], ACTION: []}
-    file, first, total = None, None, 0
+    file: Any = None
+    first, total = None, 0
     try:
         for number, episode in enumerate(episodes):
             features = _features(episode)

@@ -81,15 +81,34 @@ from ecovla_ros.kernels import rows
 from ecovla_ros.kernels.rows_triton import swap
 g = torch.Generator().manual_seed(0)
 for width in (1, 7, 1024, 1500):
-    block = torch.randn(24, width, generator=g)
-    order = torch.randperm(24, generator=g)
-    a, b, wanted = order[:9], order[9:18], torch.rand(9, generator=g) < 0.5
-    expected = block.clone()
-    rows.swap_all([expected], a, b, wanted)
-    swap(block, a, b, wanted)
-    assert torch.equal(block, expected) and wanted.any() and not wanted.all()
-swap(block, a[:0], b[:0], wanted[:0])
-assert torch.equal(block, expected)
+    sites = [[torch.randn(24, 2 * width, generator=g)[:, :width], torch.randn(24, width)] for _ in range(3)]
+    expected = [[block.clone() for block in blocks] for blocks in sites]
+    order = torch.stack([torch.randperm(24, generator=g) for _ in sites])
+    a, b, wanted = order[:, :9].contiguous(), order[:, 9:18].contiguous(), torch.rand(3, 9, generator=g) < 0.5
+    rows.RowSwap(expected).apply(a, b, wanted)
+    table = rows.table(sites)
+    swap(table.addresses, table.strides, table.itemsize, table.aligned, table.width, a, b, wanted)
+    assert all(torch.equal(x, y) for xs, ys in zip(sites, expected) for x, y in zip(xs, ys))
+    assert wanted.any() and not wanted.all()
+    none = a[:, :0]
+    swap(table.addresses, table.strides, table.itemsize, table.aligned, table.width, none, none, wanted[:, :0])
+    assert all(torch.equal(x, y) for xs, ys in zip(sites, expected) for x, y in zip(xs, ys))
+""")
+
+
+def test_the_probe_of_all_sites_equals_one_after_the_other():
+    interpret("""
+import torch
+from ecovla_ros.kernels import probe, rows
+from ecovla_ros.kernels.probe_triton import sums
+g = torch.Generator().manual_seed(0)
+both = [torch.randn(140, 40, generator=g) / 6 for _ in range(3)]
+gates, ups = [w[0::2] for w in both], [w[1::2] for w in both]
+tables = [rows.table([[w] for w in weights]) for weights in (gates, ups)]
+for activation, tokens, first in (("gelu", 5, 33), ("silu", 40, 33), ("gelu", 90, 0), ("silu", 64, 70)):
+    x = torch.randn(3, tokens, 40, generator=g)
+    expected = probe.GatedProbe(gates, ups, activation).sums(x, first)
+    torch.testing.assert_close(sums(x, *tables, first, 70 - first, activation), expected, rtol=1e-4, atol=1e-4)
 """)
 
 
@@ -102,9 +121,18 @@ def test_a_cpu_runs_the_reference_and_says_what_it_knows():
 
 
 def test_rows_that_are_not_wanted_are_not_touched():
-    block = torch.arange(12.0).view(6, 2)
-    rows.swap_all([block], torch.tensor([0, 1]), torch.tensor([4, 5]), torch.tensor([True, False]))
+    block, known = torch.arange(12.0).view(6, 2), torch.arange(12).view(1, 12)
+    pairs = (torch.tensor([row]) for row in ([0, 1], [4, 5], [True, False]))
+    rows.RowSwap([[block]], [known]).apply(*pairs)
     assert block[:, 0].tolist() == [8, 2, 4, 6, 0, 10]
+    assert known[0].tolist() == [8, 9, 2, 3, 4, 5, 6, 7, 0, 1, 10, 11], "what is known of the rows goes with them"
+
+
+def test_blocks_that_cannot_be_exchanged_in_place_are_refused():
+    with pytest.raises(PruningError, match="side by side"):
+        rows.RowSwap([[torch.rand(2, 6).T]])
+    with pytest.raises(PruningError, match="alike"):
+        rows.RowSwap([[torch.rand(6, 2)], [torch.rand(6, 3)]])
 
 
 def test_a_shape_is_timed_once_and_without_energies(monkeypatch):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ecovla_ros.arms.base import Arm
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.errors import ConfigError, ControlError
 from ecovla_ros.types import ArmState, Trajectory
@@ -28,7 +29,7 @@ STOP_S = 3.0
 """The process has this long to stop the arm and end, s."""
 
 
-class KortexArm:
+class KortexArm(Arm):
     """A client of one server process. `send` and `gripper` may be called from one thread, the rest from any."""
 
     def __init__(self, python: str, limits: Limits, clock: Callable[[], int], arguments: Sequence[str] = ()) -> None:

@@ -56,7 +56,7 @@ def measure(
         raise ConfigError(unknown("pace", pace, PACES))
     bench = Bench(settings, chosen, seed, None if reference is None else reference.policy)
     device = build.device_of(settings.policy)
-    engines = [bench.engine(i, streams_for(device), seed) for i in range(len(chosen))]
+    engines = [bench.engine(i, streams_for(device, settings.policy.graphs), seed) for i in range(len(chosen))]
     reports: list[list[FrameReport]] = [[] for _ in chosen]
     block = BLOCK if pace == "back-to-back" else 1
     scripted = list(stream(engines[0].policy.spec, frames + warm_up, seed))

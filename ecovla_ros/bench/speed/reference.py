@@ -41,7 +41,7 @@ class Reference:
         except ImportError as error:
             why = f"--reference needs transformers 5.4 or newer: pip install transformers ({error})"
             raise ConfigError(why) from error
-        place = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
+        place: dict[str, Any] = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
         torch.manual_seed(settings.seed)
         self.model = PI0ForConditionalGeneration(PI0Config(**settings_of(config))).eval()
         generator = torch.Generator().manual_seed(settings.seed)
@@ -109,7 +109,7 @@ class Reference:
         mask = (torch.arange(len(row)) < real).long()[None]
         present = torch.tensor([[i < len(images) for i in range(slots)]])
         state = torch.zeros(1, config.state_dim, dtype=policy.dtype)
-        state[0, :8] = torch.from_numpy(policy.normaliser.state(obs.joints, obs.gripper))
+        state[0, :8] = torch.from_numpy(policy.normaliser.observed(obs))
         given = (state, torch.tensor([row]), torch.stack(pixels)[None], noise.to(policy.dtype), mask, present)
         state, row_ids, images_in, noise, mask, present = (t.to(policy.device) for t in given)
         out: Tensor = self.model.sample_actions(

@@ -23,6 +23,8 @@ FREQUENCIES, LONGEST = 256, 10_000.0
 class Dit(nn.Module):
     """`layers` blocks of `width`; conditions come as vectors of `condition_width`."""
 
+    halves: Tensor
+
     def __init__(
         self, width: int, layers: int, heads: int, horizon: int, action_dim: int, condition_width: int
     ) -> None:

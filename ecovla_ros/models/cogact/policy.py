@@ -14,7 +14,7 @@ from torch import Tensor
 from ecovla_ros.models.base import Plan, PolicySpec, Seen
 from ecovla_ros.models.cogact.ddim import ddim_steps
 from ecovla_ros.models.cogact.model import CogactModel
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.policy import PrismaticPolicy
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
 from ecovla_ros.models.prismatic.sites import sites, uses
@@ -28,7 +28,7 @@ class CogactPolicy(PrismaticPolicy):
         self,
         model: CogactModel,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: QuestionPrompt,
         flow_steps: int = 0,
         calibration: Mapping[str, Tensor] | None = None,

@@ -6,8 +6,8 @@ channels is the layer run on the views `w[:k]` (a mask is a permutation; the spa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -248,6 +248,16 @@ def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
 def weight(rows: int, columns: int, fan_in: int) -> nn.Parameter:
     """A (rows, columns) weight, normal with variance 1 / fan_in."""
     return nn.Parameter(torch.randn(rows, columns) * fan_in**-0.5)
+
+
+class Blocks(nn.ModuleList):
+    """Layers of one kind, first to last."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Block]: ...  # type: ignore[override]
+
+        def __getitem__(self, index: int) -> Block: ...  # type: ignore[override]
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:

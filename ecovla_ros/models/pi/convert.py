@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.data.weights import Weights, blank, fill
@@ -22,7 +22,7 @@ KINDS = ("weight", "bias")
 
 
 def from_transformers(
-    hf_model: nn.Module, cameras: tuple[str, ...] = CAMERAS, max_prompt: int = 48, optional_cameras: bool = True
+    hf_model: Any, cameras: tuple[str, ...] = CAMERAS, max_prompt: int = 48, optional_cameras: bool = True
 ) -> PiModel:
     """A float32 `PiModel` with the weights of `hf_model`. Raises CheckpointError: weights missing or left over."""
     config = config_of_transformers(hf_model.config.to_dict(), cameras, max_prompt, optional_cameras)

@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.base import Looked, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.context import PrefixContext, suffix_mask
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
 from ecovla_ros.models.core.layers import Extend, Rope, key_mask
 from ecovla_ros.models.core.policy import BatchOnePolicy
-from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.pi.chunking import RealTimeChunking
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
@@ -52,7 +53,7 @@ class PiPolicy(BatchOnePolicy):
         self,
         model: PiModel,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: Prompt,
         flow_steps: int = 0,
         calibration: Mapping[str, Tensor] | None = None,
@@ -62,10 +63,10 @@ class PiPolicy(BatchOnePolicy):
         free text has few shapes; 1: not padded. Raises CheckpointError where model, spec and tokenizer do not fit.
         """
         weight = model.action_in.weight
-        super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, weight, calibration, bucket)
+        super().__init__(model.config, spec, normaliser, prompt, weight, calibration, bucket)
         self.model = model.requires_grad_(False).eval()
         self.flow_steps = flow_steps or self.config.flow_steps
-        self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
+        self.sites: Sequence[Site] = sites(model, self.flow_steps, self._probe)
         shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
         self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
         """K/V of every layer: prefix, then state token, then actions."""
@@ -74,29 +75,33 @@ class PiPolicy(BatchOnePolicy):
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
         self._last: list[PrefixContext] = []
 
+    @property
+    def follows_chunks(self) -> bool:
+        """Whether `follow_chunks` works: it normalises the last chunk again, which goes with joint actions alone."""
+        return isinstance(self.normaliser, Normaliser)
+
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
+        if not isinstance(self.normaliser, Normaliser):
+            raise ConfigError("real-time chunking needs joint actions of this arm")
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
-    @torch.inference_mode()
-    def encode(self, obs: Observation) -> Seen:
-        """Check, resize, run the vision tower on the cameras that are there, embed prompt and state.
-
-        Raises ObservationError for a wrong camera, image, instruction or state.
-        """
-        images = camera_images(obs.images, self.config)
-        normalised = self.normaliser.observed(obs)
+    def stage(self, obs: Observation) -> Staged:
+        """As the base; what is left of the last chunk is laid beside the arm (real-time chunking)."""
+        staged = super().stage(obs)
         if self.follow is not None:
             self.follow.look(obs)
-        prompt, padding = self._embed(self.words(obs.instruction, normalised))
-        tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
+        return staged
+
+    @torch.inference_mode()
+    def look(self, staged: Staged) -> Looked:
+        """Vision tower on the cameras that are there, and the prompt behind its tokens."""
+        prompt = self.model.embed_prompt(staged.ids)[0]
+        tokens = self.model.project(self.model.vision_tokens(staged.images))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
-        kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        state = self._staged_state(normalised)
-        empty = range(len(prefix) - padding, len(prefix))
-        return Seen(dict(zip(tokens, parts)), prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
+        return Looked(dict(zip(tokens, parts)), prefix)
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:
@@ -133,8 +138,7 @@ class PiPolicy(BatchOnePolicy):
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
         parts = self._contexts(handoff.length, seen.valid, handoff.short)
-        if before:
-            self._write_state(seen, handoff.length, parts, plan)
+        self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
         runs = [part.runner(self.model.expert, self.caches, before, horizon) for part in parts]
         x_t = noise.to(self.device, torch.float32, non_blocking=True) * self.config.noise_scale
@@ -164,6 +168,8 @@ class PiPolicy(BatchOnePolicy):
 
     def _write_state(self, seen: Seen, position: int, parts: Sequence[PrefixContext], plan: Plan) -> None:
         """The state token through the expert; of its last layer only K and V are read. It leaves no samples."""
+        if self.model.state_in is None:
+            return
         rope, blocks = self._suffix_rope(seen.valid, position, 1), list(self.model.expert)
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
         hidden = self.model.state_in(seen.state)[None, None]

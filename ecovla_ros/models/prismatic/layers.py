@@ -83,6 +83,8 @@ class MultiHead(Attention):
 class LlamaBlock(Block):
     """One layer of Llama: RMS norms, rotary multi-head attention, an MLP gated by SiLU."""
 
+    attention: MultiHead
+
     def __init__(self, width: int, mlp: int, heads: int, head_dim: int, eps: float, depth: int) -> None:
         nn.Module.__init__(self)
         self.attention = MultiHead(width, heads, head_dim, RMSNorm(width, eps, offset=0.0), depth)

@@ -28,6 +28,10 @@ OWN: Extend = own
 class Prismatic(nn.Module):
     """Vision towers, projector and Llama. `max_length`: the longest sequence, tokens."""
 
+    rope_cos: Tensor
+    rope_sin: Tensor
+    past: Tensor | None
+
     def __init__(self, config: PrismaticConfig, max_length: int, causal: bool) -> None:
         super().__init__()
         self.config, self.max_length = config, max_length
