@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.errors import ControlError, ObservationError, short
 from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, Trajectory
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.joint_names import advice
+
+MOST_NAMES = 256
+"""Joint names of a message at most: what has more is no robot of ours, and is not searched."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -28,9 +31,17 @@ def places(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[np.ndarray,
     return np.array(columns, int), np.array([names.index(wanted[i]) for i in columns], int)
 
 
+def checked_names(msg: Any) -> int:
+    """How many joints a JointState names. Raises ObservationError for more than any robot has."""
+    count = len(msg.name)
+    if count > MOST_NAMES:
+        raise ObservationError(f"joint_states has {count} names; valid: up to {MOST_NAMES}")
+    return count
+
+
 def checked_lengths(msg: Any) -> None:
     """Raises ObservationError for a JointState whose lengths do not agree."""
-    count = len(msg.name)
+    count = checked_names(msg)
     if len(msg.position) != count or len(msg.velocity) not in (0, count):
         raise ObservationError(
             f"joint_states has {count} names, {len(msg.position)} positions and {len(msg.velocity)} velocities; "
@@ -45,11 +56,12 @@ def arm_state(msg: Any, finite: bool = True, joints: ArmJoints = GEN3) -> ArmSta
     twice, for lengths that do not agree, and, unless `finite` is False, for values that are not finite (the guard wants
     to see these: they latch it). Where joints come in several messages, see `states.JointStates`.
     """
+    checked_names(msg)
     names, wanted = tuple(msg.name), joints.wanted
     columns, at = places(names, wanted)
     if len(columns) < len(wanted):
         missing = ", ".join(name for name in wanted if name not in names)
-        held = ", ".join(names) or "no joint"
+        held = short(", ".join(names)) or "no joint"
         raise ObservationError(f"joint_states lacks {missing}; it holds: {held}{advice(names, joints)}")
     checked_lengths(msg)
     position = np.asarray(msg.position, float)[at]

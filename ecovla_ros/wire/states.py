@@ -7,15 +7,15 @@ in messages of their own. What names none of our joints is passed over; what nam
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ecovla_ros.errors import ObservationError
+from ecovla_ros.errors import ObservationError, short
 from ecovla_ros.types import GEN3, ArmJoints, ArmState
-from ecovla_ros.wire.arm import checked_lengths, places, state_of
+from ecovla_ros.wire.arm import checked_lengths, checked_names, places, state_of
 from ecovla_ros.wire.fields import NS, raw_stamp_ns, stamp_ns
 from ecovla_ros.wire.joint_names import advice
 from ecovla_ros.wire.pairing import REWIND_NS, History
@@ -89,8 +89,9 @@ class JointStates:
         """Joints of messages that were passed over."""
         return sorted({name for layout in self._layouts.values() if not layout.columns.size for name in layout.names})
 
-    def put(self, raw: bytes) -> None:
-        """Keep a message. Raises ObservationError for one with our joints that is malformed."""
+    def put(self, raw: bytes, admit: Callable[[Collection[int]], str] = lambda columns: "") -> None:
+        """Keep a message. Raises ObservationError for one with our joints that is malformed, or that `admit` refuses:
+        it gets their places in `joints.wanted` and says what is wrong, or nothing."""
         found = self._known(raw)
         if found is None:
             found = self._learn(raw)
@@ -98,6 +99,8 @@ class JointStates:
         if not layout.columns.size:
             self.passed_over += 1
             return
+        if wrong := admit(layout.columns.tolist()):
+            raise ObservationError(wrong)
         if self._newest_ns is not None and ns < self._newest_ns - REWIND_NS:
             self._forget()
         self._newest_ns = ns if self._newest_ns is None else max(self._newest_ns, ns)
@@ -165,7 +168,7 @@ class JointStates:
         if not self._layouts:
             return "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
         held = list(dict.fromkeys(name for layout in self._layouts.values() for name in layout.names))
-        told = ", ".join(held[:20]) + (f" and {len(held) - 20} more" if len(held) > 20 else "")
+        told = short(", ".join(held[:20])) + (f" and {len(held) - 20} more" if len(held) > 20 else "")
         return f"joint_states lacks {', '.join(missing)}; it holds: {told or 'no joint'}{advice(held, self.joints)}"
 
     def _numbers(self, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -188,6 +191,7 @@ class JointStates:
     def _learn(self, raw: bytes) -> tuple[_Layout, int, Any]:
         """A message of another kind, or a malformed one."""
         msg = self.deserialize(raw)
+        checked_names(msg)
         names = tuple(msg.name)
         layout = self._layouts.get(names) or self._layout(names)
         ns, count = stamp_ns(msg.header.stamp), len(names)
