@@ -390,7 +390,7 @@ class GuardNode(Node):
             "estop": self._estop.text(),
             "chunks_from": self._chunk_source.name or "nobody yet",
             "chunks_of_others": self._chunk_source.refused,
-            "unreadable": self._states.dropped + self._chunk_intake.dropped + self._estop.broken,
+            "unreadable": self._states.intake.dropped + self._chunk_intake.dropped + self._estop.broken,
             "tick_jitter_p99_ms": self._jitter(),
             **{f"count_{name}": count for name, count in status.counters.items()},
         }

@@ -12,7 +12,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from ecovla_ros.errors import ObservationError, short
-from ecovla_ros.nodes.ros.intake import UNREADABLE
+from ecovla_ros.nodes.ros.intake import UNREADABLE, Intake
 from ecovla_ros.nodes.ros.owners import Source
 from ecovla_ros.nodes.ros.polling import PolledTopic
 from ecovla_ros.types import ArmJoints, ArmState
@@ -56,9 +56,9 @@ class ArmStates:
         return self._states.others if self._states.passed_over else []
 
     @property
-    def dropped(self) -> int:
-        """Messages that could not be read."""
-        return self._topic.intake.dropped
+    def intake(self) -> Intake:
+        """What could not be read, or was not taken."""
+        return self._topic.intake
 
     def close(self) -> None:
         """End the subscription."""
