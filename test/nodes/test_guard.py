@@ -104,6 +104,7 @@ def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
     assert any("joint_7 on joint_states is" in said.message for said in arm.status)
     arm.talking = True
     ros.until(lambda: not arm.node._inputs, "good joint states")
+    ros.until(lambda: arm.enable().success, "armed again")
     arm.send(horizon=3)
     ros.until(lambda: "a chunk of horizon 3" in arm.node._inputs.get("action_chunk", ""), "the refused chunk")
     arm.send(positions=[1.5] * 56)
