@@ -184,6 +184,9 @@ class ControlConfig:
     late_s: float = _between(
         0.35, 0.02, 10.0, "an older observation, when its chunk's turn comes, makes the guard slow down (DEGRADED)", "s"
     )
+    estop_timeout_s: float = _between(
+        0.0, 0.0, 10.0, "silence of this long on the e-stop topic counts as pressed; 0: it is no heartbeat", "s"
+    )
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,7 @@ class NodeConfig:
     image_age_s: float = _between(
         0.3, 0.02, 10.0, "an image older than this is not used: the policy sends no chunk, and the guard holds", "s"
     )
+    image_px: int = _between(4_147_200, 1, 100_000_000, "an image of more pixels is refused before it is decoded", "px")
     sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation", "s")
     deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss", "ms")
 

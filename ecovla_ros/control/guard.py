@@ -114,12 +114,17 @@ class Guard:
         except Refused as refused:
             self._refuse(refused)
 
-    def on_estop(self, on: bool, now_ns: int) -> None:
-        """The e-stop topic: pressed latches; released only allows a reset."""
+    def on_estop(self, on: bool, now_ns: int, why: str = "e-stop is pressed") -> None:
+        """The e-stop topic: pressed latches, `why` says by whom; released only allows a reset."""
         self._see(now_ns)
         self._estop = bool(on)
         if on:
-            self._latch("e-stop is pressed")
+            self._latch(why)
+
+    def latch(self, reason: str, now_ns: int) -> None:
+        """Whoever carries messages has seen what must not be: the arm comes to rest, and stays until a reset."""
+        self._see(now_ns)
+        self._latch(reason)
 
     def on_fault(self, fault: str, now_ns: int) -> None:
         """What the arm says is wrong with it latches; "" only allows a reset."""

@@ -2,14 +2,15 @@
 
 Threads: one, the executor's. `control.guard` decides; this node hands it the time and carries messages. To wait in the
 executor costs rclpy most of a millisecond a tick, to sleep a tenth of it: it waits there while a chunk is due, which
-is answered at once, and every `LOOK_TICKS` ticks. Joint states and the e-stop are looked at in every tick.
+is answered at once, and every `LOOK_TICKS` ticks. Joint states, the e-stop and what others send to the controller are
+looked at in every tick, the graph once a second. Messages come as bytes: what cannot be read is dropped, not raised.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -19,7 +20,7 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -29,19 +30,36 @@ from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
-from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.errors import ControlError, ObservationError, short
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.ros.estop import EStop
+from ecovla_ros.nodes.ros.intake import UNREADABLE, Intake, Reach, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
+from ecovla_ros.nodes.ros.owners import Commands, Source
 from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
+MOST_TEXT = 500
+"""Characters of a complaint at most."""
+LINKS = (
+    Reach(JointState, "joint_states", qos.NEWEST),
+    Reach(ActionChunk, "action_chunk", qos.CHUNKS),
+    Reach(String, "arm_fault", qos.LATCHED),
+)
+"""What the guard must hear, beside the e-stop, which is heard whatever its quality of service."""
 READS = 3
 """Both clocks are read at most so often, until nothing came in between."""
 TICKS = 3000
 """Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
+CALM_S = 0.1
+"""What is no change of state is told at most this often, and a complaint stands for so long at least, s."""
+AROUND_S = 1.0
+"""Time between two looks at who else is in the graph, s."""
+STATE_BYTES, CHUNK_BYTES, TEXT_BYTES = 2**16, 2**18, 2**12
+"""Longest joint state, chunk and text that is read, bytes."""
 LEVELS = {
     State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
 }  # fmt: skip
@@ -58,30 +76,48 @@ class GuardNode(Node):
         self.declare_parameter(
             "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
+        self.declare_parameter(
+            "chunks_from",
+            "",
+            ParameterDescriptor(description="node whose chunks are taken; empty: the first that sends"),
+        )
         config = settings.configuration(self).control
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
-        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        grips = str(self.get_parameter("gripper").value)
+        topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips in ("topic", "auto"))
+        self._commands = Commands(self, [(JointTrajectory, topic) for topic in topics])
+        publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
+        send_gripper = gripper.sender(self, grips)
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
+        self._complained_s: dict[str, float] = {}
+        self._mended: set[str] = set()  # topics on which a good message came since
         self._said: tuple[str, ...] = ()
+        self._said_s = self._looked_s = 0.0
+        self._claiming = False
         self._last: GuardStatus | None = None
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
         self._planned_ns = 0
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
-        publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
+        self._commands.own()
         self._arm = TrajectoryTopic(
             publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
             lambda: self._planned_ns if config.stamp_commands else 0,
         )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
-        self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
-        self._states = PolledTopic(self, JointState, "joint_states", qos.SENSOR)
-        self._estops = PolledTopic(self, Bool, "estop", qos.EVENT)
-        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
-        self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
+        self._reader = wire.StateReader(_joint_state)
+        self._states = PolledTopic(self, JointState, "joint_states", qos.NEWEST, STATE_BYTES)
+        self._state_source = Source(self, "joint_states", "", config.joint_state_age_s)
+        create: Any = self.create_subscription  # raw callbacks get bytes
+        self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
+        self._chunks: Any = create(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
+        self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
+        self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
+        self._fault_intake = Intake(self, String, "arm_fault", TEXT_BYTES)
+        create(String, "arm_fault", self._on_fault, qos.LATCHED, raw=True)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
@@ -116,37 +152,100 @@ class GuardNode(Node):
         self._carry_out(self._guard.tick(now_ns), now_ns)
         self.get_logger().info("ended; the arm holds")
 
-    def _read_joint_state(self, now_ns: int) -> None:
-        """Take the newest: a driver at 1 kHz sends ten times as many as are needed, and none of them wakes us."""
-        raw = self._states.newest()
-        if raw is None:
-            return
-        try:
-            self._guard.on_joint_state(self._reader.read(raw, finite=False), now_ns)
-            self._inputs.pop("joint_states", None)
-        except ObservationError as error:  # the guard holds once the last good one is too old
-            self._complain("joint_states", str(error))
+    def claim(self, executor: Any) -> None:
+        """Take the arm. Raises ControlError where another guard commands the same controller."""
+        self._claiming = True
+        self._commands.claim(lambda seconds: executor.spin_once(timeout_sec=seconds))
+        self._claiming = False
 
-    def _on_chunk(self, msg: ActionChunk) -> None:
+    def on_broken(self, what: str, error: Exception) -> None:
+        """A callback raised what nobody expects: motion ends, and the guard lives on to say so."""
+        self._guard.latch(
+            f"a message on {what} broke the guard ({type(error).__name__}: {short(error)})", self._now_ns()
+        )
+
+    def _read_joint_state(self, now_ns: int) -> None:
+        """Take the newest that can be read: a driver at 1 kHz sends ten times as many as are needed, none wakes us."""
+        for raw, gid in self._states.newest():
+            try:
+                state = self._reader.read(raw, finite=False)
+                stranger = self._state_source.admit(gid, time.monotonic())
+                if stranger:
+                    raise ObservationError(stranger)
+                self._guard.on_joint_state(state, now_ns)
+            except ObservationError as error:  # the guard holds once the last good one is too old
+                self._states.intake.drop(gid, short(error))
+                self._complain("joint_states", str(error))
+                continue
+            self._mend("joint_states")
+            return
+
+    def _on_chunk(self, raw: bytes, info: Mapping[str, Any]) -> None:
+        """The chunk that woke us, and those that came with it: among many of others the owner's is found."""
+        taken: tuple[bytes, Mapping[str, Any]] | None = (raw, info)
+        heard = False
+        for _ in range(qos.CHUNKS.depth):
+            if taken is None:
+                break
+            heard = self._take_chunk(taken[0], sender(taken[1])) or heard
+            with self._chunks.handle:
+                taken = self._chunks.handle.take_message(ActionChunk, True)
+        if heard:
+            self._act()  # a chunk whose turn it is need not wait for the next tick
+
+    def _take_chunk(self, raw: bytes, gid: bytes) -> bool:
+        """Hand a chunk of the owner to the guard. Whether there was one."""
+        stranger = self._chunk_source.admit(gid, time.monotonic())
+        msg = None if stranger else self._chunk_intake.read(raw, gid)
+        if msg is None:
+            self._complain("action_chunk", stranger or self._chunk_intake.complaint)
+            return False
         try:
             self._guard.on_chunk(wire.chunk(msg), self._now_ns())
-            self._inputs.pop("action_chunk", None)
+            self._mend("action_chunk")
         except ControlError as error:  # the guard holds once nothing better comes
             self._complain("action_chunk", str(error))
-        self._act()  # a chunk whose turn it is need not wait for the next tick
+        return True
 
-    def _on_fault(self, msg: String) -> None:
-        self._guard.on_fault(msg.data, self._now_ns())
+    def _on_fault(self, raw: bytes, info: Mapping[str, Any]) -> None:
+        msg = self._fault_intake.read(raw, sender(info))
+        if msg is None:
+            self._guard.latch(f"the arm's fault cannot be read: {self._fault_intake.complaint}", self._now_ns())
+        else:
+            self._guard.on_fault(short(msg.data), self._now_ns())
 
     def _on_enable(self, request: Any, response: Any) -> Any:
         now_ns = self._now_ns()
+        self._hear_estop(now_ns)
         self._read_joint_state(now_ns)
+        refused = self._unready() if request.data else ""
+        if refused:
+            response.success, response.message = False, f"cannot enable: {refused}"
+            return response
         response.success, response.message = self._guard.enable(request.data, now_ns)
+        if not request.data:
+            self._chunk_source.release()
         return response
+
+    def _unready(self) -> str:
+        """Why motion must not be allowed, by what the graph says; empty when it may."""
+        if self._claiming:
+            return "this guard is looking for another one on its controller; call again in a second"
+        self._look_around()
+        others = self._commands.others()
+        if others:
+            return f"{', '.join(others)}: somebody else can command the arm; valid: this guard alone"
+        deaf = [link.deaf(self) for link in LINKS]
+        return self._estop.unready(time.monotonic()) or self._chunk_source.several() or next(filter(None, deaf), "")
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         del request
-        response.success, response.message = self._guard.reset(self._now_ns())
+        now_ns = self._now_ns()
+        self._estop.forget_gone()
+        self._hear_estop(now_ns)
+        response.success, response.message = self._guard.reset(now_ns)
+        if response.success:
+            self._chunk_source.release()
         return response
 
     def _on_hold(self, request: Any, response: Any) -> Any:
@@ -168,10 +267,46 @@ class GuardNode(Node):
 
     def _act(self) -> None:
         now_ns = self._now_ns()
-        for pressed in self._estops.every():
-            self._guard.on_estop(pressed.data, now_ns)
+        self._hear_estop(now_ns)
+        self._overhear(now_ns)
         self._read_joint_state(now_ns)
+        if self._mended:
+            self._end_complaints()
         self._carry_out(self._guard.tick(now_ns), now_ns)
+        if time.monotonic() - self._looked_s >= AROUND_S:
+            self._look_around()
+
+    def _hear_estop(self, now_ns: int) -> None:
+        """Every message counts: one True among them latches, and holds until nobody says so any more."""
+        why = self._estop.look(time.monotonic())
+        if why:
+            self._guard.on_estop(True, now_ns, why)
+        if not self._estop.held and (why or self._pressed):
+            self._guard.on_estop(False, now_ns)
+        self._pressed = self._estop.held
+
+    def _overhear(self, now_ns: int) -> None:
+        """Another's command to the same controller: two owners are none."""
+        intruder = self._commands.intruder()
+        if not intruder:
+            return
+        self._complain("joint_trajectory", intruder)
+        if self._last is None or self._last.state != State.DISARMED.value:
+            self._guard.latch(intruder, now_ns)
+
+    def _look_around(self) -> None:
+        """Who is in the graph: publishers of the e-stop, and whoever else could command the arm."""
+        self._looked_s = time.monotonic()
+        self._estop.look_around(self._looked_s)
+        others = self._commands.others()
+        if others:
+            self._complain("joint_trajectory", f"{', '.join(others)}: somebody else can command the arm")
+        else:
+            self._mend("joint_trajectory")
+        if self._estop.fault:
+            self._complain("estop", self._estop.fault)
+        else:
+            self._mend("estop")
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
@@ -182,8 +317,8 @@ class GuardNode(Node):
         if command.gripper is not None:
             self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
-        said = (status.state, status.reason, status.refusal, *self._inputs.values())
-        if command.trajectory is None and said == self._said:
+        said = (status.state, status.reason, status.refusal, self._estop.text(), *self._inputs.values())
+        if command.trajectory is None and (said == self._said or (said[:2] == self._said[:2] and self._calm())):
             return
         if answered:
             self._answers += 1
@@ -194,14 +329,20 @@ class GuardNode(Node):
                 self._log(status)
             self._said = said
 
+    def _calm(self) -> bool:
+        """Whether what is no change of state was told a moment ago."""
+        return time.monotonic() - self._said_s < CALM_S
+
     def _say(self, status: GuardStatus) -> None:
+        self._said_s = time.monotonic()
         level, message = LEVELS.get(status.state, diagnostics.OK), self._message(status)
         name = self.get_fully_qualified_name()
         self._status.publish(diagnostics.status(name, level, message, self._values()))
         self._diagnostics.set(level, message)
 
     def _message(self, status: GuardStatus) -> str:
-        return "; ".join((status.reason, *self._inputs.values()))
+        unheard = () if self._estop.publishers else (f"no e-stop: {self._estop.text()}",)
+        return "; ".join((status.reason, *self._inputs.values(), *unheard))
 
     def _log(self, status: GuardStatus) -> None:
         refused = status.refusal if status.state != State.DISARMED.value else ""  # to be expected while disarmed
@@ -215,8 +356,20 @@ class GuardNode(Node):
             log.info(text)
 
     def _complain(self, topic: str, message: str) -> None:
-        self._inputs[topic] = message
-        self.get_logger().warning(message, throttle_duration_sec=SAY_AGAIN_S)
+        self._inputs[topic], self._complained_s[topic] = short(message, MOST_TEXT), time.monotonic()
+        self._mended.discard(topic)
+        self.get_logger().warning(self._inputs[topic], throttle_duration_sec=SAY_AGAIN_S)
+
+    def _mend(self, topic: str) -> None:
+        """A good message came: the complaint ends, but not so fast that it could not be read."""
+        if topic in self._inputs:
+            self._mended.add(topic)
+
+    def _end_complaints(self) -> None:
+        now_s = time.monotonic()
+        for topic in [t for t in self._mended if now_s - self._complained_s[t] >= CALM_S]:
+            self._mended.discard(topic)
+            self._inputs.pop(topic, None)
 
     def _values(self) -> dict[str, object]:
         status = self._last
@@ -232,6 +385,10 @@ class GuardNode(Node):
             "camera_to_command_ms": self._delay_ms,
             "commands": status.commands,
             "refusals": status.refusals,
+            "estop": self._estop.text(),
+            "chunks_from": self._chunk_source.name or "nobody yet",
+            "chunks_of_others": self._chunk_source.refused,
+            "unreadable": self._states.intake.dropped + self._chunk_intake.dropped + self._estop.broken,
             "tick_jitter_p99_ms": self._jitter(),
             **{f"count_{name}": count for name, count in status.counters.items()},
         }
@@ -242,6 +399,11 @@ class GuardNode(Node):
             self._judged_s, late = self._ticked_s, sorted(self._late_ms)
             self._jitter_ms = late[int(0.99 * len(late))] if late else 0.0
         return self._jitter_ms
+
+    def _told(self) -> str:
+        """Full name of the node whose chunks are taken; empty: the first that sends."""
+        name = str(self.get_parameter("chunks_from").value)
+        return name if not name or name.startswith("/") else f"{self.get_namespace().rstrip('/')}/{name}"
 
     def _now_ns(self) -> int:
         """Time of the node's clock, ns: the system's unless time is simulated. The guard is told if it was set."""
@@ -256,6 +418,13 @@ class GuardNode(Node):
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
         return now_ns
+
+
+def _joint_state(raw: bytes) -> JointState:
+    try:
+        return deserialize_message(raw, JointState)
+    except UNREADABLE as error:
+        raise ObservationError(f"joint_states: {len(raw)} bytes that are no JointState") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

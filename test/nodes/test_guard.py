@@ -15,12 +15,11 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from support.graph import Graph, graph, joints
+from support.nodes import START, Arm
 from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
@@ -28,59 +27,7 @@ from ecovla_ros.control.watch import SetWatch
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.guard import LOOK_TICKS, GuardNode
 from ecovla_ros.nodes.ros import gripper, qos
-from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
-from ecovla_ros.types import JOINTS, ActionChunk
-
-START = 0.1
-ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]")
-"""An arm that stands straight up is outside the box of a table."""
-
-
-class Arm:
-    """A guard with an arm that stands still, and a policy that wants to move it a little."""
-
-    def __init__(self, ros: Graph, age_s: float = 1.0) -> None:
-        """`age_s`: joint states older than this are stale; long, since tests share their processors."""
-        self.ros = ros
-        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}", *ANYWHERE])
-        create = ros.tester.create_publisher
-        self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
-        self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))
-        self.estop = ros.matched(create(Bool, "estop", qos.COMMAND))
-        self.sent = ros.listen(JointTrajectory, "joint_trajectory")
-        self.grips = ros.listen(JointTrajectory, "gripper_trajectory")
-        self.status: list[DiagnosticStatus] = ros.listen(DiagnosticStatus, "status", qos.LATCHED)
-        self.ros.until(lambda: self.status, "status")
-        self.talking = True
-        ros.tester.create_timer(0.02, self._talk)
-        ros.spin(0.2)
-
-    def _talk(self) -> None:
-        if self.talking:
-            self.states.publish(joints(self.now(), START))
-
-    def now(self) -> int:
-        return int(self.ros.tester.get_clock().now().nanoseconds)
-
-    def send(self, target: float = START, **changes: Any) -> None:
-        rows = np.tile(np.linspace(START, target, 8)[:, None], (1, 7))
-        chunk = ActionChunk(self.now() - 50_000_000, 0.1, rows, np.full(8, 1.0))
-        msg = wire.fill_chunk(ChunkMessage(), chunk)
-        for name, value in changes.items():
-            setattr(msg, name, value)
-        self.chunks.publish(msg)
-
-    def enable(self, on: bool = True) -> Any:
-        return self.ros.call(SetBool, "guard/enable", SetBool.Request(data=on))
-
-    def values(self) -> dict[str, str]:
-        return {pair.key: pair.value for pair in self.status[-1].values}
-
-    def is_in(self, state: str, says: str = "") -> None:
-        def there() -> bool:
-            return self.values()["state"] == state and says in self.status[-1].message
-
-        self.ros.until(there, lambda: f"{state} with '{says}'; said: {self.status[-1].message}")
+from ecovla_ros.types import JOINTS
 
 
 @pytest.fixture

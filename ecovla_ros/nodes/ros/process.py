@@ -18,6 +18,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros.executor import SturdyExecutor
 from ecovla_ros.nodes.ros.polling import OncePerSecond
 
 WAKE_S = 0.1
@@ -124,9 +125,11 @@ def _serve(name: str, make: Callable[[], Any], signals: Signals) -> int:
     except EcovlaError as error:
         get_logger(name).fatal(str(error))
         return 2
-    executor = SingleThreadedExecutor()
+    executor = SturdyExecutor()
     executor.add_node(node)
     try:
+        if hasattr(node, "claim"):
+            node.claim(executor)
         drive = getattr(node, "drive", partial(_drive, node))
         drive(executor, lambda: not signals.received and rclpy.ok())
     except ExternalShutdownException:
