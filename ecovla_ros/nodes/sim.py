@@ -43,8 +43,7 @@ class SimNode(Node):
     def __init__(self, **options: Any) -> None:
         """Compile the scene and start the cameras. Raises ConfigError or SimulationError."""
         super().__init__("sim", **options)
-        settings.declare(self)
-        self._config = settings.configuration(self).sim
+        self._config = settings.Settings(self, "sim").read().sim
         for key in ("state_hz", "image_hz"):
             if getattr(self._config, key) > TICK_HZ:
                 raise ConfigError(f"sim.{key} {getattr(self._config, key)} Hz; the simulator ticks at {TICK_HZ:.0f} Hz")
