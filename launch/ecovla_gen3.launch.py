@@ -1,7 +1,7 @@
 """A Gen3 with two RealSense cameras, policy and guard: `ros2 launch ecovla_ros ecovla_gen3.launch.py`.
 
 By default with ros2_control's mock hardware; for the arm: `use_fake_hardware:=false robot_ip:=...`. Disarmed until
-`ros2 service call /guard/enable std_srvs/srv/SetBool "{data: true}"`. Run `ecovla doctor` before. Not run on an arm.
+`ecovla enable`, and is again when that ends. Run `ecovla doctor` before. Not run on an arm.
 """
 
 from __future__ import annotations

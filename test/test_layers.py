@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ecovla_ros"
 LEVELS = [
     {"types", "errors"},
+    {"documents"},
     {"config"},
     {"kernels", "wire"},
     {"prune", "control"},
@@ -46,7 +47,7 @@ LIBRARIES = {
         "serve",
         "arms",
     },
-    "yaml": {"bags", "config", "control"},
+    "yaml": {"documents"},
     "torch": {"kernels", "prune", "models", "engine", "build", "bench", "train"},
     "triton": {"kernels"},
     "safetensors": {"models"},

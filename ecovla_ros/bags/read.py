@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
-import yaml
 from mcap.exceptions import McapError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from zstandard import ZstdError
 
+from ecovla_ros import documents
 from ecovla_ros.bags import causes
 from ecovla_ros.bags.causes import VALID
 from ecovla_ros.bags.kinds import UNREADABLE, Kinds
@@ -246,10 +246,10 @@ def messages(path: str | Path, wanted: Collection[str]) -> Iterator[Message]:
 def _names(metadata: Path) -> list[str]:
     """Names of the files of a bag as its metadata.yaml has them; none where it has none, or is no metadata."""
     try:
-        found = yaml.safe_load(metadata.read_text(encoding="utf-8"))
+        found = documents.from_yaml(metadata.read_bytes())
         listed = found["rosbag2_bagfile_information"]["relative_file_paths"]
         return [PurePath(str(name)).name for name in listed]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         return []
 
 

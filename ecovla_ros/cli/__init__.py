@@ -12,6 +12,7 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
     "doctor": "is everything there before motion, over the live graph",
+    "enable": "the guard may move the arm while this runs",
     "eval": "closed-loop success, paired across methods",
     "faults": "the guard against a campaign of faults, and five ways to play a motion",
     "trial": "processes killed in mid-motion, over ROS 2",

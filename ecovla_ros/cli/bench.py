@@ -29,6 +29,7 @@ LATENCY = (
     "mac_ratio",
     "of_ideal",
     "over_sparse_p50",
+    "refresh_cost_ms",
     "exposed_share",
     "trigger_rate",
     "reused_rate",
@@ -94,6 +95,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ROUNDS",
         help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant",
     )
+    parser.add_argument(
+        "--sms",
+        type=int,
+        default=0,
+        metavar="N",
+        help="hold the process to N multiprocessors of the GPU (a green context), as a stand-in for a smaller one",
+    )
     parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
 
 
@@ -126,6 +134,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--episodes does not go with --frames: an episode has the frames it has")
     if options.episodes and options.model != "mini":
         raise ConfigError(f"--episodes {SIMULATED}, not {options.model}")
+    if options.sms < 0 or (options.sms and (options.nodes or options.fidelity or options.reduced)):
+        raise ConfigError("--sms must be at least 0, and goes with the latency of one --model alone")
     if options.tokens and options.nodes:
         raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
 
@@ -134,10 +144,13 @@ def _latency(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     from ecovla_ros import build
-    from ecovla_ros.bench.speed import latency
+    from ecovla_ros.bench.speed import green_context, latency
     from ecovla_ros.bench.speed.reference import Reference
     from ecovla_ros.models.shapes import PI0_MID
 
+    part = green_context.enter(options.sms) if options.sms else None
+    if part is not None and not part.graphs:
+        settings = config.override(settings, **{"policy.graphs": False})
     reference = None
     if options.reference:
         if options.model != "pi0-mid":
@@ -155,8 +168,9 @@ def _latency(
         lambda done, total: progress.to(done),
         reference,
         options.save_pattern,
+        part,
     )
-    return rows, LATENCY
+    return rows, (*LATENCY[:-1], *(("sms", "kernels", "of_reached") if "sms" in rows[0] else ()), LATENCY[-1])
 
 
 def _reduced(

@@ -164,6 +164,12 @@ class Guard:
         self._gate.start(self._arm.gripper)
         return True, "armed; the first motion ramps up"
 
+    def withdraw(self, why: str, now_ns: int) -> None:
+        """The permission to move has run out: a smooth stop, and enable is needed again. A latch stays."""
+        self._see(now_ns)
+        if self._state in (*MOVING, State.HOLD):
+            self._rest(State.DISARMED, why)
+
     def reset(self, now_ns: int) -> tuple[bool, str]:
         """Leave LATCHED for DISARMED, unless the e-stop is still pressed."""
         self._see(now_ns)

@@ -14,30 +14,36 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
-from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.lease import EnableLease
 from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
-from ecovla_ros.errors import ControlError, ObservationError, short
+from ecovla_ros.errors import ConfigError, ControlError, ObservationError, short
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.arm_states import ArmStates
 from ecovla_ros.nodes.ros.estop import EStop
 from ecovla_ros.nodes.ros.intake import Intake, Reach, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
 from ecovla_ros.nodes.ros.owners import Commands, Source
-from ecovla_ros.nodes.ros.polling import OncePerSecond
+from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
+PARAMETERS = (
+    ("gripper", "auto", "how to command it: " + ", ".join(gripper.KINDS)),
+    ("chunks_from", "", "node whose chunks are taken; empty: the first that sends"),
+    ("enable_lease_s", 0.0, "an enable ends unless asked for again within this time, s; 0: it lasts until taken back"),
+)
+LEASE_S = (0.2, 60.0)
+"""Shortest and longest lease, s."""
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
 MOST_TEXT = 500
@@ -71,21 +77,14 @@ class GuardNode(Node):
 
     def __init__(self, **options: Any) -> None:
         """Read limits and configuration. Raises ConfigError."""
-        super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
-        settings.declare(self)
-        self.declare_parameter(
-            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
-        )
-        self.declare_parameter(
-            "chunks_from",
-            "",
-            ParameterDescriptor(description="node whose chunks are taken; empty: the first that sends"),
-        )
-        loaded = settings.configuration(self)
-        config, joints = loaded.control, settings.joints(self, loaded)
+        super().__init__("guard", **options)
+        told = settings.Settings(self, "control", "arm", more=PARAMETERS)
+        loaded, within = told.read(), told.limits()
+        config, joints = loaded.control, settings.joints(told, loaded)
+        self._lease = EnableLease(lease_s(told["enable_lease_s"]))
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
-        self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
-        grips = str(self.get_parameter("gripper").value)
+        self._guard, self._set = Guard(config, within, steady=not simulated), SetWatch()
+        grips = str(told["gripper"])
         topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips in ("topic", "auto"))
         self._commands = Commands(self, [(JointTrajectory, topic) for topic in topics])
         publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
@@ -113,6 +112,7 @@ class GuardNode(Node):
         self._others: list[str] = []  # joints of others on the same topic, as told
         create: Any = self.create_subscription  # raw callbacks get bytes
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
+        self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.REPORT, TEXT_BYTES)
         self._chunks: Any = create(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
         self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
         self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
@@ -225,7 +225,12 @@ class GuardNode(Node):
             response.success, response.message = False, f"cannot enable: {refused}"
             return response
         response.success, response.message = self._guard.enable(request.data, now_ns)
-        if not request.data:
+        if request.data and response.success:
+            self._lease.begin(time.monotonic())
+            if self._lease.lease_s:
+                response.message += f"; for {self._lease.lease_s:.1f} s, unless asked for again: `ecovla enable` does"
+        elif not request.data:
+            self._lease.end()
             self._chunk_source.release()
         return response
 
@@ -271,6 +276,7 @@ class GuardNode(Node):
         now_ns = self._now_ns()
         self._hear_estop(now_ns)
         self._overhear(now_ns)
+        self._see_lease(now_ns)
         self._read_joint_state(now_ns)
         if self._mended:
             self._end_complaints()
@@ -309,6 +315,25 @@ class GuardNode(Node):
             self._complain("estop", self._estop.fault)
         else:
             self._mend("estop")
+
+    def _see_lease(self, now_ns: int) -> None:
+        """Whoever enabled must keep asking."""
+        if not self._lease.lease_s:
+            return
+        now_s = time.monotonic()
+        for raw, gid in reversed(self._askings.newest()):
+            asking = self._askings.intake.read(raw, gid)
+            if asking is None:  # unreadable: counted, and nobody asked
+                continue
+            if asking.data:
+                self._lease.renew(now_s)
+            else:
+                self._lease.end()
+                self._guard.withdraw("whoever enabled gave it back", now_ns)
+        if self._lease.lapsed(now_s):
+            self._guard.withdraw(
+                f"enable was not asked for again for {self._lease.lease_s:.1f} s: whoever enabled is gone", now_ns
+            )
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
@@ -420,6 +445,13 @@ class GuardNode(Node):
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
         return now_ns
+
+
+def lease_s(asked: float) -> float:
+    """The lease that was asked for. Raises ConfigError."""
+    if asked != 0.0 and not LEASE_S[0] <= asked <= LEASE_S[1]:
+        raise ConfigError(f"parameter enable_lease_s: {asked}; valid: 0 (none), or {LEASE_S[0]} to {LEASE_S[1]} s")
+    return float(asked)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -18,7 +17,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
 from ecovla_ros.arms.kortex.process import KortexArm
-from ecovla_ros.control import limits
 from ecovla_ros.control.trajectory import ordered, still_due
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import diagnostics, process, qos, settings
@@ -41,15 +39,11 @@ class KortexNode(Node):
     def __init__(self, **options: Any) -> None:
         """Start the arm's process. Raises ConfigError."""
         super().__init__("kortex", **options)
-        settings.declare(self)
-        for name, default, text in PARAMETERS:
-            self.declare_parameter(name, default, ParameterDescriptor(description=text))
-        loaded = settings.configuration(self)
-        config, self._joints = loaded.control, loaded.arm.joints
-        asked = {name: self.get_parameter(name).value for name, _, _ in PARAMETERS}
+        asked = settings.Settings(self, "control", "arm", more=PARAMETERS)
+        self._joints = asked.read().arm.joints
         arguments = ["--ip", asked["robot_ip"], "--port", asked["port"], "--username", asked["username"]]
         arguments += ["--password", asked["password"], "--inactivity-ms", asked["inactivity_ms"]]
-        self._arm = KortexArm(asked["python"], limits.load(config.profile), self._now_ns, [str(a) for a in arguments])
+        self._arm = KortexArm(asked["python"], asked.limits(), self._now_ns, [str(a) for a in arguments])
         self._states = self.create_publisher(JointState, "joint_states", qos.COMMAND)
         self._faults = self.create_publisher(String, "arm_fault", qos.LATCHED)
         self._fault, self._stamp_ns, self._refused = "starting", 0, 0

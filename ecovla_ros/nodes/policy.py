@@ -12,11 +12,11 @@ import gc
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -31,6 +31,13 @@ from ecovla_ros.nodes.ros.intake import Intake, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
 
+SECTIONS = ("policy", "prune", "node", "arm")
+PARAMETERS = (
+    ("compressed", False, "take CompressedImage from <camera>/image/compressed"),
+    ("gripper", "", "none: an arm without a gripper, as arm.gripper_joint=none"),
+)
+LAST, LEAST = 20, 10
+"""Frames over which missed deadlines are judged, and the fewest that say something."""
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
 SAY_TRACE_S = 60.0
@@ -57,17 +64,12 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, engine: Callable[[Config], Any] = built, **options: Any) -> None:
         super().__init__("policy", **options)
-        settings.declare(self)
-        self.declare_parameter(
-            "compressed", False, ParameterDescriptor(description="take CompressedImage from <camera>/image/compressed")
-        )
-        self.declare_parameter(
-            "gripper", "", ParameterDescriptor(description="none: an arm without a gripper, as arm.gripper_joint=none")
-        )
+        self._settings = settings.Settings(self, *SECTIONS, more=PARAMETERS, idle=lambda: self._engine is None)
         self._make_engine = engine
         self._engine: Any = None
         self._thread: threading.Thread | None = None
         self._frames = self._missed = 0
+        self._late: deque[bool] = deque(maxlen=LAST)
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
         self._made: list[Any] = []
@@ -79,7 +81,7 @@ class PolicyNode(LifecycleNode):
         """Read the configuration and build the engine. What is wrong is logged, and the node stays unconfigured."""
         began = time.perf_counter()
         try:
-            self._config = settings.configuration(self)
+            self._config = self._settings.read()
             self._engine = self._make_engine(self._config)
         except EcovlaError as error:
             self._diagnostics.set(diagnostics.ERROR, f"not configured: {error}")
@@ -95,6 +97,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the inference thread."""
         self._frames = self._missed = 0
+        self._late.clear()
         self._mailbox = Mailbox(self._spec.cameras, round(self._config.node.sync_s * 1e9))
         self._since_ns = self._now_ns()
         self._new_episode = True
@@ -137,14 +140,14 @@ class PolicyNode(LifecycleNode):
         self._chunks = self._publisher(ActionChunk, "action_chunk", qos.COMMAND)
         self._latency = self._publisher(LatencyReport, "latency", qos.REPORT)
         self._pruning = self._publisher(PruningState, "pruning", qos.REPORT)
-        compressed = bool(self.get_parameter("compressed").value)
+        compressed = bool(self._settings["compressed"])
         kind, ending = (CompressedImage, "image/compressed") if compressed else (Image, "image")
         self._topics, self._intakes = {}, {}
         for camera in self._spec.cameras:
             topic, receive = f"{camera}/{ending}", self._receiver(camera)
             self._intakes[camera] = Intake(self, kind, topic, PIXEL_BYTES * self._config.node.image_px + STATE_BYTES)
             self._topics[camera] = self._subscription(kind, topic, receive, qos.SENSOR)
-        joints, age_s = settings.joints(self, self._config), self._config.arm.part_age_s
+        joints, age_s = settings.joints(self._settings, self._config), self._config.arm.part_age_s
         self._joints = ArmStates(self, joints, age_s, qos.STATES, STATES_KEPT)
         self._made.append(self._joints.close)
         self._texts = Intake(self, String, "instruction", TEXT_BYTES)
@@ -246,6 +249,7 @@ class PolicyNode(LifecycleNode):
         deadline = self._config.node.deadline_ms
         self._frames += 1
         self._missed += report.total_ms > deadline
+        self._late.append(report.total_ms > deadline)
         self._chunks.publish(wire.fill_chunk(ActionChunk(), step.chunk))
         age_ms = (self._now_ns() - report.stamp_ns) / 1e6
         latency = wire.fill_latency(LatencyReport(), report, self._frames, self._mailbox.dropped, age_ms, deadline)
@@ -254,7 +258,15 @@ class PolicyNode(LifecycleNode):
         if report.fault:
             self._complain(report.fault)
         else:
-            self._diagnostics.set(diagnostics.OK, "running")
+            self._diagnostics.set(*self._pace(deadline))
+
+    def _pace(self, deadline_ms: float) -> tuple[bytes, str]:
+        """Level and message of a policy that runs: a warning when most of the last calls missed their deadline."""
+        if len(self._late) < LEAST or 2 * sum(self._late) <= len(self._late):
+            return diagnostics.OK, "running"
+        return diagnostics.WARN, (
+            f"running; most of the last {len(self._late)} policy calls took longer than {deadline_ms:.0f} ms"
+        )
 
     def _complain(self, message: str, level: bytes = diagnostics.WARN) -> None:
         said = short(message, diagnostics.MOST_TEXT)

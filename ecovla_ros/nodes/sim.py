@@ -43,8 +43,7 @@ class SimNode(Node):
     def __init__(self, **options: Any) -> None:
         """Compile the scene and start the cameras. Raises ConfigError or SimulationError."""
         super().__init__("sim", **options)
-        settings.declare(self)
-        loaded = settings.configuration(self)
+        loaded = settings.Settings(self, "sim", "arm").read()
         self._config, self._joints = loaded.sim, loaded.arm.joints
         for key in ("state_hz", "image_hz"):
             if getattr(self._config, key) > TICK_HZ:

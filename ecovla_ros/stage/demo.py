@@ -31,7 +31,7 @@ from ecovla_ros.publish.report import from_bag, page
 from ecovla_ros.sim.tasks import TASKS, find
 from ecovla_ros.stage import children, summary
 from ecovla_ros.stage.children import Child
-from ecovla_ros.stage.driver import Driver
+from ecovla_ros.stage.driver import LEASE_S, Driver
 
 NODES = ("sim", "guard", "policy")
 LOOK_S = 1.5
@@ -82,7 +82,10 @@ class Demo:
         self._driver: Driver | None = None
         self._recorder: RecordNode | None = None
         surroundings = children.environment(domain, out / "log")
-        self._children = [Child(n, parameters, surroundings, out / "log" / f"{n}.log") for n in NODES]
+        leased = {"guard": {"enable_lease_s": LEASE_S}}
+        self._children = [
+            Child(n, {**parameters, **leased.get(n, {})}, surroundings, out / "log" / f"{n}.log") for n in NODES
+        ]
         os.environ.update({key: surroundings[key] for key in surroundings if key.startswith(("ROS_", "FASTDDS_"))})
 
     def drive(self, tasks: Sequence[str], seed: int, limit_s: float) -> None:

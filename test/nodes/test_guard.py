@@ -124,6 +124,24 @@ def test_the_estop_latches_and_hold_stays(ros: Graph) -> None:
     assert "release" in ros.call(Trigger, "guard/reset", Trigger.Request()).message
 
 
+def test_an_enable_that_nobody_asks_for_again_ends_and_asking_alone_enables_nothing(ros: Graph) -> None:
+    arm = Arm(ros, enable_lease_s=0.4)
+    asking = ros.matched(ros.tester.create_publisher(Bool, "guard/enable_lease", qos.REPORT))
+    answer = arm.enable()
+    assert answer.success and "for 0.4 s" in answer.message
+    for _ in range(6):
+        ros.spin(0.2)
+        asking.publish(Bool(data=True))
+    assert arm.values()["state"] == "ARMED", "asked for again"
+    arm.is_in("DISARMED", "whoever enabled is gone")
+    asking.publish(Bool(data=True))
+    ros.spin(0.2)
+    assert arm.values()["state"] == "DISARMED", "asking again is no enabling"
+    assert arm.enable().success
+    asking.publish(Bool(data=False))
+    arm.is_in("DISARMED", "gave it back")
+
+
 @pytest.mark.parametrize("kind, says", [("topc", "Did you mean 'topic'"), ("parallel_gripper", "topic, none")])
 def test_a_gripper_that_cannot_be_served_is_refused(kind: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "control_msgs.action", None)
@@ -236,6 +254,7 @@ def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period
         _tick=tick,
         _listens=lambda: False,
         waitables=[],
+        services=[],
     )
     GuardNode.drive(node, SimpleNamespace(spin_once=spin_once), lambda: ticks[0] < 40)
     assert waits[0] >= 40 // LOOK_TICKS

@@ -33,10 +33,11 @@ ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]")
 class Arm:
     """A guard with an arm that stands still, and a policy that wants to move it a little."""
 
-    def __init__(self, ros: Graph, age_s: float = 1.0, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, ros: Graph, age_s: float = 1.0, overrides: Sequence[str] = (), **more: Any) -> None:
         """`age_s`: joint states older than this are stale; long, since tests share their processors."""
         self.ros = ros
-        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}", *ANYWHERE, *overrides])
+        told = [f"control.joint_state_age_s={age_s}", *ANYWHERE, *overrides]
+        self.node = ros.start(GuardNode, overrides=told, **more)
         create = ros.tester.create_publisher
         self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
         self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))

@@ -16,6 +16,8 @@ from rclpy.qos import QoSProfile
 
 from ecovla_ros.nodes.ros.intake import Intake, sender
 
+PARAMETER_SERVICES = ("_parameters", "_parameter_types", "_parameters_atomically", "get_type_description")
+"""Endings of the names of the services that every node has, and nobody calls in a hurry."""
 EVENTS_S = 1.0
 """Time between two looks at events, s."""
 
@@ -36,9 +38,10 @@ class NeverWakes(CallbackGroup):
 
 
 class OncePerSecond(CallbackGroup):
-    """Events of a node (a peer asks for another quality of service) are looked at once a second.
+    """Events of a node and its parameter services are looked at once a second.
 
-    A node has a dozen or two of them, and the executor walks through all whenever it waits: a fifth of its time.
+    An event: a peer asks for another quality of service. A node has a dozen or two of them, and the executor walks
+    through all whenever it waits: a fifth of its time.
     """
 
     def __init__(self) -> None:
@@ -50,10 +53,12 @@ class OncePerSecond(CallbackGroup):
         self._open = now_s >= self._next_s
         if self._open:
             self._next_s = now_s + EVENTS_S
-            for event in node.waitables:
-                if isinstance(event, EventHandler) and not isinstance(event.callback_group, OncePerSecond):
-                    event.callback_group = self
-                    self.add_entity(event)
+            events = [event for event in node.waitables if isinstance(event, EventHandler)]
+            services = [service for service in node.services if service.srv_name.endswith(PARAMETER_SERVICES)]
+            for entity in (*events, *services):
+                if not isinstance(entity.callback_group, OncePerSecond):
+                    entity.callback_group = self
+                    self.add_entity(entity)
 
     def can_execute(self, entity: Any) -> bool:
         """Whether this is the turn to look."""

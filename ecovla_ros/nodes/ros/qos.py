@@ -28,4 +28,4 @@ LATCHED = QoSProfile(
 """Status, instruction, success: whoever joins late sees the last one."""
 
 REPORT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
-"""Latency and pruning of every frame, diagnostics."""
+"""Latency and pruning of every frame, diagnostics; who asks to go on moving."""
