@@ -171,7 +171,8 @@ def test_the_gripper_action_is_taken_in_the_type_that_the_graph_offers(
     made: list[str] = []
     graph: list[tuple[str, list[str]]] = [("/other/gripper_cmd", ["control_msgs/action/ParallelGripperCommand"])]
     monkeypatch.setattr(gripper, "get_action_names_and_types", lambda node: graph)
-    monkeypatch.setattr(gripper, "_action", lambda node, kind: made.append(kind) or (lambda closed: made.append(kind)))
+    acting = lambda node, kind, joints: made.append(kind) or (lambda closed: made.append(kind))  # noqa: E731
+    monkeypatch.setattr(gripper, "_action", acting)
     send = gripper.sender(ros.tester, "auto")
     send(0.5)
     assert made == [], "an action by another name is not the gripper's, and nobody reads the topic: said, and dropped"
