@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -191,25 +190,19 @@ def test_the_command_of_a_table_is_the_one_that_wrote_it():
     assert report_speed.bench_command({"settings": settings}) == " ".join(["ecovla bench", *words])
 
 
-class Everything:
-    """Whatever shape is asked for was found faster in the kernel."""
-
-    def __contains__(self, shape):
-        return True
-
-
-def test_what_the_fused_kernel_computes_is_counted_too(monkeypatch):
+def test_what_a_kernel_of_our_own_computes_is_counted_too(monkeypatch):
     """A stand-in for the kernel, of which a counter sees as little as of the kernel."""
-    from ecovla_ros.kernels import gated
+    from ecovla_ros.kernels import available
+    from ecovla_ros.models.core import layers
 
     policy, obs, start = small.policy(), small.observation(), small.noise()
     plain = macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))
-    kernel = SimpleNamespace(gated=lambda x, gate, *_: torch.zeros(*x.shape[:-1], len(gate)))
-    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", kernel)
-    monkeypatch.setattr(gated.KERNEL_CHOICE, "fused", Everything())
-    assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
+    monkeypatch.setattr(layers, "triton_runs_on", lambda x: not available._alone[0])
+    monkeypatch.setattr(layers.Mlp, "made", lambda mlp, x, first, last, sums=None: torch.zeros(len(x), last - first))
+    layers.pack((*policy.model.lm, *policy.model.expert))
+    assert (policy.model.lm[0].mlp.hidden(torch.ones(2, 48), 0, 4) == 0.0).all() or torch.is_grad_enabled()
     assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
-    assert isinstance(gated.KERNEL_CHOICE.fused, Everything), "and after a count the kernel runs again"
+    assert available._alone[0] == 0, "and after a count the kernel runs again"
 
 
 def test_the_reference_lies_on_the_device_and_answers_to_the_host():
