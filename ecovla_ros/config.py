@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros import documents
+from ecovla_ros.errors import ConfigError, short, unknown
 
 METHODS = ("dense", "ecovla", "every", "static", "wanda", "random")
 """dense: nothing pruned. ecovla: adaptive, triggered (paper). every: adaptive, each frame triggers. static: calibration
@@ -234,10 +233,12 @@ def load(path: str | Path) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read configuration '{path}': {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{path}' is no text: {error}") from error
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{path}' is not YAML: {error}") from error
+        data = documents.from_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error}") from error
     return from_mapping(data or {}, str(path))
 
 
@@ -275,9 +276,9 @@ def values_of(texts: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"'{text}' is not an override; valid: section.key=value, e.g. prune.ratio=0.4")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"'{text}': the value is not YAML") from error
+            changes[key.strip()] = documents.from_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"'{short(text)}': the value is {short(error)}") from error
     return changes
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.host_copy import HostCopy
-from ecovla_ros.engine.kernel_choice import choose_kernels
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.sight import Sight
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
+from ecovla_ros.kernels.choice import KERNEL_CHOICE
 from ecovla_ros.models.base import DENSE, Plan, Policy, Seen
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
@@ -91,10 +91,9 @@ class Engine:
         refresh = self._refresh
         plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans(without_records=not self._ahead))
         for obs in self.policy.examples():
-            prefix = len(self.policy.encode(obs).prefix)
-            choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
-                self._answer(obs, plan)
+                with KERNEL_CHOICE.tuning():
+                    self._answer(obs, plan)
                 self._rehearse(plan)
             if self.policy.encode(obs).reuse is not None:
                 for plan in (p for p in plans if p.record is None):

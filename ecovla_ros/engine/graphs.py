@@ -22,7 +22,7 @@ from ecovla_ros.engine.recorder import Recorder
 from ecovla_ros.models.base import Looked, Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy
 from ecovla_ros.types import ActionChunk, Observation
 
-INPUTS = ("prefix", "state", "valid", "reuse")
+INPUTS = ("prefix", "state", "valid", "gap", "reuse")
 """Fields of an encoded frame that a pass reads."""
 
 

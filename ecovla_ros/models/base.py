@@ -34,6 +34,8 @@ class Seen:
     """(S,) int64: every position, those first that may keep K and V of an earlier frame (models/reuse.py); None: none.
 
     Only for a pass of the plan that made them; the engine takes it away from any other."""
+    gap: Tensor | None = None
+    """(2,) int32: positions gap[0]..gap[1]-1 are the padding, for kernels that attend to lengths; None: no padding."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ecovla_ros.errors import ConfigError, ObservationError
 from ecovla_ros.models.data.units import HasUnits
 from ecovla_ros.serve.ensemble import Ensemble
 from ecovla_ros.types import Observation
+from ecovla_ros.wire.frames import MOST_INSTRUCTION
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ class Session:
         text = self._look(message, self.keys.text)
         if not isinstance(text, str):
             raise ObservationError(f"'{self.keys.text}' must be text, got {type(text).__name__}")
+        if len(text) > MOST_INSTRUCTION:
+            raise ObservationError(
+                f"'{self.keys.text}' has {len(text)} characters; valid: an instruction of up to {MOST_INSTRUCTION}"
+            )
         state = self._state(message)
         arm = np.zeros(7) if self.other else state[:7]
         return Observation(self.clock(), images, arm, 0.0 if self.other else float(state[7]), text, state)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecovla_ros.kernels.gated import KERNEL_CHOICE
+from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.models.base import Plan, Policy, Seen
 from ecovla_ros.types import Observation
 
@@ -91,7 +91,7 @@ class Roofline(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@KERNEL_CHOICE.reference_alone()
+@reference_alone()
 def bound_ms(
     policy: Policy, obs: Observation, plan: Plan, noise: Tensor, peaks: tuple[float, float]
 ) -> dict[str, float]:

@@ -22,7 +22,7 @@ KINDS = {"kernel": "kernel", "gpu_memcpy": "copy", "gpu_memset": "set"}
 """Category of an event in the profiler's trace -> what it is called here."""
 
 
-class Span(NamedTuple):
+class DeviceSpan(NamedTuple):
     """One kernel, copy or filling on the device."""
 
     name: str
@@ -32,7 +32,7 @@ class Span(NamedTuple):
     stream: int
 
 
-def recorded(run: Callable[[], object]) -> list[Span]:
+def recorded(run: Callable[[], object]) -> list[DeviceSpan]:
     """What the device did from here until `run` has returned and the device is idle, by start time.
 
     Raises EcovlaError where the profiler does not work on this machine, or sees no kernel.
@@ -53,22 +53,22 @@ def recorded(run: Callable[[], object]) -> list[Span]:
     return found
 
 
-def spans(events: Iterable[Mapping[str, Any]]) -> list[Span]:
+def spans(events: Iterable[Mapping[str, Any]]) -> list[DeviceSpan]:
     """Device events of a trace in Chrome's form, by start time."""
     found = [
-        Span(e["name"], KINDS[e["cat"]], e["ts"], e["ts"] + e["dur"], int(e["args"]["stream"]))
+        DeviceSpan(e["name"], KINDS[e["cat"]], e["ts"], e["ts"] + e["dur"], int(e["args"]["stream"]))
         for e in events
         if e.get("ph") == "X" and e.get("cat") in KINDS
     ]
     return sorted(found, key=lambda s: s.start_us)
 
 
-def count(found: Iterable[Span], kind: str = "kernel") -> int:
+def count(found: Iterable[DeviceSpan], kind: str = "kernel") -> int:
     """How many of a kind."""
     return sum(s.kind == kind for s in found)
 
 
-def by_name(found: Iterable[Span], frames: int) -> list[dict[str, Any]]:
+def by_name(found: Iterable[DeviceSpan], frames: int) -> list[dict[str, Any]]:
     """Rows name, kind, times a frame, us a frame, us each; the longest first."""
     sums: dict[tuple[str, str], list[float]] = defaultdict(list)
     for s in found:
@@ -80,7 +80,7 @@ def by_name(found: Iterable[Span], frames: int) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["us"])
 
 
-def union(found: Sequence[Span]) -> list[tuple[float, float]]:
+def union(found: Sequence[DeviceSpan]) -> list[tuple[float, float]]:
     """Stretches, us, in which at least one of these ran; by start time, apart from each other."""
     out: list[tuple[float, float]] = []
     for s in sorted(found, key=lambda s: s.start_us):
@@ -108,7 +108,7 @@ def overlap(some: Sequence[tuple[float, float]], others: Sequence[tuple[float, f
     return total
 
 
-def frame(found: Sequence[Span], gap_us: float = 5.0) -> dict[str, Any]:
+def frame(found: Sequence[DeviceSpan], gap_us: float = 5.0) -> dict[str, Any]:
     """One frame's spans in figures: kernels and copies, busy and idle time, the largest gaps, streams and overlap.
 
     The stream with the most device time is the frame's own; what runs on others ran beside it, or before or after.
@@ -141,7 +141,7 @@ def frame(found: Sequence[Span], gap_us: float = 5.0) -> dict[str, Any]:
     }
 
 
-def _gap(found: Sequence[Span], us: float, at: float) -> dict[str, Any]:
+def _gap(found: Sequence[DeviceSpan], us: float, at: float) -> dict[str, Any]:
     before = max((s for s in found if s.end_us <= at), key=lambda s: s.end_us)
     after = min((s for s in found if s.start_us > at), key=lambda s: s.start_us)
     return {"us": us, "after": before.name[:80], "before": after.name[:80]}

@@ -30,7 +30,7 @@ DEVICES = ("cuda", "cpu")
 
 
 @dataclass(frozen=True)
-class Step:
+class GpuStep:
     """One program that writes one file."""
 
     name: str
@@ -59,45 +59,51 @@ TESTS = ("-m", "pytest", "test/gpu", "-q", "--durations=8", "-rs")
 PROFILE = ("-m", "ecovla_ros.bench.speed.profile", *PI)
 
 STEPS = (
-    Step("tests", "kernels, streams, graphs and families on the device", 120, TESTS, TESTS),
-    Step(
+    GpuStep("tests", "kernels, streams, graphs and families on the device", 120, TESTS, TESTS),
+    GpuStep(
         "mini", "the shipped policy", 60,
         _bench("mini", "--ratios", "0,0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2"),
         _small("mini", "--ratios", "0.4"),
     ),
-    Step(
+    GpuStep(
         "pi05", "pi0.5 at full size, random weights", 120,
         _bench("pi05", "--ratios", "0.4", "--frames", "200", "--warm-up", "20", *PI),
         _small("pi05-reduced", "--ratios", "0.4", *PI, *PROBE),
     ),
-    Step(
+    GpuStep(
         "pi05-sms16", "the same on 16 multiprocessors: a small GPU", 90,
         _bench("pi05", "--ratios", "0.375", "--frames", "100", "--warm-up", "10", "--sms", "16", *PI, *PROBE),
     ),
-    Step(
+    GpuStep(
         "openvla-oft", "OpenVLA-OFT at full size, random weights", 100,
         _bench("openvla-oft", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *OFT, *BOTH),
         _small("openvla-oft-reduced", "--ratios", "0.4", *OFT, *PROBE),
     ),
-    Step(
+    GpuStep(
         "cogact", "CogACT at full size, random weights", 100,
         _bench("cogact", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *OFT, *BOTH),
         _small("cogact-reduced", "--ratios", "0.4", *OFT, *PROBE),
     ),
-    Step("profile", "where a pi0.5 frame goes, kernel by kernel", 60, (*PROFILE, "--model", "pi05", "--json")),
-    Step(
+    GpuStep("profile", "where a pi0.5 frame goes, kernel by kernel", 60, (*PROFILE, "--model", "pi05", "--json")),
+    GpuStep(
         "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
         _bench("openvla-oft", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
+    ),
+    GpuStep(
+        "reference", "pi0 beside transformers' PI0, as it is and compiled", 240,
+        _bench("pi0", "--ratios", "0.4", "--frames", "60", "--warm-up", "12", "--reference", "4", "--compiled", *PI,
+               *PROBE),
+        _small("pi0-reduced", "--ratios", "0.4", "--reference", "3", *PI, *PROBE),
     ),
 )  # fmt: skip
 """In the order of their worth. Limits are generous: what they are for is a step that hangs."""
 
 
 @dataclass
-class Outcome:
+class GpuOutcome:
     """What became of a step."""
 
-    step: Step
+    step: GpuStep
     state: str
     """ok, kept (its file was there), failed, timed out, left out."""
     seconds: float = 0.0
@@ -152,15 +158,15 @@ def _fits(device: str) -> bool:
     return False
 
 
-def _outcome(step: Step, folder: Path, device: str, left_s: float, again: bool) -> Outcome:
+def _outcome(step: GpuStep, folder: Path, device: str, left_s: float, again: bool) -> GpuOutcome:
     program = step.program if device == "cuda" else step.on_cpu
     file = folder / f"{step.name}.json"
     if not program:
-        return Outcome(step, "left out", note="needs a GPU")
+        return GpuOutcome(step, "left out", note="needs a GPU")
     if not again and _written(file, device):
-        return Outcome(step, "kept", note=str(file))
+        return GpuOutcome(step, "kept", note=str(file))
     if left_s <= 0:
-        return Outcome(step, "no time left")
+        return GpuOutcome(step, "no time left")
     _say(f"\n=== {step.name}: {step.what}")
     file.unlink(missing_ok=True)
     began = time.monotonic()
@@ -170,10 +176,10 @@ def _outcome(step: Step, folder: Path, device: str, left_s: float, again: bool) 
     if not failed:
         _mark(file, device)
     state = ("timed out" if failed.startswith("not done") else "failed") if failed else "ok"
-    return Outcome(step, state, time.monotonic() - began, failed)
+    return GpuOutcome(step, state, time.monotonic() - began, failed)
 
 
-def _run(step: Step, program: Sequence[str], file: Path, device: str) -> str:
+def _run(step: GpuStep, program: Sequence[str], file: Path, device: str) -> str:
     """Why the program failed; empty if it did not. What it says goes to the terminal and to a file beside the other."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1",

@@ -26,7 +26,7 @@ FAILED = ("failure", "error")
 
 
 class Ended(Protocol):
-    """What became of a step, see `gpu_steps.Outcome`."""
+    """What became of a step, see `gpu_steps.GpuOutcome`."""
 
     step: Any
     state: str

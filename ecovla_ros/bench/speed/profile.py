@@ -18,7 +18,7 @@ import numpy as np
 from ecovla_ros import build, config
 from ecovla_ros.bench import document
 from ecovla_ros.bench.scenes import CALM_FRAMES, SceneFrame, stream
-from ecovla_ros.bench.speed.device_trace import Span, by_name, frame, recorded
+from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, recorded
 from ecovla_ros.bench.variants import Bench, variants
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import streams_for
@@ -70,7 +70,7 @@ def rows(settings: config.Config, ratio: float, refresh: str) -> list[dict[str, 
     return out
 
 
-def of_kind(frames: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
+def of_kind(frames: Sequence[Sequence[DeviceSpan]]) -> list[dict[str, Any]]:
     """The median frame of several of one kind in figures, then kernels by name over all of them."""
     figures = [frame(spans) for spans in frames]
     median = int(np.argsort([f["busy_us"] for f in figures])[len(figures) // 2])
@@ -78,9 +78,9 @@ def of_kind(frames: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
     return [{"n": len(frames), **figures[median]}, *by_name(together, len(frames))[:LISTED]]
 
 
-def _recorded(engine: Engine, frames: Sequence[SceneFrame]) -> dict[str, list[list[Span]]]:
+def _recorded(engine: Engine, frames: Sequence[SceneFrame]) -> dict[str, list[list[DeviceSpan]]]:
     """Frame kind -> what the device did in each such frame, its refresh included."""
-    found: dict[str, list[list[Span]]] = {}
+    found: dict[str, list[list[DeviceSpan]]] = {}
     for one in frames[:-FRAMES]:
         engine.step(one.observation)
         engine.settle()

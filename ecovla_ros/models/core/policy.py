@@ -75,6 +75,7 @@ class BatchOnePolicy:
         self._images = Images(len(config.cameras), config.image_size, config.fit, self.device)
         self._state = Upload((config.state_dim,), torch.float32, self.device)
         self._valids: dict[tuple[int, range], Tensor] = {}
+        self._gaps: dict[range, Tensor] = {}
 
     def prune_tokens(self, layer: int, ratio: float) -> None:
         """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
@@ -123,7 +124,9 @@ class BatchOnePolicy:
         if self.reuse is not None and staged.squares is not None:
             kept = self.reuse.choose(staged.observation, staged.squares, length)
         valid = self._valid(length, empty)
-        return Seen(looked.vision, looked.prefix, staged.state, staged.observation, valid, empty, kept)
+        return Seen(
+            looked.vision, looked.prefix, staged.state, staged.observation, valid, empty, kept, self._gap(empty)
+        )
 
     def padding(self, length: int, count: int) -> range:
         """Which positions of a sequence of `length` tokens are the `count` that a prompt is padded with: the last."""
@@ -186,3 +189,11 @@ class BatchOnePolicy:
             valid[padding.start : padding.stop] = 0.0
             self._valids[length, padding] = valid
         return self._valids[length, padding]
+
+    def _gap(self, padding: range) -> Tensor | None:
+        """(2,) int32: where the padding begins and ends; None where prompts are never padded."""
+        if self.bucket == 1:
+            return None
+        if padding not in self._gaps:
+            self._gaps[padding] = torch.tensor((padding.start, padding.stop), dtype=torch.int32, device=self.device)
+        return self._gaps[padding]

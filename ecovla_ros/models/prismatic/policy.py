@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ecovla_ros.models.base import Looked, PolicySpec, Seen, Staged
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.layers import Use
+from ecovla_ros.models.core.layers import Use, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.config import PrismaticConfig
@@ -43,6 +43,7 @@ class PrismaticPolicy(BatchOnePolicy):
         like = model.embedding
         super().__init__(model.config, spec, normaliser, prompt, like, calibration, bucket, lead=1)
         self._prismatic = model.requires_grad_(False).eval()
+        pack((*model.lm, model.lm_last))
         self.caches: list[Cache] = []
         """K/V of every layer, where they are kept from frame to frame."""
 
@@ -78,7 +79,7 @@ class PrismaticPolicy(BatchOnePolicy):
         recall = None
         if self.reuse is not None:
             recall = Recall(self.reuse, self.caches, seen.reuse, slice(self._first_word, rows.start + 1))
-        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall)[0]
+        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall, seen.gap)[0]
         self.mark(seen)
         return out
 

@@ -16,7 +16,7 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
-from ecovla_ros.nodes.ros.intake import Names, peers, sender
+from ecovla_ros.nodes.ros.intake import PublisherNames, peers, sender
 from ecovla_ros.nodes.ros.polling import NeverWakes
 
 KIND = "std_msgs/msg/Bool"
@@ -62,7 +62,7 @@ class EStop:
     def __init__(self, node: Any, topic: str, timeout_s: float) -> None:
         """`timeout_s`: a publisher that speaks more than once must speak this often, and one must; 0: none need."""
         self._node, self._topic, self._timeout_s = node, topic, timeout_s
-        self._names = Names(node, topic)
+        self._names = PublisherNames(node, topic)
         self._voices: dict[bytes, Voice] = {}
         self._subscriptions = [self._subscription(profile) for profile in PROFILES]
         self._latched_s: float | None = None

@@ -79,7 +79,7 @@ def sender(info: Mapping[str, Any] | None) -> bytes:
     return bytes(gid["data"]) if gid else NOBODY
 
 
-class Names:
+class PublisherNames:
     """The node behind each publisher of a topic."""
 
     def __init__(self, node: Any, topic: str) -> None:
@@ -103,7 +103,7 @@ class Intake:
     def __init__(self, node: Any, kind: Any, topic: str, most_bytes: int) -> None:
         """`most_bytes`: longer messages are dropped unread."""
         self._node, self._kind, self._topic, self._most = node, kind, topic, most_bytes
-        self.names = Names(node, topic)
+        self.names = PublisherNames(node, topic)
         self.dropped = 0
         """Messages that could not be read."""
         self.complaint = ""

@@ -9,7 +9,7 @@ from typing import Any
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from ecovla_ros.errors import ControlError
-from ecovla_ros.nodes.ros.intake import NOBODY, Names, peers, sender
+from ecovla_ros.nodes.ros.intake import NOBODY, PublisherNames, peers, sender
 from ecovla_ros.nodes.ros.polling import NeverWakes
 
 OVERHEARD = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -26,7 +26,7 @@ class Source:
         takes the place of one that said nothing for `silence_s`: a node that was started anew.
         """
         self._topic, self._told, self._silence_s = topic, told, silence_s
-        self._node, self._names = node, Names(node, topic)
+        self._node, self._names = node, PublisherNames(node, topic)
         self._gid: bytes | None = None
         self._name, self._heard_s = "", 0.0
         self.refused = 0
@@ -81,7 +81,7 @@ class Commands:
         publishers, and call `own` behind them.
         """
         self._node, self._topics = node, [topic for _, topic in topics]
-        self._names = Names(node, self._topics[0])
+        self._names = PublisherNames(node, self._topics[0])
         self._before = self._publishers()
         self._own: set[bytes] = set()
         self._kind, topic = topics[0]

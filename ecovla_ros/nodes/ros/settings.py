@@ -96,7 +96,9 @@ class Settings:
     def limits(self) -> Limits:
         """The limits of the profile, shown as `limits.*`. Raises ConfigError."""
         within = limits.load(self._node.get_parameter("control.profile").value)
-        told = {name: (tuple(getattr(within, name).tolist()), f"{text}, joint_1 .. joint_7") for name, text in LIMITS}
+        told: dict[str, tuple[Any, str]] = {
+            name: (tuple(getattr(within, name).tolist()), f"{text}, joint_1 .. joint_7") for name, text in LIMITS
+        }
         told["tool_speed"] = (within.tool_speed, "largest speed of the tool point, m/s")
         given = self.show("limits", told)
         if given:

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from ecovla_ros.bench.speed import gpu_steps, rows
-from ecovla_ros.bench.speed.device_trace import Span, by_name, frame, overlap, spans, union
-from ecovla_ros.bench.speed.gpu_steps import Step
+from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, overlap, spans, union
+from ecovla_ros.bench.speed.gpu_steps import GpuStep
 from ecovla_ros.bench.variants import Variant
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.types import FrameReport
@@ -18,7 +18,7 @@ WRITES = "import sys, json; print('half\\rdone'); json.dump({'rows': []}, open(s
 
 
 def steps(monkeypatch, **programs):
-    made = [Step(name, "made up", 20.0 if name != "hangs" else 0.5, ("-c", text), ("-c", text))
+    made = [GpuStep(name, "made up", 20.0 if name != "hangs" else 0.5, ("-c", text), ("-c", text))
             for name, text in programs.items()]  # fmt: skip
     monkeypatch.setattr(gpu_steps, "STEPS", made)
 
@@ -90,7 +90,7 @@ def test_the_table_shows_what_a_refresh_costs_and_which_tests_failed(tmp_path, m
 def test_pytest_s_report_becomes_a_document(tmp_path, monkeypatch, capsys):
     (tmp_path / "test_made_up.py").write_text("def test_good(): pass\ndef test_bad(): assert 1 == 2\n")
     monkeypatch.setattr(gpu_steps, "TESTS", ("-m", "pytest", str(tmp_path), "-q", "-p", "no:cacheprovider"))
-    monkeypatch.setattr(gpu_steps, "STEPS", [Step("tests", "made up", 60.0, gpu_steps.TESTS, gpu_steps.TESTS)])
+    monkeypatch.setattr(gpu_steps, "STEPS", [GpuStep("tests", "made up", 60.0, gpu_steps.TESTS, gpu_steps.TESTS)])
     folder = tmp_path / "out"
     assert run(folder) == 1
     found = json.loads((folder / "tests.json").read_text())
@@ -121,5 +121,9 @@ def test_a_frame_s_trace_in_figures():
 
 
 def test_spans_that_lie_in_one_another_are_counted_once():
-    inner = [Span("a", "kernel", 0, 100, 1), Span("b", "kernel", 10, 20, 2), Span("c", "kernel", 100, 110, 1)]
+    inner = [
+        DeviceSpan("a", "kernel", 0, 100, 1),
+        DeviceSpan("b", "kernel", 10, 20, 2),
+        DeviceSpan("c", "kernel", 100, 110, 1),
+    ]
     assert union(inner) == [(0, 110)]
