@@ -20,7 +20,7 @@ ARGUMENTS = (
     ("launch_kortex", "true", "start ros2_kortex; false: it runs already", launching.YES_NO),
     ("driver", "ros2_control", "kortex: Kinova's Python API in a process of its own", ("ros2_control", "kortex")),
     ("kortex_python", "python3", "Python of an environment with kortex_api, for driver:=kortex", None),
-    ("kortex_password_file", "''", "file with the arm's password, for driver:=kortex; none: KORTEX_PASSWORD, or admin", None),
+    ("kortex_password_file", "''", "file with the arm's password; else KORTEX_PASSWORD, or admin", None),
     ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
     ("launch_cameras", "false", "start two realsense2_camera nodes", launching.YES_NO),
     ("third_person_serial", "''", "serial number of the third-person camera, with a leading underscore", None),
