@@ -112,7 +112,7 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
-SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node")
+SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node", "arm")
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
         "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",
@@ -142,6 +142,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", report_speed.analytic),
     "families": ("families.json", report_speed.families),
+    "paper": ("", report_speed.paper),
     "bags": ("bags.json", bags),
     "tokens": ("tokens.json", report_speed.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
