@@ -1,4 +1,4 @@
-"""Hooks of the documentation: equations become MathML, which browsers draw themselves, and figures in tables stay whole."""
+"""Hooks of the documentation: equations become MathML, which needs no script, and figures in tables stay whole."""
 
 from __future__ import annotations
 

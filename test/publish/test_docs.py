@@ -28,6 +28,13 @@ ROOMS = {p.name for p in PACKAGE.iterdir() if p.is_dir() and not p.name.startswi
 GENERATED = {"msg", "srv"}
 """Rooms that setup makes: their files are named by the .msg and .srv files."""
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FOUND = """new Promise((done, fail) => {
+  let tries = 0;
+  const look = () => document.querySelector(".md-search-result__item") ? done(1)
+    : tries++ < 100 ? setTimeout(look, 100) : fail();
+  look();
+})"""
+"""A script that ends when the search has found something."""
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 
 
@@ -247,10 +254,6 @@ def test_search_works_on_pages_that_were_opened_from_a_folder(site):
         page.open(site / "safety.html", 1200)
         page.run(f"{field}.focus()")
         page.run(f"{field}.value = 'hysteresis'; {field}.dispatchEvent(new Event('keyup'))")
-        page.run(
-            "new Promise((done, fail) => { let tries = 0; const look = () => "
-            "document.querySelector('.md-search-result__item') ? done(1) : tries++ < 100 ? setTimeout(look, 100) : fail();"
-            "look(); })"
-        )
+        page.run(FOUND)
         assert page.run("document.querySelector('.md-search-result__item').textContent.includes('hysteresis')")
         assert not page.errors and all(url.startswith("file:") for url in page.requests)
