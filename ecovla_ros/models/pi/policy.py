@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,11 @@ class PiPolicy(BatchOnePolicy):
         if self.follow is not None:
             self.follow.look(obs)
         return staged
+
+    @property
+    def prefill_blocks(self) -> Sequence[Any]:
+        """Layers of the language model but the last."""
+        return list(self.model.lm)
 
     @torch.inference_mode()
     def look(self, staged: Staged) -> Looked:
