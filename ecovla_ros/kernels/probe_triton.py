@@ -19,20 +19,17 @@ BLOCK_N, BLOCK_K = 32, 64
 
 @triton.jit
 def _sums(
-    inputs, gates, gate_strides, ups, up_strides, out, tokens, width, first, rows,
-    SILU: tl.constexpr, ALIGNED: tl.constexpr,
+    inputs, gates, gate_offsets, gate_strides, ups, up_offsets, up_strides, out, tokens, width, first, rows,
+    SILU: tl.constexpr, FACTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     site = tl.program_id(1)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = n < rows
-    gate_at, gate_stride = tl.load(gates + site), tl.load(gate_strides + site)
-    up_at, up_stride = tl.load(ups + site), tl.load(up_strides + site)
-    if ALIGNED:
-        gate_at, up_at = tl.multiple_of(gate_at, 16), tl.multiple_of(up_at, 16)
-        gate_stride, up_stride = tl.multiple_of(gate_stride, 16), tl.multiple_of(up_stride, 16)
-    gate = gate_at.to(tl.pointer_type(inputs.dtype.element_ty)) + (first + n)[:, None] * gate_stride
-    up = up_at.to(tl.pointer_type(inputs.dtype.element_ty)) + (first + n)[:, None] * up_stride
+    # multiplied by a constant here, so that the compiler knows rows to be aligned
+    gate_stride, up_stride = tl.load(gate_strides + site) * FACTOR, tl.load(up_strides + site) * FACTOR
+    gate = gates + tl.load(gate_offsets + site) * FACTOR + (first + n)[:, None] * gate_stride
+    up = ups + tl.load(up_offsets + site) * FACTOR + (first + n)[:, None] * up_stride
     x = inputs + site.to(tl.int64) * tokens * width
     squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
     values = tl.zeros((BLOCK_N,), dtype=tl.float32)
@@ -63,12 +60,14 @@ def _sums(
 def sums(inputs: Tensor, gates: Table, ups: Table, first: int, rows: int, activation: str) -> Tensor:
     """See `kernels.probe.GatedProbe.sums`; `inputs` (L, n, D) contiguous."""
     sites, tokens, width = inputs.shape
+    assert gates.factor == ups.factor, "gate and up lie alike"
     out = torch.empty((2, sites, rows), dtype=torch.float32, device=inputs.device)
     if rows:
         grid = (triton.cdiv(rows, BLOCK_N), sites)
         _sums[grid](
-            inputs, gates.addresses, gates.strides, ups.addresses, ups.strides, out, tokens, width, first, rows,
-            SILU=activation == "silu", ALIGNED=gates.aligned and ups.aligned,
+            inputs, gates.base, gates.offsets, gates.strides, ups.base, ups.offsets, ups.strides, out,
+            tokens, width, first, rows, SILU=activation == "silu", FACTOR=gates.factor,
             BLOCK_M=64 if tokens > 32 else 32, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
+            num_stages=4,
         )  # fmt: skip
     return out

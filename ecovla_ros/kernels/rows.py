@@ -12,18 +12,25 @@ from torch import Tensor
 from ecovla_ros.errors import PruningError
 from ecovla_ros.kernels.available import triton_runs_on
 
+FACTOR = 16
+
 
 class Table(NamedTuple):
     """Blocks of one row width and element size, as a kernel finds them. Addresses never change: nothing moves them."""
 
-    addresses: Tensor
-    """(L * blocks,) int64, those of a site together."""
+    base: Tensor
+    """The first block: where addresses are counted from."""
+    offsets: Tensor
+    """(L * blocks,) int64: how far from `base` each block begins, in steps of `factor` elements; a site's together."""
     strides: Tensor
-    """(L * blocks,) int64, elements from row to row."""
-    itemsize: int
-    width: int
-    aligned: bool
-    """Whether every row begins at a multiple of 16 bytes."""
+    """(L * blocks,) int64: from row to row, in the same steps."""
+    factor: int
+    """16 where every row begins at a multiple of so many elements, which a kernel then loads many at a time; else 1."""
+
+    @property
+    def width(self) -> int:
+        """Elements of a row."""
+        return self.base.shape[1]
 
 
 class RowSwap:
@@ -54,7 +61,7 @@ class RowSwap:
             swap_rows = importlib.import_module("ecovla_ros.kernels.rows_triton").swap
             pairs = a.contiguous(), b.contiguous(), wanted.contiguous()
             for table in self._tables:
-                swap_rows(table.addresses, table.strides, table.itemsize, table.aligned, table.width, *pairs)
+                swap_rows(table, *pairs)
             return
         for blocks, leaving, entering, chosen in zip(self._blocks, a, b, wanted):
             some = chosen.nonzero()[:, 0]
@@ -90,9 +97,10 @@ def _tables(blocks: Sequence[Sequence[Tensor]]) -> list[Table]:
 def table(blocks: Sequence[Sequence[Tensor]]) -> Table:
     """The table of blocks that are alike in width and element size."""
     every = [b for of_site in blocks for b in of_site]
-    first = every[0]
-    size, width = first.element_size(), first.shape[1]
-    aligned = all(b.data_ptr() % 16 == 0 and b.stride(0) * size % 16 == 0 and b.stride(0) % 16 == 0 for b in every)
-    addresses = torch.tensor([b.data_ptr() for b in every], dtype=torch.int64, device=first.device)
-    strides = torch.tensor([b.stride(0) for b in every], dtype=torch.int64, device=first.device)
-    return Table(addresses, strides, size, width, aligned)
+    base, size = every[0], every[0].element_size()
+    offsets = [(b.data_ptr() - base.data_ptr()) // size for b in every]
+    strides = [b.stride(0) for b in every]
+    aligned = base.data_ptr() % 16 == 0 and all(n % FACTOR == 0 for n in (*offsets, *strides))
+    factor = FACTOR if aligned else 1
+    steps = (torch.tensor([n // factor for n in numbers], device=base.device) for numbers in (offsets, strides))
+    return Table(base, *steps, factor)

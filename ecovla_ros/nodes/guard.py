@@ -51,7 +51,7 @@ MOST_TEXT = 500
 LINKS = (
     Reach(JointState, "joint_states", qos.NEWEST),
     Reach(ActionChunk, "action_chunk", qos.CHUNKS),
-    Reach(String, "arm_fault", qos.LATCHED),
+    Reach(String, "arm_fault", qos.FAULTS),
 )
 """What the guard must hear, beside the e-stop, which is heard whatever its quality of service."""
 READS = 3
@@ -116,8 +116,8 @@ class GuardNode(Node):
         self._chunks: Any = create(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
         self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
         self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
-        self._fault_intake = Intake(self, String, "arm_fault", TEXT_BYTES)
-        create(String, "arm_fault", self._on_fault, qos.LATCHED, raw=True)
+        self._faults = PolledTopic(self, String, "arm_fault", qos.FAULTS, TEXT_BYTES)
+        self._intakes = (self._states.intake, self._faults.intake, self._chunk_intake)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
@@ -207,12 +207,14 @@ class GuardNode(Node):
             self._complain("action_chunk", str(error))
         return True
 
-    def _on_fault(self, raw: bytes, info: Mapping[str, Any]) -> None:
-        msg = self._fault_intake.read(raw, sender(info))
-        if msg is None:
-            self._guard.latch(f"the arm's fault cannot be read: {self._fault_intake.complaint}", self._now_ns())
-        else:
-            self._guard.on_fault(short(msg.data), self._now_ns())
+    def _hear_faults(self, now_ns: int) -> None:
+        """Every one counts, also one that is taken back at once, and one that cannot be read."""
+        for raw, gid in reversed(self._faults.newest()):
+            msg = self._faults.intake.read(raw, gid)
+            if msg is None:
+                self._guard.latch(f"the arm's fault cannot be read: {self._faults.intake.complaint}", now_ns)
+            else:
+                self._guard.on_fault(short(msg.data), now_ns)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
         now_ns = self._now_ns()
@@ -248,6 +250,7 @@ class GuardNode(Node):
         now_ns = self._now_ns()
         self._estop.forget_gone()
         self._hear_estop(now_ns)
+        self._hear_faults(now_ns)
         response.success, response.message = self._guard.reset(now_ns)
         if response.success:
             self._chunk_source.release()
@@ -273,6 +276,7 @@ class GuardNode(Node):
     def _act(self) -> None:
         now_ns = self._now_ns()
         self._hear_estop(now_ns)
+        self._hear_faults(now_ns)
         self._overhear(now_ns)
         self._see_lease(now_ns)
         self._read_joint_state(now_ns)
@@ -413,7 +417,7 @@ class GuardNode(Node):
             "estop": self._estop.text(),
             "chunks_from": self._chunk_source.name or "nobody yet",
             "chunks_of_others": self._chunk_source.refused,
-            "unreadable": self._states.intake.dropped + self._chunk_intake.dropped + self._estop.broken,
+            "unreadable": sum(intake.dropped for intake in self._intakes) + self._estop.broken,
             "tick_jitter_p99_ms": self._jitter(),
             **{f"count_{name}": count for name, count in status.counters.items()},
         }

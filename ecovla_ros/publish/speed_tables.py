@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecovla_ros.bench.speed.families import PAPER_MS
 from ecovla_ros.publish.markdown import Document, command_line, markdown, memory, number, percent, share, source, times
 
 BENCH_DEFAULTS = {
@@ -162,6 +163,16 @@ def families(document: Document) -> str:
     began = "ecovla bench --reduced" if "reduced" in settings else "python -m ecovla_ros.bench.speed.families"
     command = f"{began} --frames {settings['frames']} --warm-up {settings['warm_up']}"
     return markdown(head, rows, source(document, command))
+
+
+def paper() -> str:
+    """What the paper measured, of the whole call on an RTX 3090; from the paper and not from here."""
+    rows = [
+        [model, f"{100 * ratio:.4g} %", f"{ms:.1f}", times(by_ratio[0.0] / ms)]
+        for model, by_ratio in PAPER_MS.items()
+        for ratio, ms in by_ratio.items()
+    ]
+    return markdown(("model", "ratio", "ms", "speed-up"), rows, "<sub>arXiv 2602.00780, tables 1 to 3</sub>")
 
 
 def tokens(document: Document) -> str:

@@ -142,6 +142,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", report_speed.analytic),
     "families": ("families.json", report_speed.families),
+    "paper": ("", report_speed.paper),
     "bags": ("bags.json", bags),
     "tokens": ("tokens.json", report_speed.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},

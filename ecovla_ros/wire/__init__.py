@@ -5,6 +5,7 @@ Nothing here imports ROS. A `fill_...` function writes into the message it is ha
 
 from __future__ import annotations
 
+from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
     StateReader,
     arm_state,
@@ -22,6 +23,7 @@ __all__ = [
     "StateReader",
     "arm_state",
     "chunk",
+    "compressed",
     "decode_image",
     "fill_camera_info",
     "fill_chunk",

@@ -119,11 +119,11 @@ for width in (1, 7, 1024, 1500):
     a, b, wanted = order[:, :9].contiguous(), order[:, 9:18].contiguous(), torch.rand(3, 9, generator=g) < 0.5
     rows.RowSwap(expected).apply(a, b, wanted)
     table = rows.table(sites)
-    swap(table.addresses, table.strides, table.itemsize, table.aligned, table.width, a, b, wanted)
+    swap(table, a, b, wanted)
     assert all(torch.equal(x, y) for xs, ys in zip(sites, expected) for x, y in zip(xs, ys))
     assert wanted.any() and not wanted.all()
     none = a[:, :0]
-    swap(table.addresses, table.strides, table.itemsize, table.aligned, table.width, none, none, wanted[:, :0])
+    swap(table, none, none, wanted[:, :0])
     assert all(torch.equal(x, y) for xs, ys in zip(sites, expected) for x, y in zip(xs, ys))
 """)
 

@@ -27,5 +27,13 @@ LATCHED = QoSProfile(
 )
 """Status, instruction, success: whoever joins late sees the last one."""
 
+FAULTS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=20,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""The arm's faults where they are heard: what was said before, and every one since the last look."""
+
 REPORT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Latency and pruning of every frame, diagnostics; who asks to go on moving."""
