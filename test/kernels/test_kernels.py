@@ -18,9 +18,9 @@ pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only
 ROOT = Path(__file__).parents[2]
 
 
-def interpret(program: str) -> None:
+def interpret(program: str, more: str = "") -> None:
     """Run a program in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT}:{ROOT / more}"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
 
