@@ -89,6 +89,12 @@ STEPS = (
         "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
         _bench("openvla-oft", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
     ),
+    GpuStep(
+        "reference", "pi0 beside transformers' PI0, as it is and compiled", 240,
+        _bench("pi0", "--ratios", "0.4", "--frames", "60", "--warm-up", "12", "--reference", "4", "--compiled", *PI,
+               *PROBE),
+        _small("pi0-reduced", "--ratios", "0.4", "--reference", "3", *PI, *PROBE),
+    ),
 )  # fmt: skip
 """In the order of their worth. Limits are generous: what they are for is a step that hangs."""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.kernels.available import triton_runs_on
-from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.kernels.norm import add_and_norm
+from ecovla_ros.kernels.gated import activated
+from ecovla_ros.models.core.fused import Flow
+from ecovla_ros.prune.site import SiteUse
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -36,55 +36,37 @@ class VitLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) to the same shape."""
         x = _add(x, self.attended(self.norm1(x)), self.scale1)
-        hidden = F.gelu(self.fc1(self.norm2(x)), approximate=self.gelu)
-        return _add(x, self.fc2(hidden), self.scale2)
+        return _add(x, self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.gelu)), self.scale2)
 
     def attended(self, normed: Tensor) -> Tensor:
-        """The attention branch of normed (B, N, width), the same shape."""
+        """(B, N, width) to the attention's branch, of that shape."""
         qkv = self.qkv(normed).unflatten(-1, (3, self.heads, -1))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        return cast(Tensor, self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def hidden(self, normed: Tensor) -> Tensor:
-        """gelu(fc1) of normed (L, width), the bias and the tanh form in the product where that was found faster."""
-        weight, bias = self.fc1.weight, self.fc1.bias
-        ways = {"library": lambda w, b: F.gelu(F.linear(normed, w, b), approximate=self.gelu)}
-        if self.gelu == "tanh" and normed.is_cuda:
-            ways["epilogue"] = lambda w, b: torch._addmm_activation(b, normed, w.t(), use_gelu=True)
-        way = KERNEL_CHOICE.of(("vit fc1", self.gelu, *normed.shape, len(weight)), normed, ways, (weight, bias))
-        return ways[way](weight, bias)
-
-
-class VitLayers(nn.ModuleList):
-    """The layers of a tower, first to last."""
-
-    if TYPE_CHECKING:
-
-        def __iter__(self) -> Iterator[VitLayer]: ...  # type: ignore[override]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) to the same shape; where Triton runs, residuals and norms are one kernel each time."""
-        if torch.is_grad_enabled() or not triton_runs_on(x):
-            for layer in self:
-                x = layer(x)
-            return x
-        return _fused(self, x)
+    def through(self, flow: Flow, shape: torch.Size) -> Flow:
+        """As `forward`, of a stream (B * N, width) and its branch, by few kernels; `shape`: (B, N, width)."""
+        x, normed = flow.normed(self.norm1, None, NOTHING)
+        flow = Flow(x, self.attended(normed.view(shape)).view(x.shape), None, self.scale1)
+        x, normed = flow.normed(self.norm2, None, NOTHING)
+        hidden = activated(self.fc1(normed), "gelu_alone" if self.gelu == "tanh" else "gelu_exact")
+        return Flow(x, self.fc2(hidden), None, self.scale2)
 
 
-def _fused(layers: Sequence[VitLayer], x: Tensor) -> Tensor:
-    shape, rows = x.shape, x.flatten(0, 1).contiguous()
-    branch: Tensor | None = None
-    scale: Tensor | None = None
+NOTHING = SiteUse()
+
+
+def run(layers: Iterable[nn.Module], x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+    """x (B, N, width) through `layers`, and the `norm` behind them; by few kernels where Triton runs."""
+    if not triton_runs_on(x) or torch.is_grad_enabled():
+        for layer in layers:
+            x = layer(x)
+        return x if norm is None else norm(x)
+    flow = Flow(x.reshape(-1, x.shape[-1]))
     for layer in layers:
-        rows, normed = _normed(rows, branch, scale, layer.norm1)
-        attended = layer.attended(normed.view(shape)).flatten(0, 1)
-        rows, normed = _normed(rows, attended, layer.scale1, layer.norm2)
-        branch, scale = layer.fc2(layer.hidden(normed)), layer.scale2
-    return x if branch is None else _add(rows, branch, scale).view(shape)
-
-
-def _normed(rows: Tensor, branch: Tensor | None, scale: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return add_and_norm(rows, branch, scale, None, norm.weight, norm.bias, norm.eps, centred=True)
+        assert isinstance(layer, VitLayer)
+        flow = layer.through(flow, x.shape)
+    return (flow.taken() if norm is None else flow.normed(norm, None, NOTHING)[1]).view(x.shape)
 
 
 def _add(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:

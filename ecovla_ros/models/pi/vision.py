@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.core.vit import VitLayer, VitLayers, to_pixels
+from ecovla_ros.models.core.vit import VitLayer, run, to_pixels
 from ecovla_ros.models.pi.config import STEM_CHANNELS, PiConfig
 
 
@@ -56,7 +56,7 @@ class Siglip(nn.Module):
         width = config.vision_width
         self.patches = nn.Conv2d(3, width, config.patch, stride=config.patch)
         self.position = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
-        self.layers = VitLayers(
+        self.layers = nn.ModuleList(
             VitLayer(width, config.vision_heads, config.vision_mlp) for _ in range(config.vision_layers)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -65,7 +65,7 @@ class Siglip(nn.Module):
         """uint8 (B, H, W, 3) or float (B, 3, H, W) to tokens (B, N, vision_width)."""
         pixels = to_pixels(images).to(self.patches.weight.dtype)
         x = self.patches(pixels).flatten(2).transpose(1, 2) + self.position
-        return self.norm(self.layers(x))
+        return run(self.layers, x, self.norm)
 
 
 def _coordinates(size: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.core.vit import VitLayer, VitLayers, to_pixels
+from ecovla_ros.models.core.vit import VitLayer, run, to_pixels
 from ecovla_ros.models.prismatic.config import PrismaticConfig, TowerConfig
 
 
@@ -25,7 +25,7 @@ class Tower(nn.Module):
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
         self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.prefix = nn.Parameter(torch.randn(config.prefix, width) * 0.02) if config.prefix else None
-        self.layers = VitLayers(
+        self.layers = nn.ModuleList(
             VitLayer(width, config.heads, config.mlp, "none", config.scaled) for _ in range(config.layers)
         )
         mean, std = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (config.mean, config.std))
@@ -39,8 +39,7 @@ class Tower(nn.Module):
         before = 0 if self.prefix is None else len(self.prefix)
         if self.prefix is not None:
             x = torch.cat((self.prefix.expand(len(x), -1, -1), x), 1)
-        x = self.layers(x)
-        return x[:, before:]
+        return run(self.layers, x)[:, before:]
 
 
 class Vision(nn.Module):
