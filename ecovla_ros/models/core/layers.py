@@ -175,7 +175,8 @@ class KeyValue(nn.Module):
     ) -> None:
         super().__init__()
         self.kv_heads, self.head_dim, self.kv_rows = kv_heads, head_dim, 2 * kv_heads * head_dim
-        self.rotary, self.o_bias = True, None
+        self.rotary = True
+        self.o_bias: nn.Parameter | None = None
         self.norm: nn.Module = RMSNorm(width, eps, weighted=weighted)
         self.vkq = weight(self.kv_rows + heads * head_dim, width, fan_in=width)
 
