@@ -1,4 +1,4 @@
-"""From names to objects: the only file that knows which model a name stands for. Imported when asked for."""
+"""Makes objects from names. No other file knows which model a name stands for; models are imported when asked for."""
 
 from __future__ import annotations
 
