@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from ecovla_ros.cli import options as shared
 from ecovla_ros.errors import ConfigError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--config", default="mini_sim.yaml", help="YAML file, or the name of a shipped one")
+    parser.add_argument("--config", default="", help="YAML file, or a shipped one; else that of the running nodes")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a key")
+    shared.add_ros(parser)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long to listen")
 
 
@@ -22,4 +24,4 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise ConfigError(f"the doctor needs ROS 2, and rclpy does not import ({error}); run: make setup") from error
     doctor = importlib.import_module("ecovla_ros.stage.doctor")
-    return int(doctor.main(options.config, options.set, options.seconds))
+    return int(doctor.main(options.config, options.set, options.seconds, shared.of_ros(options)))

@@ -141,6 +141,8 @@ class PolicyNode(LifecycleNode):
             topic, receive = f"{camera}/{ending}", self._receiver(camera)
             self._intakes[camera] = Intake(self, kind, topic, PIXEL_BYTES * self._config.node.image_px + STATE_BYTES)
             self._topics[camera] = self._subscription(kind, topic, receive, qos.SENSOR)
+        read = {camera: (topic, f"topic of the pictures of {camera}") for camera, topic in self._topics.items()}
+        self._settings.show("topics", read)
         self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES, STATE_BYTES, STATES_KEPT)
         self._made.append(self._joints.close)
         self._texts = Intake(self, String, "instruction", TEXT_BYTES)
