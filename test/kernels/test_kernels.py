@@ -18,9 +18,9 @@ pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only
 ROOT = Path(__file__).parents[2]
 
 
-def interpret(program: str) -> None:
+def interpret(program: str, more: str = "") -> None:
     """Run a program in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT}:{ROOT / more}"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
 
@@ -50,7 +50,7 @@ for length, channels, width, activation in ((5, 40, 33, "gelu"), (64, 64, 32, "s
             if few:
                 found = gated_triton.gated(x, weights[0::2], weights[1::2], activation, noted, (16, 16, 4, 2))
             else:
-                found = gated_triton.columns(F.linear(x, weights), activation, noted, (16, 16, 4))
+                found = gated_triton.columns(F.linear(x, weights), activation, noted, (16, 16, 4, 2))
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
             for ours, theirs in zip(noted[:3], wanted[:3]) if noted else ():
                 if ours is not None:
@@ -85,6 +85,56 @@ for length, width, how in (
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(norm.add_and_norm(x, **how), expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+""")
+
+
+def test_a_product_of_few_rows_is_a_product_whole_or_in_parts():
+    interpret("""
+import torch
+from ecovla_ros.kernels import norm, product, product_triton
+g = torch.Generator().manual_seed(0)
+x, weights, stream = (torch.randn(*shape, generator=g) for shape in ((13, 70), (70, 50), (13, 50)))
+expected = x @ weights
+for layout in (weights, weights.T.contiguous().T):
+    torch.testing.assert_close(product_triton.thin(x, layout, (16, 16, 1, 4, 2)), expected, rtol=1e-4, atol=1e-4)
+    parts = product_triton.thin(x, layout, (16, 16, 3, 4, 2))
+    assert parts.shape == (3, 13, 50)
+    torch.testing.assert_close(parts.sum(0), expected, rtol=1e-4, atol=1e-4)
+for ours, theirs in zip(norm.add_and_norm(stream, parts), norm.reference(stream, expected)):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(product.branch(x, weights), expected)
+torch.testing.assert_close(product.linear(x, weights.T.contiguous()), expected)
+""")
+
+
+def test_rows_in_e4m3_carry_their_scales_and_travel_with_them():
+    interpret("""
+import torch
+from ecovla_ros.kernels import float8
+from ecovla_ros.kernels.rows import RowSwap
+from ecovla_ros.kernels.sums import Sums
+from ecovla_ros.models.core.layers import Mlp
+torch.manual_seed(0)
+x = torch.randn(70, 48) * torch.logspace(-3, 3, 70)[:, None]
+x[3] = 0.0
+small, scales = float8.by_rows(x)
+assert (small.float() * scales[:, None] - x).abs().max(1).values.le(x.abs().amax(1) / 16).all()
+mlp = Mlp(48, 64, 3)
+mlp.requires_grad_(False).pack()
+bf16, energy = mlp.made(x, 0, 64), torch.zeros(64)
+rows, factors = mlp.to_float8()
+found = mlp.made(x, 0, 64, Sums(energy))
+apart = (found - bf16).norm(dim=1) / bf16.norm(dim=1).clamp_min(1e-9)
+assert 0.0 < apart.max() < 0.1, apart.max()
+torch.testing.assert_close(energy, found.square().sum(0), rtol=1e-4, atol=1e-4)
+assert (mlp.made(x[:5], 0, 64) - bf16[:5]).abs().max() < 1e-3, "few tokens go through the weights as they are"
+a, b = torch.tensor([[0, 5, 7]]), torch.tensor([[40, 63, 50]])
+swap = RowSwap([[mlp.gate.data, mlp.up.data, mlp.down.data, rows, factors]])
+swap.apply(a, b, torch.tensor([[True, True, False]]))
+order = torch.arange(64)
+order[[0, 40, 5, 63]] = order[[40, 0, 63, 5]]
+assert torch.equal(mlp.made(x, 0, 64), found[:, order])
+assert torch.equal(mlp.made(x, 0, 32), found[:, order[:32]]), "a prefix of the channels"
 """)
 
 
