@@ -43,7 +43,8 @@ def prefix() -> Path:
 
 def surroundings(prefix: Path, tmp_path: Path) -> dict[str, str]:
     domain = {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    return os.environ | domain | {"ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an environment that is active
+    return os.environ | domain | {"PATH": path, "ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
 
 
 def test_every_program_message_launch_file_and_configuration_is_installed(prefix: Path, tmp_path: Path) -> None:
