@@ -1,4 +1,4 @@
-"""`ecovla enable`: the guard may move the arm while this runs."""
+"""`ecovla enable` lets the guard move the arm for as long as the command runs."""
 
 from __future__ import annotations
 

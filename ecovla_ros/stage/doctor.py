@@ -1,6 +1,7 @@
-"""`ecovla doctor`: before motion, over the live graph. Listens for some seconds, moves nothing, says a line a check.
+"""`ecovla doctor` checks the running system before any motion. It listens for some seconds and moves nothing.
 
-A finding is ok, a warning (works, but look at it) or a fault (do not move). What cannot be seen is said to be unseen.
+It prints one line for each check: ok, a warning (it works, but look at it) or a fault (do not move). What it cannot
+see it calls unseen.
 """
 
 from __future__ import annotations
