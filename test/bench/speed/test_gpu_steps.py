@@ -35,7 +35,7 @@ def test_a_step_that_fails_or_hangs_stops_no_other_and_is_told_by_the_exit_code(
     states = {line.split()[0]: line for line in said.splitlines() if line.split(" ")[0] in ("fails", "hangs", "silent")}
     assert "failed" in states["fails"] and "why not" in states["fails"]
     assert "timed out" in states["hangs"] and "wrote no file" in states["silent"]
-    assert (tmp_path / "good.json").is_file() and "done" in (tmp_path / "good.log").read_text()
+    assert (tmp_path / "gpu-good.json").is_file() and "done" in (tmp_path / "gpu-good.log").read_text()
 
 
 def test_what_is_done_is_kept_until_the_code_changes(tmp_path, monkeypatch, capsys):
@@ -93,7 +93,7 @@ def test_pytest_s_report_becomes_a_document(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_steps, "STEPS", [GpuStep("tests", "made up", 60.0, gpu_steps.TESTS, gpu_steps.TESTS)])
     folder = tmp_path / "out"
     assert run(folder) == 1
-    found = json.loads((folder / "tests.json").read_text())
+    found = json.loads((folder / "gpu-tests.json").read_text())
     assert [r["outcome"] for r in found["rows"]] == ["passed", "failure"] and sys.version.split()[0] in str(found)
     assert "test_bad" in capsys.readouterr().out
 
