@@ -15,6 +15,7 @@ COMMANDS = {
     "enable": "the guard may move the arm while this runs",
     "eval": "closed-loop success, paired across methods",
     "faults": "the guard against a campaign of faults, and five ways to play a motion",
+    "fuzz": "hostile messages at guard, policy and serve, and attacks on who owns the arm, over the wire",
     "trial": "processes killed in mid-motion, over ROS 2",
     "plot": "success and speed-up against ratio, and one episode, from result files",
     "film": "the cameras of a bag as a film (.mp4) or a moving picture (.webp, .gif)",

@@ -47,6 +47,11 @@ def decode(data: Any, name: str, most_px: int = MOST_PX) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
+def encode(image: np.ndarray) -> bytes:
+    """RGB, uint8, (H, W, 3) to a PNG."""
+    return bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
 def size(raw: bytes) -> tuple[int, int]:
     """Height and width as the header says them. Raises ValueError or struct.error for what is neither JPEG nor PNG."""
     if raw[:8] == PNG:

@@ -175,7 +175,8 @@ def test_every_way_out_stops_the_arm(way: str, robot: Robot, connect: Callable[.
 
 
 def test_an_arm_that_cannot_be_reached_is_said_to_be_so(robot: Robot, connect: Callable[..., KortexArm]) -> None:
-    arm = connect("--password", "wrong")
+    robot._password = "another"
+    arm = connect()
     until(lambda: "ended with code 3" in arm.fault, "the end")
     assert robot.session is None and "SoftLimits" not in robot.calls
     with pytest.raises(ConfigError, match="an environment with kortex_api"):

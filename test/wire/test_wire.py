@@ -180,7 +180,7 @@ def test_joint_states_of_unequal_lengths_are_refused() -> None:
 
 def test_an_observation_is_stamped_as_its_newest_image() -> None:
     images = {"third_person": image(RGB, ns=10**9), "wrist": image(RGB, ns=10**9 + 30_000_000)}
-    seen = wire.observation(images, joint_state(ns=10**9), "place the apple in the basket", 0.05)
+    seen = wire.observation(images, wire.arm_state(joint_state(ns=10**9)), "place the apple in the basket", 0.05)
     assert seen.stamp_ns == 10**9 + 30_000_000 and set(seen.images) == set(CAMERAS)
 
 
@@ -197,7 +197,7 @@ def test_an_observation_that_does_not_fit_together_is_refused(
 ) -> None:
     images = {"third_person": image(RGB, ns=10**9), "wrist": image(RGB, ns=wrist_ns)}
     with pytest.raises(ObservationError, match=says):
-        wire.observation(images, joint_state(ns=joints_ns), text, 0.05)
+        wire.observation(images, wire.arm_state(joint_state(ns=joints_ns)), text, 0.05)
 
 
 def chunk_message() -> Message:
