@@ -74,7 +74,8 @@ def device(*documents: Document) -> str:
         if row.get("scope") in ("prefill", "act") and row["frames"] != "all"
     ]
     head = ("model", "method", "refresh", "ratio", "phase", "kind of frame", "n", "p50 / p95 / p99 ms",
-            "of the roofline bound", "of the measured ceiling", "a refresh costs, ms", "waits for the refresh")  # fmt: skip
+            "of the roofline bound", "of the measured ceiling", "a refresh costs, ms",
+            "waits for the refresh")  # fmt: skip
     return markdown(head, rows, sources(documents))
 
 
