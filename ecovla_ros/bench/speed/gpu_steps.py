@@ -59,12 +59,12 @@ TESTS = ("-m", "pytest", "test/gpu", "-q", "--durations=8", "-rs")
 PROFILE = ("-m", "ecovla_ros.bench.speed.profile", *PI)
 
 STEPS = (
-    GpuStep("tests", "kernels, streams, graphs and families on the device", 120, TESTS, TESTS),
     GpuStep(
         "mini", "the shipped policy", 60,
         _bench("mini", "--ratios", "0,0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2"),
         _small("mini", "--ratios", "0.4"),
     ),
+    GpuStep("tests", "kernels, streams, graphs and families on the device", 200, TESTS, TESTS),
     GpuStep(
         "pi05", "pi0.5 at full size, random weights", 120,
         _bench("pi05", "--ratios", "0.4", "--frames", "200", "--warm-up", "20", *PI),
