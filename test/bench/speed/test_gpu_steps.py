@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from ecovla_ros.bench.speed import gpu_steps, rows
+from ecovla_ros.bench import document
+from ecovla_ros.bench.speed import gpu_steps, latency, rows
 from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, overlap, spans, union
 from ecovla_ros.bench.speed.gpu_steps import GpuStep
 from ecovla_ros.bench.variants import Variant
@@ -127,3 +129,55 @@ def test_spans_that_lie_in_one_another_are_counted_once():
         DeviceSpan("c", "kernel", 100, 110, 1),
     ]
     assert union(inner) == [(0, 110)]
+
+
+class Frames:
+    """An engine whose frames are what a list says."""
+
+    def __init__(self, kinds):
+        self._kinds, self.settled = iter(kinds), 0
+
+    def step(self, observation):
+        return SimpleNamespace(report=SimpleNamespace(kind=next(self._kinds)))
+
+    def settle(self):
+        self.settled += 1
+
+
+def test_kernels_are_counted_of_one_frame_of_each_kind_with_its_refresh(monkeypatch):
+    counts = iter((900, 901, 1020, 902, 1021))
+
+    def seen(run):
+        run()
+        return [DeviceSpan("k", "kernel", i, i + 1, 7) for i in range(next(counts))]
+
+    monkeypatch.setattr(latency, "recorded", seen)
+    engine, common = Frames(["sparse", "sparse", "refresh", "sparse", "refresh"]), {}
+    frames = [SimpleNamespace(observation=None)] * 8
+    assert latency._kernels(engine, frames, common) == {"sparse": 900, "refresh": 1020}
+    assert engine.settled == latency.COUNTED and common == {"kernels_by": "torch.profiler"}
+
+    def broken(run):
+        raise EcovlaError("torch's profiler saw no kernel")
+
+    monkeypatch.setattr(latency, "recorded", broken)
+    assert latency._kernels(engine, frames, common) == {} and "no kernel" in common["kernels_by"]
+
+
+def test_a_document_names_the_gpu_that_its_process_used(monkeypatch):
+    seen = SimpleNamespace(name="Made up 9000", multi_processor_count=132, total_memory=80 * 2**30)
+    cuda = SimpleNamespace(is_initialized=lambda: True, get_device_properties=lambda index: seen)
+    fake = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13.0"))
+    assert "gpu" not in document.machine() and "cuda" not in document.versions(), "no process without one says so"
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setenv("PATH", "")
+    assert document.machine()["gpu"] == {"name": "Made up 9000", "sms": 132, "memory_gib": 80.0}
+    assert document.versions()["cuda"] == "13.0"
+
+
+def test_a_tree_without_its_history_is_told_its_commit(monkeypatch):
+    monkeypatch.setattr(document, "_git", lambda *_: "")
+    monkeypatch.delenv(document.COMMIT, raising=False)
+    assert document.commit() == "unknown"
+    monkeypatch.setenv(document.COMMIT, "abc")
+    assert document.commit() == "abc"
