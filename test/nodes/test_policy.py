@@ -86,7 +86,7 @@ def test_bad_input_gives_a_diagnostic_and_no_chunk_and_good_input_mends_it(ros: 
     bench.says("no image for 0.2 s on /wrist/image")
     for _ in range(2):
         bench.show(encoding="16UC1")
-    bench.says("unknown image encoding '16UC1'; valid: 8UC1")
+    bench.says("16UC1 is a depth picture; valid: the colour topic")
     infinite = joints(bench.now())
     infinite.position[3] = math.inf
     bench.show(state=infinite)

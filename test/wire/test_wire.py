@@ -105,7 +105,7 @@ def test_mono_is_grey_and_png_is_exact() -> None:
     "change, says",
     [
         ({"encoding": "rgb88"}, "unknown image encoding 'rgb88'.*bgr8.*mono8.*Did you mean 'rgb8'"),
-        ({"encoding": "16UC1"}, "unknown image encoding '16UC1'; valid: .*bgr8, bgra16, bgra8, mono16, mono8, rgb16"),
+        ({"encoding": "16UC1"}, "16UC1 is a depth picture; valid: .*bgr8, bgra16, bgra8, i420, mono16, mono8"),
         ({"data": b"123"}, "3 bytes with step 15 are not 5 x 6 px of rgb8"),
         ({"step": 14}, "step 14.*at least 15"),
         ({"height": 0}, "5 x 0 px; valid: 1 to"),
