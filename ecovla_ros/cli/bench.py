@@ -1,4 +1,4 @@
-"""`ecovla bench`: latency, dense and pruned, interleaved; or what pruning does to the actions."""
+"""`ecovla bench` measures the latency of the policy, dense and pruned in turn, or what pruning does to the actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ecovla eval`: closed-loop success, paired across methods."""
+"""`ecovla eval` measures success in closed loop, with the same scenes for every method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ecovla faults`: the fault campaign against the guard, and five ways to play one motion."""
+"""`ecovla faults` tries faults against the guard, and compares five ways to play one motion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ecovla plot`: the two pictures, from result files."""
+"""`ecovla plot` draws the figures of the documentation from result files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ecovla replay`: the policy over a recorded bag, deterministic."""
+"""`ecovla replay` runs the policy over a recorded bag. The same bag always gives the same answers."""
 
 from __future__ import annotations
 

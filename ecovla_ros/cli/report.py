@@ -1,4 +1,4 @@
-"""`ecovla report`: one HTML file with the charts of a bag, a document or a live run."""
+"""`ecovla report` writes one HTML file with the charts of a bag, a result file or a live run."""
 
 from __future__ import annotations
 

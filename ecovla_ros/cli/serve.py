@@ -1,4 +1,4 @@
-"""`ecovla serve`: the policy behind a websocket, for the field's harnesses. Loopback unless there is a token."""
+"""`ecovla serve` offers the policy over a websocket to evaluation harnesses; beyond this machine only with a token."""
 
 from __future__ import annotations
 

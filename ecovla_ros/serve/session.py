@@ -24,7 +24,7 @@ class MessageKeys:
     images: Mapping[str, str]
     """Camera -> key of its image."""
     state: tuple[str, ...]
-    """MessageKeys whose numbers, one after the other, are the state."""
+    """Keys whose numbers, one after the other, are the state."""
     text: str
 
 
