@@ -131,6 +131,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only N multiprocessors of the GPU (a green context), as a stand-in for a smaller one; 0: all",
     )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="on a GPU also write to FILE where the time of one frame of each kind goes, kernel by kernel",
+    )
     parser.add_argument("--save-pattern", type=Path, help="write the pattern of the last variant to this file")
 
 
@@ -175,7 +181,8 @@ def _latency(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     from ecovla_ros import build
-    from ecovla_ros.bench.speed import green_context, latency
+    from ecovla_ros.bench import document
+    from ecovla_ros.bench.speed import green_context, latency, profile
     from ecovla_ros.bench.speed.reference import COMPILE, Reference, shape_of
 
     part = green_context.enter(options.sms) if options.sms else None
@@ -188,6 +195,7 @@ def _latency(
         compiler = COMPILE if options.compiled else None
         reference = Reference(options.model, settings.policy, options.reference, compiler)
     progress = ProgressLine(options.frames + options.warm_up, "frames")
+    traces: list[latency.Traces] | None = [] if options.profile else None
     rows = latency.measure(
         settings,
         chosen,
@@ -199,7 +207,11 @@ def _latency(
         reference,
         options.save_pattern,
         part,
+        traces,
     )
+    if options.profile:
+        profiled = profile.of_variants(options.model, chosen, traces or [])
+        document.write(options.profile, profiled, {**plain(options), "config": asdict(settings)})
     return rows, (*LATENCY[:-1], *(("sms", "kernels", "of_reached") if "sms" in rows[0] else ()), LATENCY[-1])
 
 

@@ -53,42 +53,49 @@ def _small(model: str, *options: str) -> tuple[str, ...]:
 
 PI = ("--set", "prune.sites=[lm.mlp,expert.mlp]", "--set", "prune.p=0.2")
 OFT = ("--set", "prune.sites=[lm.mlp,lm.heads]", "--set", "prune.p=0.2")
-BOTH = ("--method", "dense,ecovla", "--refresh", "probe,dense")
 PROBE = ("--method", "dense,ecovla", "--refresh", "probe")
-TESTS = ("-m", "pytest", "test/gpu", "-q", "--durations=8", "-rs")
-PROFILE = ("-m", "ecovla_ros.bench.speed.profile", *PI)
+KERNELS = ("-m", "pytest", "test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
+TESTS = ("-m", "pytest", "test/gpu", "--ignore=test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
+PROFILE = "{folder}/gpu-profile.json"
+"""In a program's arguments: a second file that it writes, that of the step "profile"."""
 
 STEPS = (
+    GpuStep("kernels", "kernels against their references, every way they can run", 90, KERNELS, KERNELS),
     GpuStep(
         "mini", "the shipped policy", 60,
-        _bench("mini", "--ratios", "0,0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2"),
-        _small("mini", "--ratios", "0.4"),
+        _bench("mini", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2",
+               "--refresh", "probe"),
+        _small("mini", "--ratios", "0.4", "--refresh", "probe"),
     ),
-    GpuStep("tests", "kernels, streams, graphs and families on the device", 200, TESTS, TESTS),
     GpuStep(
-        "pi05", "pi0.5 at full size, random weights", 120,
-        _bench("pi05", "--ratios", "0.4", "--frames", "200", "--warm-up", "20", *PI),
+        "pi05", "pi0.5 at full size, random weights, and where its frames go", 120,
+        _bench("pi05", "--ratios", "0.4", "--frames", "120", "--warm-up", "10", *PI, "--refresh", "probe",
+               "--profile", PROFILE),
         _small("pi05-reduced", "--ratios", "0.4", *PI, *PROBE),
     ),
     GpuStep(
-        "pi05-sms16", "the same on 16 multiprocessors: a small GPU", 90,
-        _bench("pi05", "--ratios", "0.375", "--frames", "100", "--warm-up", "10", "--sms", "16", *PI, *PROBE),
-    ),
-    GpuStep(
         "openvla-oft", "OpenVLA-OFT at full size, random weights", 100,
-        _bench("openvla-oft", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *OFT, *BOTH),
+        _bench("openvla-oft", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", *OFT, *PROBE),
         _small("openvla-oft-reduced", "--ratios", "0.4", *OFT, *PROBE),
     ),
     GpuStep(
         "cogact", "CogACT at full size, random weights", 100,
-        _bench("cogact", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *OFT, *BOTH),
+        _bench("cogact", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", *OFT, *PROBE),
         _small("cogact-reduced", "--ratios", "0.4", *OFT, *PROBE),
     ),
-    GpuStep("profile", "where a pi0.5 frame goes, kernel by kernel", 60, (*PROFILE, "--model", "pi05", "--json")),
+    GpuStep(
+        "pi05-sms16", "pi0.5 on 16 multiprocessors: a small GPU", 90,
+        _bench("pi05", "--ratios", "0.375", "--frames", "50", "--warm-up", "6", "--sms", "16", *PI, *PROBE),
+    ),
+    GpuStep(
+        "profile", "where a pi0.5 frame goes, kernel by kernel", 60,
+        ("-m", "ecovla_ros.bench.speed.profile", *PI, "--model", "pi05", "--json"),
+    ),
     GpuStep(
         "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
-        _bench("openvla-oft", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
+        _bench("openvla-oft", "--ratios", "0.4", "--frames", "40", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
     ),
+    GpuStep("tests", "streams, graphs and families on the device", 150, TESTS, TESTS),
     GpuStep(
         "reference", "pi0 beside transformers' PI0, as it is and compiled", 240,
         _bench("pi0", "--ratios", "0.4", "--frames", "60", "--warm-up", "12", "--reference", "4", "--compiled", *PI,
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where the files go: results/, or out/gpu-on-cpu/ from a CPU")
     parser.add_argument("--only", default="", help=f"comma-separated steps of {','.join(s.name for s in STEPS)}")
     parser.add_argument("--device", choices=DEVICES, default="cuda", help="cpu: a trial at reduced width")
-    parser.add_argument("--limit", type=float, default=480.0, help="no step begins after so many seconds")
+    parser.add_argument("--limit", type=float, default=480.0, help="everything ends after so many seconds")
     parser.add_argument("--again", action="store_true", help="also what this code has already written a file for")
     chosen = parser.parse_args(arguments)
     names = [n for n in chosen.only.split(",") if n]
@@ -169,18 +176,23 @@ def _outcome(step: GpuStep, folder: Path, device: str, left_s: float, again: boo
     if left_s <= 0:
         return GpuOutcome(step, "no time left")
     _say(f"\n=== {step.name}: {step.what}")
+    second = PROFILE.format(folder=folder.resolve())
+    program = tuple(second if word == PROFILE else word for word in program)
+    written = [Path(second)] if second in program else []
     file.unlink(missing_ok=True)
     began = time.monotonic()
-    failed = _run(step, program, file, device)
+    failed = _run(step, program, file, device, min(step.limit_s, left_s))
     if not failed and not file.is_file():
         failed = "it wrote no file"
     if not failed:
         _mark(file, device)
+    for other in (f for f in written if not failed and f.is_file()):
+        _mark(other, device)
     state = ("timed out" if failed.startswith("not done") else "failed") if failed else "ok"
     return GpuOutcome(step, state, time.monotonic() - began, failed)
 
 
-def _run(step: GpuStep, program: Sequence[str], file: Path, device: str) -> str:
+def _run(step: GpuStep, program: Sequence[str], file: Path, device: str, limit_s: float) -> str:
     """Why the program failed; empty if it did not. What it says goes to the terminal and to a file beside the other."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1",
@@ -194,10 +206,10 @@ def _run(step: GpuStep, program: Sequence[str], file: Path, device: str) -> str:
         )
         said = gpu_table.Echo(process, log)
         try:
-            code = process.wait(step.limit_s)
+            code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             gpu_table.end(process)
-            return f"not done after {step.limit_s:.0f} s"
+            return f"not done after {limit_s:.0f} s"
         finally:
             said.close()
     if tests and report.is_file():

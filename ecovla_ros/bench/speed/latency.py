@@ -24,7 +24,7 @@ from ecovla_ros import build, config
 from ecovla_ros.bench.scenes import CALM_FRAMES, SceneFrame, stream
 from ecovla_ros.bench.speed import macs, rows
 from ecovla_ros.bench.speed.device import Timed, bound_ms, ceilings, peaks_of
-from ecovla_ros.bench.speed.device_trace import count, recorded
+from ecovla_ros.bench.speed.device_trace import DeviceSpan, count, recorded
 from ecovla_ros.bench.speed.green_context import Part
 from ecovla_ros.bench.speed.reference import Reference
 from ecovla_ros.bench.speed.rows import KINDS, SCOPES, Facts
@@ -42,8 +42,11 @@ __all__ = ["KINDS", "PACES", "SCOPES", "measure"]
 PACES = ("paced", "back-to-back")
 BLOCK = 8
 """Frames in a row of one variant, back to back."""
-COUNTED = 5
-"""Frames whose kernels are counted, around a change of the scene, after all that are timed."""
+COUNTED = 6
+"""Frames whose kernels are counted at most, around a change of the scene, after all that are timed."""
+
+Traces = dict[str, list[DeviceSpan]]
+"""Frame kind -> what the device did in one such frame and in its refresh."""
 
 
 def measure(
@@ -57,10 +60,12 @@ def measure(
     reference: Reference | None = None,
     save_pattern: str | Path | None = None,
     part: Part | None = None,
+    traces: list[Traces] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `ecovla bench`. Raises ConfigError for an unknown pace and whatever the model raises.
 
-    `part`: of the GPU that this process was held to, see `green_context.enter`.
+    `part`: of the GPU that this process was held to, see `green_context.enter`. `traces`: takes one entry for each
+    variant, of the frames whose kernels are counted.
     """
     if pace not in PACES:
         raise ConfigError(unknown("pace", pace, PACES))
@@ -87,7 +92,12 @@ def measure(
             progress(min(start + block, len(timed)), len(timed))
         if save_pattern is not None:
             pattern.save(save_pattern, engines[-1].patterns(), engines[-1].sparse_plan.kept)
-        facts = [_facts(e, scripted, bench, device, s, common) for e, s in zip(engines, shares)]
+        facts = []
+        for engine, own, share in zip(engines, reports, shares):
+            seen = _seen(engine, scripted[CALM_FRAMES - 2 :], {r.kind for r in own}, common)
+            facts.append(_facts(engine, scripted[0], bench, share, seen, common))
+            if traces is not None:
+                traces.append(seen)
     finally:
         for engine in engines:
             engine.close()
@@ -142,34 +152,28 @@ def _eager(policy: Any) -> Any:
 
 
 def _facts(
-    engine: Engine,
-    scripted: Sequence[SceneFrame],
-    bench: Bench,
-    device: torch.device,
-    shares: rows.Shares,
-    common: dict[str, Any],
+    engine: Engine, frame: SceneFrame, bench: Bench, shares: rows.Shares, seen: Traces, common: dict[str, Any]
 ) -> Facts:
     """What is known of a variant once its frames have been timed."""
     bounds: dict[str, float] = {}
     reached: dict[str, float] = {}
-    kernels: dict[str, int] = {}
-    if device.type == "cuda":
-        kernels = _kernels(engine, scripted[CALM_FRAMES - 1 :], common)
-        policy, obs, plan = _eager(engine.policy), scripted[0].observation, engine.sparse_plan
+    if "sms" in common:
+        policy, obs, plan = _eager(engine.policy), frame.observation, engine.sparse_plan
         sheet = peaks_of(common["device"]) if common["sms"] == common["of_sms"] else None
         bounds = bound_ms(policy, obs, plan, bench.noise, sheet) if sheet is not None else {}
         measured = (common["reached_tflops"] * 1e12, common["reached_gb_s"] * 1e9)
         reached = bound_ms(policy, obs, plan, bench.noise, measured)
     memory = 1 + engine.refresh_bytes / bench.weights_bytes
     groups = {s.key: s.group for s in engine.policy.sites}
-    kept = {groups[key]: count_ for key, count_ in engine.sparse_plan.kept.items()}
-    return Facts(shares, bounds, reached, kernels, memory, kept)
+    kept = {groups[key]: channels for key, channels in engine.sparse_plan.kept.items()}
+    return Facts(shares, bounds, reached, {kind: count(ran) for kind, ran in seen.items()}, memory, kept)
 
 
-def _kernels(engine: Engine, frames: Sequence[SceneFrame], common: dict[str, Any]) -> dict[str, int]:
-    """Frame kind -> kernels of one such frame and of its refresh, from torch's profiler, where it works."""
-    found: dict[str, int] = {}
-    for frame in frames[:COUNTED]:
+def _seen(engine: Engine, frames: Sequence[SceneFrame], wanted: set[str], common: dict[str, Any]) -> Traces:
+    """What the device does in one frame of each wanted kind, from torch's profiler, where there is a device and it
+    works."""
+    found: Traces = {}
+    for frame in frames[:COUNTED] if "sms" in common else ():
         kinds: list[str] = []
 
         def answered(frame: SceneFrame = frame, kinds: list[str] = kinds) -> None:
@@ -182,7 +186,9 @@ def _kernels(engine: Engine, frames: Sequence[SceneFrame], common: dict[str, Any
             common["kernels_by"] = f"not counted: {error}"
             return {}
         common["kernels_by"] = "torch.profiler"
-        found.setdefault(kinds[0], count(ran))
+        found.setdefault(kinds[0], ran)
+        if found.keys() >= wanted:
+            break
     return found
 
 

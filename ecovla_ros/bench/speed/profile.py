@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,10 +19,10 @@ from ecovla_ros import build, config
 from ecovla_ros.bench import document
 from ecovla_ros.bench.scenes import CALM_FRAMES, SceneFrame, stream
 from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, recorded
-from ecovla_ros.bench.variants import Bench, variants
+from ecovla_ros.bench.variants import Bench, Variant, variants
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import streams_for
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.errors import ConfigError, EcovlaError
 
 FRAMES = 8
 """Recorded frames of each variant, the first of them calm, then a scene that changes."""
@@ -62,11 +62,27 @@ def rows(settings: config.Config, ratio: float, refresh: str) -> list[dict[str, 
     for index, variant in enumerate(chosen):
         engine = bench.engine(index, streams_for(device, settings.policy.graphs), 0)
         found = _recorded(engine, list(stream(engine.policy.spec, CALM_FRAMES - 4 + FRAMES, 0)))
-        names = {"model": settings.policy.model, "method": variant.method, "refresh": variant.refresh,
-                 "ratio": variant.ratio}  # fmt: skip
-        for kind, frames in found.items():
-            out += [{**names, "frames": kind, **row} for row in of_kind(frames)]
+        out += of_variant(settings.policy.model, variant, found)
         engine.close()
+    return out
+
+
+def of_variant(
+    model: str, variant: Variant, found: Mapping[str, Sequence[Sequence[DeviceSpan]]]
+) -> list[dict[str, Any]]:
+    """Rows of one variant. `found`: frame kind -> what the device did in each such frame."""
+    names = {"model": model, "method": variant.method, "refresh": variant.refresh, "ratio": variant.ratio}
+    return [{**names, "frames": kind, **row} for kind, frames in found.items() for row in of_kind(frames)]
+
+
+def of_variants(
+    model: str, chosen: Sequence[Variant], traces: Sequence[Mapping[str, Sequence[DeviceSpan]]]
+) -> list[dict[str, Any]]:
+    """Rows of a bench's variants, one frame of each kind. Raises EcovlaError where nothing was seen."""
+    pairs = zip(chosen, traces)
+    out = [row for one, seen in pairs for row in of_variant(model, one, {kind: [ran] for kind, ran in seen.items()})]
+    if not out:
+        raise EcovlaError("--profile: torch's profiler saw nothing; it needs a GPU that it may read")
     return out
 
 

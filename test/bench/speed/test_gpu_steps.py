@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from ecovla_ros.bench import document
-from ecovla_ros.bench.speed import gpu_steps, latency, rows
+from ecovla_ros.bench.speed import gpu_steps, latency, profile, rows
 from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, overlap, spans, union
 from ecovla_ros.bench.speed.gpu_steps import GpuStep
 from ecovla_ros.bench.variants import Variant
@@ -152,16 +153,33 @@ def test_kernels_are_counted_of_one_frame_of_each_kind_with_its_refresh(monkeypa
         return [DeviceSpan("k", "kernel", i, i + 1, 7) for i in range(next(counts))]
 
     monkeypatch.setattr(latency, "recorded", seen)
-    engine, common = Frames(["sparse", "sparse", "refresh", "sparse", "refresh"]), {}
+    engine, common = Frames(["sparse", "sparse", "refresh", "sparse"]), {"sms": 132}
     frames = [SimpleNamespace(observation=None)] * 8
-    assert latency._kernels(engine, frames, common) == {"sparse": 900, "refresh": 1020}
-    assert engine.settled == latency.COUNTED and common == {"kernels_by": "torch.profiler"}
+    found = latency._seen(engine, frames, {"sparse", "refresh"}, common)
+    assert {kind: len(ran) for kind, ran in found.items()} == {"sparse": 900, "refresh": 1020}
+    assert engine.settled == 3 and common["kernels_by"] == "torch.profiler"
+    made = profile.of_variants("pi05", [Variant("ecovla", "probe", 0.4)], [found])
+    assert [r["kernels"] for r in made if "kernels" in r] == [900, 1020]
+    assert latency._seen(engine, frames, {"sparse"}, {}) == {}, "nothing on a CPU"
 
     def broken(run):
         raise EcovlaError("torch's profiler saw no kernel")
 
     monkeypatch.setattr(latency, "recorded", broken)
-    assert latency._kernels(engine, frames, common) == {} and "no kernel" in common["kernels_by"]
+    assert latency._seen(engine, frames, {"sparse"}, common) == {} and "no kernel" in common["kernels_by"]
+    with pytest.raises(EcovlaError, match="--profile"):
+        profile.of_variants("pi05", [Variant("ecovla", "probe", 0.4)], [{}])
+
+
+def test_a_second_file_that_a_step_writes_is_kept_for_its_own_step(tmp_path, monkeypatch, capsys):
+    both = "import sys, json; [json.dump({'rows': []}, open(name, 'w')) for name in sys.argv[1:]]"
+    steps(monkeypatch, first=both, profile="raise SystemExit(9)")
+    first = gpu_steps.STEPS[0]
+    program = (*first.program, gpu_steps.PROFILE)
+    monkeypatch.setattr(gpu_steps, "STEPS", [replace(first, on_cpu=program), gpu_steps.STEPS[1]])
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert next(line for line in said.splitlines() if line.startswith("profile")).split()[1] == "kept"
 
 
 def test_a_document_names_the_gpu_that_its_process_used(monkeypatch):
