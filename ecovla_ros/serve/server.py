@@ -135,9 +135,12 @@ class PolicyServer:
         """An observation in, a chunk out; text tells what was wrong."""
         began = time.monotonic()
         try:
-            chunk = await self._run(lambda: self._session.chunk(unpack(data)))
+            chunk = await self._run(lambda: self._session.answer(unpack(data)))
         except Exception as error:  # whatever a message raises, its sender is told, and the next is answered
             await socket.send(_told(error))
+            return
+        if chunk is None:
+            await socket.send(pack({"reset": True}, "openpi"))
             return
         timing = {"infer_ms": (time.monotonic() - began) * 1e3}
         await socket.send(pack({"actions": chunk, "server_timing": timing}, "openpi"))

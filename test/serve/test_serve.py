@@ -324,7 +324,7 @@ WRONG = [
     ({"observation/state": [np.nan] * 4}, "finite"),
     ({"prompt": 3}, "must be text"),
     ({"prompt": "fetch"}, "unknown words"),
-    ({"observation/image": np.zeros((28, 28, 3), np.float32)}, "uint8"),
+    ({"observation/image": np.full((28, 28, 3), 200.0, np.float32)}, "uint8"),
     ({"observation/image": np.zeros((28, 28), np.uint8)}, "RGB"),
 ]
 
