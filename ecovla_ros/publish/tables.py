@@ -112,6 +112,31 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
+def reads(document: Document) -> str:
+    """What is read, and what is refused by name: of tests that ran."""
+    kinds = dict.fromkeys(row["kind"] for row in document["rows"])
+    rows = [
+        [kind, "; ".join(_plain(row["what"]) for row in document["rows"] if row["kind"] == kind and not row["failed"])]
+        for kind in kinds
+    ]
+    return markdown(("kind", "what"), rows, source(document, "make reads"))
+
+
+def _plain(pattern: str) -> str:
+    """A pattern that a test looks for, as text."""
+    return pattern.replace(".*", " ... ").replace("\\", "").replace("|", "\\|")
+
+
+def spoilt(document: Document) -> str:
+    """The campaign of spoilt inputs."""
+    keys = ("kind", "inputs", "read", "refused", "wrong")
+    rows = [[f"{row[key]}" for key in keys] for row in document["rows"]]
+    settings = document["settings"]
+    command = f"ecovla spoil --count {settings['count']} --seed {settings['seed']}"
+    head = ("input", "spoilt", "read", "refused in one line, exit code 2", "anything else")
+    return markdown(head, rows, source(document, command))
+
+
 SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node", "arm")
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
@@ -144,6 +169,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "families": ("families.json", report_speed.families),
     "paper": ("", report_speed.paper),
     "bags": ("bags.json", bags),
+    "reads": ("reads.json", reads),
+    "spoilt": ("inputs.json", spoilt),
     "tokens": ("tokens.json", report_speed.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }

@@ -39,6 +39,7 @@ def put(message: dict[str, Any], key: str, value: Any, nested: bool) -> None:
     message[last] = value
 
 
+@pytest.mark.reads("client of ecovla serve", "openpi, keys of {name}")
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("nested", [True, False])
 def test_the_names_of_each_example_are_found(name: str, nested: bool) -> None:
@@ -54,6 +55,7 @@ def test_the_names_of_each_example_are_found(name: str, nested: bool) -> None:
     assert all(np.array_equal(image, RGB) for image in engine.seen[0].images.values())
 
 
+@pytest.mark.reads("client of ecovla serve", "openpi, pictures: {how}")
 @pytest.mark.parametrize("how", ["uint8", "first", "float", "float first", "float64"])
 def test_pictures_are_taken_as_openpi_takes_them(how: str) -> None:
     image: Any = RGB.astype(np.float64 if "64" in how else np.float32) / 255 if "float" in how else RGB
