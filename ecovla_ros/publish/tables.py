@@ -114,10 +114,17 @@ def bags(document: Document) -> str:
 
 def reads(document: Document) -> str:
     """What is read, and what is refused by name: of tests that ran."""
-    kinds = dict.fromkeys(row["kind"] for row in document["rows"])
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in document["rows"]:
+        before, colon, after = _plain(row["what"]).rpartition(": ")
+        held = groups.setdefault(row["kind"], {}).setdefault(before, [])
+        held += [] if row["failed"] else [after]
     rows = [
-        [kind, "; ".join(_plain(row["what"]) for row in document["rows"] if row["kind"] == kind and not row["failed"])]
-        for kind in kinds
+        [
+            kind,
+            "; ".join(f"{before}: {', '.join(held)}" if before else "; ".join(held) for before, held in parts.items()),
+        ]
+        for kind, parts in groups.items()
     ]
     return markdown(("kind", "what"), rows, source(document, "make reads"))
 
