@@ -148,8 +148,13 @@ class ControlConfig:
     box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z, m")
     singular_from: float = _between(25.0, 1.0, 1e6, "condition number of the Jacobian from which the arm is slowed")
     singular_to: float = _between(60.0, 1.0, 1e6, "condition number at which it is slowest")
-    stamp_commands: bool = _doc(
-        False, "trajectories say when they begin: a controller that gets them late makes no step; needs one clock"
+    stamp_commands: str = _one_of(
+        "auto",
+        ("auto", "always", "never"),
+        "whether trajectories say when they begin; auto: as the controller's own state shows at enable",
+    )
+    start_window_s: float = _between(
+        0.05, 0.0, 0.2, "a trajectory repeats what runs for so long: the controller may start it so late, s"
     )
     late_s: float = _between(0.35, 0.02, 10.0, "an observation older than this when its chunk's turn comes degrades, s")
 

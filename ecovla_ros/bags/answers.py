@@ -23,7 +23,7 @@ TOPICS = {
     "/joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
     "/status": "diagnostic_msgs/msg/DiagnosticStatus",
 }
-LEVELS = {"HOLD": 1, "LATCHED": 2}
+LEVELS = {"HOLD": 1, "HELD": 1, "LATCHED": 2}
 """Guard state -> level of diagnostic_msgs/DiagnosticStatus; the others are 0, OK."""
 
 

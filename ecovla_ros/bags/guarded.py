@@ -14,7 +14,8 @@ from ecovla_ros.bags.salvage import Raw
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Guard
-from ecovla_ros.control.status import GuardStatus, State
+from ecovla_ros.control.states import State
+from ecovla_ros.control.status import GuardStatus
 from ecovla_ros.errors import BagError, ObservationError
 from ecovla_ros.types import ActionChunk, Trajectory
 

@@ -16,11 +16,6 @@ BACK_S = 0.001
 STILL_S = 0.1
 """A clock that stood still for so long of the guard's own ticks, and goes on, may have lost time meanwhile, or was set
 back unseen: that is a jump. Also slow simulation clocks step more often."""
-SET_S = 0.002
-"""Two clocks that part by more between two calls: one of them was set. The arm is then v times that from where it is
-taken to be, and a curve that starts there needs 6 v e / t^2 more acceleration."""
-READ_S = 0.0005
-"""Two clocks read further apart than this cannot be compared, s."""
 LOST_S = 1.0
 """Joint states that were missing for longer, and for twice what makes them stale, may come from a driver that was
 started anew, and its controller with it, s."""
@@ -64,24 +59,6 @@ class Clock:
         if step > 0.0:
             self.stood = 0
         return now_ns, step if jumped else 0.0
-
-
-@dataclass
-class SetWatch:
-    """Tells by a steady clock when the clock that stamps everything is set. Slewing (NTP) moves both alike."""
-
-    _apart_ns: int | None = None
-
-    def see(self, now_ns: int, steady_ns: int, read_s: float = 0.0) -> float:
-        """By how many seconds the clock that says `now_ns` was set since the last call; 0.0: it was not.
-
-        `read_s`: time that passed while both were read.
-        """
-        if read_s > READ_S:
-            return 0.0
-        before, self._apart_ns = self._apart_ns, now_ns - steady_ns
-        step_s = 0.0 if before is None else (self._apart_ns - before) / NS
-        return step_s if abs(step_s) > SET_S else 0.0
 
 
 @dataclass

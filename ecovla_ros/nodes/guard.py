@@ -26,8 +26,10 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control import limits
-from ecovla_ros.control.guard import Command, Guard, GuardStatus, State
-from ecovla_ros.control.watch import READ_S, SetWatch
+from ecovla_ros.control.clocks import READ_S, PlanClock
+from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.states import State
+from ecovla_ros.control.status import Command, GuardStatus
 from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
@@ -42,7 +44,8 @@ TICKS = 3000
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
 LEVELS = {
-    State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
+    State.HOLD.value: diagnostics.WARN, State.HELD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN,
+    State.LATCHED.value: diagnostics.ERROR,
 }  # fmt: skip
 """State -> diagnostic level; the others are OK."""
 
