@@ -19,7 +19,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test study tables clean
+.PHONY: help setup demo test docs study tables clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -49,8 +49,11 @@ results/latency-study.json:
 	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \
 	  --frames 100 --set policy.threads=1 --json $@
 
-tables:  ## write the tables of README.md from results/*.json
-	@"$(VENV)/bin/python" -m ecovla_ros.publish.tables README.md
+docs: setup  ## build the documentation into out/site; any warning is an error
+	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/python" -m mkdocs build --quiet --strict && echo "out/site/index.html"
+
+tables:  ## write the tables of README.md and docs/ from results/*.json (ARGS=--check: only tell whether they are)
+	@"$(VENV)/bin/python" -m ecovla_ros.publish.tables $(ARGS)
 
 clean:  ## remove what was built; keeps .venv and out
 	rm -rf build install log *.egg-info ecovla_ros/msg ecovla_ros/srv ecovla_ros/*.so "$(VENV)/.ecovla/messages"

@@ -138,7 +138,9 @@ class ControlConfig:
     profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
     rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate, Hz")
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm, s")
-    max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped, s")
+    max_horizon_s: float = _between(
+        0.85, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped, s"
+    )
     chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused, s")
     chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold, s")
     joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold, s")

@@ -2,7 +2,7 @@
 
 kortex_sim_control starts Gazebo with an empty world, puts the arm 0.3 m above its floor and bridges clock and wrist
 camera; the models of config/gazebo/table.sdf are spawned into it, and config/gazebo/bridge.yaml adds the third-person
-camera. It does not spawn the gripper's controller of a Gen3 (its variable is overwritten by the lite's), so we do.
+camera, and spawns the controllers.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 
 from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.actions import GroupAction, SetLaunchConfiguration
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.substitutions import FindPackageShare
 
 from ecovla_ros import config
 from ecovla_ros.nodes.ros import launching
 
 ARGUMENTS = (
     ("config", "gazebo.yaml", "configuration of our nodes: a path, or the name of a shipped file", None),
-    ("gripper", "parallel_gripper", "how to command it; gripper_command on Humble",
-     ("parallel_gripper", "gripper_command", "none")),
+    ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
     ("launch_rviz", "false", "ros2_kortex' RViz", launching.YES_NO),
     ("use_sim_time", "true", "follow Gazebo's /clock", launching.YES_NO),
     ("discovery", "localhost", "who may find the nodes: this machine, or its network", launching.DISCOVERY),
@@ -40,6 +37,7 @@ def generate_launch_description() -> LaunchDescription:
             *launching.declared(ARGUMENTS),
             launching.network(),
             launching.transport(),
+            SetLaunchConfiguration("description_package", "kortex_description"),  # asked for when RViz starts, later
             _arm(),
             *_scene(),
             Node(
@@ -48,14 +46,13 @@ def generate_launch_description() -> LaunchDescription:
                 name="ecovla_bridge",
                 parameters=[{"config_file": launching.shared("config", "gazebo", "bridge.yaml"), "use_sim_time": True}],
             ),
-            Node(package="controller_manager", executable="spawner", arguments=["robotiq_gripper_controller"]),
             launching.guard("/", parameters=[{"gripper": LaunchConfiguration("gripper")}], remappings=arm),
             *launching.policy(remappings=[*PICTURES, *arm]),
         ]
     )
 
 
-def _arm() -> IncludeLaunchDescription:
+def _arm() -> GroupAction:
     """ros2_kortex' own simulation; its default controller is the one of the Gen3 lite."""
     told = {
         "sim_gazebo": "true",
@@ -66,8 +63,7 @@ def _arm() -> IncludeLaunchDescription:
         "launch_rviz": LaunchConfiguration("launch_rviz"),
         "use_sim_time": LaunchConfiguration("use_sim_time"),
     }
-    path = PathJoinSubstitution([FindPackageShare("kortex_bringup"), "launch", "kortex_sim_control.launch.py"])
-    return IncludeLaunchDescription(PythonLaunchDescriptionSource(path), launch_arguments=told.items())
+    return launching.included("kortex_bringup", "kortex_sim_control.launch.py", told)
 
 
 def _scene() -> Iterator[Node]:

@@ -7,11 +7,9 @@ By default with ros2_control's mock hardware; for the arm: `use_fake_hardware:=f
 from __future__ import annotations
 
 from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
-from launch.conditions import IfCondition, LaunchConfigurationEquals
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
-from launch_ros.substitutions import FindPackageShare
+from launch.actions import GroupAction, SetLaunchConfiguration
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PythonExpression
 
 from ecovla_ros.nodes.ros import launching
 
@@ -22,8 +20,7 @@ ARGUMENTS = (
     ("launch_kortex", "true", "start ros2_kortex; false: it runs already", launching.YES_NO),
     ("driver", "ros2_control", "kortex: Kinova's Python API in a process of its own", ("ros2_control", "kortex")),
     ("kortex_python", "python3", "Python of an environment with kortex_api, for driver:=kortex", None),
-    ("gripper", "parallel_gripper", "how to command it; gripper_command on Humble, topic with driver:=kortex",
-     ("parallel_gripper", "gripper_command", "topic", "none")),
+    ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
     ("launch_cameras", "false", "start two realsense2_camera nodes", launching.YES_NO),
     ("third_person_serial", "''", "serial number of the third-person camera, with a leading underscore", None),
     ("wrist_serial", "''", "serial number of the wrist camera, with a leading underscore", None),
@@ -48,12 +45,13 @@ def generate_launch_description() -> LaunchDescription:
             *launching.declared(ARGUMENTS),
             launching.network(),
             launching.transport(),
+            SetLaunchConfiguration("description_package", "kortex_description"),  # asked for when RViz starts, later
             _kortex(),
             *(_camera(name) for name in CAMERAS),
             launching.node(
                 "kortex",
                 parameters=[{name: LaunchConfiguration(value) for name, value in KORTEX_NODE}],
-                condition=LaunchConfigurationEquals("driver", "kortex"),
+                condition=IfCondition(PythonExpression(["'", LaunchConfiguration("driver"), "' == 'kortex'"])),
             ),
             launching.guard("/", parameters=[{"gripper": LaunchConfiguration("gripper")}], remappings=arm),
             *launching.policy(remappings=[*pictures, *arm]),
@@ -61,7 +59,7 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
-def _kortex() -> IncludeLaunchDescription:
+def _kortex() -> GroupAction:
     """ros2_kortex with our controllers file: an absolute path takes the place of its own."""
     told = {name: LaunchConfiguration(name) for name in KORTEX}
     told |= {
@@ -72,20 +70,15 @@ def _kortex() -> IncludeLaunchDescription:
     }
     asked, driver = LaunchConfiguration("launch_kortex"), LaunchConfiguration("driver")
     wanted = PythonExpression(["'", asked, "' == 'true' and '", driver, "' == 'ros2_control'"])
-    return _include("kortex_bringup", "gen3.launch.py", told, IfCondition(wanted))
+    return launching.included("kortex_bringup", "gen3.launch.py", told, IfCondition(wanted))
 
 
-def _camera(name: str) -> IncludeLaunchDescription:
+def _camera(name: str) -> GroupAction:
     told = {
         "camera_name": name,
         "serial_no": LaunchConfiguration(f"{name}_serial"),
         "rgb_camera.color_profile": "640x480x30",
         "enable_depth": "false",
     }
-    return _include("realsense2_camera", "rs_launch.py", told, IfCondition(LaunchConfiguration("launch_cameras")))
-
-
-def _include(package: str, file: str, told: dict, condition: IfCondition) -> IncludeLaunchDescription:
-    path = PathJoinSubstitution([FindPackageShare(package), "launch", file])
-    source = PythonLaunchDescriptionSource(path)
-    return IncludeLaunchDescription(source, launch_arguments=told.items(), condition=condition)
+    asked = IfCondition(LaunchConfiguration("launch_cameras"))
+    return launching.included("realsense2_camera", "rs_launch.py", told, asked)

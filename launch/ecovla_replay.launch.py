@@ -7,14 +7,10 @@ from __future__ import annotations
 from typing import List  # noqa: UP035  launch_ros tells a list of strings by this name
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable, Shutdown
-from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.actions import EmitEvent, RegisterEventHandler, Shutdown
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 from ecovla_ros.nodes.ros import launching
@@ -45,10 +41,12 @@ def generate_launch_description() -> LaunchDescription:
         "namespace": "",
         "output": "screen",
         "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        "additional_env": launching.followed(),
     }
     compressed = {"compressed": ParameterValue(LaunchConfiguration("compressed"), value_type=bool)}
-    policy = LifecycleNode(executable="policy", name="policy", parameters=[told, compressed], **common)
-    guard = Node(executable="guard", name="guard", parameters=[told], **common)
+    needed = {name: {"name": name, "on_exit": launching.ended(name), **common} for name in ("policy", "guard")}
+    policy = LifecycleNode(executable="policy", parameters=[told, compressed], **needed["policy"])
+    guard = Node(executable="guard", parameters=[told], **needed["guard"])
     played = {
         "bag": LaunchConfiguration("bag"),
         "instruction": ParameterValue(LaunchConfiguration("instruction"), value_type=str),
@@ -57,36 +55,27 @@ def generate_launch_description() -> LaunchDescription:
         "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
     }
     replay = Node(executable="replay", name="replay", parameters=[played], on_exit=_all, **common)
-    chosen = matches_action(policy)
-    profile = PathJoinSubstitution([FindPackageShare("ecovla_ros"), "config", "fastdds.xml"])
+    activate = EmitEvent(event=launching.change(policy, Transition.TRANSITION_ACTIVATE))
+    then = (
+        launching.came(policy, "configuring", "inactive", activate),
+        launching.came(policy, "activating", "active", replay),
+        *launching.failures(policy),
+    )
     return LaunchDescription(
         [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
-                for name, default, text, choices in ARGUMENTS
-            ),
+            *launching.declared(ARGUMENTS),
             launching.network(),
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            launching.transport(),
             guard,
             policy,
-            EmitEvent(event=_change(chosen, Transition.TRANSITION_CONFIGURE)),
-            _then(policy, "configuring", "inactive", EmitEvent(event=_change(chosen, Transition.TRANSITION_ACTIVATE))),
-            _then(policy, "activating", "active", replay),
+            EmitEvent(event=launching.change(policy, Transition.TRANSITION_CONFIGURE)),
+            *(RegisterEventHandler(handler) for handler in then),
         ]
     )
 
 
-def _all(event: object, context: LaunchContext) -> list[Shutdown]:
-    """The bag has ended: so do the others, unless they already do."""
+def _all(event: object, context: LaunchContext) -> list[object]:
+    """The bag has ended: so do the others, unless they already do. A bag that could not be read is an error."""
+    if getattr(event, "returncode", 0):
+        return list(launching.ended("replay")(event, context))
     return [] if context.is_shutdown else [Shutdown()]
-
-
-def _change(chosen: object, transition: int) -> ChangeState:
-    return ChangeState(lifecycle_node_matcher=chosen, transition_id=transition)
-
-
-def _then(node: LifecycleNode, start: str, goal: str, action: EmitEvent | Node) -> RegisterEventHandler:
-    """When the node has come from one state to another, do this."""
-    return RegisterEventHandler(
-        OnStateTransition(target_lifecycle_node=node, start_state=start, goal_state=goal, entities=[action])
-    )

@@ -76,6 +76,11 @@ def test_nothing_is_open_to_the_network_unless_a_real_arm_may_be_there() -> None
     assert chosen == {f"ecovla_{name}.launch.py": open_ if name == "gen3" else local for name in OURS}
 
 
+def test_the_launch_files_offer_every_way_to_command_the_gripper() -> None:
+    kinds = re.findall(r"^(?:KINDS|GRIPPERS) = (\(.*\))$", NODES, re.M)
+    assert len(kinds) == 2 and kinds[0] == kinds[1]
+
+
 def test_every_remapped_topic_is_one_of_our_nodes() -> None:
     cameras = {f"{camera}/image" for camera in CAMERAS}
     found = set()

@@ -97,8 +97,8 @@ mkdir -p "$STAMPS"
 
 # an environment that PATH or a sourced ROS 2 brings along must not leak into this one
 unset PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
-extras=test
-[[ $ROS == 0 ]] || extras=ros,build,test
+extras=test,docs
+[[ $ROS == 0 ]] || extras=ros,build,test,docs
 
 build_messages() {
   pip install --no-build-isolation --no-deps -e . && printf '%s' "$VENV" >ecovla_ros/msg/.built_for

@@ -20,9 +20,9 @@ class PerfectArm:
         """At rest at `positions` (7,), rad. `clock`: nanoseconds."""
         self.controller, self._clock, self.closed = TrajectoryController(positions), clock, 0.0
 
-    def send(self, trajectory: Trajectory) -> None:
-        """Raises ControlError for what the real controller would drop."""
-        self.controller.accept(trajectory, self._clock())
+    def send(self, trajectory: Trajectory, begin_ns: int = 0) -> None:
+        """`trajectory` begins at `begin_ns`; 0: now. Raises ControlError for what the real controller would drop."""
+        self.controller.accept(trajectory, self._clock(), stamp_ns=begin_ns)
 
     def gripper(self, closed: float) -> None:
         """At once."""

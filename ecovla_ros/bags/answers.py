@@ -61,11 +61,15 @@ class AnswerBag:
     def guard(self, news: Iterable[News]) -> None:
         """What the guard sent and said."""
         blank, put = self._writer.kinds.blank, self._writer.put
-        for time_ns, status, trajectory in news:
+        for time_ns, status, trajectory, begin_ns in news:
             if trajectory is not None:
                 message = blank(TOPICS["/joint_trajectory"])
                 point = "trajectory_msgs/msg/JointTrajectoryPoint"
-                put("/joint_trajectory", time_ns, wire.fill_trajectory(message, trajectory, partial(blank, point)))
+                put(
+                    "/joint_trajectory",
+                    time_ns,
+                    wire.fill_trajectory(message, trajectory, partial(blank, point), ns=begin_ns),
+                )
             said = blank(TOPICS["/status"])
             said.level, said.name, said.message = LEVELS.get(status.state, 0), "/guard", status.reason
             said.hardware_id = "kinova_gen3"

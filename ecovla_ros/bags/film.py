@@ -70,16 +70,15 @@ def make(
 def _cameras(bag: Bag, asked: Sequence[str]) -> list[str]:
     """Image topics of the film. Raises BagError when there is none."""
     bag.need(asked)
-    images = [topic for topic, kind in bag.topics.items() if kind in IMAGES]
-    wrong = [topic for topic in asked if topic not in images]
-    if wrong or not images:
-        raise BagError(
-            f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {', '.join(images) or IMAGES[0]}"
-        )
+    image_topics = [topic for topic, kind in bag.topics.items() if kind in IMAGES]
+    wrong = [topic for topic in asked if topic not in image_topics]
+    if wrong or not image_topics:
+        valid = ", ".join(image_topics) or IMAGES[0]
+        raise BagError(f"'{bag.path}': {', '.join(wrong) or 'no topic'} holds pictures; valid: {valid}")
     if asked:
         return list(asked)
-    usual = [next((t for e in ENDINGS if (t := f"/{name}/{e}") in images), "") for name in CAMERAS]
-    return usual if all(usual) else sorted(images)[:MOST]
+    usual = [next((t for e in ENDINGS if (t := f"/{name}/{e}") in image_topics), "") for name in CAMERAS]
+    return usual if all(usual) else sorted(image_topics)[:MOST]
 
 
 class _Reel:

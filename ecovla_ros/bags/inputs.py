@@ -166,10 +166,10 @@ class Feed:
             yield Held(raw.time_ns, 0, str(error), self.dropped)
         yield from self._silence(raw.time_ns)
         if self._pairing.due:
-            images = self._pairing.take()
-            stamp_ns = max(stamp_of(image) for image in images.values())
+            image_messages = self._pairing.take()
+            stamp_ns = max(stamp_of(raw) for raw in image_messages.values())
             if self._wanted(stamp_ns):
-                yield self._frame(images, raw.time_ns, stamp_ns)
+                yield self._frame(image_messages, raw.time_ns, stamp_ns)
 
     def _picture(self, name: str, raw: Raw) -> None:
         stamp_ns = stamp_of(raw)
@@ -197,20 +197,20 @@ class Feed:
             self._grid = first, index
         return index > last
 
-    def _frame(self, images: Mapping[str, Raw], time_ns: int, stamp_ns: int) -> Frame | Held:
+    def _frame(self, image_messages: Mapping[str, Raw], time_ns: int, stamp_ns: int) -> Frame | Held:
         try:
-            seen = self._observation(images, stamp_ns)
+            seen = self._observation(image_messages, stamp_ns)
         except ObservationError as error:
             return Held(time_ns, stamp_ns, str(error), self.dropped)
         frame = Frame(time_ns, seen, self._new, self.dropped)
         self._new = False
         return frame
 
-    def _observation(self, images: Mapping[str, Raw], stamp_ns: int) -> Observation:
+    def _observation(self, image_messages: Mapping[str, Raw], stamp_ns: int) -> Observation:
         joints = self._joints.nearest(stamp_ns)
         if joints is None:
             raise ObservationError(f"no message on {self._by_name['joint_states']} yet")
-        decoded: dict[str, Any] = {name: self._decode(raw) for name, raw in images.items()}
+        decoded: dict[str, Any] = {name: self._decode(raw) for name, raw in image_messages.items()}
         seen = wire.observation(decoded, self._decode(joints), self._instruction, self._node.sync_s)
         if self._known and seen.instruction not in self._known:
             raise ObservationError(unknown("instruction", seen.instruction, self._known))

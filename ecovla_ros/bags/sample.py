@@ -30,7 +30,7 @@ SENSOR = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ENCODINGS = ("rgb8", "jpeg", "png")
 
 
-class Event(NamedTuple):
+class TimedMessage(NamedTuple):
     """One message to be written."""
 
     topic: str
@@ -55,21 +55,21 @@ class Sample:
     """The arm does not move."""
     seed: int = 0
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[TimedMessage]:
         """Messages in time order. Raises BagError for an unknown encoding."""
         if self.encoding not in ENCODINGS:
             raise BagError(unknown("encoding", self.encoding, ENCODINGS))
         kinds = Kinds()
         said = kinds.blank("std_msgs/msg/String")
         said.data = self.instruction
-        yield Event("/instruction", "std_msgs/msg/String", START_NS, said)
+        yield TimedMessage("/instruction", "std_msgs/msg/String", START_NS, said)
         scene = _Scene(self.size, self.seed)
         pictures = [(round(i * 1e9 / self.image_hz), i) for i in range(round(self.seconds * self.image_hz))]
         states = [(round(i * 1e9 / self.state_hz), -1) for i in range(round(self.seconds * self.state_hz))]
         for after_ns, i in sorted(states + pictures):
             ns = START_NS + after_ns
             if i < 0:
-                yield Event("/joint_states", "sensor_msgs/msg/JointState", ns, self._state(kinds, after_ns))
+                yield TimedMessage("/joint_states", "sensor_msgs/msg/JointState", ns, self._state(kinds, after_ns))
                 continue
             if i == len(pictures) // 2:
                 scene.change()
@@ -83,15 +83,15 @@ class Sample:
         state = ArmState(0, joints, speed, 0.25)
         return wire.fill_joint_state(kinds.blank("sensor_msgs/msg/JointState"), state, START_NS + after_ns)
 
-    def _picture(self, kinds: Kinds, camera: str, ns: int, rgb: np.ndarray) -> Event:
+    def _picture(self, kinds: Kinds, camera: str, ns: int, rgb: np.ndarray) -> TimedMessage:
         if self.encoding == "rgb8":
             message = wire.fill_image(kinds.blank(SENSOR[0]), rgb, ns, f"{camera}_optical_frame")
-            return Event(f"/{camera}/image", SENSOR[0], ns, message)
+            return TimedMessage(f"/{camera}/image", SENSOR[0], ns, message)
         message = kinds.blank(SENSOR[1])
         wire.set_stamp(message.header.stamp, ns)
         message.header.frame_id, message.format = f"{camera}_optical_frame", f"rgb8; {self.encoding} compressed bgr8"
         message.data = cv2.imencode(f".{self.encoding}", rgb[..., ::-1])[1].ravel()
-        return Event(f"/{camera}/image/compressed", SENSOR[1], ns, message)
+        return TimedMessage(f"/{camera}/image/compressed", SENSOR[1], ns, message)
 
 
 class _Scene:
@@ -119,7 +119,7 @@ class _Scene:
         return picture
 
 
-def write(path: str | Path, events: Iterable[Event], storage: str = "mcap", compressed: bool = False) -> Path:
+def write(path: str | Path, events: Iterable[TimedMessage], storage: str = "mcap", compressed: bool = False) -> Path:
     """Write events as a bag; the instruction is latched. Raises BagError."""
     with BagWriter(path, storage, compressed) as bag:
         for event in events:

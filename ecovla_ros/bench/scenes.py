@@ -17,14 +17,14 @@ PERIOD_NS = 100_000_000
 
 
 @dataclass(frozen=True)
-class Frame:
+class SceneFrame:
     """One observation and the phase it belongs to."""
 
     phase: str
     observation: Observation
 
 
-def stream(spec: PolicySpec, frames: int, seed: int) -> Iterator[Frame]:
+def stream(spec: PolicySpec, frames: int, seed: int) -> Iterator[SceneFrame]:
     """`frames` observations of a policy's cameras and first instruction; the same for the same seed."""
     rng = np.random.default_rng(seed)
     text = spec.instructions[0] if spec.instructions else "place the apple in the basket"
@@ -39,7 +39,7 @@ def stream(spec: PolicySpec, frames: int, seed: int) -> Iterator[Frame]:
             scene = (1 - share) * before[c] + share * after[c] if share else after[c]
             images[c] = np.clip(scene + rng.integers(-4, 5, scene.shape), 0, 255).astype(np.uint8)
         obs = Observation(i * PERIOD_NS + 1, images, np.zeros(len(CONTINUOUS)), 0.0, text)
-        yield Frame(CHANGING if share else CALM, obs)
+        yield SceneFrame(CHANGING if share else CALM, obs)
 
 
 def _scene(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
-from ecovla_ros.cli.terminal import Progress, print_table
+from ecovla_ros.cli.terminal import ProgressLine, print_table
 from ecovla_ros.errors import ConfigError
 
 LATENCY = (
@@ -144,7 +144,7 @@ def _latency(
             raise ConfigError(f"--reference has weights for pi0-mid alone, not for {options.model}")
         build.prepare_process(settings.policy)
         reference = Reference(PI0_MID, settings.policy, options.reference)
-    progress = Progress(options.frames + options.warm_up, "frames")
+    progress = ProgressLine(options.frames + options.warm_up, "frames")
     rows = latency.measure(
         settings,
         chosen,
@@ -164,7 +164,7 @@ def _reduced(
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     from ecovla_ros.bench.speed import families
 
-    progress = Progress(len(families.FAMILIES) * (options.frames + options.warm_up), "frames")
+    progress = ProgressLine(len(families.FAMILIES) * (options.frames + options.warm_up), "frames")
     tokens = options.tokens.split(",") if options.tokens else ()
     rows = families.measure(
         settings, numbers(options.ratios), options.frames, options.warm_up, options.seed, tokens, progress.to
@@ -188,7 +188,7 @@ def _fidelity(
     else:
         frames = list(scenes.stream(bench.policies[0].spec, options.frames, options.seed))
         recordings = [fidelity.Recording(options.seed, frames)]
-    progress = Progress(len(chosen) * max(1, options.episodes * len(TASKS)), "answered")
+    progress = ProgressLine(len(chosen) * max(1, options.episodes * len(TASKS)), "answered")
     return fidelity.measure(bench, recordings, progress.to), FIDELITY
 
 
@@ -199,7 +199,7 @@ def _nodes(
 
     if options.model != "mini":
         raise ConfigError(f"--nodes {SIMULATED}, not {options.model}")
-    progress = Progress(options.nodes * len(chosen), "demos")
+    progress = ProgressLine(options.nodes * len(chosen), "demos")
     rows = graph.measure(
         chosen, options.set, "apple", options.seed or 1, options.nodes, lambda done, total: progress.to(done)
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
-from ecovla_ros.cli.terminal import Progress, print_table
+from ecovla_ros.cli.terminal import ProgressLine, print_table
 from ecovla_ros.errors import ConfigError
 
 COLUMNS = (
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.resume or options.reuse:
         raise ConfigError("--resume and --reuse need --json FILE: the episodes lie beside it")
     done = {journal.trial_of(row) for row in book.rows} if book else set()
-    progress = Progress(sum(trial not in done for trial in todo), "episodes")
+    progress = ProgressLine(sum(trial not in done for trial in todo), "episodes")
     try:
         episodes = success.run(
             settings, todo, spread, lambda row: progress.step(_outcome(row)), delays, book, _stop(options.minutes)

@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     latency = Path("results/latency-study.json")
     parser.add_argument("--latency", type=Path, default=latency, help="result of ecovla bench")
     parser.add_argument("--trace", type=Path, default=Path("results/trace.json"), help="result of bench.trace")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder of the pictures")
     parser.add_argument("--format", default="svg", help="svg, png or pdf")
 
 

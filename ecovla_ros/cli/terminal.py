@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-class Progress:
+class ProgressLine:
     """One line on standard error that tells how far a command is and how long it will take."""
 
     def __init__(self, total: int, what: str) -> None:

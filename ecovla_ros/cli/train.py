@@ -11,7 +11,7 @@ from typing import Any
 
 from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, plain, settings_of
-from ecovla_ros.cli.terminal import Progress, duration, print_table
+from ecovla_ros.cli.terminal import ProgressLine, duration, print_table
 
 Row = dict[str, Any]
 
@@ -110,7 +110,7 @@ def _export(options: argparse.Namespace, settings: Any) -> int:
     from ecovla_ros.train.dataset import Dataset
 
     if settings.demos.episodes:
-        bar = Progress(settings.demos.episodes, "episodes")
+        bar = ProgressLine(settings.demos.episodes, "episodes")
         demos.collect(options.work / "demos", settings.demos, settings.processes, lambda done, *_: bar.to(max(done, 1)))
     count = lerobot.write(options.export_lerobot, Dataset(options.work / "demos").demonstrations())
     print(f"{count} episodes: {options.export_lerobot}")
@@ -129,7 +129,7 @@ def _evaluate(options: argparse.Namespace, out: Path) -> list[Row]:
     settings = config.override(settings_of(options), **{"policy.checkpoint": str(out)})
     dense = trials.compared(["dense"], ["probe"], [0.0])
     todo = trials.trials(dense, list(TASKS), ["calm", "looks"], options.evaluate, 1000)
-    bar = Progress(len(todo), "episodes")
+    bar = ProgressLine(len(todo), "episodes")
     rows = success.table(success.run(settings, todo, spread.processes(options.processes), lambda row: bar.step()))
     print_table(rows, ("environment", "task", "episodes", "successes", "low", "high", "seconds_p50"))
     return rows

@@ -20,7 +20,7 @@ REFUSING = ("velocity", "acceleration", "jerk", "tool_speed", "box")
 
 
 @dataclass(frozen=True)
-class Plan:
+class AdmittedChunk:
     """The chunk behind the trajectory in flight."""
 
     trajectory: Trajectory
@@ -38,7 +38,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Site:
+class AdmissionRules:
     """What does not change from chunk to chunk."""
 
     config: ControlConfig
@@ -53,19 +53,19 @@ def admit(
     start: Motion,
     measured: np.ndarray,
     shares: Mapping[str, float],
-    site: Site,
-) -> Plan:
-    """Plan for `chunk` from the commanded state `start` at `parts_ns` on. Raises Refused.
+    rules: AdmissionRules,
+) -> AdmittedChunk:
+    """The admitted `chunk`, from the commanded state `start` at `parts_ns` on. Raises Refused.
 
     `measured` (7,): where the arm reports to be. `shares`: name of a check -> share of the velocity limit it leaves.
     """
-    config, limits = site.config, site.limits
+    config, limits = rules.config, rules.limits
     checks.age(chunk, now_ns, config.chunk_age_s)
     first = min(playback.due(chunk, parts_ns), chunk.horizon - 1)
     rows, turned = checks.unwrap(chunk.joints, first, start[0])
     rows, clamped = checks.joint_margin(rows, limits, config.margin_rad, start[0])
     checks.jump(rows[first], start[0], measured, config.max_jump_rad)
-    bounded = tool.limits(site.box, limits.tool_speed, start[0])
+    bounded = tool.limits(rules.box, limits.tool_speed, start[0])
     rows, cut = tool.cut(rows, first, bounded)
     ahead = math.ceil(config.max_horizon_s / chunk.period_s)
     shares = {**shares, "singularity": tool.singular_share(rows[first : first + ahead + 1], config)}
@@ -82,4 +82,4 @@ def admit(
     if "velocity" in changed and share < 1.0:
         changed = changed - {"velocity"} | {name for name, left in shares.items() if left < 1.0}
     changed |= {name for name, was in (("unwrap", turned), ("joint_margin", clamped), ("box", cut)) if was}
-    return Plan(fitted.trajectory, route, parts_ns, fitted.stretch, frozenset(changed))
+    return AdmittedChunk(fitted.trajectory, route, parts_ns, fitted.stretch, frozenset(changed))

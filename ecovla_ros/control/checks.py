@@ -115,7 +115,7 @@ def window(config: ControlConfig) -> None:
     """Raises ConfigError where a trajectory would repeat what runs for most of its time."""
     if config.start_window_s > config.max_horizon_s / 2.0:
         raise ConfigError(
-            f"control.start_window_s {config.start_window_s} with max_horizon_s {config.max_horizon_s}; valid: at most half"
+            f"control.start_window_s {config.start_window_s} with max_horizon_s {config.max_horizon_s}; valid: half it"
         )
 
 

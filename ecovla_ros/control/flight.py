@@ -25,6 +25,9 @@ NEAR_S = 0.001
 """Knots are at least so far apart, s."""
 SEAT_RAD = 0.05
 """An arm at rest this near to its last command still holds it: the rest is droop (the arm warns at 3 degrees)."""
+DROOP_RAD, JOLT_S = 0.01, 0.01
+"""So far an arm may droop from an unknown command; the step of acceleration with which it is then brought to its place
+counts as jerk over so long, s."""
 SEAT_SHARE = 0.9
 """Share of the limits that the way to the seat uses."""
 SEAT_MOST_RAD = 1.0
@@ -83,9 +86,12 @@ class Flight:
         off, place = np.abs(way), self._end() + way
         if off.max() <= SEAT_RAD and not anew:
             return None
-        off = np.maximum(off, SEAT_RAD if anew else 0.0)  # the droop of an arm whose command is not known
         slow = 1.5 * off / (limits.ramp_start * limits.velocity)
         smooth = np.sqrt(6.0 * off / np.minimum(limits.acceleration, limits.jerk * STEP_S))
+        if anew:  # also an arm that seems to be in its place has an unknown droop
+            smooth = np.maximum(
+                smooth, np.sqrt(6.0 * DROOP_RAD / np.minimum(limits.acceleration, limits.jerk * JOLT_S))
+            )
         length_s = max(float(slow.max()), float(smooth.max()), SEATED_S) / SEAT_SHARE
         self.start(place)
         self._settled_ns = now_ns + round((length_s + SEATED_S) * NS)

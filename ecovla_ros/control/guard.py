@@ -17,7 +17,7 @@ import numpy as np
 
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import checks, tool
-from ecovla_ros.control.admission import Plan, Site, admit
+from ecovla_ros.control.admission import AdmissionRules, AdmittedChunk, admit
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.clocks import ControllerWatch
 from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
@@ -91,7 +91,7 @@ class Guard:
         horizon_s = (
             config.max_horizon_s - config.start_window_s if self._stamped else min(config.max_horizon_s, SHORT_S)
         )
-        self._site = Site(dataclasses.replace(config, max_horizon_s=horizon_s), limits, tool.box(config))
+        self._rules = AdmissionRules(dataclasses.replace(config, max_horizon_s=horizon_s), limits, tool.box(config))
         tool.check_singularity(config)
         self._clock = Clock(round(STILL_S * config.rate_hz))
         self._arm, self._gate, self._controller = ArmWatch(config.joint_state_age_s), GripperGate(), ControllerWatch()
@@ -99,7 +99,7 @@ class Guard:
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = self._others = 0
         self._flight, self._late = Flight(), LateWatch(config.late_s)
-        self._plan: Plan | None = None
+        self._plan: AdmittedChunk | None = None
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
@@ -455,7 +455,7 @@ class Guard:
         shares = {"ramp": self._limits.ramp((now_ns - begin_ns) / NS), "late": self._late.share(now_ns)}
         parts_ns = self._flight.parting(now_ns, self._config.start_window_s) if self._stamped else now_ns
         start = self._flight.commanded(parts_ns)
-        plan = admit(chunk, now_ns, parts_ns, start, self._measured(), shares, self._site)
+        plan = admit(chunk, now_ns, parts_ns, start, self._measured(), shares, self._rules)
         try:
             if self._stamped:
                 sent = self._flight.send(plan.trajectory, parts_ns, now_ns)
@@ -481,7 +481,8 @@ class Guard:
         """A smooth stop of what is in flight, sent once."""
         self._stopping, window_s = False, self._config.start_window_s
         ending = not self._flight.running(now_ns + round(window_s * NS))
-        if ending or not self._stamped or self._flight.settling(now_ns):
+        unstamped = not self._stamped or (self._measures() and not self._in_step())
+        if ending or unstamped or self._flight.settling(now_ns):
             return None  # what is in flight comes to rest by itself
         sent = self._flight.stop(now_ns, self._limits, window_s)
         self._counters["stop"] += sent is None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
-from ecovla_ros.engine.host_copy import Landing
+from ecovla_ros.engine.host_copy import HostCopy
 from ecovla_ros.engine.kernel_choice import choose_kernels
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
@@ -53,7 +53,7 @@ class Engine:
     ) -> None:
         """Raises PruningError where sites, ratios and settings do not fit."""
         self.policy, self.config = policy, config
-        self._streams, self._watch, self._landing = streams, Stopwatch(clock), Landing()
+        self._streams, self._watch, self._host_copy = streams, Stopwatch(clock), HostCopy()
         self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
         self._trigger = Trigger(config.p, config.window)
         self._deadline: Deadline | None = None
@@ -124,11 +124,11 @@ class Engine:
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
-        self._landing.start(self.policy.act(seen, handoff, plan, self._noise))
+        self._host_copy.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
         self._streams.release()
-        chunk, fault = self._decode(seen, plan, fault)
+        chunk, fault = self._to_chunk(seen, plan, fault)
         watch.lap("post")
         self._streams.rest()
         return Step(chunk, self._report(seen, decision, plan, fault))
@@ -245,9 +245,9 @@ class Engine:
         if refresh is not None and plan.record is not None and refresh.runs_in(phase):
             self._streams.aside(partial(refresh.prepare, phase, plan))
 
-    def _decode(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
+    def _to_chunk(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
         """Actions that land to a chunk; a sparse frame that is not finite is answered again, dense."""
-        chunk = self.policy.decode(seen, self._landing.take())
+        chunk = self.policy.to_chunk(seen, self._host_copy.take())
         if _finite(chunk):
             return chunk, fault
         if plan.kept:
@@ -309,9 +309,9 @@ class Engine:
         self._streams.finish()
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
-        """Prefill, act and decode, with nothing beside them."""
-        self._landing.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
-        return self.policy.decode(seen, self._landing.take())
+        """`prefill`, `act` and `to_chunk`, with nothing beside them."""
+        self._host_copy.start(self.policy.act(seen, self.policy.prefill(seen, plan), plan, self._noise))
+        return self.policy.to_chunk(seen, self._host_copy.take())
 
 
 def _finite(chunk: ActionChunk) -> bool:

@@ -56,7 +56,7 @@ class CudaRecorder:
         return graph.replay, value
 
 
-class Again:
+class EagerRecorder:
     """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
 
     def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
@@ -86,7 +86,7 @@ class Graphed:
     """A policy whose `prefill` and `act` are replayed. Capturing belongs to `warm_up`: see `Engine.warm_up`.
 
     A shape that was not captured then (free text of an unforeseen length) is captured when it first comes; that frame
-    takes longer. Encoding and decoding run as they are.
+    takes longer. `encode` and `to_chunk` run as they are.
     """
 
     def __init__(self, policy: Policy, recorder: Recorder) -> None:
@@ -117,9 +117,9 @@ class Graphed:
         """The policy's."""
         return self.inner.encode(obs)
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """The policy's."""
-        return self.inner.decode(seen, actions)
+        return self.inner.to_chunk(seen, actions)
 
     def warm_up(self) -> None:
         """The policy's."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Landing:
+class HostCopy:
     """One pinned buffer on CUDA, which the next `start` overwrites; on a CPU the tensor itself passes through.
 
     What `take` gives is read before the next `start`: a chunk is made of new arrays.

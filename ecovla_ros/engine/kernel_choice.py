@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from ecovla_ros.kernels.available import triton_runs_on
-from ecovla_ros.kernels.gated import CHOICE
+from ecovla_ros.kernels.gated import KERNEL_CHOICE
 from ecovla_ros.prune.site import Plan, Site
 
 
@@ -26,5 +26,5 @@ def choose_kernels(sites: Sequence[Site], plans: Iterable[Plan], tokens: Mapping
     for (length, kept, width), site in shapes.items():
         gate, up = site.producers
         x = torch.randn(length, width, device=gate.device).to(gate.dtype)
-        CHOICE.measure(x, gate[:kept], up[:kept], "gelu")
+        KERNEL_CHOICE.measure(x, gate[:kept], up[:kept], "gelu")
     return len(shapes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ecovla_ros.engine.timing import Span, span_for
+from ecovla_ros.engine.timing import JobTimer, job_timer
 
 PHASES = ("prefill", "act")
 
@@ -29,10 +29,10 @@ class RefreshState:
 
 
 class Outcome:
-    """Of one refresh, by phase: its span, and what it found. Pinned on CUDA, written there without the host."""
+    """Of one refresh, by phase: its timer, and what it found. Pinned on CUDA, written there without the host."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
-        self.spans: dict[str, Span] = {p: span_for(device, clock) for p in PHASES}
+        self.timers: dict[str, JobTimer] = {p: job_timer(device, clock) for p in PHASES}
         pinned = device.type == "cuda"
         self._found = {p: torch.zeros(2, dtype=torch.int64, pin_memory=pinned) for p in PHASES}
         self.phases: list[str] = []
@@ -41,12 +41,12 @@ class Outcome:
     def end(self, phase: str, swaps: Tensor, finite: Tensor) -> None:
         """The last step of a phase's job: `swaps` () pairs were exchanged, `finite` () says if energies were."""
         self._found[phase].copy_(torch.stack((swaps.long(), finite.long())), non_blocking=True)
-        self.spans[phase].end()
+        self.timers[phase].end()
         self.phases.append(phase)
 
     def done(self) -> bool:
         """True once every phase has ended; never waits."""
-        return all(self.spans[p].done() for p in self.phases)
+        return all(self.timers[p].done() for p in self.phases)
 
     def take(self, before: RefreshState) -> RefreshState:
         """The state after this refresh, which is forgotten. Only once it is done."""
@@ -54,7 +54,7 @@ class Outcome:
         swaps = sum(int(self._found[p][0]) for p in phases)
         finite = all(int(self._found[p][1]) for p in phases)
         fault = "" if finite else "the energies of a refresh were not finite: the last pattern stays"
-        return RefreshState(swaps, before.pattern_id + bool(swaps), sum(self.spans[p].ms() for p in phases), fault)
+        return RefreshState(swaps, before.pattern_id + bool(swaps), sum(self.timers[p].ms() for p in phases), fault)
 
 
 class Outcomes:

@@ -128,15 +128,15 @@ class Refresh:
         return self._job(phase, plan, self._outcomes.spare(), rehearsed=True)
 
     def _job(self, phase: str, plan: Plan, outcome: Outcome, rehearsed: bool) -> Callable[[], None]:
-        span = outcome.spans[phase]
-        span.begin()
+        timer = outcome.timers[phase]
+        timer.begin()
         stacks = [s for s in self.stacks if s.phase == phase]
         changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
         changes = [c.void() for c in changes] if rehearsed else changes
-        span.pause()
+        timer.pause()
 
         def write() -> None:
-            span.resume()
+            timer.resume()
             before, self.torn = self.torn, True
             swaps = torch.stack([s.apply(c) for s, c in zip(stacks, changes)]).sum()
             self.torn = before

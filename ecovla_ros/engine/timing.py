@@ -36,7 +36,7 @@ class Stopwatch:
         return (self._clock() - self._start) * 1e3
 
 
-class Span(Protocol):
+class JobTimer(Protocol):
     """Duration of one job, which may pause between its halves."""
 
     def begin(self) -> None: ...
@@ -54,7 +54,7 @@ class Span(Protocol):
     def ms(self) -> float: ...
 
 
-class HostSpan:
+class HostJobTimer:
     """By the host's clock."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -80,7 +80,7 @@ class HostSpan:
         return self._sum * 1e3
 
 
-class CudaSpan:
+class CudaJobTimer:
     """By events of the stream that is current when the job is issued; pauses are none there."""
 
     def __init__(self) -> None:
@@ -105,6 +105,6 @@ class CudaSpan:
         return float(self._begin.elapsed_time(self._end))
 
 
-def span_for(device: torch.device, clock: Callable[[], float]) -> Span:
-    """The span that measures jobs on a device."""
-    return CudaSpan() if device.type == "cuda" else HostSpan(clock)
+def job_timer(device: torch.device, clock: Callable[[], float]) -> JobTimer:
+    """The timer that measures jobs on a device."""
+    return CudaJobTimer() if device.type == "cuda" else HostJobTimer(clock)

@@ -37,7 +37,7 @@ def reference(
     return hidden
 
 
-class Choice:
+class KernelChoice:
     """Which of the two runs for a shape: the faster, as `measure` found on this machine; until then the reference."""
 
     def __init__(self) -> None:
@@ -79,14 +79,14 @@ def gated(
     """As `reference`, through the kernel where it was found faster. Raises PruningError for an unknown activation."""
     if activation not in ACTIVATIONS:
         raise PruningError(unknown("activation", activation, ACTIVATIONS))
-    if CHOICE.fused and _shape(x, gate) in CHOICE.fused:
+    if KERNEL_CHOICE.fused and _shape(x, gate) in KERNEL_CHOICE.fused:
         fused = importlib.import_module("ecovla_ros.kernels.gated_triton").gated
         out: Tensor = fused(x, gate, up, activation, energy, valid)
         return out
     return reference(x, gate, up, activation, energy, valid)
 
 
-CHOICE = Choice()
+KERNEL_CHOICE = KernelChoice()
 """The process's choice: what is fastest is a fact of the machine, not of a model."""
 
 

@@ -78,7 +78,7 @@ class Policy(Protocol):
         """Hand-off to normalised actions (H, action_dim). `noise`: (H, action_dim), handed in."""
         ...
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions to an absolute joint chunk with the observation's stamp.
 
         The engine gives them on the host. The chunk shares no memory with them: the next frame's actions land there."""

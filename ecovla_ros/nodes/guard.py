@@ -31,9 +31,9 @@ from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.states import State
 from ecovla_ros.control.status import Command, GuardStatus
 from ecovla_ros.errors import ControlError, ObservationError
-from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.ros import controller_state, diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
-from ecovla_ros.nodes.ros.polling import Seldom, Stream
+from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
@@ -58,11 +58,11 @@ class GuardNode(Node):
         super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
         settings.declare(self)
         self.declare_parameter(
-            "gripper", "topic", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
+            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
         )
         config = settings.configuration(self).control
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
-        self._guard, self._set = Guard(config, limits.load(config.profile), steady=not simulated), SetWatch()
+        self._guard, self._plan = Guard(config, limits.load(config.profile), steady=not simulated), PlanClock()
         send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._said: tuple[str, ...] = ()
@@ -70,18 +70,15 @@ class GuardNode(Node):
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
-        self._planned_ns = 0
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
         publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
-        self._arm = TrajectoryTopic(
-            publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
-            lambda: self._planned_ns if config.stamp_commands else 0,
-        )  # fmt: skip
+        self._arm = TrajectoryTopic(publish, JointTrajectory, JointTrajectoryPoint, send_gripper)
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
-        self._states = Stream(self, JointState, "joint_states", qos.SENSOR)
-        self._estops = Stream(self, Bool, "estop", qos.EVENT)
+        self._states = PolledTopic(self, JointState, "joint_states", qos.SENSOR)
+        self._estops = PolledTopic(self, Bool, "estop", qos.EVENT)
+        self._controller = controller_state.topic(self) if config.stamp_commands != "never" else None
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
         self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -95,13 +92,13 @@ class GuardNode(Node):
         """Tick by the steady clock, and wait in between: a timer would cost the executor a second wait a tick."""
         self.destroy_timer(self._timer)
         process.keep_loaded()
-        seldom, due_s, ticks = Seldom(), time.monotonic(), 0
+        events, due_s, ticks = OncePerSecond(), time.monotonic(), 0
         while going():
             due_s, ticks = max(due_s + self._period_s, time.monotonic()), ticks + 1
             self._tick()
             wait: Callable[[float], None] = time.sleep
             if ticks % LOOK_TICKS == 0 or self._listens():
-                seldom.turn(self, due_s)
+                events.turn(self, due_s)
                 wait = executor.spin_once
                 wait(max(due_s - time.monotonic(), 0.0))  # also when a tick took longer than its period
             while (left_s := due_s - time.monotonic()) > 0.0:
@@ -173,14 +170,27 @@ class GuardNode(Node):
         for pressed in self._estops.every():
             self._guard.on_estop(pressed.data, now_ns)
         self._read_joint_state(now_ns)
+        self._read_controller_state(now_ns)
         self._carry_out(self._guard.tick(now_ns), now_ns)
+
+    def _read_controller_state(self, now_ns: int) -> None:
+        """Take the newest: its stamp tells the controller's clock."""
+        msg = None if self._controller is None else self._controller.newest()
+        if msg is None:
+            return
+        try:
+            self._guard.on_controller_state(
+                wire.controller_state(deserialize_message(msg, controller_state.KIND)), now_ns
+            )
+            self._inputs.pop("controller_state", None)
+        except ObservationError as error:
+            self._complain("controller_state", str(error))
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
-        self._planned_ns = now_ns
-        if command.trajectory is not None:
-            self._arm.send(command.trajectory)
+        if command.trajectory is not None and self._guard.in_time(self._now_ns()):
+            self._arm.send(command.trajectory, self._stamp(command))
         if command.gripper is not None:
             self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
@@ -195,6 +205,12 @@ class GuardNode(Node):
             if said[:2] != self._said[:2] or status.state != State.DISARMED.value:
                 self._log(status)
             self._said = said
+
+    def _stamp(self, command: Command) -> int:
+        """When a trajectory begins by the controller's clock, ns; 0: on arrival."""
+        if not command.begin_ns or command.apart_ns is not None:
+            return command.begin_ns + (command.apart_ns or 0)
+        return command.begin_ns if self._simulated_time else self._plan.stamp(command.begin_ns)
 
     def _say(self, status: GuardStatus) -> None:
         level, message = LEVELS.get(status.state, diagnostics.OK), self._message(status)
@@ -246,15 +262,19 @@ class GuardNode(Node):
         return self._jitter_ms
 
     def _now_ns(self) -> int:
-        """Time of the node's clock, ns: the system's unless time is simulated. The guard is told if it was set."""
+        """What the guard plans with, ns: steady time with the system's date, or simulated time.
+
+        The guard is told when the system's clock was set.
+        """
         if self._simulated_time:  # the controller has the same clock
             return int(self.get_clock().now().nanoseconds)
         for _ in range(READS):
             before_ns = time.monotonic_ns()
-            now_ns, after_ns = time.time_ns(), time.monotonic_ns()
+            system_ns, after_ns = time.time_ns(), time.monotonic_ns()
             if after_ns - before_ns < 1e9 * READ_S:
                 break
-        set_s = self._set.see(now_ns, (before_ns + after_ns) // 2, (after_ns - before_ns) / 1e9)
+        between_ns = after_ns - before_ns
+        now_ns, set_s = self._plan.now(system_ns, before_ns + between_ns // 2, self._guard.resting, between_ns / 1e9)
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
         return now_ns

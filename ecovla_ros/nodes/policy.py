@@ -25,7 +25,7 @@ from ecovla_ros.errors import EcovlaError, ObservationError, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
-from ecovla_ros.nodes.ros.polling import Stream
+from ecovla_ros.nodes.ros.polling import PolledTopic
 
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
@@ -126,7 +126,7 @@ class PolicyNode(LifecycleNode):
         for camera in self._spec.cameras:
             receive = self._receiver(camera)
             self._topics[camera] = self._subscription(kind, f"{camera}/{ending}", receive, qos.SENSOR)
-        self._joints = Stream(self, JointState, "joint_states", qos.STATES)
+        self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES)
         self._made.append(self._joints.close)
         self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
 
@@ -157,34 +157,34 @@ class PolicyNode(LifecycleNode):
         patience = self._config.node.image_age_s / 2
         try:
             while self._thread is threading.current_thread():
-                images = mailbox.wait(patience)
+                image_messages = mailbox.wait(patience)
                 try:
-                    if images is None:
+                    if image_messages is None:
                         times_ns = self._since_ns, self._now_ns()
                         age_s = self._config.node.image_age_s
                         freshness.check_silence(mailbox, self._topics, self.count_publishers, times_ns, age_s)
                     else:
-                        self._answer(images)
+                        self._answer(image_messages)
                 except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
                     self._complain(str(error))
         finally:
             if self._thread is threading.current_thread():  # nobody stopped it: a defect, told before it is raised
                 self._diagnostics.set(diagnostics.ERROR, "the inference thread broke; deactivate and activate")
 
-    def _answer(self, images: Mapping[str, Any]) -> None:
+    def _answer(self, image_messages: Mapping[str, Any]) -> None:
         """One frame. Raises ObservationError for input that gives no chunk."""
         began = time.perf_counter()
         if self._new_episode:
             self._new_episode = False
             self._engine.reset(self._config.policy.seed)
-        newest = max(wire.stamp_ns(msg.header.stamp) for msg in images.values())
+        newest = max(wire.stamp_ns(msg.header.stamp) for msg in image_messages.values())
         freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
         joints = self._joints.nearest(newest)
         if joints is None:
             raise ObservationError(
                 "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
             )
-        seen = wire.observation(images, joints, self._instruction, self._config.node.sync_s)
+        seen = wire.observation(image_messages, joints, self._instruction, self._config.node.sync_s)
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
         decode_ms = 1e3 * (time.perf_counter() - began)

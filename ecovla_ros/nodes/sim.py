@@ -4,7 +4,7 @@ Stamps are simulated time anchored to the wall clock when the node starts, and p
 other nodes work with and without use_sim_time. When this machine cannot keep up, the anchor moves and physics is slow;
 stamps stay near the wall clock. In lock step nothing happens between trajectories: each one advances one period.
 
-Threads: the executor's thread owns the world; `Cameras` draws in a thread of its own.
+Threads: the executor's thread owns the world; `SimCameras` draws in a thread of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ecovla_ros import wire
 from ecovla_ros.errors import ConfigError, ControlError, EcovlaError, SimulationError, unknown
 from ecovla_ros.nodes.ros import process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ApplyEvent, ResetScene
-from ecovla_ros.nodes.ros.sim_cameras import Cameras
+from ecovla_ros.nodes.ros.sim_cameras import SimCameras
 from ecovla_ros.sim import events
 from ecovla_ros.sim.env import PERIOD_TICKS
 from ecovla_ros.sim.events import KINDS, Event
@@ -52,7 +52,7 @@ class SimNode(Node):
         self._world = World(*size)
         self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)
         self._offset_ns = self._wall.now().nanoseconds - self._world.now_ns
-        self._cameras = Cameras(self, self._world.model, self._config.renderer, size)
+        self._cameras = SimCameras(self, self._world.model, self._config.renderer, size)
         self._success, self._ticks = False, 0
         self._open_topics()
         self._reset(self._config.task, self._config.seed, self._config.looks)

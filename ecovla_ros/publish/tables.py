@@ -1,4 +1,4 @@
-"""README tables from results/*.json: `python -m ecovla_ros.publish.tables README.md`. No figure is typed by hand.
+"""Tables of the README and of docs/ from results/*.json: `make tables`. No figure is typed by hand.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each NAME below says from which file and how.
 """
@@ -21,17 +21,23 @@ from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, per
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rewrite the tables of a Markdown file in place; `--check` only tells whether they are up to date (exit 1)."""
+    """Rewrite the tables of Markdown files in place; `--check` only tells which are not up to date (exit 1)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="*", help="Markdown files; none: README.md and all of docs/")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
-    before = options.file.read_text(encoding="utf-8")
-    after = fill(before, options.results)
-    if not options.check:
-        options.file.write_text(after, encoding="utf-8")
-    return int(options.check and before != after)
+    stale = []
+    for file in options.file or [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]:
+        before = file.read_text(encoding="utf-8")
+        after = fill(before, options.results)
+        if before != after:
+            stale.append(file)
+            if not options.check:
+                file.write_text(after, encoding="utf-8")
+    if options.check and stale:
+        print(f"not as the result files say: {', '.join(map(str, stale))}; `make tables` writes them")
+    return int(options.check and bool(stale))
 
 
 def fill(text: str, results: Path) -> str:
@@ -92,7 +98,7 @@ def trial(document: Document) -> str:
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
-    command = "python -m ecovla_ros.publish.report.measure"
+    command = "python -m ecovla_ros.bench.speed.bags"
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 

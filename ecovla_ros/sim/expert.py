@@ -13,8 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ecovla_ros.control.kinematics import POSITION_LIMIT, joint_velocity, pose_jacobian, rotation_vector
-from ecovla_ros.sim import plan
-from ecovla_ros.sim.plan import Pick, Stage
+from ecovla_ros.sim.waypoints import (
+    Pick,
+    Waypoint,
+    basket_waypoints,
+    cabinet_waypoints,
+    clear_waypoints,
+    graspable,
+    pick,
+    pick_waypoints,
+)
 from ecovla_ros.sim.world import HOME, World
 
 PERIOD_S = 0.1
@@ -45,7 +53,7 @@ FINE = 0.04
 class Progress:
     """Where in the plan the expert is."""
 
-    stage: int = 0
+    waypoint: int = 0
     waited: int = 0
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(7))
     """Joint velocity of the last period, rad/s, (7,)."""
@@ -63,16 +71,16 @@ class Expert:
     @property
     def done(self) -> bool:
         """Whether the plan has ended; from then on the expert holds still."""
-        return self._progress.stage >= len(self._stages)
+        return self._progress.waypoint >= len(self._waypoints)
 
     @property
     def fine(self) -> bool:
         """Whether it is at work where millimetres count: closer than `FINE` to a pose it has to come to rest at."""
         if self.done:
             return False
-        stage = self._stages[self._progress.stage]
+        waypoint = self._waypoints[self._progress.waypoint]
         tool = pose_jacobian(self._world.commanded())[0]
-        return stage.through == 0.0 and bool(np.linalg.norm(stage.position - tool) < FINE)
+        return waypoint.through == 0.0 and bool(np.linalg.norm(waypoint.position - tool) < FINE)
 
     def act(self, noise: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """Joint targets (7,), rad, due in one period, and gripper target, 0 or 1; moves on in the plan.
@@ -103,43 +111,43 @@ class Expert:
         """One period from the commanded joints `at` (7,): new joints and gripper; `progress` is moved on."""
         tool, turned, slope = pose_jacobian(at)
         while True:
-            stage = self._stages[min(progress.stage, len(self._stages) - 1)]
-            gap, angle = _gap(stage, tool), rotation_vector(stage.rotation @ turned.T)
-            distance, turn = float(np.linalg.norm(stage.position - tool)), float(np.linalg.norm(angle))
-            if progress.stage >= len(self._stages):
+            waypoint = self._waypoints[min(progress.waypoint, len(self._waypoints) - 1)]
+            gap, angle = _gap(waypoint, tool), rotation_vector(waypoint.rotation @ turned.T)
+            distance, turn = float(np.linalg.norm(waypoint.position - tool)), float(np.linalg.norm(angle))
+            if progress.waypoint >= len(self._waypoints):
                 break
-            reached = distance < stage.tolerance and turn < stage.turn
-            if not stage.hold and not reached:
+            reached = distance < waypoint.tolerance and turn < waypoint.turn
+            if not waypoint.hold and not reached:
                 break
-            if stage.hold and progress.waited < stage.hold:
+            if waypoint.hold and progress.waited < waypoint.hold:
                 progress.waited += int(reached)
                 break
-            progress.stage, progress.waited = progress.stage + 1, 0
-        twist = np.concatenate((_linear(gap, stage.through), _angular(angle, turn)))
+            progress.waypoint, progress.waited = progress.waypoint + 1, 0
+        twist = np.concatenate((_linear(gap, waypoint.through), _angular(angle, turn)))
         posture = POSTURE_GAIN * (HOME - at) if distance > 0.01 else None
         wanted = joint_velocity(at, twist, posture, JOINT_SPEED, slope)
         change = wanted - progress.velocity
         excess = max(float(np.abs(change).max()) / JOINT_SPEED_CHANGE, 1.0)
         progress.velocity = progress.velocity + change / excess
-        return np.clip(at + PERIOD_S * progress.velocity, -POSITION_LIMIT, POSITION_LIMIT), stage.closed
+        return np.clip(at + PERIOD_S * progress.velocity, -POSITION_LIMIT, POSITION_LIMIT), waypoint.closed
 
     def _look(self) -> None:
         """Compare the world with the plan: follow a moved object or goal, start over when the grasp is lost."""
         at, axes = self._world.pose(self._world.task.object)
-        phase = "done" if self.done else self._stages[self._progress.stage].phase
+        phase = "done" if self.done else self._waypoints[self._progress.waypoint].phase
         if phase == "reach":
             astray = self._has_moved(at, axes)
         else:
             gone = phase in ("carry", "done") and np.linalg.norm(at - self._world.tcp()[0]) > LOST
             astray = bool(gone) and not self._world.inside() and self._tries < TRIES
-        if astray and plan.graspable(self._world.task.object, at, axes):
+        if astray and graspable(self._world.task.object, at, axes):
             self._tries += int(phase != "reach")
             self._replan()
         elif astray and phase != "done":
             self._give_up()
-        if self._goal_has_moved() and self._deliver < len(self._stages):
+        if self._goal_has_moved() and self._deliver < len(self._waypoints):
             self._goal = self._world.pose(self._world.task.goal)
-            self._stages[self._deliver :] = self._deliver_stages()
+            self._waypoints[self._deliver :] = self._deliver_waypoints()
 
     def _has_moved(self, at: np.ndarray, axes: np.ndarray) -> bool:
         turned = np.linalg.norm(rotation_vector(axes @ self._object[1].T))
@@ -151,29 +159,29 @@ class Expert:
         return bool(np.linalg.norm(at - self._goal[0]) > MOVED or np.abs(axes - self._goal[1]).max() > TURNED)
 
     def _replan(self) -> None:
-        """New plan from the world as it is, from its first stage; the commanded velocity carries on."""
+        """New plan from the world as it is, from its first waypoint; the commanded velocity carries on."""
         task = self._world.task
         self._object, self._goal = self._world.pose(task.object), self._world.pose(task.goal)
-        self._grasp: Pick = plan.pick(task.object, *self._object)
+        self._grasp: Pick = pick(task.object, *self._object)
         tool = pose_jacobian(self._world.commanded())[:2]
-        stages = plan.clear_stages(*tool, self._grasp.point) if self._tries else []
-        stages += plan.pick_stages(task.object, self._grasp)
-        self._deliver = len(stages)
-        self._stages = stages + self._deliver_stages()
-        self._progress.stage = self._progress.waited = 0
+        waypoints = clear_waypoints(*tool, self._grasp.point) if self._tries else []
+        waypoints += pick_waypoints(task.object, self._grasp)
+        self._deliver = len(waypoints)
+        self._waypoints = waypoints + self._deliver_waypoints()
+        self._progress.waypoint = self._progress.waited = 0
 
     def _give_up(self) -> None:
         """The object cannot be grasped where it is: let go and stay here."""
         position, rotation = pose_jacobian(self._world.commanded())[:2]
         self._object = self._world.pose(self._world.task.object)
-        self._stages = [Stage(position, rotation, "leave", 0.03, 0.3)]
-        self._deliver = self._progress.stage = len(self._stages)
+        self._waypoints = [Waypoint(position, rotation, "leave", 0.03, 0.3)]
+        self._deliver = self._progress.waypoint = len(self._waypoints)
 
-    def _deliver_stages(self) -> list[Stage]:
+    def _deliver_waypoints(self) -> list[Waypoint]:
         if self._world.task.goal == "basket":
-            return plan.basket_stages(self._grasp, self._goal[0])
+            return basket_waypoints(self._grasp, self._goal[0])
         heading = self._goal[1][:, 0]
-        return plan.cabinet_stages(self._goal[0], math.atan2(heading[1], heading[0]))
+        return cabinet_waypoints(self._goal[0], math.atan2(heading[1], heading[0]))
 
 
 def _speed(distance: float, cruise: float, braking: float, through: float = 0.0) -> float:
@@ -182,12 +190,12 @@ def _speed(distance: float, cruise: float, braking: float, through: float = 0.0)
     return min(cruise, brake, max(distance / SETTLE_S, through))
 
 
-def _gap(stage: Stage, tool: np.ndarray) -> np.ndarray:
-    """Way still to go (3,), m; of a stage that is reached along the tool, less of the advance the farther beside it."""
-    gap = stage.position - tool
-    if not stage.along:
+def _gap(waypoint: Waypoint, tool: np.ndarray) -> np.ndarray:
+    """Way still to go (3,), m; of one reached along the tool, less of the advance the farther beside it."""
+    gap = waypoint.position - tool
+    if not waypoint.along:
         return gap
-    axis = stage.rotation[:, 2]
+    axis = waypoint.rotation[:, 2]
     ahead = gap.dot(axis) * axis
     aside = gap - ahead
     return aside + ahead * min(max(2.0 - float(np.linalg.norm(aside)) / ASIDE, 0.0), 1.0)

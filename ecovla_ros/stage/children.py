@@ -1,4 +1,7 @@
-"""The other processes of the demo: started before ROS is, watched, and ended by their ids."""
+"""The other processes of the demo: started before ROS is, watched, and ended by their ids.
+
+They end with the process that started them, also when that is killed (`nodes.ros.process.follow_parent`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 
 from ecovla_ros import config
 from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.nodes.ros.process import PARENT
 
 STOP_S = 10.0
 """A process has this long to end after SIGTERM before it is killed, s."""
@@ -91,6 +95,7 @@ def environment(domain: int, logs: Path) -> dict[str, str]:
         "ROS_LOG_DIR": str(logs),
         "AMENT_PREFIX_PATH": os.environ.get("AMENT_PREFIX_PATH", sys.prefix),
         "PYTHONUNBUFFERED": "1",
+        PARENT: str(os.getpid()),
     }
 
 

@@ -28,7 +28,7 @@ from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
-from ecovla_ros.stage.topics import FAULT, OK, WARNING, Finding, Heard, Link
+from ecovla_ros.stage.topics import FAULT, OK, WARNING, ExpectedTopic, Finding, TopicTraffic
 from ecovla_ros.types import JOINTS
 
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
@@ -47,19 +47,19 @@ class Doctor(Node):
         self._config = loaded
         self.spec, self._spec_fault = _spec(loaded)
         self._cameras = tuple(self.spec.get("cameras", {})) or ("third_person", "wrist")
-        self.links = [
-            *(Link(f"{camera}/image", Image, qos.SENSOR, True) for camera in self._cameras),
-            Link("joint_states", JointState, qos.SENSOR, True),
-            Link("instruction", String, qos.LATCHED, True),
-            Link("action_chunk", ActionChunk, qos.COMMAND, True),
-            Link("latency", LatencyReport, qos.REPORT, True),
-            Link("status", DiagnosticStatus, qos.LATCHED, True),
-            Link(CONTROLLER, JointTrajectory, qos.COMMAND, False),
+        self.topics = [
+            *(ExpectedTopic(f"{camera}/image", Image, qos.SENSOR, True) for camera in self._cameras),
+            ExpectedTopic("joint_states", JointState, qos.SENSOR, True),
+            ExpectedTopic("instruction", String, qos.LATCHED, True),
+            ExpectedTopic("action_chunk", ActionChunk, qos.COMMAND, True),
+            ExpectedTopic("latency", LatencyReport, qos.REPORT, True),
+            ExpectedTopic("status", DiagnosticStatus, qos.LATCHED, True),
+            ExpectedTopic(CONTROLLER, JointTrajectory, qos.COMMAND, False),
         ]
-        self.heard = {link.topic: Heard() for link in self.links if link.written}
-        for link in self.links:
-            if link.written:
-                self.create_subscription(link.kind, link.topic, self._listener(link.topic), link.profile)
+        self.heard = {topic.name: TopicTraffic() for topic in self.topics if topic.written}
+        for topic in self.topics:
+            if topic.written:
+                self.create_subscription(topic.kind, topic.name, self._listener(topic.name), topic.profile)
 
     def _listener(self, topic: str) -> Callable[[Any], None]:
         return lambda msg: self.heard[topic].hear(msg, int(self.get_clock().now().nanoseconds))
@@ -72,28 +72,28 @@ class Doctor(Node):
 
     def _topics(self) -> Iterator[Finding]:
         """Every topic is there, with its type, and with a quality of service that lets messages through."""
-        for link in self.links:
-            name = self.resolve_topic_name(link.topic)
-            find = self.get_publishers_info_by_topic if link.written else self.get_subscriptions_info_by_topic
+        for topic in self.topics:
+            name = self.resolve_topic_name(topic.name)
+            find = self.get_publishers_info_by_topic if topic.written else self.get_subscriptions_info_by_topic
             ends = [end for end in find(name) if end.node_name != "doctor"]
-            what = "publisher" if link.written else "subscriber"
+            what = "publisher" if topic.written else "subscriber"
             if not ends:
                 why = {CONTROLLER: "no controller listens: is joint_trajectory_controller active?",
                        "instruction": "no instruction yet: the policy waits for one",
                        "action_chunk": "no publisher: is the policy configured?"}  # fmt: skip
-                level = WARNING if link.topic in ("instruction", "latency") else FAULT
-                yield Finding(level, name, why.get(link.topic, f"no {what}; valid: remap yours to this name"))
+                level = WARNING if topic.name in ("instruction", "latency") else FAULT
+                yield Finding(level, name, why.get(topic.name, f"no {what}; valid: remap yours to this name"))
                 continue
-            wrong = sorted({end.topic_type for end in ends} - {link.type_name})
-            deaf = [reason for end in ends if (reason := link.deaf(end.qos_profile))]
+            wrong = sorted({end.topic_type for end in ends} - {topic.type_name})
+            deaf = [reason for end in ends if (reason := topic.deaf(end.qos_profile))]
             if wrong:
-                yield Finding(FAULT, name, f"type {', '.join(wrong)}; valid: {link.type_name}")
+                yield Finding(FAULT, name, f"type {', '.join(wrong)}; valid: {topic.type_name}")
             elif deaf:
                 yield Finding(FAULT, name, f"quality of service does not match: {deaf[0]}")
-            elif link.written and len(ends) > 1 and link.topic != "instruction":
+            elif topic.written and len(ends) > 1 and topic.name != "instruction":
                 yield Finding(WARNING, name, f"{len(ends)} publishers: {', '.join(sorted(e.node_name for e in ends))}")
             else:
-                yield Finding(OK, name, f"{link.type_name}, {what} {ends[0].node_name}")
+                yield Finding(OK, name, f"{topic.type_name}, {what} {ends[0].node_name}")
 
     def _pictures(self) -> Iterator[Finding]:
         """Pictures come often enough, are decodable, and are of now."""

@@ -23,7 +23,7 @@ from ecovla_ros.nodes.ros.process import keep_loaded, start_ros
 from ecovla_ros.stage import children
 from ecovla_ros.stage.children import Child
 from ecovla_ros.stage.driver import Driver
-from ecovla_ros.stage.recorded_controller import Arm
+from ecovla_ros.stage.recorded_controller import RecordedController
 from ecovla_ros.types import CAMERAS
 
 CONFIG = "mini_sim.yaml"
@@ -59,7 +59,7 @@ class Stage:
         self.heard: list[Callable[[], None]] = []
         """Called when the guard has said something."""
         self.node.create_subscription(DiagnosticStatus, "status", self._on_status, qos.LATCHED)
-        self.arm = Arm(self.node)
+        self.arm = RecordedController(self.node)
         self.driver = Driver(self.node, self._executor, self._check)
         self.passing = relayed
         """Whether pictures are passed on."""

@@ -19,7 +19,7 @@ TRANSPORT_NS = 3_000_000
 """A command reaches the controller so much later than it was planned, ns."""
 
 
-class Arm:
+class RecordedController:
     """What the controller was told, in order, to be run again at 1 kHz."""
 
     def __init__(self, node: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the doctor looks at: topics as links between our nodes and others, what was heard on them, and findings."""
+"""What the doctor looks at: the topics that must be there, what was heard on them, and findings."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Link:
+class ExpectedTopic:
     """One topic: its type, and the quality of service that our side of it has."""
 
-    topic: str
+    name: str
     kind: Any
     profile: QoSProfile
     written: bool
@@ -54,7 +54,7 @@ class Link:
         return str(reason) if level == QoSCompatibility.ERROR else ""
 
 
-class Heard:
+class TopicTraffic:
     """What came on one topic while we listened."""
 
     def __init__(self) -> None:

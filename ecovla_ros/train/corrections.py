@@ -21,8 +21,8 @@ from ecovla_ros.errors import EcovlaError
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.events import Event
-from ecovla_ros.sim.follow import Teacher
 from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.sim.teacher import Teacher
 from ecovla_ros.train.frames import DemoSettings, frame_of
 from ecovla_ros.types import CONTINUOUS, ActionChunk, Observation
 

@@ -190,7 +190,7 @@ def _together_stage(
     model.load_state_dict(before.model.state_dict())
     model.to(settings.device)
     ids, real = (torch.tensor(part) for part in before.prompt.batch(data.meta["instructions"]))
-    stage = together.Joint(settings.together_minutes * 60, rate=settings.together_rate, seed=settings.seed)
+    stage = together.TogetherSettings(settings.together_minutes * 60, rate=settings.together_rate, seed=settings.seed)
 
     def save(average: PiModel) -> None:
         if rank == 0:

@@ -36,7 +36,7 @@ KEEP_S = 240.0
 
 
 @dataclass(frozen=True)
-class Joint:
+class TogetherSettings:
     """Settings of this stage."""
 
     seconds: float
@@ -86,7 +86,7 @@ def train_together(
     data: Dataset,
     columns: dict[str, Tensor],
     prompts: tuple[Tensor, Tensor],
-    settings: Joint,
+    settings: TogetherSettings,
     state: Path,
     report: Report,
     keep: Callable[[PiModel], None],
@@ -160,7 +160,7 @@ def _draw(
     return batch
 
 
-def _row(step: int, spent: float, settings: Joint, mean: np.ndarray) -> dict[str, Any]:
+def _row(step: int, spent: float, settings: TogetherSettings, mean: np.ndarray) -> dict[str, Any]:
     names = ("flow", "grounding", "classes", "places", "third_person_m", "wrist_m")
     left = settings.seconds - spent
     rate = step * settings.batch / max(spent, 1e-9)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ecovla_ros.wire.arm import (
     StateReader,
     arm_state,
+    controller_state,
     fill_gripper,
     fill_joint_state,
     fill_trajectory,
@@ -21,6 +22,7 @@ from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
 __all__ = [
     "StateReader",
     "arm_state",
+    "controller_state",
     "chunk",
     "decode_image",
     "fill_camera_info",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError
-from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState, Trajectory
+from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState, ControllerState, Trajectory
 from ecovla_ros.wire.fields import NS, raw_stamp_ns, sequence, set_stamp, stamp_ns
 
 WANTED = (*JOINTS, GRIPPER_JOINT)
@@ -100,6 +100,24 @@ class StateReader:
             self._behind = self._positions + 8 * count
             self._velocities = self._behind + 4 + -self._behind % 8
         return state
+
+
+def controller_state(msg: Any) -> ControllerState:
+    """control_msgs/JointTrajectoryControllerState to what the controller says of itself.
+
+    Raises ObservationError for joints that are not the arm's, and for a reference without positions.
+    """
+    names, reference = list(msg.joint_names), msg.reference
+    missing = [joint for joint in JOINTS if joint not in names]
+    if missing or len(reference.positions) != len(names):
+        raise ObservationError(
+            f"controller_state of {names} with {len(reference.positions)} positions; valid: one each of {list(JOINTS)}"
+        )
+    order = [names.index(joint) for joint in JOINTS]
+    velocities = reference.velocities if len(reference.velocities) == len(names) else [0.0] * len(names)
+    return ControllerState(
+        stamp_ns(msg.header.stamp), np.array(reference.positions, float)[order], np.array(velocities, float)[order]
+    )
 
 
 _LITTLE = b"\x00\x01\x00\x00"

@@ -17,16 +17,18 @@ from ecovla_ros.wire.images import decode_image
 BASE_FRAME = "base_link"
 
 
-def observation(images: Mapping[str, Any], joints: Any, instruction: str, sync_s: float) -> Observation:
-    """Images by camera name, a JointState and the task in words to what the policy sees; stamped as the newest image.
+def observation(image_messages: Mapping[str, Any], joints: Any, instruction: str, sync_s: float) -> Observation:
+    """Image messages by camera name, a JointState and the task in words to what the policy sees.
+
+    The observation is stamped as the newest image.
 
     Raises ObservationError when a message cannot be read, or when stamps lie further apart than `sync_s`, s.
     """
     if not instruction.strip():
         raise ObservationError("no instruction yet; valid: the task in words on the topic instruction")
-    if not images:
+    if not image_messages:
         raise ObservationError("no image; valid: one of each camera")
-    stamps = {name: stamp_ns(msg.header.stamp) for name, msg in images.items()}
+    stamps = {name: stamp_ns(msg.header.stamp) for name, msg in image_messages.items()}
     newest = max(stamps.values())
     stamps["joint_states"] = stamp_ns(joints.header.stamp)
     name = max(stamps, key=lambda n: abs(newest - stamps[n]))
@@ -34,8 +36,8 @@ def observation(images: Mapping[str, Any], joints: Any, instruction: str, sync_s
     if apart > sync_s:
         raise ObservationError(f"{name} is {apart:.3f} s away from the newest image; valid: up to {sync_s:.3f} s")
     state = arm_state(joints)
-    pictures = {name: decode_image(msg, name) for name, msg in images.items()}
-    return Observation(newest, pictures, state.joints, state.gripper, instruction)
+    images = {name: decode_image(msg, name) for name, msg in image_messages.items()}
+    return Observation(newest, images, state.joints, state.gripper, instruction)
 
 
 def fill_chunk(msg: Any, chunk: ActionChunk) -> Any:

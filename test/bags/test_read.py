@@ -236,7 +236,7 @@ def test_the_sample_is_the_same_every_time_and_small(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
-    """Peak of a stream through 24 MB and through 96 MB; report/measure has the figure for 2 GB."""
+    """Peak of a stream through 24 MB and through 96 MB; bench/speed/bags has the figure for 2 GB."""
     import subprocess
 
     program = (

@@ -32,7 +32,7 @@ def dense(small: Config) -> Config:
     return config.override(small, **{"prune.method": "dense"})
 
 
-def observations(events: list[sample.Event]) -> list[Observation]:
+def observations(events: list[sample.TimedMessage]) -> list[Observation]:
     """The frames of the sample, by hand: both pictures, and the joint state of the same stamp."""
     states = {e.time_ns: wire.arm_state(e.message) for e in events if e.topic == "/joint_states"}
     found = []

@@ -17,7 +17,7 @@ from ecovla_ros.config import PruneConfig
 from ecovla_ros.engine import outcome, streams
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Deferred, Inline, Worker
-from ecovla_ros.engine.timing import HostSpan
+from ecovla_ros.engine.timing import HostJobTimer
 from ecovla_ros.errors import PruningError
 from ecovla_ros.models.data.affine import Affine, Statistics
 from ecovla_ros.models.data.statistics import Foreign
@@ -34,11 +34,11 @@ class Device(Inline):
     def finish(self):
         self.ended = self.issued
 
-    def span(self, device, clock):
-        return DeviceSpan(self, clock)
+    def timer(self, device, clock):
+        return DeviceJobTimer(self, clock)
 
 
-class DeviceSpan(HostSpan):
+class DeviceJobTimer(HostJobTimer):
     """The time of one job on a `Device`: job number n takes n ms."""
 
     def __init__(self, device, clock):
@@ -59,7 +59,7 @@ class DeviceSpan(HostSpan):
 @pytest.fixture
 def device(monkeypatch):
     made = Device()
-    monkeypatch.setattr(outcome, "span_for", made.span)
+    monkeypatch.setattr(outcome, "job_timer", made.timer)
     return made
 
 
@@ -131,20 +131,20 @@ def test_the_actions_are_under_way_before_the_refresh_is_issued_and_waited_for_a
             order.append("release")
 
     engine = Engine(Toy(), EVERY, Noted())
-    landing, decode = engine._landing, engine.policy.decode
-    start, take = landing.start, landing.take
-    landing.start = lambda actions: (order.append("start"), start(actions))[1]
-    landing.take = lambda: (order.append("take"), take())[1]
-    engine.policy.decode = lambda seen, actions: (order.append("decode"), decode(seen, actions))[1]
+    host_copy, to_chunk = engine._host_copy, engine.policy.to_chunk
+    start, take = host_copy.start, host_copy.take
+    host_copy.start = lambda actions: (order.append("start"), start(actions))[1]
+    host_copy.take = lambda: (order.append("take"), take())[1]
+    engine.policy.to_chunk = lambda seen, actions: (order.append("to_chunk"), to_chunk(seen, actions))[1]
     engine.step(SCENES[0])
-    assert order == ["start", "release", "take", "decode"]
+    assert order == ["start", "release", "take", "to_chunk"]
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_a_chunk_keeps_nothing_of_the_memory_its_actions_landed_in(family):
     policy = models.policy(family)
     seen, actions = policy.encode(models.observation(policy)), models.noise(policy)
-    chunk = policy.decode(seen, actions)
+    chunk = policy.to_chunk(seen, actions)
     joints, gripper = chunk.joints.copy(), chunk.gripper.copy()
     actions.fill_(7.0)
     assert np.array_equal(chunk.joints, joints) and np.array_equal(chunk.gripper, gripper)

@@ -13,7 +13,7 @@ from support.toy import Toy
 
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import Again, Graphed
+from ecovla_ros.engine.graphs import EagerRecorder, Graphed
 from ecovla_ros.engine.streams import Deferred, Inline, Worker
 from ecovla_ros.models.base import DENSE
 
@@ -23,7 +23,7 @@ KINDS = pytest.mark.parametrize("config", [CONFIG, PROBE], ids=["dense", "probe"
 @KINDS
 @pytest.mark.parametrize("streams", [Inline, Deferred, Worker])
 def test_replayed_frames_are_the_frames_bit_for_bit(config, streams):
-    plain, replayed = run(Inline(), config, SCENES), run(streams(), config, SCENES, Graphed(Toy(), Again()))
+    plain, replayed = run(Inline(), config, SCENES), run(streams(), config, SCENES, Graphed(Toy(), EagerRecorder()))
     assert np.array_equal(chunks(plain), chunks(replayed))
     assert [s.report.pattern_id for s in plain] == [s.report.pattern_id for s in replayed]
 
@@ -50,13 +50,13 @@ def pi_run(policy, config, prompts=SHORT_AND_LONG):
 def test_prompts_of_two_buckets_each_have_their_graphs_and_heads_their_probe(sites):
     config = PruneConfig(method="every", ratio=0.5, sites=sites, probe_tokens=16, hysteresis=0.0)
     plain = pi_run(bucketed(), config)
-    graphed = Graphed(bucketed(), Again())
+    graphed = Graphed(bucketed(), EagerRecorder())
     assert np.array_equal(plain, pi_run(graphed, config))
     assert graphed.graphs == 2 * 2 * 4, "prefill and act, two buckets, four plans: dense, sparse, and two that record"
 
 
 def test_warm_up_captures_all_there_is_and_frames_capture_nothing():
-    graphed = Graphed(small.policy(), Again())
+    graphed = Graphed(small.policy(), EagerRecorder())
     config = PruneConfig(method="every", ratio=0.5, tiers=(0.25,), sites=("lm.mlp",), probe_tokens=4)
     engine = Engine(graphed, config, Inline())
     engine.warm_up()
@@ -67,7 +67,7 @@ def test_warm_up_captures_all_there_is_and_frames_capture_nothing():
 
 
 def test_a_graph_reads_the_same_addresses_whatever_the_pattern():
-    graphed = Graphed(small.policy(), Again())
+    graphed = Graphed(small.policy(), EagerRecorder())
     engine = Engine(graphed, replace(PROBE, method="every", sites=("lm.mlp",)), Inline())
     addresses = [w.data_ptr() for s in graphed.sites for w in (*s.producers, s.consumer)]
     handoffs, actions = set(), set()
@@ -83,7 +83,7 @@ def test_a_graph_reads_the_same_addresses_whatever_the_pattern():
 
 
 def test_a_probe_of_heads_is_told_of_the_frame_and_not_of_the_captured_one():
-    graphed, marked = Graphed(bucketed(), Again()), []
+    graphed, marked = Graphed(bucketed(), EagerRecorder()), []
     graphed.inner.mark = marked.append
     for text in (*SHORT_AND_LONG, SHORT_AND_LONG[0]):
         seen = graphed.encode(small.observation(text=text))
@@ -94,7 +94,7 @@ def test_a_probe_of_heads_is_told_of_the_frame_and_not_of_the_captured_one():
 def test_capturing_adds_nothing_to_what_is_recorded():
     config = replace(CONFIG, sites=("lm.mlp",))
     found = []
-    for policy in (Toy(), Graphed(Toy(), Again())):
+    for policy in (Toy(), Graphed(Toy(), EagerRecorder())):
         engine = Engine(policy, config, Inline())
         engine.step(SCENES[0])  # the first frame of a shape: captured here, as there was no warm-up
         found.append(engine._refresh.stacks[0].energy.clone())

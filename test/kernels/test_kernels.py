@@ -98,7 +98,7 @@ def test_a_cpu_runs_the_reference_and_says_what_it_knows():
     with pytest.raises(PruningError, match="gelu, silu"):
         gated.gated(x, w, w, "relu")
     with pytest.raises(PruningError, match="CUDA"):
-        gated.Choice().measure(x, w, w, "gelu")
+        gated.KernelChoice().measure(x, w, w, "gelu")
 
 
 def test_rows_that_are_not_wanted_are_not_touched():
@@ -121,7 +121,7 @@ def test_a_shape_is_timed_once_and_without_energies(monkeypatch):
     monkeypatch.setattr(gated, "triton_runs_on", lambda tensor: True)
     monkeypatch.setattr(gated, "_replayed_ms", timed)
     monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", SimpleNamespace(gated=kernel))
-    choice, x, w = gated.Choice(), torch.randn(4, 8), torch.randn(6, 8)
+    choice, x, w = gated.KernelChoice(), torch.randn(4, 8), torch.randn(6, 8)
     for _ in range(2):
         assert choice.measure(x, w, w, "gelu") == (2.0, 1.0)
         assert choice.measure(x, w[:3], w[:3], "gelu") == (1.0, 2.0)

@@ -248,7 +248,7 @@ def test_a_transformers_folder_acts_as_the_model_it_was_saved_from(pi0_folder):
     ours = of.act(seen, of.prefill(seen, DENSE), DENSE, start)
     ids = of.prompt.ids(obs.instruction)
     assert ids[0] == 2 and ids[1:] == of.prompt.tokenizer.encode(obs.instruction).ids
-    chunk = of.decode(seen, ours)
+    chunk = of.to_chunk(seen, ours)
     expected = ours[:, :8].double().numpy() * (0.5 + 1e-6) + 0.1
     assert np.allclose((chunk.joints - expected[:, :7] + np.pi) % (2 * np.pi) - np.pi, 0.0, atol=1e-6)
 
@@ -352,7 +352,7 @@ def test_pi05_reads_lerobots_statistics_and_writes_its_state_into_the_prompt(tmp
     for name, value in model.state_dict().items():
         assert torch.equal(of.model.state_dict()[name], value), name
     obs = pi_models.observation(of.config, gripper=0.3)
-    chunk = of.decode(of.encode(obs), torch.zeros(of.config.horizon, 32))
+    chunk = of.to_chunk(of.encode(obs), torch.zeros(of.config.horizon, 32))
     assert np.allclose(chunk.joints, obs.joints + 1.0, atol=1e-6)  # the middle of -1..3
     assert np.allclose(chunk.gripper, 0.0), "1 means open in these data, and the middle of them is 1"
     words = of.words(obs.instruction, of.normaliser.state(obs.joints, obs.gripper))
@@ -539,7 +539,7 @@ def test_an_oft_folder_gives_back_the_model_and_its_bounds(oft_folder):
     obs = small.observation(of.config)
     ids = of.prompt.ids(obs.instruction)
     assert (ids[0], ids[-1]) == (1, small.EMPTY)
-    chunk = of.decode(of.encode(obs), torch.ones(of.config.horizon, 8))
+    chunk = of.to_chunk(of.encode(obs), torch.ones(of.config.horizon, 8))
     assert np.allclose((chunk.joints - 0.6 + np.pi) % (2 * np.pi) - np.pi, 0.0, atol=1e-6)  # +1 is q99
     assert np.allclose(chunk.gripper, 1.0), "the gripper is masked: as the model says it"
 
@@ -550,7 +550,7 @@ def test_a_cogact_folder_gives_back_the_model_and_clips_its_actions(cogact_folde
     assert all(torch.equal(of.model.state_dict()[k], v) for k, v in model.state_dict().items())
     obs = small.observation(of.config)
     assert of.prompt.ids(obs.instruction)[-2:] == [small.EMPTY, 2]
-    chunk = of.decode(of.encode(obs), torch.full((of.config.horizon, 8), -7.0))
+    chunk = of.to_chunk(of.encode(obs), torch.full((of.config.horizon, 8), -7.0))
     assert np.allclose((chunk.joints + 0.2 + np.pi) % (2 * np.pi) - np.pi, 0.0, atol=1e-6)  # -7 is clipped to -1, q01
 
 
@@ -566,15 +566,15 @@ def test_actions_that_are_motions_of_the_tool_become_joint_targets(cogact_folder
     joints = np.array([0.1, 0.5, 3.1, -1.6, 0.0, -1.0, 1.57])
     obs = dataclasses.replace(small.observation(of.config), joints=joints)
     still = torch.zeros(of.config.horizon, 8)
-    assert np.allclose(of.decode(of.encode(obs), still).joints, joints, atol=1e-6)
+    assert np.allclose(of.to_chunk(of.encode(obs), still).joints, joints, atol=1e-6)
     still[:, 0], still[:, 6] = 1.0, -1.0
-    chunk = of.decode(of.encode(obs), still)
+    chunk = of.to_chunk(of.encode(obs), still)
     (before, turned), (after, _) = kinematics.pose(joints), kinematics.pose(chunk.joints[-1])
     way = np.array([0.01 * of.config.horizon, 0.0, 0.0])
     assert np.allclose(after - before, way if frame == "base" else turned @ way, atol=2e-4)
     assert np.allclose(chunk.gripper, 1.0), "-1 is closed"
     still[2, 3] = torch.nan
-    assert np.isnan(of.decode(of.encode(obs), still).joints).all()
+    assert np.isnan(of.to_chunk(of.encode(obs), still).joints).all()
     with pytest.raises(CheckpointError, match="7 dimensions; this arm has 8.*actions=absolute"):
         cogact.load(folder, "cpu", torch.float32, COGACT_CAMERA)
 

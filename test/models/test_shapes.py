@@ -90,7 +90,7 @@ def test_reduced_shapes_run_and_are_the_same_for_the_same_seed(name):
 
     def act(policy, plan=DENSE):
         seen = policy.encode(obs)
-        return policy.decode(seen, policy.act(seen, policy.prefill(seen, plan), plan, noise))
+        return policy.to_chunk(seen, policy.act(seen, policy.prefill(seen, plan), plan, noise))
 
     one, same, different = act(first), act(again), act(other)
     assert np.array_equal(one.joints, same.joints) and not np.array_equal(one.joints, different.joints)

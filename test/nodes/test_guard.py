@@ -24,7 +24,7 @@ from support.graph import Graph, graph, joints
 from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
-from ecovla_ros.control.watch import SetWatch
+from ecovla_ros.control.clocks import PlanClock
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.guard import LOOK_TICKS, GuardNode
 from ecovla_ros.nodes.ros import gripper, qos
@@ -42,7 +42,9 @@ class Arm:
     def __init__(self, ros: Graph, age_s: float = 1.0) -> None:
         """`age_s`: joint states older than this are stale; long, since tests share their processors."""
         self.ros = ros
-        self.node = ros.start(GuardNode, overrides=[f"control.joint_state_age_s={age_s}", *ANYWHERE])
+        self.node = ros.start(
+            GuardNode, overrides=[f"control.joint_state_age_s={age_s}", "control.stamp_commands=always", *ANYWHERE]
+        )
         create = ros.tester.create_publisher
         self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
         self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))
@@ -73,6 +75,12 @@ class Arm:
     def enable(self, on: bool = True) -> Any:
         return self.ros.call(SetBool, "guard/enable", SetBool.Request(data=on))
 
+    def seated(self) -> None:
+        """Nobody tells what the controller holds: it is brought to where the arm stands first."""
+        self.ros.until(lambda: self.sent, "the way to the seat")
+        self.ros.spin(self.sent[0].points[0].time_from_start.nanosec / 1e9 + 0.3)
+        self.sent.clear()
+
     def values(self) -> dict[str, str]:
         return {pair.key: pair.value for pair in self.status[-1].values}
 
@@ -97,13 +105,14 @@ def test_nothing_is_sent_before_enable_and_the_arm_is_brought_to_rest_at_the_end
     assert not arm.sent and not arm.grips
     arm.is_in("DISARMED", "not enabled")
     assert arm.enable().success
+    arm.seated()
     arm.send(START + 0.05)
     ros.until(lambda: arm.sent and arm.grips, "a trajectory and the gripper")
-    trajectory = wire.trajectory(arm.sent[0])
-    assert list(arm.sent[0].joint_names) == list(JOINTS)
-    assert 0 <= arm.now() - wire.stamp_ns(arm.sent[0].header.stamp) < 10**9, "it says when it begins"
+    trajectory = wire.trajectory(arm.sent[-1])
+    assert list(arm.sent[-1].joint_names) == list(JOINTS)
+    assert 0 <= arm.now() - wire.stamp_ns(arm.sent[-1].header.stamp) < 10**9, "it says when it begins"
     assert trajectory.velocities is not None and not trajectory.velocities[-1].any()
-    assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] > 0
+    assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] == 0.0
     assert wire.gripper(arm.grips[0]) == 1.0
     ros.until(lambda: arm.values()["chunks_answered"] == "1", "the delay of the answer")
     assert 50.0 <= float(arm.values()["camera_to_command_ms"]) < 1000.0
@@ -123,6 +132,7 @@ def test_it_does_not_arm_without_joint_states_and_says_so(ros: Graph) -> None:
 def test_stopped_joint_states_hold_and_nan_latches_until_reset(ros: Graph) -> None:
     arm = Arm(ros, age_s=0.4)  # the chunk lasts longer
     assert arm.enable().success
+    arm.seated()
     arm.send(START + 0.05)
     arm.is_in("ARMED", "first motion")
     arm.talking = False
@@ -145,6 +155,7 @@ def test_stopped_joint_states_hold_and_nan_latches_until_reset(ros: Graph) -> No
 def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success
+    arm.seated()
     arm.talking = False
     lacking = joints(arm.now(), START)
     lacking.name[6] = "joint_8"
@@ -161,6 +172,7 @@ def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
 def test_the_estop_latches_and_hold_stays(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success
+    arm.seated()
     assert ros.call(Trigger, "guard/hold", Trigger.Request()).success
     arm.is_in("HOLD", "asked to hold")
     arm.send(START + 0.05)
@@ -194,9 +206,36 @@ def test_the_gripper_action_gets_radians(kind: str, action: str, monkeypatch: py
     assert np.ravel(goals[0].command.position) == pytest.approx([0.4])
 
 
+def test_the_gripper_action_is_taken_in_the_type_that_the_graph_offers(
+    ros: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    graph: list[tuple[str, list[str]]] = [("/other/gripper_cmd", ["control_msgs/action/ParallelGripperCommand"])]
+    monkeypatch.setattr(gripper, "get_action_names_and_types", lambda node: graph)
+    monkeypatch.setattr(gripper, "_action", lambda node, kind: made.append(kind) or (lambda closed: made.append(kind)))
+    send = gripper.sender(ros.tester, "auto")
+    send(0.5)
+    assert made == [], "an action by another name is not the gripper's, and nobody reads the topic: said, and dropped"
+    for name in (
+        "GripperCommand",
+        "ParallelGripperCommand",
+    ):  # also when the controller is started anew, of another type
+        graph[:] = [("/gripper_cmd", [f"control_msgs/action/{name}"])]
+        send(0.5)
+        send(0.7)
+    assert made == ["gripper_command"] * 3 + ["parallel_gripper"] * 3
+    graph.clear()
+    grips = ros.listen(JointTrajectory, "gripper_trajectory")
+    ros.until(lambda: send._topic.read, "a reader of the topic")
+    send(0.25)
+    ros.until(lambda: grips, "the target on the topic")
+    assert wire.gripper(grips[-1]) == 0.25
+
+
 def test_a_fault_of_the_arm_latches_by_name_until_it_is_cleared(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success
+    arm.seated()
     fault = ros.matched(ros.tester.create_publisher(String, "arm_fault", qos.LATCHED))
     fault.publish(String(data="joint_4: FOLLOWING_ERROR"))
     arm.is_in("LATCHED", "joint_4: FOLLOWING_ERROR")
@@ -216,6 +255,7 @@ def test_driven_by_itself_it_answers_chunks_services_and_the_estop(ros: Graph) -
     thread.start()
     try:
         assert arm.enable().success
+        arm.seated()
         for count in range(1, 4):
             arm.send(START + 0.01 * count)
             ros.until(lambda count=count: len(arm.sent) >= count, f"trajectory {count}")
@@ -264,8 +304,8 @@ def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period
 
 def test_a_clock_that_is_set_is_told_to_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
-    guard = SimpleNamespace(on_clock_set=lambda step_s, _now: told.append(step_s))
-    node: Any = SimpleNamespace(_simulated_time=False, _set=SetWatch(), _guard=guard)
+    guard = SimpleNamespace(on_clock_set=lambda step_s, _now: told.append(step_s), resting=False)
+    node: Any = SimpleNamespace(_simulated_time=False, _plan=PlanClock(), _guard=guard)
     steady, wall = 10**9, 10**18
     monkeypatch.setattr("ecovla_ros.nodes.guard.time.monotonic_ns", lambda: steady)
     monkeypatch.setattr("ecovla_ros.nodes.guard.time.time_ns", lambda: wall)

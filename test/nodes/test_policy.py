@@ -231,10 +231,10 @@ def test_pictures_of_two_instants_are_never_paired() -> None:
 
 def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
     """Among messages that nobody was woken for, as many as are kept; a clock that jumps back forgets the rest."""
-    from ecovla_ros.nodes.ros.polling import Stream
+    from ecovla_ros.nodes.ros.polling import PolledTopic
 
     with graph() as ros:
-        stream = Stream(ros.tester, JointState, "joint_states", qos.STATES)
+        stream = PolledTopic(ros.tester, JointState, "joint_states", qos.STATES)
         states = ros.matched(ros.tester.create_publisher(JointState, "joint_states", 100))
         ms = 10**6
         for k in range(50):
@@ -250,23 +250,23 @@ def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
 
 def test_events_are_looked_at_once_a_second_and_services_always() -> None:
     """A peer with another quality of service is told of, late; nothing else of the node waits."""
-    from ecovla_ros.nodes.ros.polling import SELDOM_S, Seldom
+    from ecovla_ros.nodes.ros.polling import EVENTS_S, OncePerSecond
 
     with graph() as ros:
         told: list[Any] = []
         events = SubscriptionEventCallbacks(incompatible_qos=told.append)
         ros.tester.create_subscription(String, "word", lambda _: None, qos.COMMAND, event_callbacks=events)
         heard = ros.listen(String, "other")
-        seldom = Seldom()
-        seldom.turn(ros.tester, 0.0)
-        seldom.turn(ros.tester, SELDOM_S / 2)  # closed again
-        assert any(event.callback_group is seldom for event in ros.tester.waitables)
+        once = OncePerSecond()
+        once.turn(ros.tester, 0.0)
+        once.turn(ros.tester, EVENTS_S / 2)  # closed again
+        assert any(event.callback_group is once for event in ros.tester.waitables)
         wrong = ros.tester.create_publisher(String, "word", qos.SENSOR)
         right = ros.matched(ros.tester.create_publisher(String, "other", 10))
         right.publish(String(data="a"))
         ros.until(lambda: bool(heard), "a message")
         ros.spin(0.3)
         assert not told
-        seldom.turn(ros.tester, SELDOM_S)
+        once.turn(ros.tester, EVENTS_S)
         ros.until(lambda: bool(told), "the warning")
         assert not wrong.get_subscription_count()

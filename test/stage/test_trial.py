@@ -14,13 +14,13 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
 from ecovla_ros.nodes.ros import qos
-from ecovla_ros.stage.recorded_controller import COMMANDS, Arm
+from ecovla_ros.stage.recorded_controller import COMMANDS, RecordedController
 from ecovla_ros.types import Trajectory
 
 
 def test_commands_are_run_again_by_their_own_stamps() -> None:
     with graph() as ros:
-        arm = Arm(ros.tester)
+        arm = RecordedController(ros.tester)
         states = ros.matched(ros.tester.create_publisher(JointState, "joint_states", qos.COMMAND))
         told = ros.matched(ros.tester.create_publisher(JointTrajectory, COMMANDS, qos.COMMAND))
 

@@ -13,7 +13,7 @@ from ecovla_ros import config
 from ecovla_ros.bags import replay, sample
 from ecovla_ros.bags.inputs import Feed, choose
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.sample import Event, Sample
+from ecovla_ros.bags.sample import Sample, TimedMessage
 from ecovla_ros.config import Config, NodeConfig
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi import checkpoint
@@ -69,7 +69,7 @@ def answers(path: Path, engine: Any, node: NodeConfig | None = None, **options: 
         return list(replay.answers(bag, engine, feed, 0))
 
 
-def shifted(event: Event, seconds: float) -> Event:
+def shifted(event: TimedMessage, seconds: float) -> TimedMessage:
     """The same message with an earlier (or, negative, a later) stamp."""
     import copy
 
@@ -80,12 +80,12 @@ def shifted(event: Event, seconds: float) -> Event:
     return event._replace(message=message)
 
 
-def of(events: Iterable[Event], *topics: str) -> list[int]:
+def of(events: Iterable[TimedMessage], *topics: str) -> list[int]:
     """Where in the list the messages of these topics are."""
     return [i for i, event in enumerate(events) if event.topic in topics]
 
 
-def written(folder: Path, events: Sequence[Event], name: str = "bag") -> Path:
+def written(folder: Path, events: Sequence[TimedMessage], name: str = "bag") -> Path:
     return sample.write(folder / name, events)
 
 

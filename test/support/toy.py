@@ -66,7 +66,7 @@ class Toy:
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         return self._mlp(self.sites[2], handoff + noise @ self._out.T, plan) @ self._out
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         values = actions.double().numpy()
         return ActionChunk(seen.observation.stamp_ns, 0.1, values[:, :7].copy(), values[:, 7].copy())
 

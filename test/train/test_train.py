@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
 
     def train(seconds):
         model = PiModel(before.config)
-        stage = together.Joint(seconds, batch=2, seed=3)
+        stage = together.TogetherSettings(seconds, batch=2, seed=3)
         state = tmp_path / "state.pt"
         together.train_together(model, data, columns, prompts, stage, state, rows.append, lambda _: None)
         return torch.load(state, weights_only=True)
@@ -166,7 +166,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_it_saved(trained, tmp_path):
             data,
             columns,
             prompts,
-            together.Joint(9.0),
+            together.TogetherSettings(9.0),
             tmp_path / "state.pt",
             rows.append,
             lambda _: None,

@@ -1,7 +1,8 @@
 """The arm behind kortex_api, for machines without ros2_kortex: `server` as a process with its own Python, and its pipe.
 
-Start it with the Python of an environment that holds kortex_api and nothing else (README, "Without ros2_kortex"). Where
-ros2_kortex runs, use the trajectory topic instead: it interpolates at 1 kHz, this takes a speed every 25 ms.
+Start it with the Python of an environment that holds kortex_api and nothing else (docs/ros2.md, "Without
+ros2_kortex"). Where ros2_kortex runs, use the trajectory topic instead: it interpolates at 1 kHz, this
+takes a speed every 25 ms.
 """
 
 from __future__ import annotations

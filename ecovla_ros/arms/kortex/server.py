@@ -69,7 +69,7 @@ def errors_of(api):
     return api.KServerException, api.KClientException, OSError, concurrent.futures.TimeoutError
 
 
-class Trajectory:
+class Cubic:
     """Cubic through points with velocities, from the place where it was entered, to rest."""
 
     def __init__(self, start, speed, times, positions, velocities, now):
@@ -105,7 +105,7 @@ def points_of(order):
     return times[first:], positions[first:], velocities[first:]
 
 
-class Session:
+class ArmSession:
     """One session with the arm."""
 
     def __init__(self, api, options):
@@ -263,7 +263,7 @@ class Loop:
         whole = [round((s - f) / math.tau) * math.tau for s, f in zip(start, positions[0])]
         turns = [turn if i % 2 == 0 else 0.0 for i, turn in enumerate(whole)]  # joints 1, 3, 5 and 7 are continuous
         rows = [[p + turn for p, turn in zip(row, turns)] for row in positions]
-        self._trajectory = Trajectory(start, speed, times, rows, velocities, now)
+        self._trajectory = Cubic(start, speed, times, rows, velocities, now)
 
     def _look(self):
         self._at, self._speed, self._gripper, fault = self._session.feedback()
@@ -379,7 +379,7 @@ def main():
         note(f"this Python has no usable kortex_api: {error}")
         return 3
     try:
-        session = Session(api, options)
+        session = ArmSession(api, options)
     except errors_of(api) as error:
         note(f"cannot reach the arm at {options.ip}:{options.port}: {type(error).__name__}: {error}")
         return 3

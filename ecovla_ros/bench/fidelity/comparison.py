@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ecovla_ros.bench.scenes import Frame
+from ecovla_ros.bench.scenes import SceneFrame
 from ecovla_ros.bench.variants import Bench, Variant
 from ecovla_ros.engine.streams import Inline
 
@@ -26,7 +26,7 @@ class Recording:
     """Observations in a row, and the seed of the engines that answer them."""
 
     seed: int
-    frames: Sequence[Frame]
+    frames: Sequence[SceneFrame]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ecovla_ros import config
 from ecovla_ros.bench.fidelity.comparison import Recording
-from ecovla_ros.bench.scenes import Frame
+from ecovla_ros.bench.scenes import SceneFrame
 from ecovla_ros.bench.success.drive import Runner
 from ecovla_ros.bench.success.environments import ENVIRONMENTS
 from ecovla_ros.bench.success.trials import Trial, trials
@@ -43,10 +43,10 @@ def recordings(settings: config.Config, environment: str, episodes: int, seed: i
 
 def _drive(runner: Runner, todo: list[Trial]) -> Iterator[Recording]:
     for trial in todo:
-        frames: list[Frame] = []
+        frames: list[SceneFrame] = []
 
-        def watch(_engine: Engine, seen: Observation, step: Step, _tick: int, own: list[Frame] = frames) -> None:
-            own.append(Frame(phase(step.chunk), seen))
+        def watch(_engine: Engine, seen: Observation, step: Step, _tick: int, own: list[SceneFrame] = frames) -> None:
+            own.append(SceneFrame(phase(step.chunk), seen))
 
         runner.run(trial, watch)
         yield Recording(trial.seed, frames)

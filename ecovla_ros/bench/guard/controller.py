@@ -49,6 +49,8 @@ class FakeController:
     def __init__(self, positions: np.ndarray, now_ns: int, release: str = "kilted") -> None:
         """Holds `positions` (7,), rad. `release`: one of `release.RELEASES`."""
         self.model, self.now_ns, self.apart_ns = ReleasedController(positions, RELEASES[release]), now_ns, 0
+        self.rate = 0.0
+        """By how much its clock is too fast."""
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
         self._velocity = np.zeros(len(positions))
 
@@ -65,10 +67,12 @@ class FakeController:
         """Command for so long, one cycle a millisecond."""
         cycles = CYCLE_NS * np.arange(span_ns // CYCLE_NS)
         if len(cycles):
-            position, velocity = self.model.run(self.clock + cycles, self.now_ns + cycles)
+            own = cycles if not self.rate else cycles + np.round(self.rate * cycles).astype(np.int64)
+            position, velocity = self.model.run(self.clock + own, self.now_ns + cycles)
             self._parts.append((position, velocity))
             self._velocity = velocity[-1]
         self.now_ns += len(cycles) * CYCLE_NS
+        self.apart_ns += round(self.rate * len(cycles) * CYCLE_NS)
 
     def state(self, stamp_ns: int) -> ArmState:
         """As the real driver reports it: continuous joints in [-pi, pi]."""

@@ -38,7 +38,7 @@ class Scene:
 
 def scene(rng: np.random.Generator) -> Scene:
     """One at random: no delay, a constant one, or jitter, up to `START_S`."""
-    low, high = sorted(rng.uniform(0.0, START_S, 2))
+    low, high = sorted(map(float, rng.uniform(0.0, START_S, 2)))
     delays = ((0.0, 0.001), (high, high), (0.0, high), (low, high))
     return Scene(
         str(rng.choice(GUARDED)),
@@ -69,15 +69,18 @@ class Rig:
     mixed: Callable[[Rig, int], None] | None = None
     """The fault of a mixture that acts now."""
     phase_ns: int = 0
-    rate: float = 0.0
-    """By how much the controller's clock is too fast, where it is another machine's."""
+    clock_set: bool = False
+    """Whether the controller's clock was set in this case: then Humble is not judged, see `set_clock`."""
+    _heard: list[tuple[int, int, Trajectory, int]] = field(default_factory=list)
+    """What the controller was sent: true time, how far its clock was ahead then, trajectory and stamp."""
     _queue: list[tuple[int, Trajectory, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.phase_ns = int(self.rng.integers(NS // 1000))
         if self.scene.clock != "same":
             self.controller.apart_ns = int(self.rng.uniform(-1e4, 1e4) * NS)
-            self.rate = float(self.rng.uniform(-1e-4, 1e-4))
+            self.controller.rate = float(self.rng.uniform(-1e-4, 1e-4))
+        self._begin = self.controller.position.copy(), self.controller.now_ns, self.controller.apart_ns
 
     @property
     def system(self) -> int:
@@ -95,6 +98,11 @@ class Rig:
             self.guard.on_clock_set(set_s, now)
         return now
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no message is under way."""
+        return not self._queue
+
     def set_clock(self, step_s: float) -> None:
         """The system's clock of the guard's machine is set.
 
@@ -102,8 +110,9 @@ class Rig:
         and not where that controller is Humble's, which follows it in the middle of a motion. Whatever is sent, such an
         arm makes a step when its clock does.
         """
-        if self.scene.clock != "same" or (self.scene.release != "humble" and not self._queue):
+        if self.scene.clock != "same" or (self.scene.release != "humble" and self.quiet):
             self.skew_ns += round(step_s * NS)
+            self.clock_set |= self.scene.clock == "same"
 
     def report(self, offset: np.ndarray | float = 0.0) -> None:
         """The arm says where it is."""
@@ -153,15 +162,28 @@ class Rig:
         while self._queue and self._queue[0][0] <= end - CYCLE_NS:
             arrives, trajectory, stamp = self._queue.pop(0)
             self._run(-(-max(arrives - self.controller.now_ns, 0) // CYCLE_NS) * CYCLE_NS)
+            self._heard.append((self.controller.now_ns, self.controller.apart_ns, trajectory, stamp))
             self.controller.accept(trajectory, stamp)
         self._run(end - self.controller.now_ns)
 
     def _run(self, span_ns: int) -> None:
         if self.scene.clock == "same":
             self.controller.apart_ns = self.skew_ns
-        else:
-            self.controller.apart_ns += round(self.rate * span_ns)
         self.controller.run(span_ns)
+
+    def again(self, release: str) -> FakeController:
+        """The controller of another release, after the same messages at the same times. The guard hears nothing of it.
+
+        Raises ControlError for what it would refuse.
+        """
+        other = FakeController(*self._begin[:2], release)
+        other.apart_ns, other.rate = self._begin[2], self.controller.rate
+        for now_ns, apart_ns, trajectory, stamp in self._heard:
+            other.run(now_ns - other.now_ns)
+            other.apart_ns = apart_ns
+            other.accept(trajectory, stamp)
+        other.run(self.controller.now_ns - other.now_ns)
+        return other
 
 
 Fault = Callable[[Rig, int], None]
@@ -287,9 +309,10 @@ def _struck(rig: Rig, k: int) -> None:
 
 
 def _other_clock(rig: Rig, k: int) -> None:
-    """The controller's machine has its clock set."""
-    if k % 25 == 1 and rig.scene.clock == "other":
-        rig.controller.apart_ns += round(float(rig.rng.choice((-0.3, -0.012, -0.002, 0.002, 0.012, 0.3))) * NS)
+    """The controller's machine has its clock set, by what shows; not Humble's: see `Rig.set_clock`."""
+    if k % 25 == 1 and rig.scene.clock == "other" and rig.scene.release != "humble" and rig.quiet:
+        rig.controller.apart_ns += round(float(rig.rng.choice((-0.3, -0.05, 0.05, 0.3))) * NS)
+        rig.clock_set = True
     healthy(rig, k)
 
 

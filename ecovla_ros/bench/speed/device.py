@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecovla_ros.kernels.gated import CHOICE
+from ecovla_ros.kernels.gated import KERNEL_CHOICE
 from ecovla_ros.models.base import Plan, Policy, Seen
 from ecovla_ros.types import Observation
 
@@ -63,7 +63,7 @@ class Roofline(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@CHOICE.reference_alone()
+@KERNEL_CHOICE.reference_alone()
 def bound_ms(
     policy: Policy, obs: Observation, plan: Plan, noise: Tensor, peaks: tuple[float, float]
 ) -> dict[str, float]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ecovla_ros import build, config
-from ecovla_ros.bench.scenes import Frame, stream
+from ecovla_ros.bench.scenes import SceneFrame, stream
 from ecovla_ros.bench.speed import macs
 from ecovla_ros.bench.speed.device import Timed, bound_ms, peaks_of
 from ecovla_ros.bench.speed.reference import Reference
@@ -96,7 +96,7 @@ def measure(
     return [{**common, **row} for row in rows]
 
 
-def _timed(engine: Engine, frame: Frame) -> FrameReport:
+def _timed(engine: Engine, frame: SceneFrame) -> FrameReport:
     """One frame; on CUDA prefill and act by the device's own clock, not by how long issuing them took."""
     report = engine.step(frame.observation).report
     if isinstance(engine.policy, Timed):
@@ -111,7 +111,7 @@ def _eager(policy: Any) -> Any:
     return policy
 
 
-def _bounds(engine: Engine, frame: Frame, bench: Bench, device: torch.device) -> dict[str, float]:
+def _bounds(engine: Engine, frame: SceneFrame, bench: Bench, device: torch.device) -> dict[str, float]:
     """Roofline bounds of a sparse frame by scope, ms; empty where the machine's peaks are not known."""
     peaks = peaks_of(_device_name(device))
     if peaks is None:
@@ -119,7 +119,7 @@ def _bounds(engine: Engine, frame: Frame, bench: Bench, device: torch.device) ->
     return bound_ms(_eager(engine.policy), frame.observation, engine.sparse_plan, bench.noise, peaks)
 
 
-def _shares(engine: Engine, frame: Frame, bench: Bench) -> dict[str, dict[str, float]]:
+def _shares(engine: Engine, frame: SceneFrame, bench: Bench) -> dict[str, dict[str, float]]:
     """Scope -> frame kind -> share of the plain dense frame's multiply-accumulates, counted on one frame."""
     policy, plan = _eager(engine.policy), engine.sparse_plan
     plain = macs.count(_eager(bench.policies[0]), frame.observation, DENSE, bench.noise)

@@ -72,6 +72,6 @@ class CogactPolicy(PrismaticPolicy):
             x = step.keep * x + step.noise * eps
         return x
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """As the base, of actions within -1..1, which CogACT's are clipped to."""
-        return super().decode(seen, actions.clamp(-1.0, 1.0))
+        return super().to_chunk(seen, actions.clamp(-1.0, 1.0))

@@ -13,7 +13,7 @@ from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.layers import Extend, Rope, Use, key_mask, run
 
 
-class Behind(NamedTuple):
+class PrefixContext(NamedTuple):
     """Layers first..last-1, whose caches begin with `length` tokens of the prefix."""
 
     first: int

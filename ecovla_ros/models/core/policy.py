@@ -19,14 +19,14 @@ from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.core.fastv import TokenPruning
 from ecovla_ros.models.core.staging import Embedded, Staging
 from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
-from ecovla_ros.models.data.compatibility import Shape, example_texts, must_fit
-from ecovla_ros.models.data.inputs import Eyes
+from ecovla_ros.models.data.compatibility import ModelShape, example_texts, must_fit
+from ecovla_ros.models.data.inputs import CameraShape
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.types import ActionChunk, Observation
 
 
-class VlaShape(Shape, Eyes, Protocol):
+class VlaShape(ModelShape, CameraShape, Protocol):
     """What a family's configuration says so that its policy can run at batch 1."""
 
     @property
@@ -104,7 +104,7 @@ class BatchOnePolicy:
         """What `prefill` gave to normalised actions (H, action_dim), float32."""
         raise NotImplementedError
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints, in new arrays."""
         if self.reuse is not None:
             self.reuse.note()
@@ -129,7 +129,7 @@ class BatchOnePolicy:
         noise = torch.zeros(self.config.horizon, self.config.action_dim)
         for obs in self.examples():
             seen = self.encode(obs)
-            self.decode(seen, self.act(seen, self.prefill(seen, DENSE), DENSE, noise))
+            self.to_chunk(seen, self.act(seen, self.prefill(seen, DENSE), DENSE, noise))
 
     def words(self, instruction: str, state: NDArray[np.float64]) -> str:
         """What the prompt says of an instruction and the normalised state (state_dim,): the instruction alone."""

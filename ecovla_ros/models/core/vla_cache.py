@@ -127,7 +127,7 @@ class Reuse:
             extend = Noted(extends[i])
             after = span.through([block], [extend], uses[i : i + 1])
             if i == self.counts.layer and self.counts.excluded:
-                self._look(block, span, extend.keys, uses[i], behind(rows, span, length))
+                self._look(block, span, extend.keys, uses[i], shifted_rows(rows, span, length))
             more = counts[i + 1] - counts[i] if order is not None else 0
             span = after.narrowed(slice(more, None), keys=False) if more else after
         return span, extends[-1]
@@ -168,7 +168,7 @@ class Reuse:
         return best if likeness[best[-1]] >= self.counts.similarity else None
 
 
-def behind(rows: slice, span: Span, length: int) -> slice:
+def shifted_rows(rows: slice, span: Span, length: int) -> slice:
     """Where `rows` of a sequence of `length` lie in a span that has lost positions before them."""
     gone = length - span.x.shape[1]
     return slice(rows.start - gone, rows.stop - gone)

@@ -10,7 +10,7 @@ from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data.normalise import Normaliser
 
 
-class Shape(Protocol):
+class ModelShape(Protocol):
     """What every family's configuration says."""
 
     @property
@@ -42,7 +42,7 @@ class Shape(Protocol):
         """Longest prompt, tokens."""
 
 
-def must_fit(config: Shape, spec: PolicySpec, normaliser: Normaliser, highest: int, longest: int) -> None:
+def must_fit(config: ModelShape, spec: PolicySpec, normaliser: Normaliser, highest: int, longest: int) -> None:
     """`highest`: largest token id; `longest`: prompt, tokens. Raises CheckpointError that names what does not fit."""
     expected = {name: (config.image_size, config.image_size) for name in config.cameras}
     found = {name: tuple(hw) for name, hw in spec.cameras.items()}

@@ -13,7 +13,7 @@ from ecovla_ros.models.data.resize import resize
 from ecovla_ros.types import JOINTS, Observation
 
 
-class Eyes(Protocol):
+class CameraShape(Protocol):
     """The part of a model's configuration that says what images it takes."""
 
     @property
@@ -33,7 +33,7 @@ class Eyes(Protocol):
         """Height and width, px."""
 
 
-def camera_images(images: Mapping[str, Any], config: Eyes) -> dict[str, NDArray[np.uint8]]:
+def camera_images(images: Mapping[str, Any], config: CameraShape) -> dict[str, NDArray[np.uint8]]:
     """Camera -> (image_size, image_size, 3) uint8 of every present camera, in the model's order.
 
     Raises ObservationError for an unknown or missing camera, a wrong type or shape. A camera given as None is left out

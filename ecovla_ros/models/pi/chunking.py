@@ -27,7 +27,7 @@ NEAR_RAD = 0.02
 """Rows whose distances from the arm differ by no more are equally near: some lag and noise of an arm that stands."""
 
 
-class Follow:
+class RealTimeChunking:
     """What is left of the last chunk, in buffers that a captured pass may read.
 
     Belongs to the inference thread: `look` before a pass, `pull` in it, `keep` after it.

@@ -1,4 +1,4 @@
-"""`PiModel` at batch 1: encode, prefill, act, decode, over K/V buffers that are allocated once.
+"""`PiModel` at batch 1: encode, prefill, act, to_chunk, over K/V buffers that are allocated once.
 
 Exact savings against the batched model: no prompt padding beyond its bucket, only cameras that are there, the prompt
 embedded once per instruction, the time embedding once per step, the state token once per frame.
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.context import Behind, suffix_mask
+from ecovla_ros.models.core.context import PrefixContext, suffix_mask
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
 from ecovla_ros.models.core.layers import Extend, Rope, key_mask
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
-from ecovla_ros.models.pi.chunking import Follow
+from ecovla_ros.models.pi.chunking import RealTimeChunking
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.sites import sites, uses
@@ -70,14 +70,14 @@ class PiPolicy(BatchOnePolicy):
         self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
         """K/V of every layer: prefix, then state token, then actions."""
         self._steps = flow_step_parts(model, self.flow_steps)
-        self.follow: Follow | None = None
+        self.follow: RealTimeChunking | None = None
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
-        self._last: list[Behind] = []
+        self._last: list[PrefixContext] = []
 
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
         shape = (self.config.horizon, self.config.action_dim)
-        self.follow = Follow(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
+        self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
     @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
@@ -125,14 +125,14 @@ class PiPolicy(BatchOnePolicy):
         """The probe of query heads reads the K/V of this pass: remember its length and padding."""
         pruning, length = self._fewer(_vision(seen)), len(seen.prefix)
         short = None if pruning is None else self._stay[: length - _vision(seen) + pruning.keep]
-        self._last = self._behind(length, seen.valid, short)
+        self._last = self._contexts(length, seen.valid, short)
         super().mark(seen)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
-        parts = self._behind(handoff.length, seen.valid, handoff.short)
+        parts = self._contexts(handoff.length, seen.valid, handoff.short)
         if before:
             self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
@@ -150,9 +150,9 @@ class PiPolicy(BatchOnePolicy):
             x_t = torch.add(x_t, velocity, alpha=-1.0 / self.flow_steps)
         return x_t
 
-    def decode(self, seen: Seen, actions: Tensor) -> ActionChunk:
+    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """As the base; real-time chunking remembers the chunk for the next frame."""
-        chunk = super().decode(seen, actions)
+        chunk = super().to_chunk(seen, actions)
         if self.follow is not None:
             self.follow.keep(chunk, seen.observation.instruction)
         return chunk
@@ -162,7 +162,7 @@ class PiPolicy(BatchOnePolicy):
         told = self.config.variant == "pi05" and self.config.prompt_state
         return state_prompt(instruction, state_bins(state)) if told else instruction
 
-    def _write_state(self, seen: Seen, position: int, parts: Sequence[Behind], plan: Plan) -> None:
+    def _write_state(self, seen: Seen, position: int, parts: Sequence[PrefixContext], plan: Plan) -> None:
         """The state token through the expert; of its last layer only K and V are read. It leaves no samples."""
         rope, blocks = self._suffix_rope(seen.valid, position, 1), list(self.model.expert)
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
@@ -171,14 +171,14 @@ class PiPolicy(BatchOnePolicy):
             hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
         self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
 
-    def _behind(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[Behind]:
+    def _contexts(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[PrefixContext]:
         """What the expert's layers attend to of a prefix; `short`: positions that the later layers hold (FastV)."""
         layers = self.config.layers
         if short is None or self.tokens is None:
-            return [Behind(0, layers, length, valid)]
+            return [PrefixContext(0, layers, length, valid)]
         left = None if valid is None else valid[short]
         first = self.tokens.layer
-        return [Behind(0, first, length, valid), Behind(first, layers, len(short), left, short)]
+        return [PrefixContext(0, first, length, valid), PrefixContext(first, layers, len(short), left, short)]
 
     def _fewer(self, vision: int) -> TokenPruning | None:
         """FastV for a frame of `vision` tokens: with a camera gone, the same share of what is left."""

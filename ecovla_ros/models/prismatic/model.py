@@ -17,7 +17,7 @@ from ecovla_ros.errors import ObservationError, unknown
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.fastv import Span, TokenPruning, shortened
 from ecovla_ros.models.core.layers import FULL, Extend, RMSNorm, Rope, Use, rope_tables
-from ecovla_ros.models.core.vla_cache import Reuse, behind
+from ecovla_ros.models.core.vla_cache import Reuse, shifted_rows
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.layers import LlamaBlock, own
 from ecovla_ros.models.prismatic.vision import Projector, Vision
@@ -85,7 +85,7 @@ class Prismatic(nn.Module):
             span = span.through(blocks[tokens.layer :], extends, later)
         else:
             span = span.through(blocks, extends, uses)
-        rows = behind(rows, span, length)
+        rows = shifted_rows(rows, span, length)
         mask = None if span.mask is None else span.mask[rows]
         return self.norm(self.lm_last.read(span.x, span.rope, last, rows, mask))
 

@@ -1,14 +1,26 @@
-"""What the launch files share: arguments in a table, our nodes with their remappings, and bringing the policy up."""
+"""What the launch files share: arguments in a table, our nodes with their remappings, files of other packages in scopes
+of their own, bringing the policy up, and ending the launch when a node that it needs has ended."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, List  # noqa: UP035  launch_ros tells a list of strings by this name
 
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
+from launch import LaunchContext
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    TimerAction,
+)
 from launch.conditions import IfCondition
 from launch.events import matches_action
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
@@ -17,10 +29,15 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
+from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros.process import PARENT
+
 Argument = tuple[str, str, str, Sequence[str] | None]
 """Name, default, what it does, choices."""
 
 YES_NO = ("true", "false")
+GRIPPERS = ("auto", "topic", "parallel_gripper", "gripper_command", "none")
+"""As `gripper.KINDS`, which cannot be imported here: a launch needs no messages."""
 DISCOVERY = ("localhost", "subnet")
 """Who may find the nodes of a launch: those of this machine, or everybody on its network."""
 COMMON: tuple[Argument, ...] = (
@@ -32,7 +49,10 @@ COMMON: tuple[Argument, ...] = (
 """Arguments of every launch file; each adds `config` with a default of its own, and `use_sim_time`."""
 
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
+CONTROLLER_STATE = "joint_trajectory_controller/controller_state"
 GRIPPER = "robotiq_gripper_controller"
+REST_S = 2.0
+"""From the end of a node to the end of the launch, s: a controller plays what it has to its end, at rest, meanwhile."""
 
 
 def declared(arguments: Iterable[Argument]) -> list[DeclareLaunchArgument]:
@@ -50,6 +70,16 @@ def transport() -> SetEnvironmentVariable:
     return SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", shared("config", "fastdds.xml"))
 
 
+def included(package: str, file: str, told: Mapping[str, Any], condition: IfCondition | None = None) -> GroupAction:
+    """A launch file of another package, in a scope of its own.
+
+    Without the scope its arguments stay behind under their names, and ours of the same name (`gripper`) are lost.
+    """
+    path = PathJoinSubstitution([FindPackageShare(package), "launch", file])
+    include = IncludeLaunchDescription(PythonLaunchDescriptionSource(path), launch_arguments=told.items())
+    return GroupAction([include], scoped=True, condition=condition)
+
+
 def network() -> SetEnvironmentVariable:
     """Keep what is launched after this on this machine, or open it to the network, as `discovery` says.
 
@@ -64,37 +94,74 @@ def network() -> SetEnvironmentVariable:
 
 
 def node(executable: str, **more: Any) -> Node:
-    """One of our nodes. `parameters` and `remappings` are added to the common ones."""
-    return Node(executable=executable, name=executable, **_common(more))
+    """One of our nodes; the launch ends with it. `parameters` and `remappings` are added to the common ones."""
+    return Node(executable=executable, name=executable, on_exit=ended(executable), **_common(more))
+
+
+def ended(name: str) -> Callable[[Any, LaunchContext], list[TimerAction]]:
+    """What to do when a process that the launch needs has ended: end the launch, with an error, after `REST_S`."""
+
+    def on_exit(event: Any, context: LaunchContext) -> list[TimerAction]:
+        if context.is_shutdown:
+            return []
+        return [_end(f"{name} ended with code {event.returncode}; its last words are above")]
+
+    return on_exit
+
+
+def _end(why: str) -> TimerAction:
+    """The end of the launch with exit code 1: Shutdown alone would say 0."""
+
+    def fail(context: LaunchContext) -> None:
+        if not context.is_shutdown:
+            raise EcovlaError(why)
+
+    return TimerAction(period=REST_S, actions=[OpaqueFunction(function=fail)])
 
 
 def policy(**more: Any) -> list[Any]:
     """The policy, configured now and activated when it is inactive, unless autostart is off."""
-    made = LifecycleNode(executable="policy", name="policy", **_common(more))
-    chosen, wanted = matches_action(made), IfCondition(LaunchConfiguration("autostart"))
-    configure = ChangeState(lifecycle_node_matcher=chosen, transition_id=Transition.TRANSITION_CONFIGURE)
-    activate = ChangeState(lifecycle_node_matcher=chosen, transition_id=Transition.TRANSITION_ACTIVATE)
-    configured = OnStateTransition(
-        target_lifecycle_node=made,
-        start_state="configuring",
-        goal_state="inactive",
-        entities=[EmitEvent(event=activate)],
-    )
+    made = LifecycleNode(executable="policy", name="policy", on_exit=ended("policy"), **_common(more))
+    wanted = IfCondition(LaunchConfiguration("autostart"))
+    activate = EmitEvent(event=change(made, Transition.TRANSITION_ACTIVATE))
     return [
         made,
-        EmitEvent(event=configure, condition=wanted),
-        RegisterEventHandler(configured, condition=wanted),
+        EmitEvent(event=change(made, Transition.TRANSITION_CONFIGURE), condition=wanted),
+        RegisterEventHandler(came(made, "configuring", "inactive", activate), condition=wanted),
+        *(RegisterEventHandler(handler, condition=wanted) for handler in failures(made)),
     ]
+
+
+def change(policy: LifecycleNode, transition: int) -> ChangeState:
+    """The event that asks the policy for a transition."""
+    return ChangeState(lifecycle_node_matcher=matches_action(policy), transition_id=transition)
+
+
+def came(policy: LifecycleNode, start: str, goal: str, action: Any) -> OnStateTransition:
+    """When the policy has come from one state to another, do this."""
+    return OnStateTransition(target_lifecycle_node=policy, start_state=start, goal_state=goal, entities=[action])
+
+
+def failures(policy: LifecycleNode) -> list[OnStateTransition]:
+    """A policy that cannot be configured or activated ends the launch."""
+    ways = (("configuring", "unconfigured", "configure"), ("activating", "inactive", "activate"))
+    return [came(policy, start, goal, _end(f"the policy did not {verb}; why is above")) for start, goal, verb in ways]
 
 
 def guard(root: str = "", **more: Any) -> Node:
     """The guard in front of the controllers below `root`."""
     remappings = [
         ("joint_trajectory", root + CONTROLLER),
+        ("controller_state", root + CONTROLLER_STATE),
         ("gripper_trajectory", f"{root}{GRIPPER}/joint_trajectory"),
         ("gripper_cmd", f"{root}{GRIPPER}/gripper_cmd"),
     ]
     return node("guard", remappings=[*remappings, *more.pop("remappings", ())], **more)
+
+
+def followed() -> dict[str, str]:
+    """Environment of our nodes: they end when the launch is gone, also when it was killed."""
+    return {PARENT: str(os.getpid())}
 
 
 def _common(more: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +175,7 @@ def _common(more: dict[str, Any]) -> dict[str, Any]:
         "namespace": LaunchConfiguration("namespace"),
         "output": "screen",
         "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        "additional_env": followed(),
         **more,
         "parameters": [told, *more.get("parameters", ())],
     }

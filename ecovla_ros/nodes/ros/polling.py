@@ -18,11 +18,11 @@ from rclpy.serialization import deserialize_message
 from ecovla_ros import wire
 from ecovla_ros.wire.pairing import History
 
-SELDOM_S = 1.0
+EVENTS_S = 1.0
 """Time between two looks at events, s."""
 
 
-class Unwatched(CallbackGroup):
+class NeverWakes(CallbackGroup):
     """What is in it never wakes the executor."""
 
     def can_execute(self, entity: Any) -> bool:
@@ -37,7 +37,7 @@ class Unwatched(CallbackGroup):
         """Nothing had begun."""
 
 
-class Seldom(CallbackGroup):
+class OncePerSecond(CallbackGroup):
     """Events of a node (a peer asks for another quality of service) are looked at once a second.
 
     A node has a dozen or two of them, and the executor walks through all whenever it waits: a fifth of its time.
@@ -51,9 +51,9 @@ class Seldom(CallbackGroup):
         """Call it before each wait: once a second new events of `node` are taken in, and this wait looks at all."""
         self._open = now_s >= self._next_s
         if self._open:
-            self._next_s = now_s + SELDOM_S
+            self._next_s = now_s + EVENTS_S
             for event in node.waitables:
-                if isinstance(event, EventHandler) and not isinstance(event.callback_group, Seldom):
+                if isinstance(event, EventHandler) and not isinstance(event.callback_group, OncePerSecond):
                     event.callback_group = self
                     self.add_entity(event)
 
@@ -69,14 +69,14 @@ class Seldom(CallbackGroup):
         """Nothing was held."""
 
 
-class Stream:
+class PolledTopic:
     """The last messages of a topic, for any thread."""
 
     def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile) -> None:
         """As many messages are kept as the profile's depth."""
         self._node, self._kind, self._depth = node, kind, profile.depth
         self._subscription = node.create_subscription(
-            kind, topic, lambda _msg: None, profile, callback_group=Unwatched()
+            kind, topic, lambda _msg: None, profile, callback_group=NeverWakes()
         )
         self._history = History(profile.depth)
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
@@ -17,7 +18,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
-from ecovla_ros.nodes.ros.polling import Seldom
+from ecovla_ros.nodes.ros.polling import OncePerSecond
 
 WAKE_S = 0.1
 """A signal is noticed within this time, s."""
@@ -28,6 +29,28 @@ is half a control tick."""
 
 PRIORITY = 10
 """Real-time priority that is asked for, 1 to 99: above everything ordinary, below ros2_control's 50."""
+
+
+PARENT = "ECOVLA_PARENT"
+"""Environment variable: the id of the process whose end is ours, however it ends."""
+PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+
+def follow_parent() -> bool:
+    """End with SIGTERM when the process named by `PARENT` has ended, as one that was killed can end nobody itself.
+
+    Returns False when it is gone already. Linux only; elsewhere, and when the variable is not set, nothing is done.
+    """
+    named = os.environ.pop(PARENT, "")  # it is ours, and not that of what we start
+    if not named or sys.platform != "linux":
+        return True
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    try:
+        os.kill(int(named), 0)
+    except (ProcessLookupError, PermissionError, ValueError):
+        return False
+    return True
 
 
 def ask_for_priority() -> bool:
@@ -68,6 +91,12 @@ class Signals:
     def _remember(self, number: int, _frame: Any) -> None:
         self.received = number
 
+    @staticmethod
+    def ignore() -> None:
+        """From now on: what is told again while the interpreter ends must not change the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
 
 def start_ros(arguments: Sequence[str] | None = None) -> None:
     """`rclpy.init` without its signal handlers, with the ros-* wheels' prefix known."""
@@ -77,26 +106,34 @@ def start_ros(arguments: Sequence[str] | None = None) -> None:
 
 def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
     """Spin while going, and look at events once a second; a node with a method `drive` of its own is driven by that."""
-    seldom = Seldom()
+    events = OncePerSecond()
     while going():
-        seldom.turn(node, time.monotonic())
+        events.turn(node, time.monotonic())
         executor.spin_once(timeout_sec=WAKE_S)
 
 
 def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = None) -> int:
     """Make the node, spin it until a signal, close it. Exit code: 0; 1 when it failed; 2 when it could not start."""
     signals = Signals()
+    if not follow_parent():
+        return 2
     sys.setswitchinterval(SWITCH_S)
-    start_ros(arguments)
+    try:
+        start_ros(arguments)
+        return _serve(name, make, signals)
+    finally:
+        signals.ignore()
+        rclpy.try_shutdown()
+
+
+def _serve(name: str, make: Callable[[], Any], signals: Signals) -> int:
     try:
         node = make()
     except EcovlaError as error:
         get_logger(name).fatal(str(error))
-        rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    code = 0
     try:
         drive = getattr(node, "drive", partial(_drive, node))
         drive(executor, lambda: not signals.received and rclpy.ok())
@@ -104,10 +141,9 @@ def run(name: str, make: Callable[[], Any], arguments: Sequence[str] | None = No
         pass
     except EcovlaError as error:
         get_logger(name).fatal(str(error))
-        code = 1
+        return 1
     finally:
         node.close()
         executor.shutdown()
         node.destroy_node()
-        rclpy.try_shutdown()
-    return code
+    return 0

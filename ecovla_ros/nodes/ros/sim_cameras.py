@@ -18,7 +18,7 @@ from ecovla_ros.types import CAMERAS
 Size = tuple[int, int]
 
 
-class Cameras:
+class SimCameras:
     """Draws and publishes both cameras. `shoot` and `close` belong to the thread that owns the world."""
 
     def __init__(self, node: Any, model: Any, renderer: str, size: Size) -> None:
@@ -111,10 +111,10 @@ class Cameras:
             return self._stamp_ns if self._open else None
 
     def _publish(self, name: str, picture: np.ndarray, stamp_ns: int) -> None:
-        images, infos = self._publishers[name]
+        image_publisher, info_publisher = self._publishers[name]
         frame = f"{name}_optical_frame"
-        images.publish(wire.fill_image(Image(), picture, stamp_ns, frame))
+        image_publisher.publish(wire.fill_image(Image(), picture, stamp_ns, frame))
         intrinsics = render.camera_info(self._model, name, *self._size)
         info = wire.fill_camera_info(CameraInfo(), intrinsics, self._size, stamp_ns)
         info.header.frame_id = frame
-        infos.publish(info)
+        info_publisher.publish(info)

@@ -15,7 +15,7 @@ from ecovla_ros.bags.inputs import IMAGES
 from ecovla_ros.bags.read import Bag
 from ecovla_ros.bags.salvage import Raw
 from ecovla_ros.errors import BagError, EcovlaError, ObservationError
-from ecovla_ros.publish.report.story import Change, Command, Story, columns
+from ecovla_ros.publish.report.story import GuardChange, SentTrajectory, Story, columns
 from ecovla_ros.types import JOINTS
 
 PICTURES = 24
@@ -125,8 +125,8 @@ def _begin(notes: _Notes, bag: Bag) -> int:
 def _tell(story: Story, notes: _Notes, begin_ns: int) -> None:
     rows = sorted(notes.frames.values(), key=lambda row: row["time_ns"])
     story.columns = columns({**row, "t": (row["time_ns"] - begin_ns) / 1e9} for row in rows)
-    story.changes = [Change((ns - begin_ns) / 1e9, state, reason) for ns, state, reason in notes.changes]
-    story.commands = [Command((ns - begin_ns) / 1e9, *parts) for ns, parts in notes.commands]
+    story.changes = [GuardChange((ns - begin_ns) / 1e9, state, reason) for ns, state, reason in notes.changes]
+    story.commands = [SentTrajectory((ns - begin_ns) / 1e9, *parts) for ns, parts in notes.commands]
     story.measured_t = np.array([(ns - begin_ns) / 1e9 for ns, _ in notes.states])
     story.measured = np.array([joints for _, joints in notes.states], float).reshape(-1, len(JOINTS))
     story.instructions = [((ns - begin_ns) / 1e9, text) for ns, text in notes.texts]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros.errors import BagError
-from ecovla_ros.publish.report.story import Change, Story, columns
+from ecovla_ros.publish.report.story import GuardChange, Story, columns
 
 SCALARS = (str, int, float, bool, type(None))
 
@@ -40,7 +40,7 @@ def _frames(story: Story, rows: list[dict[str, Any]]) -> None:
     story.held = [(row["t"], str(row["held"])) for row in rows if "held" in row]
     for row in rows:
         if row.get("guard") and (not story.changes or story.changes[-1].state != row["guard"]):
-            story.changes.append(Change(row["t"], row["guard"], "as seen with each frame"))
+            story.changes.append(GuardChange(row["t"], row["guard"], "as seen with each frame"))
     story.notes.append(
         "from a replay's document: pictures, joint states and commands are in the bag (ecovla replay --out)"
     )

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.publish.report.charts import SOFT, empty, thin
-from ecovla_ros.publish.report.story import Command, Story
+from ecovla_ros.publish.report.story import SentTrajectory, Story
 from ecovla_ros.types import JOINTS
 
 STATES = {
@@ -85,7 +85,7 @@ def speeds(story: Story, limits: Limits) -> go.Figure | None:
     return figure
 
 
-def _share(command: Command, limits: Limits) -> np.ndarray:
+def _share(command: SentTrajectory, limits: Limits) -> np.ndarray:
     """Largest speed of each joint over its limit, (7,): as named, or from the differences of the points."""
     speeds = np.abs(command.velocities)
     if not np.isfinite(speeds).all():
@@ -96,7 +96,7 @@ def _share(command: Command, limits: Limits) -> np.ndarray:
     return np.asarray(speeds.max(axis=0) / limits.velocity)
 
 
-def _played(commands: Sequence[Command], i: int) -> tuple[np.ndarray, np.ndarray]:
+def _played(commands: Sequence[SentTrajectory], i: int) -> tuple[np.ndarray, np.ndarray]:
     """Position of a joint as commanded: each trajectory until the next one replaces it."""
     t, y = [], []
     for k, command in enumerate(commands):

@@ -29,7 +29,7 @@ def write(story: Story, path: str | Path, limits: Limits) -> int:
 
 def page(story: Story, limits: Limits) -> str:
     """The whole file."""
-    style = resources.files("ecovla_ros.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("ecovla_ros.publish.report").joinpath("page.css").read_text(encoding="utf-8")
     body = "\n".join(part for part in _sections(story, limits) if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -19,7 +19,7 @@ TEXTS = ("method", "kind", "fault")
 
 
 @dataclass(frozen=True)
-class Command:
+class SentTrajectory:
     """One trajectory sent to the arm."""
 
     t: float
@@ -33,7 +33,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Change:
+class GuardChange:
     """The guard said something new."""
 
     t: float
@@ -48,8 +48,8 @@ class Story:
     title: str
     columns: dict[str, np.ndarray] = field(default_factory=lambda: columns(()))
     """"t" (s), `NUMBERS`, `FLAGS` and `TEXTS`, each (F,)."""
-    changes: list[Change] = field(default_factory=list)
-    commands: list[Command] = field(default_factory=list)
+    changes: list[GuardChange] = field(default_factory=list)
+    commands: list[SentTrajectory] = field(default_factory=list)
     measured_t: np.ndarray = field(default_factory=lambda: np.zeros(0))
     measured: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
     """Joint positions, rad, (M, 7)."""

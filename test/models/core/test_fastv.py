@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ecovla_ros import build
 from ecovla_ros.config import Config, PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import Again, Graphed
+from ecovla_ros.engine.graphs import EagerRecorder, Graphed
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan
@@ -147,12 +147,12 @@ def test_the_expert_attends_to_what_is_left_and_counts_positions_on(family):
             buffer[:, :, short] = values
     real = torch.zeros(length)
     real[short] = 1.0
-    whole = policy._behind(length, None, None)[0]
+    whole = policy._contexts(length, None, None)[0]
     parts = [whole._replace(last=1), whole._replace(first=1, valid=real)]
     for cache in policy.caches[1:]:
         for buffer in (cache.keys, cache.values):
             buffer.nan_to_num_(0.0)
-    policy._behind = lambda *_: parts
+    policy._contexts = lambda *_: parts
     assert (policy.act(seen, handoff, DENSE, start) - got).abs().max() < 1e-5
 
 
@@ -267,7 +267,7 @@ def test_a_captured_pass_follows_which_tokens_stay(family):
     policy, other = small.policy(family), small.policy(family)
     for each in (policy, other):
         each.prune_tokens(2, 0.5)
-    graphed, start = Graphed(policy, Again()), small.noise(policy)
+    graphed, start = Graphed(policy, EagerRecorder()), small.noise(policy)
     graphed.warm_up()
     for seed in range(3):
         obs = small.observation(policy, seed)

@@ -14,7 +14,7 @@ from ecovla_ros import build
 from ecovla_ros.bench.speed import macs
 from ecovla_ros.config import PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import Again, Graphed
+from ecovla_ros.engine.graphs import EagerRecorder, Graphed
 from ecovla_ros.engine.streams import Deferred, Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan
@@ -42,7 +42,7 @@ def answer(of, obs, plan=DENSE, whole=False):
     seen = of.encode(obs)
     seen = replace(seen, reuse=None) if whole else seen
     out = of.act(seen, of.prefill(seen, plan), plan, small.noise(of))
-    of.decode(seen, out)
+    of.to_chunk(seen, out)
     if seen.reuse is None:
         return out, set()
     return out, set((seen.reuse[: of.reuse.counts.counts[-1]] - of.reuse.first).tolist())
@@ -387,7 +387,7 @@ def test_a_captured_pass_follows_which_tokens_are_reused(family):
     frames += [small.moved(frames[-1], "third_person", {i}, stamp_ns=90 + i) for i in (0, 2)]
     frames = [replace(f, joints=np.zeros(7), gripper=0.0) for f in frames]  # pi0.5's prompt has the example's length
     found = []
-    for wrap in (lambda p: p, lambda p: Graphed(p, Again())):
+    for wrap in (lambda p: p, lambda p: Graphed(p, EagerRecorder())):
         policy = caching(family, excluded=0.2)
         engine = Engine(wrap(policy), replace(EVERY, refresh="dense", max_age=6), Inline())
         engine.warm_up()

@@ -11,10 +11,10 @@ from support import pi_models as small
 
 from ecovla_ros import build
 from ecovla_ros.config import PolicyConfig
-from ecovla_ros.engine.graphs import Again, Graphed
+from ecovla_ros.engine.graphs import EagerRecorder, Graphed
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE
-from ecovla_ros.models.pi.chunking import Follow, reached, strength
+from ecovla_ros.models.pi.chunking import RealTimeChunking, reached, strength
 
 CONFIG = dataclasses.replace(small.SMALL, flow_steps=10)
 PERIOD_NS = 100_000_000
@@ -29,7 +29,7 @@ def policy(overlap=4, delay=2):
 
 def answer(of, obs, seed=0):
     seen = of.encode(obs)
-    return of.decode(seen, of.act(seen, of.prefill(seen, DENSE), DENSE, small.noise(CONFIG, seed)))
+    return of.to_chunk(seen, of.act(seen, of.prefill(seen, DENSE), DENSE, small.noise(CONFIG, seed)))
 
 
 def later(obs, chunk, steps=1, seed=5):
@@ -79,7 +79,7 @@ def literal(velocity, x, target, weights, steps):
 def test_the_pull_is_the_formula():
     g = torch.Generator().manual_seed(0)
     target, x, a = (torch.randn(6, 8, generator=g) for _ in range(3))
-    follow = Follow(small.normaliser(), 0.1, (6, 8), overlap=5, delay=2, device=torch.device("cpu"))
+    follow = RealTimeChunking(small.normaliser(), 0.1, (6, 8), overlap=5, delay=2, device=torch.device("cpu"))
     follow.target.copy_(target)
     weights = [1.0, 1.0, 3 / 4, 2 / 4, 1 / 4, 0.0]  # lerobot's linear schedule
     follow.weight.copy_(torch.tensor(weights)[:, None].expand(6, 8))
@@ -95,7 +95,7 @@ def test_the_pull_is_the_formula():
 
 
 def test_the_ramp_is_lerobots_linear_one():
-    follow = Follow(small.normaliser(), 0.1, (6, 8), overlap=5, delay=2, device=torch.device("cpu"))
+    follow = RealTimeChunking(small.normaliser(), 0.1, (6, 8), overlap=5, delay=2, device=torch.device("cpu"))
     assert np.allclose(follow._ramp, [1.0, 1.0, 3 / 4, 2 / 4, 1 / 4, 0.0])
     assert [strength(1.0), strength(0.0)] == [10.0, 0.0] and strength(0.5) == pytest.approx(2.0)
 
@@ -169,7 +169,7 @@ def test_a_full_turn_is_no_distance():
 
 def test_captured_and_plain_passes_follow_alike():
     plain, inner, obs = policy(), policy(), small.observation(CONFIG)
-    graphed = Graphed(inner, Again())
+    graphed = Graphed(inner, EagerRecorder())
     graphed.warm_up()
     assert inner.follow._last is None, "a grey picture is no frame"
     for steps in (1, 1, 2):

@@ -291,7 +291,7 @@ def test_attention_with_gradients_is_attention():
 
 def test_decoded_actions_are_targets_around_the_measured_joints():
     policy, obs = small.policy(), small.observation()
-    chunk = policy.decode(policy.encode(obs), torch.zeros(small.SMALL.horizon, 8))
+    chunk = policy.to_chunk(policy.encode(obs), torch.zeros(small.SMALL.horizon, 8))
     mean = np.array(policy.normaliser.action_mean)
     assert np.allclose(chunk.joints, obs.joints + mean[:, :7])
     assert np.allclose(chunk.gripper, np.clip((mean[:, 7] + 1) / 2, 0, 1))

@@ -17,7 +17,7 @@ from ecovla_ros.bench import document
 from ecovla_ros.control import limits
 from ecovla_ros.errors import BagError
 from ecovla_ros.publish.report import charts, from_bag, from_document, motion, page, timeline
-from ecovla_ros.publish.report.story import STAGES, Command, Story
+from ecovla_ros.publish.report.story import STAGES, SentTrajectory, Story
 
 LIMITS = limits.load("normal")
 
@@ -90,8 +90,8 @@ def test_the_timeline_draws_a_refresh_frame_stage_by_stage_and_its_side_stream(s
 
 
 def test_commands_are_measured_against_the_limits(bag: Path, story: Story) -> None:
-    fast = Command(0.0, np.array([0.1, 0.2]), np.zeros((2, 7)), np.tile(2.0 * LIMITS.velocity, (2, 1)))
-    unnamed = Command(
+    fast = SentTrajectory(0.0, np.array([0.1, 0.2]), np.zeros((2, 7)), np.tile(2.0 * LIMITS.velocity, (2, 1)))
+    unnamed = SentTrajectory(
         1.0, np.array([0.1, 0.2]), np.array([np.zeros(7), 0.05 * LIMITS.velocity]), np.full((2, 7), np.nan)
     )
     figure = motion.speeds(Story("x", commands=[fast, unnamed]), LIMITS)

@@ -57,36 +57,36 @@ class Teacher(Expert):
         return bool(near) and target > 0.5 and closed > 0.95 and self._world.arm_state().gripper < EMPTY
 
     def _relocate(self, at: np.ndarray) -> None:
-        progress, stage = self._progress, self._stages[self._progress.stage]
+        progress, waypoint = self._progress, self._waypoints[self._progress.waypoint]
         closed, target = self._world.jaws
         tool, turned, _ = pose_jacobian(at)
-        gap = stage.position - tool
-        close = next((i for i, s in enumerate(self._stages) if s.phase == "close"), None)
+        gap = waypoint.position - tool
+        close = next((i for i, s in enumerate(self._waypoints) if s.phase == "close"), None)
         if close is None:
             return
-        if stage.phase == "reach" and self.held():
+        if waypoint.phase == "reach" and self.held():
             self._go(close + 1)
-        elif stage.phase == "reach" and progress.stage == close - 1:
-            aside, ahead = _parts(gap, stage.rotation[:, 2])
+        elif waypoint.phase == "reach" and progress.waypoint == close - 1:
+            aside, ahead = _parts(gap, waypoint.rotation[:, 2])
             if target > 0.5 and np.linalg.norm(gap) < GOOD_GRASP:
                 self._go(close)
             elif aside > OUT_OF_LINE and ahead < LOW:
                 self._go(close - 2)
-        elif stage.phase == "reach" and progress.stage == close - 2:
-            goal = self._stages[close - 1]
+        elif waypoint.phase == "reach" and progress.waypoint == close - 2:
+            goal = self._waypoints[close - 1]
             aside, ahead = _parts(goal.position - tool, goal.rotation[:, 2])
             turn = np.linalg.norm(rotation_vector(goal.rotation @ turned.T))
             if aside < IN_LINE and turn < 0.15 and ahead < 0.115:
                 self._go(close - 1)
-        elif stage.phase == "close" and not self.held() and np.linalg.norm(gap) > LEFT_GRASP:
+        elif waypoint.phase == "close" and not self.held() and np.linalg.norm(gap) > LEFT_GRASP:
             self._go(close - 1)
-        elif stage.phase == "carry" and closed > 0.99 and not self.held() and not self._world.inside():
+        elif waypoint.phase == "carry" and closed > 0.99 and not self.held() and not self._world.inside():
             self._tries = 1
             self._replan()
 
-    def _go(self, stage: int) -> None:
+    def _go(self, waypoint: int) -> None:
         self._progress = copy.copy(self._progress)
-        self._progress.stage, self._progress.waited = stage, 0
+        self._progress.waypoint, self._progress.waited = waypoint, 0
 
 
 def _parts(gap: np.ndarray, axis: np.ndarray) -> tuple[float, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecovla_ros.sim.follow import Teacher
 from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.sim.teacher import Teacher
 from ecovla_ros.sim.world import World
 
 

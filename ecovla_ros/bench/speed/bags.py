@@ -1,4 +1,4 @@
-"""The figures about bags in the README: `python -m ecovla_ros.publish.report.measure --json results/bags.json`.
+"""The figures about bags in docs/results/safety.md: `python -m ecovla_ros.bench.speed.bags --json results/bags.json`.
 
 The bags are made first, from a seed, in --folder, and kept there for the next time. What the pretended engine reports
 is load for the report, no measurement of a policy.
@@ -7,6 +7,7 @@ is load for the report, no measurement of a policy.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,7 @@ from ecovla_ros.bags.guarded import Guarded
 from ecovla_ros.bags.inputs import Feed, choose
 from ecovla_ros.bags.sample import Sample
 from ecovla_ros.bench import document
-from ecovla_ros.control import limits
 from ecovla_ros.errors import BagError, ConfigError, unknown
-from ecovla_ros.publish.report import from_bag, page
 from ecovla_ros.types import CAMERAS, ActionChunk, FrameReport, Observation
 
 MINUTE = Sample(seconds=60.0, size=224, image_hz=10.0, state_hz=100.0)
@@ -164,13 +163,13 @@ def replays(bags: dict[str, Path]) -> list[Row]:
 
 
 def reports(bags: dict[str, Path]) -> list[Row]:
-    """Seconds and size of the report of a ten-minute bag."""
-    bag, out = bags["ten minutes"], bags["ten minutes"].with_suffix(".html")
-    began = time.perf_counter()
-    story = from_bag.read(bag)
-    size = page.write(story, out, limits.load("normal"))
-    seconds = time.perf_counter() - began
-    what = f"10 min, {_gigabytes(bag):.2g} GB, {story.frames} frames"
+    """Seconds and size of the report of a ten-minute bag, as `ecovla report --json` tells them."""
+    bag, told = bags["ten minutes"], bags["ten minutes"].with_suffix(".json")
+    command = [sys.executable, "-c", "import sys; from ecovla_ros.cli import main; sys.exit(main())", "report"]
+    subprocess.run([*command, str(bag), "--json", str(told)], capture_output=True, check=True)
+    (row,) = json.loads(told.read_text(encoding="utf-8"))["rows"]
+    seconds, size, frames = row["seconds"], row["bytes"], row["frames"]
+    what = f"10 min, {_gigabytes(bag):.2g} GB, {frames} frames"
     return [_row("report", what, seconds, "s", "less than 60"), _row("report", what, size / 1e6, "MB", "less than 20")]
 
 

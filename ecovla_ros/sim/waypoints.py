@@ -1,4 +1,4 @@
-"""The expert's plans: tool poses, one after the other, that pick an object and deliver it. Pure geometry."""
+"""The expert's way: tool poses, one after the other, that pick an object and deliver it. Pure geometry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLOSE_PERIODS, OPEN_PERIODS = 6, 4
 
 
 @dataclass(frozen=True)
-class Stage:
+class Waypoint:
     """One tool pose to reach with the gripper in one state, then hold for some periods."""
 
     position: np.ndarray
@@ -83,47 +83,47 @@ def pick(name: str, position: np.ndarray, rotation: np.ndarray) -> Pick:
     return Pick(0.9 * heading if name == "bottle" else min(max(heading, -0.5), 0.5), point)
 
 
-def pick_stages(name: str, grasp: Pick) -> list[Stage]:
+def pick_waypoints(name: str, grasp: Pick) -> list[Waypoint]:
     """Approach, descend, close and lift."""
     tool = _tilted(grasp.yaw) if name == "bottle" else turn_z(grasp.yaw) @ TOOL_DOWN
     lifted = grasp.point + np.array([0.0, 0.0, 0.10])
     if name != "bottle":
         lifted[2] = CARRY_HEIGHT
     return [
-        Stage(grasp.point - 0.11 * tool[:, 2], tool, "reach", 0.02, 0.10, through=0.08),
-        Stage(grasp.point, tool, "reach", 0.005, 0.06, along=True),
-        Stage(grasp.point, tool, "close", 0.02, 0.20, hold=CLOSE_PERIODS),
-        Stage(lifted, tool, "carry", 0.03, 0.30, through=0.10),
+        Waypoint(grasp.point - 0.11 * tool[:, 2], tool, "reach", 0.02, 0.10, through=0.08),
+        Waypoint(grasp.point, tool, "reach", 0.005, 0.06, along=True),
+        Waypoint(grasp.point, tool, "close", 0.02, 0.20, hold=CLOSE_PERIODS),
+        Waypoint(lifted, tool, "carry", 0.03, 0.30, through=0.10),
     ]
 
 
-def clear_stages(position: np.ndarray, rotation: np.ndarray, target: np.ndarray) -> list[Stage]:
+def clear_waypoints(position: np.ndarray, rotation: np.ndarray, target: np.ndarray) -> list[Waypoint]:
     """Ways out before a new approach to `target` (3,): back along the tool when tilted, then up when low and far."""
     far = math.hypot(*(target - position)[:2]) > 0.06
-    stages = []
+    waypoints = []
     if far and rotation[2, 2] > -0.95:
         heading = rotation[:2, 2] / math.hypot(*rotation[:2, 2])
         position = position + np.array([-0.20 * heading[0], -0.20 * heading[1], 0.02])
-        stages.append(Stage(position, rotation, "reach", 0.04, 0.2))
+        waypoints.append(Waypoint(position, rotation, "reach", 0.04, 0.2))
     if far and position[2] < CARRY_HEIGHT - 0.04:
         up = np.array([position[0], position[1], CARRY_HEIGHT])
-        stages.append(Stage(up, rotation, "reach", 0.03, 0.3))
-    return stages
+        waypoints.append(Waypoint(up, rotation, "reach", 0.03, 0.3))
+    return waypoints
 
 
-def basket_stages(grasp: Pick, centre: np.ndarray) -> list[Stage]:
+def basket_waypoints(grasp: Pick, centre: np.ndarray) -> list[Waypoint]:
     """Carry over the basket at `centre` (3,), lower, open, retreat upwards."""
     tool = turn_z(min(max(grasp.yaw, -0.6), 0.6)) @ TOOL_DOWN
     above, low, away = (np.array([centre[0], centre[1], z]) for z in (CARRY_HEIGHT, 0.125, 0.24))
     return [
-        Stage(above, tool, "carry", 0.025, 0.5, through=0.06),
-        Stage(low, tool, "carry", 0.012, 0.5),
-        Stage(low, tool, "release", 0.03, 0.5, hold=OPEN_PERIODS),
-        Stage(away, tool, "leave", 0.03, 0.5),
+        Waypoint(above, tool, "carry", 0.025, 0.5, through=0.06),
+        Waypoint(low, tool, "carry", 0.012, 0.5),
+        Waypoint(low, tool, "release", 0.03, 0.5, hold=OPEN_PERIODS),
+        Waypoint(away, tool, "leave", 0.03, 0.5),
     ]
 
 
-def cabinet_stages(centre: np.ndarray, yaw: float) -> list[Stage]:
+def cabinet_waypoints(centre: np.ndarray, yaw: float) -> list[Waypoint]:
     """Enter the cabinet at `centre` (3,), heading `yaw`, set down, open, retreat the way it came."""
     tool = _tilted(yaw)
     inward = np.array([math.cos(yaw), math.sin(yaw), 0.0])
@@ -131,10 +131,10 @@ def cabinet_stages(centre: np.ndarray, yaw: float) -> list[Stage]:
     up, deep = np.array([0.0, 0.0, 0.05]), inside - 0.01 * inward
     down = deep - np.array([0.0, 0.0, 0.010])
     return [
-        Stage(inside - 0.26 * inward + up, tool, "carry", 0.03, 0.15, through=0.08),
-        Stage(inside - 0.20 * inward, tool, "carry", 0.015, 0.08, through=0.05),
-        Stage(deep, tool, "carry", 0.015, 0.08, through=0.04),
-        Stage(down, tool, "carry", 0.008, 0.1),
-        Stage(down, tool, "release", 0.02, 0.2, hold=OPEN_PERIODS),
-        Stage(deep - 0.23 * inward, tool, "leave", 0.03, 0.3),
+        Waypoint(inside - 0.26 * inward + up, tool, "carry", 0.03, 0.15, through=0.08),
+        Waypoint(inside - 0.20 * inward, tool, "carry", 0.015, 0.08, through=0.05),
+        Waypoint(deep, tool, "carry", 0.015, 0.08, through=0.04),
+        Waypoint(down, tool, "carry", 0.008, 0.1),
+        Waypoint(down, tool, "release", 0.02, 0.2, hold=OPEN_PERIODS),
+        Waypoint(deep - 0.23 * inward, tool, "leave", 0.03, 0.3),
     ]
