@@ -12,6 +12,9 @@ SEED ?= 1
 OUT ?= out/demo
 ARGS ?=
 PROCESSES ?= 2
+DEVICE ?= cuda
+ONLY ?=
+FOLDER ?= results/gpu
 
 # A sourced ROS 2 and the wheels of .venv must not meet in one process.
 unexport PYTHONPATH PYTHONHOME CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -19,7 +22,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs study tables clean
+.PHONY: help setup demo test gpu docs study tables clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -32,6 +35,10 @@ demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT
 
 test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
+
+gpu:  ## tests and benches on a GPU, without setup: torch, triton, transformers, opencv and pytest suffice (ONLY, DEVICE=cpu, FOLDER)
+	@PYTHONPATH="$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))" exec "$(or $(PYTHON),python3)" -m ecovla_ros.bench.speed.gpu_steps --folder "$(FOLDER)" \
+	  --device "$(DEVICE)" --only "$(ONLY)" $(ARGS)
 
 EVAL = "$(VENV)/bin/ecovla" eval --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
 MOST = --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5

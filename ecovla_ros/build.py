@@ -12,7 +12,8 @@ import torch
 
 from ecovla_ros.config import Config, PolicyConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import CudaRecorder, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
 from ecovla_ros.models.data.weights import read_json
@@ -127,7 +128,7 @@ def _with_options(made: Any, config: PolicyConfig) -> Any:
             config.vla_cache, config.vla_cache_exclude, config.vla_cache_layer, config.vla_cache_similarity
         )
     if config.rtc:
-        if not hasattr(made, "follow_chunks") or not hasattr(made.normaliser, "actions"):
+        if not made.follows_chunks:
             raise ConfigError(
                 f"policy.rtc does not go with '{config.model}' and embodiment.actions={config.embodiment.actions}; "
                 "valid: mini, pi0, pi05, on this arm, with joint actions"
@@ -174,6 +175,11 @@ def captured(policy: Any, config: PolicyConfig) -> Any:
     return Graphed(policy, CudaRecorder(device)) if device.type == "cuda" and config.graphs else policy
 
 
+def goes_ahead(config: PolicyConfig) -> bool:
+    """Whether frames are issued before their trigger is read: where a device would stand still for it."""
+    return device_of(config).type == "cuda" and not any(config.vla_cache)
+
+
 def _function(name: str) -> Any:
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
@@ -187,7 +193,8 @@ def engine(config: Config, streams: Streams | None = None, serving: bool = False
         raise ConfigError("prune.compensate does not go with policy.fastv: its means are over all tokens of a pass")
     loaded = policy(config.policy, serving)
     runs = captured(loaded, config.policy)
-    built = Engine(runs, config.prune, streams or streams_for(device_of(config.policy)), config.policy.seed)
+    side = streams or streams_for(device_of(config.policy), config.policy.graphs)
+    built = Engine(runs, config.prune, side, config.policy.seed, ahead=goes_ahead(config.policy))
     if loaded.calibration:
         built.calibrate(loaded.calibration)
     if config.prune.pattern:

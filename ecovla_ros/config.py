@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros import documents
+from ecovla_ros.errors import ConfigError, short, unknown
 
 METHODS = ("dense", "ecovla", "every", "static", "wanda", "random")
 """dense: nothing pruned. ecovla: adaptive, triggered (paper). every: adaptive, each frame triggers. static: calibration
@@ -35,8 +34,8 @@ RENDERERS = ("auto", "egl", "osmesa", "ray")
 PROFILES = ("gentle", "normal", "fast")
 
 
-def _between(default: Any, low: float, high: float, doc: str) -> Any:
-    return field(default=default, metadata={"range": (low, high), "doc": doc})
+def _between(default: Any, low: float, high: float, doc: str, unit: str = "") -> Any:
+    return field(default=default, metadata={"range": (low, high), "doc": doc, "unit": unit})
 
 
 def _one_of(default: str, choices: tuple[str, ...], doc: str) -> Any:
@@ -61,11 +60,11 @@ class EmbodimentConfig:
         "joint targets, how far these lie from the joints, or small motions of the tool along axes of base or tool",
     )
     gripper: tuple[float, ...] = _doc((0.0, 1.0), "the data's value of an open and of a closed gripper")
-    period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data, s")
+    period_s: float = _between(0.1, 0.001, 10.0, "time from one action to the next in the data", "s")
     statistics: str = _doc("", "name of the data set whose statistics hold; may be empty where there is only one")
     other: bool = _doc(False, "another arm than this one: state and actions as its data have them; for serving only")
     prompt_state: bool = _doc(True, "whether pi0.5's prompt tells the state; openpi's pi05_libero does not")
-    chunk: int = _between(8, 1, 1000, "actions of a chunk, where a checkpoint does not say it (OpenVLA-OFT)")
+    chunk: int = _between(8, 1, 1000, "length of a chunk, where a checkpoint does not say it (OpenVLA-OFT)", "actions")
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,11 @@ class PolicyConfig:
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
     dtype: str = _one_of("auto", DTYPES, "of weights and products; auto: float32 on a CPU, bfloat16 on CUDA")
-    bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this, tokens; 0: 1 on a CPU, 32 on CUDA")
+    bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
     fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV)")
-    fastv_layer: int = _between(3, 1, 1000, "layers that see all vision tokens (FastV)")
+    fastv_layer: int = _between(3, 1, 1000, "how many layers see all vision tokens (FastV)", "layers")
     vla_cache: tuple[float, ...] = field(
         default=(),
         metadata={
@@ -91,11 +90,22 @@ class PolicyConfig:
             "the layers, e.g. [0.25, 0.5]; empty: none",
         },
     )
-    vla_cache_exclude: float = _between(0.4, 0.0, 0.99, "share of vision tokens never kept: the prompt looks at them")
-    vla_cache_layer: int = _between(0, 0, 1000, "whose attention says so, counted from 1; 0: the middle layer")
+    vla_cache_exclude: float = _between(
+        0.4,
+        0.0,
+        0.99,
+        "share of vision tokens that are always computed, because the prompt looks at them most (VLA-Cache)",
+    )
+    vla_cache_layer: int = _between(
+        0, 0, 1000, "the layer whose attention decides that, counted from 1; 0: the middle one"
+    )
     vla_cache_similarity: float = _between(0.996, 0.0, 1.0, "least similarity of a patch that stands still (VLA-Cache)")
-    rtc: int = _between(0, 0, 1000, "actions of a chunk that are drawn to the last one (real-time chunking); 0: none")
-    rtc_delay: int = _between(0, 0, 1000, "of these, actions that are executed before the chunk arrives: drawn fully")
+    rtc: int = _between(
+        0, 0, 1000, "how much of a chunk is drawn to the chunk before it (real-time chunking); 0: nothing", "actions"
+    )
+    rtc_delay: int = _between(
+        0, 0, 1000, "how much of that is executed before the chunk arrives, and is therefore drawn fully", "actions"
+    )
     embodiment: EmbodimentConfig = field(
         default_factory=EmbodimentConfig, metadata={"doc": "what a published checkpoint does not say of itself"}
     )
@@ -106,27 +116,42 @@ class PruneConfig:
     """Environment-aware adaptive pruning (arXiv 2602.00780). Symbols are the paper's."""
 
     method: str = _one_of("ecovla", METHODS, "what chooses the channels")
-    ratio: float = _between(0.25, 0.0, 0.9, "share of prunable channels left out")
+    ratio: float = _between(0.25, 0.0, 0.9, "share of the selected channels that is left out")
     sites: tuple[str, ...] = field(
         default=("lm.mlp",), metadata={"choices": SITE_GROUPS, "doc": "which groups of channels may be pruned"}
     )
     skip_layers: tuple[int, ...] = _doc((), "layers that stay dense in every group")
     p: float = _between(0.05, 0.0, 1.0, "quantile of the similarity history below which a frame triggers (Eq. 6, 7)")
-    window: int = _between(30, 2, 10_000, "T: frames of similarity history")
+    window: int = _between(30, 2, 10_000, "T: length of the similarity history", "frames")
     refresh: str = _one_of("probe", REFRESHES, "how an adaptive method measures pruned channels")
-    probe_tokens: int = _between(32, 1, 4096, "m: tokens that a probe samples of each pass")
+    probe_tokens: int = _between(32, 1, 4096, "m: how many tokens of each pass a probe samples", "tokens")
     alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
     decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
-    hysteresis: float = _between(0.05, 0.0, 10.0, "a channel enters only if so much better than the one that leaves")
-    swap_budget: int = _between(0, 0, 1_000_000, "pairs of channels swapped per site and refresh; 0: as many as needed")
-    max_age: int = _between(0, 0, 1_000_000, "frames after which a refresh comes without a trigger; 0: never")
-    audit: int = _between(0, 0, 1_000_000, "every so many refreshes one is dense, and measures all exactly; 0: none")
+    hysteresis: float = _between(
+        0.05,
+        0.0,
+        10.0,
+        "a channel enters only if its importance is larger by this share than that of the one that leaves",
+    )
+    swap_budget: int = _between(
+        0, 0, 1_000_000, "most pairs of channels that a refresh swaps in one site; 0: as many as needed", "pairs"
+    )
+    max_age: int = _between(
+        0, 0, 1_000_000, "a refresh comes after so many frames without a trigger; 0: never", "frames"
+    )
+    audit: int = _between(
+        0, 0, 1_000_000, "every so many refreshes one is dense and measures all channels exactly; 0: none", "refreshes"
+    )
     compensate: bool = _doc(False, "add the mean of what pruned channels would have given (FLAP)")
     tiers: tuple[float, ...] = field(
         default=(), metadata={"range": (0.0, 0.9), "doc": "further ratios nested on the same weights, for the deadline"}
     )
-    deadline_ms: float = _between(0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this time, ms; 0: `ratio`")
-    refresh_limit_s: float = _between(2.0, 0.001, 60.0, "a frame waits so long for a refresh before it is given up, s")
+    deadline_ms: float = _between(
+        0.0, 0.0, 10_000.0, "choose among `ratio` and `tiers` by this time; 0: always `ratio`", "ms"
+    )
+    refresh_limit_s: float = _between(
+        2.0, 0.001, 60.0, "how long a frame waits for a refresh before the refresh is given up", "s"
+    )
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")
 
@@ -136,18 +161,20 @@ class ControlConfig:
     """Playback and guard."""
 
     profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
-    rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate, Hz")
-    replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm, s")
+    rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate", "Hz")
+    replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm", "s")
     max_horizon_s: float = _between(
-        0.85, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped, s"
+        0.85, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped", "s"
     )
-    chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused, s")
-    chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold, s")
-    joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold, s")
-    margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits, rad")
-    max_jump_rad: float = _between(0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point, rad")
-    box_lower: tuple[float, ...] = _between((0.15, -0.5, 0.01), -2.0, 2.0, "tool point's box: lowest x, y, z, m")
-    box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z, m")
+    chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused", "s")
+    chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold", "s")
+    joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold", "s")
+    margin_rad: float = _between(0.05, 0.0, 1.0, "distance kept from joint position limits", "rad")
+    max_jump_rad: float = _between(
+        0.2, 0.01, 1.0, "largest distance from where the arm is to a chunk's due point", "rad"
+    )
+    box_lower: tuple[float, ...] = _between((0.15, -0.5, 0.01), -2.0, 2.0, "tool point's box: lowest x, y, z", "m")
+    box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z", "m")
     singular_from: float = _between(25.0, 1.0, 1e6, "condition number of the Jacobian from which the arm is slowed")
     singular_to: float = _between(60.0, 1.0, 1e6, "condition number at which it is slowest")
     stamp_commands: str = _one_of(
@@ -156,9 +183,14 @@ class ControlConfig:
         "whether trajectories say when they begin; auto: as the controller's own state shows at enable",
     )
     start_window_s: float = _between(
-        0.05, 0.0, 0.2, "a trajectory repeats what runs for so long: the controller may start it so late, s"
+        0.06, 0.04, 0.2, "a trajectory repeats what runs for so long: the controller may start it so late", "s"
     )
-    late_s: float = _between(0.35, 0.02, 10.0, "an observation older than this when its chunk's turn comes degrades, s")
+    late_s: float = _between(
+        0.35, 0.02, 10.0, "an older observation, when its chunk's turn comes, makes the guard slow down (DEGRADED)", "s"
+    )
+    estop_timeout_s: float = _between(
+        0.0, 0.0, 10.0, "silence of this long on the e-stop topic counts as pressed; 0: it is no heartbeat", "s"
+    )
 
 
 @dataclass(frozen=True)
@@ -166,14 +198,14 @@ class SimConfig:
     """The built-in simulator."""
 
     renderer: str = _one_of("ray", RENDERERS, "auto: egl, then osmesa, then ray, the first that draws")
-    width: int = _between(128, 32, 1920, "camera image width, px")
-    height: int = _between(128, 32, 1080, "camera image height, px")
+    width: int = _between(128, 32, 1920, "camera image width", "px")
+    height: int = _between(128, 32, 1080, "camera image height", "px")
     task: str = _doc("apple", "apple, bottle or banana")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the placements")
     looks: bool = _doc(False, "randomise lights, colours, textures, camera pose and distractors at each reset")
-    episode_s: float = _between(20.0, 1.0, 600.0, "longest episode of an evaluation, s")
-    image_hz: float = _between(10.0, 1.0, 60.0, "camera rate of the sim node, Hz")
-    state_hz: float = _between(100.0, 10.0, 1000.0, "joint state rate of the sim node, Hz")
+    episode_s: float = _between(20.0, 1.0, 600.0, "longest episode of an evaluation", "s")
+    image_hz: float = _between(10.0, 1.0, 60.0, "camera rate of the sim node", "Hz")
+    state_hz: float = _between(100.0, 10.0, 1000.0, "joint state rate of the sim node", "Hz")
     lock_step: bool = _doc(False, "advance one period per trajectory message instead of with the wall clock")
 
 
@@ -181,9 +213,12 @@ class SimConfig:
 class NodeConfig:
     """The policy node's inputs."""
 
-    image_age_s: float = _between(0.3, 0.02, 10.0, "no image of a camera for this long: hold, s")
-    sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation, s")
-    deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss, ms")
+    image_age_s: float = _between(
+        0.3, 0.02, 10.0, "an image older than this is not used: the policy sends no chunk, and the guard holds", "s"
+    )
+    image_px: int = _between(4_147_200, 1, 100_000_000, "an image of more pixels is refused before it is decoded", "px")
+    sync_s: float = _between(0.08, 0.001, 1.0, "largest difference of the stamps of one observation", "s")
+    deadline_ms: float = _between(100.0, 1.0, 10_000.0, "a policy call longer than this counts as a miss", "ms")
 
 
 @dataclass(frozen=True)
@@ -203,10 +238,12 @@ def load(path: str | Path) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read configuration '{path}': {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{path}' is no text: {error}") from error
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{path}' is not YAML: {error}") from error
+        data = documents.from_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error}") from error
     return from_mapping(data or {}, str(path))
 
 
@@ -220,7 +257,7 @@ def override(config: Config, **changes: Any) -> Config:
     data = dataclasses.asdict(config)
     for key, value in changes.items():
         *sections, name = key.split(".")
-        place = data
+        place: Any = data
         for section in sections:
             place = place.get(section)
             if not isinstance(place, dict):
@@ -244,9 +281,9 @@ def values_of(texts: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"'{text}' is not an override; valid: section.key=value, e.g. prune.ratio=0.4")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"'{text}': the value is not YAML") from error
+            changes[key.strip()] = documents.from_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"'{short(text)}': the value is {short(error)}") from error
     return changes
 
 
@@ -305,5 +342,5 @@ def _checked(value: Any, meta: Any, where: str) -> Any:
         if "range" in meta:
             low, high = meta["range"]
             if not low <= one <= high:  # also false for NaN
-                raise ConfigError(f"{where}: {one} is outside [{low}, {high}]")
+                raise ConfigError(f"{where}: {one} is outside [{low}, {high}] {meta.get('unit', '')}".rstrip())
     return value

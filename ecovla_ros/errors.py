@@ -38,9 +38,20 @@ class PruningError(EcovlaError):
     """A site, ratio or pattern that does not fit its weights."""
 
 
+MOST_TEXT = 200
+"""Characters of a foreign text that an error repeats at most."""
+
+
+def short(text: object, most: int = MOST_TEXT) -> str:
+    """A foreign text on one line, cut to `most` characters: what comes in must not fill logs and status."""
+    whole = str(text)
+    cut = "".join(c if c.isprintable() else " " for c in whole[:most])
+    return cut if len(whole) <= most else f"{cut}... ({len(whole)} characters)"
+
+
 def unknown(what: str, name: object, valid: Iterable[str]) -> str:
     """Message for an unknown `name`: lists the valid ones and, if one is close, points at it."""
-    names = sorted(valid)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    names, said = sorted(valid), short(name)
+    near = difflib.get_close_matches(said, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"unknown {what} '{name}'; valid: {', '.join(names)}.{hint}"
+    return f"unknown {what} '{said}'; valid: {', '.join(names)}.{hint}"

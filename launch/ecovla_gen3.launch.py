@@ -1,7 +1,7 @@
 """A Gen3 with two RealSense cameras, policy and guard: `ros2 launch ecovla_ros ecovla_gen3.launch.py`.
 
 By default with ros2_control's mock hardware; for the arm: `use_fake_hardware:=false robot_ip:=...`. Disarmed until
-`ros2 service call /guard/enable std_srvs/srv/SetBool "{data: true}"`. Run `ecovla doctor` before. Not run on an arm.
+`ecovla enable`, and is again when that ends. Run `ecovla doctor` before. Not run on an arm.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ARGUMENTS = (
     ("launch_kortex", "true", "start ros2_kortex; false: it runs already", launching.YES_NO),
     ("driver", "ros2_control", "kortex: Kinova's Python API in a process of its own", ("ros2_control", "kortex")),
     ("kortex_python", "python3", "Python of an environment with kortex_api, for driver:=kortex", None),
+    ("kortex_password_file", "''", "file with the arm's password; else KORTEX_PASSWORD, or admin", None),
     ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
     ("launch_cameras", "false", "start two realsense2_camera nodes", launching.YES_NO),
     ("third_person_serial", "''", "serial number of the third-person camera, with a leading underscore", None),
@@ -30,7 +31,7 @@ ARGUMENTS = (
     *launching.COMMON,
 )  # fmt: skip
 CAMERAS = ("third_person", "wrist")
-KORTEX_NODE = (("python", "kortex_python"), ("robot_ip", "robot_ip"))
+KORTEX_NODE = (("python", "kortex_python"), ("robot_ip", "robot_ip"), ("password_file", "kortex_password_file"))
 """Parameters of our kortex node, and the arguments that set them."""
 KORTEX = ("robot_ip", "use_fake_hardware", "launch_rviz")
 """Arguments handed on to kortex_bringup's gen3.launch.py under the same name."""

@@ -1,5 +1,5 @@
 """Simulator, policy and guard: `ros2 launch ecovla_ros ecovla_sim.launch.py`. The arm stays disarmed until
-`ros2 service call /guard/enable std_srvs/srv/SetBool "{data: true}"`."""
+`ecovla enable`, and is again when that ends."""
 
 from __future__ import annotations
 

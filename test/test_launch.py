@@ -49,7 +49,7 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
     declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', common, re.M))
     used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
     used |= {"discovery"} if "launching.network()," in text else set()
-    used |= {"kortex_python"} if "KORTEX_NODE" in text else set()
+    used |= {"kortex_python", "kortex_password_file"} if "KORTEX_NODE" in text else set()
     handed_on = (
         set(re.findall(r"^KORTEX = \((.*)\)$", text, re.M)[0].replace('"', "").replace(",", "").split())
         if ("KORTEX = (" in text)

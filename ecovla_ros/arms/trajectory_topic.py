@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ecovla_ros import wire
+from ecovla_ros.arms.base import Arm
 from ecovla_ros.types import ArmState, Trajectory
 
 
-class TrajectoryTopic:
+class TrajectoryTopic(Arm):
     """Publishes; where the arm is comes by `joint_states`, what is wrong with it by `arm_fault`."""
 
     fault = ""

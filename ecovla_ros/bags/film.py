@@ -26,6 +26,12 @@ MOST = 4
 """Cameras in a film, at most."""
 RATES = (1.0, 60.0)
 """Pictures a second that a film may have."""
+MOVING = (".webp", ".gif")
+"""Endings of a moving picture: it plays in a web page without being started."""
+MOST_PICTURES = 1200
+"""Pictures in a moving picture, at most: it is encoded as a whole, from memory."""
+QUALITY = 60
+"""Of a .webp, 1 to 100."""
 GAP_S = 10.0
 """A longer silence of all cameras is left out, s."""
 TEXTS = {
@@ -42,8 +48,9 @@ def make(
     drawn: Callable[[int], None] = lambda count: None,
     cameras: Sequence[str] = (),
 ) -> int:
-    """Write `film` (.mp4) and return its number of pictures; a second of the film is a second of the bag.
+    """Write `film` and return its number of pictures; a second of the film is a second of the bag.
 
+    `film` ends in .mp4, or in .webp or .gif for a moving picture of at most `MOST_PICTURES`.
     `rate_hz`: pictures a second; 0: as many as the first camera took. `cameras`: image topics, from left to right;
     none: those of the policy, else whatever the bag has. `drawn` is told the number of pictures so far, and may raise
     to stop.
@@ -93,7 +100,7 @@ class _Reel:
         self._said: dict[str, Any] = {"instruction": "", "success": False, "status": ""}
         self._begin_ns = 0
         self._due_ns: float | None = None
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: cv2.VideoWriter | _Moving | None = None
         self._size = (0, 0)
 
     def see(self, raw: Raw) -> bool:
@@ -185,10 +192,38 @@ def _frame(pictures: list[np.ndarray], text: str, seconds: float, done: bool, st
     return np.vstack([row, strip])
 
 
-def _open(film: str | Path, frame: np.ndarray, rate_hz: float) -> cv2.VideoWriter:
+def _open(film: str | Path, frame: np.ndarray, rate_hz: float) -> cv2.VideoWriter | _Moving:
+    if Path(film).suffix in MOVING:
+        return _Moving(film, rate_hz)
     size = (frame.shape[1], frame.shape[0])
     for codec in CODECS:
         writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*codec), rate_hz, size)
         if writer.isOpened():
             return writer
     raise BagError(f"opencv cannot write '{film}' with any of {', '.join(CODECS)}")
+
+
+class _Moving:
+    """A moving picture: what `cv2.VideoWriter` has, for .webp and .gif."""
+
+    def __init__(self, film: str | Path, rate_hz: float) -> None:
+        if not hasattr(cv2, "imwriteanimation"):
+            raise BagError(
+                f"opencv {cv2.__version__} writes no moving pictures; valid: 4.11 or newer, or a film in .mp4"
+            )
+        self._film, self._period_ms, self._frames = str(film), round(1e3 / rate_hz), list[np.ndarray]()
+
+    def write(self, frame: np.ndarray) -> None:
+        """One more picture, BGR. Raises BagError for one too many."""
+        if len(self._frames) == MOST_PICTURES:
+            raise BagError(
+                f"'{self._film}' would have more than {MOST_PICTURES} pictures; valid: fewer with --rate, or .mp4"
+            )
+        self._frames.append(frame)
+
+    def release(self) -> None:
+        """Encode and write. Raises BagError where the file cannot be written."""
+        animation = cv2.Animation()
+        animation.frames, animation.durations = self._frames, [self._period_ms] * len(self._frames)
+        if not cv2.imwriteanimation(self._film, animation, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]):
+            raise BagError(f"opencv cannot write '{self._film}'")

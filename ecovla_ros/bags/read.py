@@ -20,6 +20,7 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from ecovla_ros import documents
 from ecovla_ros.bags.kinds import UNREADABLE, Kinds
 from ecovla_ros.bags.salvage import Raw, Remains
 from ecovla_ros.errors import BagError, unknown
@@ -60,8 +61,8 @@ class Bag:
         files = _files(self.path)
         if self.path.is_dir() and not files and not (self.path / "metadata.yaml").is_file():
             raise BagError(f"'{self.path}' holds no {' and no '.join(ENDINGS)} file; valid: {VALID}")
-        why = ""
-        for paths in ([self.path], files):
+        why = _metadata(self.path / "metadata.yaml")
+        for paths in ([self.path], files)[bool(why) :]:
             try:
                 self._reader = _reader(paths)
                 break
@@ -179,6 +180,17 @@ def messages(path: str | Path, wanted: Collection[str]) -> Iterator[Message]:
     with closing(Bag(path)) as bag:
         for raw in bag.raw(wanted):
             yield Message(raw.topic, raw.time_ns, bag.decode(raw))
+
+
+def _metadata(path: Path) -> str:
+    """Why a bag's metadata must not be parsed; empty when it may, or is not there."""
+    try:
+        documents.check_yaml(path.read_bytes())
+    except OSError:
+        return ""
+    except ValueError as error:
+        return f"{path.name}: {error}"
+    return ""
 
 
 def _files(path: Path) -> list[Path]:

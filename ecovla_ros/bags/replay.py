@@ -112,7 +112,8 @@ def _found(bag: Bag, feed: Feed, clock: Callable[[], float]) -> Iterator[tuple[l
             began = clock()
             due = list(feed.take(raw))
             decode_ms = 1e3 * (clock() - began)
-            for found in due or ([None] if len(messages) >= BATCH else []):
+            waiting: list[Frame | Held | None] = [None] if len(messages) >= BATCH else []
+            for found in due or waiting:
                 yield messages, found, decode_ms
                 messages = []
     except BagError:

@@ -37,6 +37,7 @@ class BagWriter:
             raise BagError(unknown("storage", storage, STORAGES))
         self.path = Path(path)
         self.kinds = Kinds()
+        self._closed = False
         self._connections: dict[str, Connection] = {}
         self.counts: dict[str, int] = {}
         """Topic -> messages written."""
@@ -74,9 +75,9 @@ class BagWriter:
 
     def close(self) -> None:
         """Write index and metadata: from now on the bag can be read. May be called twice."""
-        if self._writer is not None:
+        if not self._closed:
             self._writer.close()
-            self._writer = None
+            self._closed = True
 
     def __enter__(self) -> BagWriter:
         return self

@@ -102,7 +102,7 @@ class Bench:
         policy = build.captured(self.policies[index], self.settings.policy)
         if build.device_of(self.settings.policy).type == "cuda":
             policy = Timed(policy)
-        engine = Engine(policy, prune, streams, seed)
+        engine = Engine(policy, prune, streams, seed, ahead=build.goes_ahead(self.settings.policy))
         if variant.method != "dense":
             engine.calibrate(self._energies)
         if prune.pattern and variant.method != "dense":

@@ -1,4 +1,4 @@
-"""`ecovla`: the programs that need no ROS, and the demo that does. Every figure in the README comes from here."""
+"""`ecovla`: the programs that need no ROS, and those that do. Every figure of the documentation comes from here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 COMMANDS = {
     "bench": "latency, dense and pruned, interleaved",
     "doctor": "is everything there before motion, over the live graph",
+    "enable": "the guard may move the arm while this runs",
     "eval": "closed-loop success, paired across methods",
     "faults": "the guard against a campaign of faults, and five ways to play a motion",
+    "fuzz": "hostile messages at guard, policy and serve, and attacks on who owns the arm, over the wire",
     "trial": "processes killed in mid-motion, over ROS 2",
     "plot": "success and speed-up against ratio, and one episode, from result files",
-    "film": "the cameras of a bag as an .mp4",
+    "film": "the cameras of a bag as a film (.mp4) or a moving picture (.webp, .gif)",
     "inspect": "what a published checkpoint is and would cost; reads no weights",
     "replay": "the policy over a recorded bag, deterministic",
     "report": "one HTML file with the charts of a bag, a document or a live run",

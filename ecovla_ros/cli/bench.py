@@ -29,6 +29,7 @@ LATENCY = (
     "mac_ratio",
     "of_ideal",
     "over_sparse_p50",
+    "refresh_cost_ms",
     "exposed_share",
     "trigger_rate",
     "reused_rate",
@@ -75,7 +76,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="EVERY",
-        help="also run transformers' PI0 on the same weights, on every so many turns",
+        help="also run transformers' PI0 on the same weights, on every so many turns (pi0, pi0-mid, pi0-reduced)",
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="with --reference: also through torch.compile, on CUDA with its graphs"
     )
     parser.add_argument("--fidelity", action="store_true", help="error of the actions against dense instead of latency")
     parser.add_argument(
@@ -93,6 +97,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="ROUNDS",
         help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant",
+    )
+    parser.add_argument(
+        "--sms",
+        type=int,
+        default=0,
+        metavar="N",
+        help="hold the process to N multiprocessors of the GPU (a green context), as a stand-in for a smaller one",
     )
     parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
 
@@ -126,6 +137,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--episodes does not go with --frames: an episode has the frames it has")
     if options.episodes and options.model != "mini":
         raise ConfigError(f"--episodes {SIMULATED}, not {options.model}")
+    if options.compiled and not options.reference:
+        raise ConfigError("--compiled goes with --reference: it is transformers' model that it compiles")
+    if options.sms < 0 or (options.sms and (options.nodes or options.fidelity or options.reduced)):
+        raise ConfigError("--sms must be at least 0, and goes with the latency of one --model alone")
     if options.tokens and options.nodes:
         raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
 
@@ -134,16 +149,18 @@ def _latency(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     from ecovla_ros import build
-    from ecovla_ros.bench.speed import latency
-    from ecovla_ros.bench.speed.reference import Reference
-    from ecovla_ros.models.shapes import PI0_MID
+    from ecovla_ros.bench.speed import green_context, latency
+    from ecovla_ros.bench.speed.reference import COMPILE, Reference, shape_of
 
+    part = green_context.enter(options.sms) if options.sms else None
+    if part is not None and not part.graphs:
+        settings = config.override(settings, **{"policy.graphs": False})
     reference = None
     if options.reference:
-        if options.model != "pi0-mid":
-            raise ConfigError(f"--reference has weights for pi0-mid alone, not for {options.model}")
+        shape_of(options.model)
         build.prepare_process(settings.policy)
-        reference = Reference(PI0_MID, settings.policy, options.reference)
+        compiler = COMPILE if options.compiled else None
+        reference = Reference(options.model, settings.policy, options.reference, compiler)
     progress = ProgressLine(options.frames + options.warm_up, "frames")
     rows = latency.measure(
         settings,
@@ -155,8 +172,9 @@ def _latency(
         lambda done, total: progress.to(done),
         reference,
         options.save_pattern,
+        part,
     )
-    return rows, LATENCY
+    return rows, (*LATENCY[:-1], *(("sms", "kernels", "of_reached") if "sms" in rows[0] else ()), LATENCY[-1])
 
 
 def _reduced(

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from ecovla_ros.cli.options import plain
-from ecovla_ros.cli.terminal import print_table
+from ecovla_ros.cli.terminal import ProgressLine, print_table
+from ecovla_ros.errors import ConfigError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     ways = playback.measure(options.seed)
     print_table(ways, ("way", "rms_acceleration", "ratio", "peak_jerk", "rest_share", "rms_error_mrad"))
     outcomes = _kept(options)
-    progress = Progress(options.cases - len(outcomes), "cases")
+    progress = ProgressLine(options.cases - len(outcomes), "cases")
     for outcome in campaign.run(options.cases, options.seed, options.processes, len(outcomes)):
         outcomes.append(outcome)
         if options.outcomes:

@@ -1,4 +1,4 @@
-"""`ecovla film`: the cameras of a bag as an .mp4."""
+"""`ecovla film`: the cameras of a bag as a film, or as a moving picture for a web page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from ecovla_ros.errors import ConfigError
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap or .db3 file")
-    parser.add_argument("out", type=Path, nargs="?", help="the film; without it, the bag's name with .mp4")
+    parser.add_argument(
+        "out",
+        type=Path,
+        nargs="?",
+        help="the film (.mp4), or a moving picture (.webp, .gif); without it, the bag's name with .mp4",
+    )
     parser.add_argument(
         "--camera", action="append", default=[], metavar="TOPIC", help="image topic, from left to right"
     )

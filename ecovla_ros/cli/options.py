@@ -37,3 +37,16 @@ def numbers(text: str) -> list[float]:
 def plain(options: argparse.Namespace) -> dict[str, Any]:
     """The command line as plain values."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
+
+
+def add_ros(parser: argparse.ArgumentParser) -> None:
+    """Remappings and namespace as ROS 2 programs take them."""
+    parser.add_argument(
+        "--ros-args", nargs=argparse.REMAINDER, default=[], metavar="-r OLD:=NEW",
+        help="last: arguments of ROS 2, e.g. -r __ns:=/left -r third_person/image:=/camera/color/image_raw",
+    )  # fmt: skip
+
+
+def of_ros(options: argparse.Namespace) -> list[str]:
+    """These arguments, for `rclpy.init`."""
+    return ["--ros-args", *options.ros_args] if options.ros_args else []

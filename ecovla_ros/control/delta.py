@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import kinematics
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import ActionChunk
 
 STEPS = 5
 """Steps of integration a row: the error left grows with the square of a step."""
-SINGULAR = (25.0, 60.0)
-"""Condition numbers of the Jacobian from which the tool is slowed, and at which it stands."""
+SINGULAR = (ControlConfig.singular_from, ControlConfig.singular_to)
+"""Condition numbers of the Jacobian from which the tool is slowed, and at which it stands: the guard's defaults."""
 FRAMES = ("base", "tool")
 LOST_M = 0.01
 """A tool that is left so far behind its goal does not reach it, m."""
@@ -24,7 +25,7 @@ Pose = tuple[np.ndarray, np.ndarray]
 """Position (3,) and rotation (3, 3)."""
 
 
-def chunk(stamp_ns: int, period_s: float, rows: np.ndarray, joints: np.ndarray, frame: str = "base") -> ActionChunk:
+def chunk(stamp_ns: int, period_s: float, rows: np.ndarray, joints: np.ndarray, frame: str) -> ActionChunk:
     """Joint chunk of a delta-pose chunk `rows` (H, 7) observed at `joints` (7,), rad.
 
     `frame`: whether translations and rotations are given along the axes of the base or of the tool. The gripper is

@@ -60,8 +60,9 @@ SHORT_S = 0.4
 """Without a common clock a motion is not interrupted, but goes from rest to rest within this time, s."""
 LATEST_S = 0.1
 """So late a controller may start an unstamped trajectory, s: the next is sent when that one has ended in any case."""
-SEND_S = 0.015
-"""A trajectory must be sent within so long of its tick, s: what is left of `start_window_s` is the controller's."""
+STARTS_S = 0.035
+"""So late a controller may start what it is sent, s: what is left of `start_window_s` is the guard's own, from its tick
+to sending."""
 REFERENCE_RAD = 0.03
 """A controller whose reference is further from what it was sent runs something else, rad."""
 REMEDY = "remap controller_state, or set control.stamp_commands to always (one clock) or never (short motions only)"
@@ -99,7 +100,9 @@ class Guard:
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = self._others = 0
         self._flight, self._late = Flight(), LateWatch(config.late_s)
+        self._send_ns = round((config.start_window_s - STARTS_S) * NS)
         self._plan: AdmittedChunk | None = None
+        self._answered: ActionChunk | None = None
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
@@ -153,12 +156,17 @@ class Guard:
         except Refused as refused:
             self._refuse(refused)
 
-    def on_estop(self, on: bool, now_ns: int) -> None:
-        """The e-stop topic: pressed latches; released only allows a reset."""
+    def on_estop(self, on: bool, now_ns: int, why: str = "e-stop is pressed") -> None:
+        """The e-stop topic: pressed latches, `why` says by whom; released only allows a reset."""
         self._see(now_ns)
         self._estop = bool(on)
         if on:
-            self._latch("e-stop is pressed")
+            self._latch(why)
+
+    def latch(self, reason: str, now_ns: int) -> None:
+        """Whoever carries messages has seen what must not be: the arm comes to rest, and stays until a reset."""
+        self._see(now_ns)
+        self._latch(reason)
 
     def on_fault(self, fault: str, now_ns: int) -> None:
         """What the arm says is wrong with it latches; "" only allows a reset."""
@@ -185,6 +193,12 @@ class Guard:
         self._arm.lost_s, self._missed = 0.0, ""
         self._gate.start(self._arm.gripper)
         return True, f"armed; the first motion ramps up; {self._clock_said()}"
+
+    def withdraw(self, why: str, now_ns: int) -> None:
+        """The permission to move has run out: a smooth stop, and enable is needed again. A latch stays."""
+        self._see(now_ns)
+        if TABLE[self._state].watched:
+            self._rest(Event.DISABLE, why)
 
     def reset(self, now_ns: int) -> tuple[bool, str]:
         """Leave LATCHED for DISARMED, unless the e-stop is still pressed."""
@@ -219,6 +233,7 @@ class Guard:
         self._counters["clock_still"] += stands
         self._clock.stood += stands
         sent: Sent | None = None
+        self._answered = None
         if not stands:  # else the arm may be further than it is taken to be: what runs comes to rest by itself
             sent = self._stop(now_ns) if self._stopping else self._take_seat(now_ns) or self._follow(now_ns)
         if self._state is State.ARMED and self._plan is None and self._seat is Seat.TAKEN:
@@ -240,13 +255,13 @@ class Guard:
         Ask right before sending it: a process can be stopped for any time between its tick and that.
         """
         ticked_ns, now_ns = self._ticked_ns, self._see(now_ns)
-        if self._ticked_ns is not None and self._ticked_ns == ticked_ns and now_ns - self._ticked_ns <= SEND_S * NS:
+        if self._ticked_ns is not None and self._ticked_ns == ticked_ns and now_ns - self._ticked_ns <= self._send_ns:
             return True
         self._counters["unsent"] += 1
         if not self._flight.unsent():
             self._seat = Seat.UNKNOWN
         self._stopping = self._stopping or not TABLE[self._state].moves
-        self._accepted_ns = None
+        self._accepted_ns, self._pending = None, self._pending or self._answered
         return False
 
     @property
@@ -438,7 +453,7 @@ class Guard:
             return None
         if self._measures() and not self._in_step():
             return None
-        self._pending = None
+        self._pending, self._answered = None, chunk
         try:
             return self._accept(chunk, now_ns)
         except Refused as refused:

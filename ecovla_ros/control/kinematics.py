@@ -105,7 +105,8 @@ def tool_motion(q: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.nda
 def condition(q: np.ndarray) -> np.ndarray:
     """Condition number (N,) of the Jacobian (rows in m/rad and rad/rad) at `q` (N, 7): large near a singularity."""
     squared = np.linalg.eigvalsh((slope := _geometric(_frames(q))) @ np.swapaxes(slope, -1, -2))
-    return np.sqrt(squared[:, -1] / np.maximum(squared[:, 0], 1e-12))
+    number: np.ndarray = np.sqrt(squared[:, -1] / np.maximum(squared[:, 0], 1e-12))
+    return number
 
 
 def pose(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,9 +146,10 @@ def rotation_of(vector: np.ndarray) -> np.ndarray:
     x, y, z = vector
     angle = math.sqrt(x * x + y * y + z * z)
     skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    if angle < 1e-9:
-        return np.eye(3) + skew
-    return np.eye(3) + math.sin(angle) / angle * skew + (1.0 - math.cos(angle)) / angle**2 * (skew @ skew)
+    turned: np.ndarray = np.eye(3) + skew
+    if angle >= 1e-9:
+        turned = np.eye(3) + math.sin(angle) / angle * skew + (1.0 - math.cos(angle)) / angle**2 * (skew @ skew)
+    return turned
 
 
 def joint_velocity(

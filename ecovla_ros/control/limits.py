@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from ecovla_ros import documents
 from ecovla_ros.config import PROFILES, shipped
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.types import CONTINUOUS, JOINTS
@@ -92,11 +92,11 @@ def _profile(name: str, data: Any, arm: list[tuple[float, float, float, float]],
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return documents.from_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read limits '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not YAML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error}") from error
 
 
 def _section(data: Any, keys: Iterable[str], where: str) -> Mapping[str, Any]:

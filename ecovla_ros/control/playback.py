@@ -76,7 +76,8 @@ class Path:
         """Largest speed (7,), rad/s, at the rows from row 1 on that are due within `horizon_s` of `now_ns`."""
         first = int(min(max(self.coordinate(now_ns), 0.0), self.rows - 1.0)) + 1
         last = first + max(int(horizon_s / self.period_s), 1)
-        return np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0) / self.period_s
+        fastest: np.ndarray = np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0)
+        return fastest / self.period_s
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position (N, 7), rad, and derivative by x (N, 7), rad per row, at row coordinates `x` (N,).

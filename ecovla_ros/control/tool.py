@@ -33,7 +33,8 @@ class Box:
 
     def outside(self, points: np.ndarray) -> np.ndarray:
         """How far each of `points` (N, 3) lies outside, m, (N,); 0 inside."""
-        return np.maximum(np.maximum(self.lower - points, points - self.upper), 0.0).max(axis=1)
+        beyond: np.ndarray = np.maximum(np.maximum(self.lower - points, points - self.upper), 0.0).max(axis=1)
+        return beyond
 
 
 def box(config: ControlConfig) -> Box:

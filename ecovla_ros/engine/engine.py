@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,14 @@ from torch import Tensor
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.host_copy import HostCopy
-from ecovla_ros.engine.kernel_choice import choose_kernels
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
+from ecovla_ros.engine.sight import Sight
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
+from ecovla_ros.kernels.choice import KERNEL_CHOICE
 from ecovla_ros.models.base import DENSE, Plan, Policy, Seen
-from ecovla_ros.prune.similarity import scene_similarity
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
 
@@ -50,15 +51,25 @@ class Engine:
         streams: Streams,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        ahead: bool = False,
     ) -> None:
-        """Raises PruningError where sites, ratios and settings do not fit."""
+        """`ahead`: issue a whole frame before its trigger is read, where the trigger does not change what it computes.
+        Every frame of refresh `probe` then records. For a device, which otherwise stands still; not with VLA-Cache,
+        whose tokens keep nothing over a frame that records.
+
+        Raises PruningError where sites, ratios and settings do not fit.
+        """
         self.policy, self.config = policy, config
         self._streams, self._watch, self._host_copy = streams, Stopwatch(clock), HostCopy()
         self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
-        self._trigger = Trigger(config.p, config.window)
+        self._trigger, self._sight = Trigger(config.p, config.window), Sight()
+        self._ahead = ahead and config.refresh == "probe" and config.method in ADAPTIVE
         self._deadline: Deadline | None = None
         self._refreshes = 0
         self._kept_by: Plan | None = None
+        self._refreshes_now: bool | None = False
+        self._held: list[tuple[str, Any]] = []
+        """Jobs of this frame that wait for its trigger: phase, and what on the main stream they come behind."""
         self.reset(seed)
 
     def calibrate(self, energies: Mapping[str, Tensor]) -> None:
@@ -78,18 +89,17 @@ class Engine:
         a refresh cannot run.
         """
         refresh = self._refresh
-        plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans)
+        plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans(without_records=not self._ahead))
         for obs in self.policy.examples():
-            prefix = len(self.policy.encode(obs).prefix)
-            choose_kernels(self.policy.sites, plans, {"prefill": prefix, "act": self.policy.spec.horizon})
             for plan in plans:
-                self._answer(obs, plan)
+                with KERNEL_CHOICE.tuning():
+                    self._answer(obs, plan)
                 self._rehearse(plan)
             if self.policy.encode(obs).reuse is not None:
                 for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)
         if refresh is not None and self.config.deadline_ms > 0:
-            tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in refresh.sparse]
+            tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in self._between(refresh)]
             self._deadline = Deadline(self.config.deadline_ms, tiers)
 
     def reset(self, seed: int) -> None:
@@ -101,8 +111,9 @@ class Engine:
         spec = self.policy.spec
         generator = torch.Generator().manual_seed(seed)
         self._noise = torch.randn((spec.horizon, spec.action_dim), generator=generator)
+        self._noise = self._noise.to(self.policy.device)
         self._trigger.reset()
-        self._before: Seen | None = None
+        self._sight.reset()
         self._kept_by = None
         self._age = self._since = 0
         self._last = RefreshState() if self._refresh is None else self._refresh.state
@@ -112,9 +123,9 @@ class Engine:
         """Answer one observation. Raises ObservationError, ControlError or PruningError; what is valid stays valid."""
         watch = self._watch
         watch.start()
-        seen = self.policy.encode(obs)
+        seen = self._encode(obs)
         watch.lap("encode")
-        decision = self._look(seen)
+        decision = None if self._goes_ahead() else self._decide()
         watch.lap("trigger")
         fault = self._join()
         watch.lap("join")
@@ -127,6 +138,7 @@ class Engine:
         self._host_copy.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
+        decision = decision or self._decide_late(plan)
         self._streams.release()
         chunk, fault = self._to_chunk(seen, plan, fault)
         watch.lap("post")
@@ -182,12 +194,37 @@ class Engine:
         if refresh.state is self._last:
             refresh.poll()
 
-    def _look(self, seen: Seen) -> Decision:
+    def _encode(self, obs: Observation) -> Seen:
+        """The towers, and the comparison with the frame before (Eq. 5), of which nothing is read yet."""
+        seen = self.policy.encode(obs)
+        if self.config.method == "ecovla":
+            self._sight.compare(seen)
+        return seen
+
+    def _goes_ahead(self) -> bool:
+        """True if this frame is computed alike whether its trigger fires or not: then nobody waits to know."""
+        refresh = self._refresh
+        sure = self.config.method == "ecovla" and refresh is not None and refresh.calibrated
+        return self._ahead and sure and not self._next_is_dense()
+
+    def _decide(self) -> Decision:
+        """What the trigger says of this frame: waits for the comparison."""
         if self.config.method != "ecovla":
             return UNDECIDED
-        before = None if self._before is None else self._before.vision
-        self._before = seen
-        return self._trigger.update(scene_similarity(seen.vision, before))
+        return self._trigger.update(self._sight.read())
+
+    def _decide_late(self, plan: Plan) -> Decision:
+        """What the trigger says, with the whole frame on its way; a refresh begins behind the passes it reads."""
+        decision, refresh = self._decide(), self._refresh
+        assert refresh is not None, "a frame goes ahead only of a refresh"
+        self._refreshes_now = self._wants_refresh(decision, refresh)
+        if self._refreshes_now:
+            self._begin(refresh, plan)
+        for phase, mark in self._held if self._refreshes_now else ():
+            self._streams.aside(partial(refresh.prepare, phase, plan), mark)
+        self._held.clear()
+        self._watch.lap("trigger")
+        return decision
 
     def _join(self) -> str:
         failed = self._settled()
@@ -203,25 +240,44 @@ class Engine:
             failed = "a refresh that was given up has not ended: the last pattern stays"
         return failed or (state.fault if fresh else "")
 
-    def _plan(self, decision: Decision, seen: Seen) -> Plan:
+    def _plan(self, decision: Decision | None, seen: Seen) -> Plan:
+        """How this frame runs, and whether a refresh follows it; `decision` None: that is not known yet."""
         refresh = self._refresh
+        self._refreshes_now = False
+        self._held.clear()
         if refresh is None:
             return DENSE
         if self.config.deadline_ms > 0 and self._deadline is None:
             raise PruningError("prune.deadline_ms needs times of the tiers: call warm_up before the first frame")
         tier = refresh.home if self._deadline is None else self._deadline.choose()
         self._since += 1
-        if not self._wants_refresh(decision, refresh):
-            if not refresh.calibrated:
-                raise PruningError(f"method {self.config.method} needs calibration energies; call calibrate first")
-            return refresh.sparse[tier]
+        self._refreshes_now = None if decision is None else self._wants_refresh(decision, refresh)
+        if not self._refreshes_now and not refresh.calibrated:
+            raise PruningError(f"method {self.config.method} needs calibration energies; call calibrate first")
+        dense = self._next_is_dense() or not refresh.calibrated
+        plan = self._between(refresh)[tier]
+        if self._refreshes_now:
+            plan = refresh.recording if dense else refresh.probing[tier]
+        if plan.record is not None:
+            refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
+        if self._refreshes_now:
+            self._begin(refresh, plan)
+        return plan
+
+    def _begin(self, refresh: Refresh, plan: Plan) -> None:
+        """One more refresh, behind a frame of `plan`."""
         self._since = 0
         self._refreshes += 1
-        audit = self.config.audit and self._refreshes % self.config.audit == 0
-        dense = self.config.refresh == "dense" or audit or not refresh.calibrated
-        plan = refresh.recording if dense else refresh.probing[tier]
-        refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
-        return plan
+        refresh.begin(plan)
+
+    def _next_is_dense(self) -> bool:
+        """Whether the next refresh measures every channel in a dense frame."""
+        audit = self.config.audit and (self._refreshes + 1) % self.config.audit == 0
+        return bool(audit) or self.config.refresh == "dense"
+
+    def _between(self, refresh: Refresh) -> Sequence[Plan]:
+        """Plans, one a tier, of frames that no refresh follows."""
+        return refresh.probing if self._ahead else refresh.sparse
 
     def _recall(self, seen: Seen, plan: Plan) -> Seen:
         """`seen`; it may keep K and V of earlier frames only where this plan and pattern made them (models/reuse.py).
@@ -241,9 +297,14 @@ class Engine:
         return decision.fired or self.config.method == "every" or old or not refresh.calibrated
 
     def _set_aside(self, plan: Plan, phase: str) -> None:
+        """The job of the phase that has just been issued; held back where it is not known if a refresh follows."""
         refresh = self._refresh
-        if refresh is not None and plan.record is not None and refresh.runs_in(phase):
-            self._streams.aside(partial(refresh.prepare, phase, plan))
+        if refresh is None or self._refreshes_now is False or not refresh.runs_in(phase):
+            return
+        if self._refreshes_now:
+            self._streams.aside(partial(refresh.prepare, phase, plan), self._streams.mark())
+        else:
+            self._held.append((phase, self._streams.mark()))
 
     def _to_chunk(self, seen: Seen, plan: Plan, fault: str) -> tuple[ActionChunk, str]:
         """Actions that land to a chunk; a sparse frame that is not finite is answered again, dense."""
@@ -262,8 +323,9 @@ class Engine:
         watch, last = self._watch, self._last
         total_ms, waited_ms = watch.total_ms(), self._streams.waited_ms()
         exposed_ms = watch.stages_ms["join"] if waited_ms is None else waited_ms
-        if self._deadline is not None and plan.kept and plan.record is None and self._refresh is not None:
-            self._deadline.measured(self._refresh.sparse.index(plan), total_ms - exposed_ms)
+        refreshes = bool(self._refreshes_now)
+        if self._deadline is not None and plan.kept and not refreshes and self._refresh is not None:
+            self._deadline.measured(self._between(self._refresh).index(plan), total_ms - exposed_ms)
         return FrameReport(
             stamp_ns=seen.observation.stamp_ns,
             stages_ms=watch.stages_ms,
@@ -272,7 +334,7 @@ class Engine:
             refresh_ms=last.duration_ms,
             method=self.config.method,
             refresh=self.config.refresh if self.config.method in ADAPTIVE else "none",
-            kind="refresh" if plan.record is not None else "sparse" if plan.kept else "dense",
+            kind="refresh" if refreshes else "sparse" if plan.kept else "dense",
             similarity=decision.similarity,
             threshold=decision.threshold,
             triggered=decision.fired,
@@ -294,6 +356,8 @@ class Engine:
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
         self._pass(seen, plan)
+        if self._refresh is not None and plan.record is not None:
+            self._refresh.forget_tokens(plan)
         return watch.total_ms()
 
     @torch.inference_mode()
@@ -303,10 +367,13 @@ class Engine:
         if refresh is None or plan.record is None:
             return
         for phase in filter(refresh.runs_in, PHASES):
-            self._streams.aside(partial(refresh.rehearse, phase, plan))
+            self._streams.aside(partial(refresh.rehearse, phase, plan), self._streams.mark())
         self._streams.release()
         self._streams.join()
         self._streams.finish()
+        if self._streams.recorder is not None:
+            for phase in filter(refresh.runs_in, PHASES):
+                refresh.capture(phase, plan, self._streams.recorder)
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
         """`prefill`, `act` and `to_chunk`, with nothing beside them."""

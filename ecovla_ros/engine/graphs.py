@@ -1,4 +1,7 @@
-"""Prefill and act as captured graphs, one per plan and shape. The engine sees an ordinary policy.
+"""Vision towers, prefill and act as captured graphs. The engine sees an ordinary policy.
+
+The towers are one graph for each set of cameras and length of prompt, prefill and act one for each plan and shape: a
+frame issues the three one behind the other and waits for nothing between them.
 
 A graph bakes addresses, not contents. Weights are swapped in place, records, biases and K/V lie in buffers that are
 allocated once, and the inputs of a frame are copied into the tensors that were captured: so a graph stays valid
@@ -9,65 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site
+from ecovla_ros.engine.recorder import Recorder
+from ecovla_ros.models.base import Looked, Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy
 from ecovla_ros.types import ActionChunk, Observation
 
-INPUTS = ("prefix", "state", "valid", "reuse")
+INPUTS = ("prefix", "state", "valid", "gap", "reuse")
 """Fields of an encoded frame that a pass reads."""
-
-WARM_UPS = 3
-"""Runs before a capture: libraries choose kernels and allocate workspaces then."""
-
-
-class Recorder(Protocol):
-    """Turns a function without arguments, over fixed tensors, into something that can be run again."""
-
-    def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Returns what runs it again, and the value it gave, which every run overwrites."""
-        ...
-
-
-class CudaRecorder:
-    """CUDA graphs out of one memory pool, captured on a stream of high priority, which their kernels keep.
-
-    Captures are thread-local: other threads (a camera's pinned copies) may use CUDA meanwhile.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        _, high = torch.cuda.Stream.priority_range()
-        self._stream = torch.cuda.Stream(device, priority=high)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
-                run()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            value = run()
-        return graph.replay, value
-
-
-class EagerRecorder:
-    """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
-
-    def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        value = run()
-        tensors = _tensors(value)
-
-        def replay() -> None:
-            for old, new in zip(tensors, _tensors(run())):
-                old.copy_(new)
-
-        return replay, value
 
 
 @dataclass
@@ -93,6 +49,7 @@ class Graphed:
         self.inner = policy
         self._recorder = recorder
         self._captured: dict[tuple[Plan, int, bool], Captured] = {}
+        self._looks: dict[tuple[tuple[str, ...], int], tuple[Staged, Callable[[], None], Looked]] = {}
 
     @property
     def spec(self) -> PolicySpec:
@@ -105,17 +62,36 @@ class Graphed:
         return self.inner.sites
 
     @property
+    def device(self) -> torch.device:
+        """The policy's."""
+        return self.inner.device
+
+    @property
     def graphs(self) -> int:
         """How many graphs were captured."""
-        return sum((c.prefill is not None) + (c.act is not None) for c in self._captured.values())
+        passes = sum((c.prefill is not None) + (c.act is not None) for c in self._captured.values())
+        return len(self._looks) + passes
 
     def examples(self) -> Iterator[Observation]:
         """The policy's."""
         return self.inner.examples()
 
+    @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
-        """The policy's."""
-        return self.inner.encode(obs)
+        """Stage the frame and replay the towers, where the policy can do these apart; else the policy's."""
+        if not isinstance(self.inner, StagedPolicy):
+            return self.inner.encode(obs)
+        staged = self.inner.stage(obs)
+        key = (tuple(staged.images), staged.ids.shape[1])
+        if key not in self._looks:
+            images = {name: image.clone() for name, image in staged.images.items()}
+            own = replace(staged, images=images, ids=staged.ids.clone(), state=staged.state.clone())
+            look = partial(self.inner.look, own)
+            self._looks[key] = (own, *self._recorder.capture(look))
+        own, replay, looked = self._looks[key]
+        _hand_over(_staged(own), _staged(staged))
+        replay()
+        return self.inner.seen(staged, looked)
 
     def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """The policy's."""
@@ -133,8 +109,7 @@ class Graphed:
     def prefill(self, seen: Seen, plan: Plan) -> Any:
         """Copy the frame in and replay; the hand-off is the same object every time."""
         graphs = self._of(seen, plan)
-        for there, here in zip(_inputs(graphs.seen), _inputs(seen)):
-            there.copy_(here, non_blocking=True)
+        _hand_over(_inputs(graphs.seen), _inputs(seen))
         if graphs.prefill is None:
             kept = _saved(plan)
             run = self._recorder.capture(lambda: self.inner.prefill(graphs.seen, plan))
@@ -162,7 +137,10 @@ class Graphed:
         key = (plan, len(seen.prefix), seen.reuse is not None)
         if key not in self._captured:
             spec = self.inner.spec
-            own = replace(seen, **{n: t.clone() for n in INPUTS if (t := getattr(seen, n)) is not None})
+            fixed = [looked.prefix for *_, looked in self._looks.values()]
+            parts = {n: t for n in INPUTS if (t := getattr(seen, n)) is not None}
+            kept = {n: t if any(t is one for one in fixed) else t.clone() for n, t in parts.items()}
+            own = replace(seen, **kept)
             noise = torch.zeros((spec.horizon, spec.action_dim), device=seen.prefix.device)
             self._captured[key] = Captured(own, noise)
         return self._captured[key]
@@ -172,12 +150,15 @@ def _inputs(seen: Seen) -> list[Tensor]:
     return [t for n in INPUTS if (t := getattr(seen, n)) is not None]
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [t for part in value for t in _tensors(part)]
-    return [t for part in vars(value).values() for t in _tensors(part)] if hasattr(value, "__dict__") else []
+def _hand_over(there: Sequence[Tensor], here: Sequence[Tensor]) -> None:
+    """A frame's tensors into the captured ones, but for those that are the captured ones."""
+    for old, new in zip(there, here):
+        if old is not new:
+            old.copy_(new, non_blocking=True)
+
+
+def _staged(staged: Staged) -> list[Tensor]:
+    return [*staged.images.values(), staged.ids, staged.state]
 
 
 def _saved(plan: Plan) -> list[Tensor]:

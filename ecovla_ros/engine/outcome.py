@@ -38,9 +38,10 @@ class Outcome:
         self.phases: list[str] = []
         """Those whose jobs have been issued to their end; empty: nothing to read."""
 
-    def end(self, phase: str, swaps: Tensor, finite: Tensor) -> None:
-        """The last step of a phase's job: `swaps` () pairs were exchanged, `finite` () says if energies were."""
-        self._found[phase].copy_(torch.stack((swaps.long(), finite.long())), non_blocking=True)
+    def end(self, phase: str, found: Tensor) -> None:
+        """The last step of a phase's job: `found` (2,) int64 says how many pairs were exchanged, and if energies were
+        finite."""
+        self._found[phase].copy_(found, non_blocking=True)
         self.timers[phase].end()
         self.phases.append(phase)
 

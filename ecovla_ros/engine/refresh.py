@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.outcome import PHASES, Outcome, Outcomes, RefreshState
-from ecovla_ros.engine.stack import Stack
+from ecovla_ros.engine.recorder import Recorder
+from ecovla_ros.engine.stack import Change, Stack
 from ecovla_ros.errors import PruningError
 from ecovla_ros.prune.energy import spread
 from ecovla_ros.prune.select import kept_count
@@ -58,6 +59,12 @@ class Refresh:
         """True if writing a pattern failed half-way: rows of one channel may lie in different slots."""
         self._outcomes = Outcomes(device, clock)
         self._lengths = dict.fromkeys(PHASES, 1)
+        self._offsets: dict[str, float] = {}
+        """Where the next probe's tokens lie between one another (see prune/energy `spread`); empty: to be drawn."""
+        self._laid: dict[str, tuple[int, range, float]] = {}
+        self._found = {p: torch.zeros(2, dtype=torch.int64, device=device) for p in PHASES}
+        """What a job found: pairs that were swapped, and 1 if all its energies were finite."""
+        self._graphs: dict[tuple[str, Plan, int], Callable[[], None]] = {}
         if config.method == "random":
             self._arrange_at_random()
 
@@ -66,10 +73,10 @@ class Refresh:
         """True once every history holds energies of some frame."""
         return self._config.method == "random" or all(stack.seen for stack in self.stacks)
 
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        """Every plan a frame of this method may run with."""
-        return (*self.sparse, *((self.recording, *self.probing) if self._config.method in ADAPTIVE else ()))
+    def plans(self, without_records: bool = True) -> tuple[Plan, ...]:
+        """Every plan a frame of this method may run with; of the sparse ones those alone that record, if it is so."""
+        adaptive = (self.recording, *self.probing) if self._config.method in ADAPTIVE else ()
+        return (*(self.sparse if without_records else ()), *adaptive)
 
     @property
     def bytes(self) -> int:
@@ -106,31 +113,74 @@ class Refresh:
             stack.adopt(orders)
 
     def watch(self, plan: Plan, prefix: int, horizon: int, padding: range = range(0)) -> None:
-        """Before a pass that records: zero what it adds to, and draw the tokens it samples.
+        """Before a pass that records: zero what it adds to, and say which tokens it samples.
 
-        `prefix` tokens in the prefill, of which those in `padding` are none, and `horizon` in the action head.
+        `prefix` tokens in the prefill, of which those in `padding` are none, and `horizon` in the action head. Tokens
+        are drawn once for each refresh: passes that record and are followed by none sample the same ones again.
         """
-        self._outcomes.begin()
         for stack in self.stacks:
             stack.clear()
         self._lengths = {"prefill": prefix - len(padding), "act": horizon}
+        if not plan.kept:
+            return
+        if not self._offsets:
+            self._offsets = {phase: float(torch.rand((), generator=self._generator)) for phase in PHASES}
+        for phase, length, empty in (("prefill", prefix, padding), ("act", horizon, range(0))):
+            laid = (length, empty, self._offsets[phase])
+            if self._laid.get(phase) != laid:
+                self._laid[phase], tokens = laid, self._tokens[phase]
+                tokens.copy_(spread(len(tokens), *laid[:1], laid[2], empty), non_blocking=True)
+
+    def begin(self, plan: Plan) -> None:
+        """A refresh follows the pass of `plan`: its outcome has a place, and the next one samples other tokens."""
+        self._outcomes.begin()
+        self.forget_tokens(plan)
+
+    def forget_tokens(self, plan: Plan) -> None:
+        """The next pass that records draws the tokens it samples anew, if this plan sampled some."""
         if plan.kept:
-            for phase, length, empty in (("prefill", prefix, padding), ("act", horizon, range(0))):
-                tokens, offset = self._tokens[phase], float(torch.rand((), generator=self._generator))
-                tokens.copy_(spread(len(tokens), length, offset, empty), non_blocking=True)
+            self._offsets = {}
 
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""
-        return self._job(phase, plan, self._outcomes.newest, rehearsed=False)
+        known, outcome = all(s.known for s in self._of(phase)), self._outcomes.newest
+        replay = self._graphs.get(self._key(phase, plan)) if known else None
+        if replay is None:
+            return self._job(phase, plan, outcome, rehearsed=False)
+
+        def replayed() -> None:
+            outcome.timers[phase].begin()
+            before, self.torn = self.torn, True
+            replay()
+            self.torn = before
+            outcome.end(phase, self._found[phase])
+
+        return replayed
 
     def rehearse(self, phase: str, plan: Plan) -> Callable[[], None]:
         """As `prepare`, of a pass of `warm_up`: kernels are compiled and memory is allocated, and nothing changes."""
         return self._job(phase, plan, self._outcomes.spare(), rehearsed=True)
 
+    def capture(self, phase: str, plan: Plan, recorder: Recorder) -> None:
+        """Record the job of a phase, after a rehearsal; nothing runs. It is replayed where every history is known."""
+        stacks, key = self._of(phase), self._key(phase, plan)
+        if key in self._graphs:
+            return
+
+        def run() -> None:
+            changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
+            self._write(phase, stacks, changes)
+
+        before = [(s.seen, s.mean_known) for s in stacks]
+        for stack in stacks:
+            stack.learnt()
+        self._graphs[key], _ = recorder.capture(run, warm_ups=0)
+        for stack, (seen, mean_known) in zip(stacks, before):
+            stack.seen, stack.mean_known = seen, mean_known
+
     def _job(self, phase: str, plan: Plan, outcome: Outcome, rehearsed: bool) -> Callable[[], None]:
-        timer = outcome.timers[phase]
+        timer, stacks = outcome.timers[phase], self._of(phase)
         timer.begin()
-        stacks = [s for s in self.stacks if s.phase == phase]
         changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
         changes = [c.void() for c in changes] if rehearsed else changes
         timer.pause()
@@ -138,11 +188,25 @@ class Refresh:
         def write() -> None:
             timer.resume()
             before, self.torn = self.torn, True
-            swaps = torch.stack([s.apply(c) for s, c in zip(stacks, changes)]).sum()
+            self._write(phase, stacks, changes)
+            for stack in () if rehearsed else stacks:
+                stack.learnt()
             self.torn = before
-            outcome.end(phase, swaps, torch.stack([c.finite for c in changes]).all())
+            outcome.end(phase, self._found[phase])
 
         return write
+
+    def _write(self, phase: str, stacks: Sequence[Stack], changes: Sequence[Change]) -> None:
+        swaps = torch.stack([s.apply(c) for s, c in zip(stacks, changes)]).sum()
+        finite = torch.stack([c.finite for c in changes]).all()
+        torch.stack((swaps.long(), finite.long()), out=self._found[phase])
+
+    def _key(self, phase: str, plan: Plan) -> tuple[str, Plan, int]:
+        """What a captured job depends on: means are divided by the number of tokens, which a graph bakes."""
+        return phase, plan, self._lengths[phase] if self._config.compensate else 0
+
+    def _of(self, phase: str) -> list[Stack]:
+        return [s for s in self.stacks if s.phase == phase]
 
     def runs_in(self, phase: str) -> bool:
         """True if some selected site belongs to the phase."""

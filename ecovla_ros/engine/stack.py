@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.errors import PruningError
+from ecovla_ros.kernels.probe import GatedProbe
 from ecovla_ros.prune import importance
 from ecovla_ros.prune.energy import estimate
 from ecovla_ros.prune.partition import Partition, travel
@@ -33,13 +34,11 @@ class Change:
     """One for each border, inner first."""
     finite: Tensor
     """(): False if the frame's statistics were not finite; then nothing changes."""
-    rehearsed: bool = False
-    """True for what is launched and must leave everything as it is."""
 
     def void(self) -> Change:
         """The same work without effect: no pair is wanted, and no statistic is taken."""
         swaps = tuple(one._replace(wanted=torch.zeros_like(one.wanted)) for one in self.swaps)
-        return replace(self, swaps=swaps, finite=torch.zeros_like(self.finite), rehearsed=True)
+        return replace(self, swaps=swaps, finite=torch.zeros_like(self.finite))
 
 
 class Stack:
@@ -53,28 +52,31 @@ class Stack:
         first = sites[0]
         self.sites, self.phase, self.unit = list(sites), first.phase, first.unit
         self.borders = sorted({k for k in kept if k < first.channels})
-        self.partition = Partition(sites)
         self._config, self._tokens = config, tokens
         shape, device = (len(sites), first.rows), first.consumer.device
-        self.energy, self.history, self.sampled = (torch.zeros(shape, device=device) for _ in range(3))
+        self._sums = torch.zeros((3 if config.compensate else 2, *shape), device=device)
+        self.energy, self.sampled = self._sums[0], self._sums[1]
+        self.total = self._sums[2] if config.compensate else None
+        self.history = torch.zeros(shape, device=device)
         wanda = config.method == "wanda"
         weigh = importance.wanda_factor if wanda else importance.ppsp_factor
         self._importance = importance.wanda if wanda else importance.ppsp
         self.factor = torch.stack([weigh(s.consumer) for s in sites])
-        self.total = torch.zeros(shape, device=device) if config.compensate else None
         self.mean = torch.zeros(shape, device=device) if config.compensate else None
         self.bias = {k: [torch.zeros_like(s.consumer[0]) for s in sites] for k in self.borders if config.compensate}
-        self._probed = all(s.hidden is not None for s in sites)
-        inputs = config.refresh == "probe" and self._probed
-        self.inputs = [_inputs(s, len(tokens)) if inputs else None for s in sites]
+        self.partition = Partition(sites, [t for t in (self.history, self.factor, self.mean) if t is not None])
+        probed = config.refresh == "probe" and all(s.hidden is not None for s in sites)
+        self.inputs = _inputs(sites, len(tokens)) if probed else None
+        """Inputs of the layers at the sampled tokens, (L, samples, m, D); None where nothing is probed."""
+        self._gated = _gated_probe(sites) if probed else None
         self.seen = self.mean_known = False
         """True once the history, or the mean, holds what some frame or the calibration gave."""
 
     @property
     def bytes(self) -> int:
         """Memory of the buffers this stack owns."""
-        own = (self.energy, self.history, self.sampled, self.factor, self.total, self.mean, self.partition.channel)
-        return sum(t.nbytes for t in (*own, *self.inputs, *sum(self.bias.values(), [])) if t is not None)
+        own = (self._sums, self.history, self.factor, self.mean, self.partition.channel, self.inputs)
+        return sum(t.nbytes for t in (*own, *sum(self.bias.values(), [])) if t is not None)
 
     def records(self, probe: bool) -> dict[str, Record]:
         """Where a pass leaves its statistics; with `probe` it also leaves samples."""
@@ -82,16 +84,14 @@ class Stack:
         for row, site in enumerate(self.sites):
             total = None if self.total is None else self.total[row]
             record = Record(self.energy[row], total)
-            if probe and self.inputs[row] is not None:
+            if probe and self.inputs is not None:
                 record = record._replace(sampled=self.sampled[row], inputs=self.inputs[row], tokens=self._tokens)
             out[site.key] = record
         return out
 
     def clear(self) -> None:
         """Zero what a pass adds to."""
-        for buffer in (self.energy, self.sampled, self.total):
-            if buffer is not None:
-                buffer.zero_()
+        self._sums.zero_()
 
     def start(self, energies: Mapping[str, Tensor]) -> None:
         """History from calibration: site key -> (R,), channel order, "<key>.mean" likewise. Raises PruningError."""
@@ -111,7 +111,7 @@ class Stack:
         `kept`: channels that pass ran, None: all. `tokens`: tokens of the pass, for means.
         """
         rows = self.energy.shape[1] if kept is None else kept * self.unit
-        probed = self._probe(rows) if rows < self.energy.shape[1] else None
+        probed = self._probe(rows) if rows < self.energy.shape[1] and self.inputs is not None else None
         now = self._energies(rows, probed)
         mean = self._means(rows, probed, tokens)
         finite = torch.isfinite(now).all()
@@ -128,12 +128,13 @@ class Stack:
         """Pairs for every border, inner first. `settled` False: a first pattern, without budget and hysteresis."""
         budget = self._config.swap_budget or None if settled else None
         hysteresis = self._config.hysteresis if settled else 0.0
-        scores, found = scores.clone(), []
+        found: list[Exchange] = []
         for border in self.borders:
+            if found:
+                scores = scores.clone()
+                travel(scores, found[-1], 1)
             swaps = exchange(scores, border, self.sites[0].groups, budget, hysteresis)
-            swaps = swaps._replace(wanted=swaps.wanted & allowed)
-            travel(scores, swaps, 1)
-            found.append(swaps)
+            found.append(swaps._replace(wanted=swaps.wanted & allowed))
         return tuple(found)
 
     def apply(self, change: Change) -> Tensor:
@@ -141,15 +142,21 @@ class Stack:
         self.history.copy_(torch.where(change.finite, change.history, self.history))
         if self.mean is not None and change.mean is not None:
             self.mean.copy_(torch.where(change.finite, change.mean, self.mean))
-            self.mean_known |= not change.rehearsed
-        self.seen |= not change.rehearsed
         return self.arrange(change.swaps)
+
+    @property
+    def known(self) -> bool:
+        """True once history and means hold what some frame or the calibration gave."""
+        return self.seen and (self.mean is None or self.mean_known)
+
+    def learnt(self) -> None:
+        """A change was applied: the history, and with compensation the mean, are known from now on."""
+        self.seen, self.mean_known = True, self.mean is not None
 
     def arrange(self, swaps: Sequence[Exchange]) -> Tensor:
         """Exchange rows and all that is known of them; biases for the channels that are pruned then."""
-        statistics = [t for t in (self.history, self.factor, self.mean) if t is not None]
         for one in swaps:
-            self.partition.apply(one, *statistics)
+            self.partition.apply(one)
         if self.mean is not None:
             for kept, biases in self.bias.items():
                 rows = kept * self.unit
@@ -181,14 +188,14 @@ class Stack:
             return torch.cat((self.energy[:, :rows], self.history[:, rows:]), 1)
         return estimate(self.energy, self.sampled, probed[0], rows)
 
-    def _probe(self, rows: int) -> Tensor | None:
+    def _probe(self, rows: int) -> Tensor:
         """Sums of squares and of values of the rows that did not run, over the sampled tokens, (2, L, R - rows)."""
-        if not self._probed:
-            return None
+        assert self.inputs is not None
         first, found = rows // self.unit, []
+        if self._gated is not None:
+            return self._gated.sums(self.inputs.flatten(1, 2), first)
         for site, inputs in zip(self.sites, self.inputs):
-            if site.hidden is None or inputs is None:
-                return None
+            assert site.hidden is not None
             tokens = self._tokens.repeat(len(inputs))
             hidden = site.hidden(inputs.flatten(0, 1), tokens, first, site.channels).float()
             found.append(torch.stack((hidden.square().sum(0), hidden.sum(0))))
@@ -208,9 +215,16 @@ class Stack:
         return now if not self.mean_known else self.mean.lerp(now, 1.0 - self._config.decay)
 
 
-def _inputs(site: Site, tokens: int) -> Tensor:
-    weight = site.producers[0]
-    return torch.zeros((site.samples, tokens, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+def _inputs(sites: Sequence[Site], tokens: int) -> Tensor:
+    weight, samples = sites[0].producers[0], sites[0].samples
+    return torch.zeros((len(sites), samples, tokens, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+
+
+def _gated_probe(sites: Sequence[Site]) -> GatedProbe | None:
+    """The probe of gated MLPs in one kernel; None for other sites."""
+    if any(not s.activation or s.activation != sites[0].activation or len(s.producers) != 2 for s in sites):
+        return None
+    return GatedProbe([s.producers[0] for s in sites], [s.producers[1] for s in sites], sites[0].activation)
 
 
 def _calibrated(energies: Mapping[str, Tensor], site: Site, suffix: str) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 A job has two halves: called, it computes and writes nothing that a frame reads; what it returns writes.
 
-`aside(job)` sets a job aside; it may start once everything issued before it on the main stream is done.
+`mark()` names the place that the main stream has been issued to.
+`aside(job, mark)` sets a job aside; it may start once everything issued before the mark on the main stream is done.
 `release()` says the rest of the frame has been issued: a device may be given what was set aside.
 `rest()` says the frame is over: what was set aside may use the machine until the next `join`.
 `join(limit_s)` returns, or orders the main stream, only after every job set aside is done. The next frame joins before
@@ -19,13 +20,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from ecovla_ros.engine.recorder import CudaRecorder, Recorder
 from ecovla_ros.errors import PruningError
 
 Job = Callable[[], Callable[[], None]]
+
+PLACES = 2
+"""Marks of one frame: behind the prefill and behind the action head."""
 
 
 class Streams(Protocol):
@@ -34,7 +39,14 @@ class Streams(Protocol):
     @property
     def free(self) -> bool: ...
 
-    def aside(self, job: Job) -> None: ...
+    @property
+    def recorder(self) -> Recorder | None:
+        """Captures jobs where they run; None where they are run as they are."""
+        ...
+
+    def mark(self) -> Any: ...
+
+    def aside(self, job: Job, mark: Any = None) -> None: ...
 
     def release(self) -> None: ...
 
@@ -53,11 +65,15 @@ class Inline:
     """Runs a job at once, on the caller's thread."""
 
     free = True
+    recorder: Recorder | None = None
 
     def __init__(self) -> None:
         self._error: Exception | None = None
 
-    def aside(self, job: Job) -> None:
+    def mark(self) -> Any:
+        return None
+
+    def aside(self, job: Job, mark: Any = None) -> None:
         try:
             job()()
         except Exception as error:  # whatever a refresh raises, the frame goes on; join reports it
@@ -90,7 +106,7 @@ class Deferred(Inline):
         super().__init__()
         self._jobs: deque[Job] = deque()
 
-    def aside(self, job: Job) -> None:
+    def aside(self, job: Job, mark: Any = None) -> None:
         self._jobs.append(job)
 
     def join(self, limit_s: float | None = None) -> None:
@@ -112,6 +128,8 @@ class Worker:
     alone. `join` also releases jobs that were never given a gap, so a frame that comes early waits for its pattern.
     """
 
+    recorder: Recorder | None = None
+
     def __init__(self, overlap: bool = False) -> None:
         self._overlap = overlap
         self._set_aside: deque[Job] = deque()
@@ -130,7 +148,10 @@ class Worker:
         with self._wake:
             return self._busy_with is None or self._busy_with == self._generation
 
-    def aside(self, job: Job) -> None:
+    def mark(self) -> Any:
+        return None
+
+    def aside(self, job: Job, mark: Any = None) -> None:
         self._set_aside.append(job)
         if self._overlap:
             self.rest()
@@ -217,10 +238,13 @@ class CudaSide:
 
     free = True
 
-    def __init__(self, device: torch.device) -> None:
-        low, _ = torch.cuda.Stream.priority_range()
+    def __init__(self, device: torch.device, graphs: bool = True) -> None:
+        """`graphs`: jobs may be captured, into a memory pool of their own, as they run beside the frame's."""
+        low, _ = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
         self._side = torch.cuda.Stream(device, priority=low)
-        self._ready = [torch.cuda.Event(), torch.cuda.Event()]
+        self.recorder: Recorder | None = CudaRecorder(device, self._side) if graphs else None
+        self._ready = [torch.cuda.Event() for _ in range(2 * PLACES)]
+        self._marks = 0
         self._done = torch.cuda.Event()
         self._around = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(2)]
         self._waits = 0  # joins that ordered something since `waited_ms`: a frame's own, and one before a dense answer
@@ -228,10 +252,15 @@ class CudaSide:
         self._pending = False
         self._error: Exception | None = None
 
-    def aside(self, job: Job) -> None:
-        event = self._ready[len(self._jobs) % len(self._ready)]
+    def mark(self) -> torch.cuda.Event:
+        """An event on the main stream; good for the frame and the one after it."""
+        event = self._ready[self._marks % len(self._ready)]
+        self._marks += 1
         event.record()
-        self._jobs.append((job, event))
+        return event
+
+    def aside(self, job: Job, mark: Any = None) -> None:
+        self._jobs.append((job, self.mark() if mark is None else mark))
 
     def release(self) -> None:
         if not self._jobs:
@@ -281,6 +310,6 @@ def report(error: Exception | None) -> None:
         raise PruningError(f"the refresh failed: {type(error).__name__}: {error}") from error
 
 
-def streams_for(device: torch.device) -> Streams:
-    """The streams that fit the device."""
-    return CudaSide(device) if device.type == "cuda" else Worker()
+def streams_for(device: torch.device, graphs: bool = True) -> Streams:
+    """The streams that fit the device. `graphs`: on CUDA a refresh is captured."""
+    return CudaSide(device, graphs) if device.type == "cuda" else Worker()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ecovla_ros.errors import PruningError, unknown
-from ecovla_ros.kernels.available import triton_runs_on
+from ecovla_ros.kernels.choice import KERNEL_CHOICE
+from ecovla_ros.kernels.sums import Sums
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -37,79 +36,54 @@ def reference(
     return hidden
 
 
-class KernelChoice:
-    """Which of the two runs for a shape: the faster, as `measure` found on this machine; until then the reference."""
-
-    def __init__(self) -> None:
-        self.fused: set[tuple[int, int, int, torch.dtype]] = set()
-        """Shapes (tokens, k, D, dtype) for which the kernel runs."""
-        self._ms: dict[tuple[int, int, int, torch.dtype], tuple[float, float]] = {}
-
-    def measure(self, x: Tensor, gate: Tensor, up: Tensor, activation: str, repeats: int = 20) -> tuple[float, float]:
-        """Time both on tensors of the shape that will run; ms of the reference and of the kernel, once a shape.
-
-        Without energies, as in a sparse frame, and replayed from a captured graph, which is what runs. Belongs to
-        `warm_up`, before anything else is captured. Raises PruningError where the kernel cannot run.
-        """
-        if not triton_runs_on(x):
-            raise PruningError("the fused kernel needs a CUDA tensor and an installed Triton")
-        shape = _shape(x, gate)
-        if shape not in self._ms:
-            fused = importlib.import_module("ecovla_ros.kernels.gated_triton").gated
-            both = (reference, fused)
-            plain_ms, fused_ms = (_replayed_ms(partial(f, x, gate, up, activation), repeats) for f in both)
-            self._ms[shape] = plain_ms, fused_ms
-            if fused_ms < plain_ms:
-                self.fused.add(shape)
-        return self._ms[shape]
-
-    @contextmanager
-    def reference_alone(self) -> Iterator[None]:
-        """Every shape runs the reference: who counts products as torch dispatches them sees none in the kernel."""
-        fused, self.fused = self.fused, set()
-        try:
-            yield
-        finally:
-            self.fused = fused
-
-
-def gated(
-    x: Tensor, gate: Tensor, up: Tensor, activation: str, energy: Tensor | None = None, valid: Tensor | None = None
-) -> Tensor:
-    """As `reference`, through the kernel where it was found faster. Raises PruningError for an unknown activation."""
+def gated(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """X_int (..., k) of x (..., D) by torch. Raises PruningError for an unknown activation."""
     if activation not in ACTIVATIONS:
         raise PruningError(unknown("activation", activation, ACTIVATIONS))
-    if KERNEL_CHOICE.fused and _shape(x, gate) in KERNEL_CHOICE.fused:
-        fused = importlib.import_module("ecovla_ros.kernels.gated_triton").gated
-        out: Tensor = fused(x, gate, up, activation, energy, valid)
-        return out
-    return reference(x, gate, up, activation, energy, valid)
+    return reference(x, gate, up, activation)
 
 
-KERNEL_CHOICE = KernelChoice()
-"""The process's choice: what is fastest is a fact of the machine, not of a model."""
+def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None) -> Tensor:
+    """X_int (L, k) of x (L, D) through `weights` (2 k, D), in which rows of gate and up take turns, where Triton runs.
+
+    Few tokens: one kernel, products and all. Many: one product, and one pass over what it gave. The faster of both,
+    where warm-up has timed them. `sums` are added to by the same kernel. Raises PruningError for an unknown activation.
+    """
+    if activation not in ACTIVATIONS:
+        raise PruningError(unknown("activation", activation, ACTIVATIONS))
+    kernels = importlib.import_module("ecovla_ros.kernels.gated_triton")
+    ways: dict[str, Callable[[Tensor], Tensor]] = {}
+    if len(x) <= FEW:
+        ways = {str(s): partial(_fused, kernels.gated, x, activation, sums, s) for s in FUSED}
+    ways |= {f"product {s}": partial(_product, kernels.columns, x, activation, sums, s) for s in COLUMNS}
+    key = ("gated", len(x), len(weights), x.shape[1], sums is not None)
+    return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)
 
 
-def _shape(x: Tensor, gate: Tensor) -> tuple[int, int, int, torch.dtype]:
-    return x.numel() // x.shape[-1], len(gate), x.shape[-1], x.dtype
+FEW = 64
+"""Tokens of one block: up to so many are one kernel."""
+
+FUSED = ((32, 128, 4, 4), (16, 128, 4, 4), (32, 64, 4, 4), (16, 256, 4, 3))
+"""Channels and inputs of a block, warps, stages."""
+
+COLUMNS = ((64, 32, 4), (32, 64, 4), (64, 64, 8))
+"""Tokens and channels of a block, warps."""
 
 
-def _replayed_ms(run: Callable[[], object], repeats: int) -> float:
-    """Device time of one run, of `repeats` that were captured one after the other."""
-    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # libraries choose kernels and Triton compiles
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-        for _ in range(repeats):
-            run()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    graph.replay()
-    start.record()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / repeats
+def activated(x: Tensor, kind: str, sums: Sums | None = None) -> Tensor:
+    """gelu of x (L, k), kind "gelu_alone" (tanh form) or "gelu_exact", or x itself, "plain"; adds to `sums`."""
+    kernel = importlib.import_module("ecovla_ros.kernels.gated_triton").columns
+    out: Tensor = kernel(x, kind, sums, (64, 32, 4) if sums is not None else (16, 128, 4))
+    return out
+
+
+def _fused(
+    kernel: Callable[..., Tensor], x: Tensor, activation: str, sums: Sums | None, shape: object, weights: Tensor
+) -> Tensor:
+    return kernel(x, weights[0::2], weights[1::2], activation, sums, shape)
+
+
+def _product(
+    kernel: Callable[..., Tensor], x: Tensor, activation: str, sums: Sums | None, shape: object, weights: Tensor
+) -> Tensor:
+    return kernel(F.linear(x, weights), activation, sums, shape)

@@ -1,7 +1,7 @@
-"""Gate, up, activation and product in one Triton kernel, with the sum of squares per channel in the epilogue.
+"""X_int and its sums per channel: in the epilogue of the products, or in the one pass that follows them.
 
-Both products share one read of x, X_int is written once, and the energies need no second pass over it. Each row block
-writes its own partial sums, so that the result does not depend on the order in which blocks run.
+A program that records owns its channels for all tokens, so that it alone adds to their sums: nothing is added in an
+order that differs from run to run, and nothing is summed by a second kernel.
 """
 
 from __future__ import annotations
@@ -11,57 +11,174 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_M, BLOCK_N, BLOCK_K = 64, 64, 32
-"""Tokens, channels and inputs of one block."""
+from ecovla_ros.kernels.sums import Sums
+
+
+@triton.jit
+def _active(x, KIND: tl.constexpr):
+    """0: gelu, tanh form, tanh(y) = 2 sigmoid(2 y) - 1. 1: silu. 2: exact gelu."""
+    if KIND == 1:
+        out = x * tl.sigmoid(x)
+    elif KIND == 2:
+        out = x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:
+        out = x * tl.sigmoid(2.0 * 0.7978845608028654 * (x + 0.044715 * x * x * x))
+    return out
+
+
+@triton.jit
+def _add(where, value, mask):
+    tl.store(where, tl.load(where, mask=mask, other=0.0) + value, mask=mask)
 
 
 @triton.jit
 def _gated(
-    x, gate, up, out, partial, valid, tokens, channels, width,
-    SILU: tl.constexpr, ENERGY: tl.constexpr, PADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x, gate, up, out, energy, total, sampled, valid, tokens, length, channels, width, weight_row, samples,
+    KIND: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr, SAMPLED: tl.constexpr, VALID: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    rows, columns = m < tokens, n < channels
+    m = tl.arange(0, BLOCK_M)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows, columns = m < length, n < channels
     gates = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     ups = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         inside = k < width
         part = tl.load(x + m[:, None] * width + k[None, :], mask=rows[:, None] & inside[None, :], other=0.0)
-        where = n[:, None] * width + k[None, :]
-        mask = columns[:, None] & inside[None, :]
-        gates += tl.dot(part, tl.trans(tl.load(gate + where, mask=mask, other=0.0)), input_precision="ieee")
-        ups += tl.dot(part, tl.trans(tl.load(up + where, mask=mask, other=0.0)), input_precision="ieee")
-    if SILU:
-        active = gates * tl.sigmoid(gates)
-    else:  # gelu, tanh form: tanh(y) = 2 sigmoid(2 y) - 1
-        y = 0.7978845608028654 * (gates + 0.044715 * gates * gates * gates)
-        active = gates * tl.sigmoid(2.0 * y)
-    hidden = (active * ups).to(out.dtype.element_ty)
+        where = n[None, :] * weight_row + k[:, None]
+        mask = columns[None, :] & inside[:, None]
+        gates += tl.dot(part, tl.load(gate + where, mask=mask, other=0.0), input_precision="ieee")
+        ups += tl.dot(part, tl.load(up + where, mask=mask, other=0.0), input_precision="ieee")
+    hidden = (_active(gates, KIND) * ups).to(out.dtype.element_ty)
     tl.store(out + m[:, None] * channels + n[None, :], hidden, mask=rows[:, None] & columns[None, :])
     if ENERGY:
-        squares = hidden.to(tl.float32) * hidden.to(tl.float32)
-        counts = tl.load(valid + m, mask=rows, other=0.0) if PADDED else tl.where(rows, 1.0, 0.0)
-        total = tl.sum(squares * counts[:, None], axis=0)
-        tl.store(partial + tl.program_id(0) * channels + n, total, mask=columns)
+        values = tl.where(rows[:, None], hidden.to(tl.float32), 0.0)
+        if SAMPLED:
+            s = tl.arange(0, SAMPLES)
+            token = tl.load(tokens + s, mask=s < samples, other=-1).to(tl.int32)
+            times = tl.sum((m[:, None] == token[None, :]).to(tl.float32), 1)
+            _add(sampled + n, tl.sum(values * values * times[:, None], 0), columns)
+        counts = tl.where(rows, 1.0, 0.0)
+        if VALID:
+            counts = tl.load(valid + m, mask=rows, other=0.0)
+        _add(energy + n, tl.sum(values * values * counts[:, None], 0), columns)
+        if TOTAL:
+            _add(total + n, tl.sum(values * counts[:, None], 0), columns)
+
+
+@triton.jit
+def _made(
+    x, row, there, channels, x_row, GATES: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """(ROWS, BLOCK_N) float32: what `columns` makes of rows of its input."""
+    if GATES:
+        n = tl.program_id(0) * (2 * BLOCK_N) + tl.arange(0, 2 * BLOCK_N)
+        mask = there[:, None] & (n < 2 * channels)[None, :]
+        values = tl.load(x + row[:, None] * x_row + n[None, :], mask=mask, other=0.0).to(tl.float32)
+        gates, ups = tl.split(tl.reshape(values, (ROWS, BLOCK_N, 2)))
+        out = _active(gates, KIND) * ups
+    else:
+        n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+        mask = there[:, None] & (n < channels)[None, :]
+        out = tl.load(x + row[:, None] * x_row + n[None, :], mask=mask, other=0.0).to(tl.float32)
+        if KIND < 3:
+            out = _active(out, KIND)
+    return out
+
+
+@triton.jit
+def _columns(
+    x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, samples,
+    GATES: tl.constexpr, KIND: tl.constexpr, STORED: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr,
+    SAMPLED: tl.constexpr, VALID: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, SAMPLES: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = n < channels
+    squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    values = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    first = tl.program_id(1) * span
+    for start in range(first, tl.minimum(first + span, length), BLOCK_L):
+        row = start + tl.arange(0, BLOCK_L)
+        there = row < length
+        hidden = _made(x, row, there, channels, x_row, GATES, KIND, BLOCK_L, BLOCK_N)
+        if STORED:
+            rounded = hidden.to(out.dtype.element_ty)
+            tl.store(out + row[:, None] * channels + n[None, :], rounded, mask=there[:, None] & columns[None, :])
+            hidden = rounded.to(tl.float32)
+        if ENERGY:
+            counts = tl.where(there, 1.0, 0.0)
+            if VALID:
+                counts = tl.load(valid + row, mask=there, other=0.0)
+            squares += tl.sum(hidden * hidden * counts[:, None], 0)
+            values += tl.sum(hidden * counts[:, None], 0)
+    if ENERGY:
+        _add(energy + n, squares, columns)
+        if TOTAL:
+            _add(total + n, values, columns)
+        if SAMPLED:
+            s = tl.arange(0, SAMPLES)
+            known = s < samples
+            row = tl.load(tokens + s, mask=known, other=0).to(tl.int32)
+            hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
+            if STORED:
+                hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
+            _add(sampled + n, tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0), columns)
 
 
 def gated(
-    x: Tensor, gate: Tensor, up: Tensor, activation: str, energy: Tensor | None = None, valid: Tensor | None = None
+    x: Tensor, gate: Tensor, up: Tensor, activation: str, sums: Sums | None, shape: tuple[int, int, int, int]
 ) -> Tensor:
-    """X_int (..., k) of x (..., D) through gate and up (k, D), contiguous; see `kernels.gated.reference`."""
-    flat = x.reshape(-1, x.shape[-1])
-    (tokens, width), channels = flat.shape, len(gate)
-    out = torch.empty((tokens, channels), dtype=x.dtype, device=x.device)
-    blocks = triton.cdiv(tokens, BLOCK_M)
-    partial = torch.empty((blocks, channels) if energy is not None else (1, 1), dtype=torch.float32, device=x.device)
-    _gated[(blocks, triton.cdiv(channels, BLOCK_N))](
-        flat, gate, up, out, partial, partial if valid is None else valid, tokens, channels, width,
-        SILU=activation == "silu", ENERGY=energy is not None, PADDED=valid is not None,
-        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
+    """X_int (L, k) of x (L, D), L at most 64, through gate and up (k, D), whose rows lie equally far apart.
+
+    `shape`: channels and inputs of a block, warps, stages.
+    """
+    (length, width), channels = x.shape, len(gate)
+    out = torch.empty((length, channels), dtype=x.dtype, device=x.device)
+    block_n, block_k, warps, stages = shape
+    _gated[(triton.cdiv(channels, block_n),)](
+        x, gate, up, out, *_pointers(sums, x), length, channels, width, gate.stride(0), _samples(sums),
+        KIND=int(activation == "silu"), **_kinds(sums), BLOCK_M=max(16, triton.next_power_of_2(length)),
+        BLOCK_N=block_n, BLOCK_K=block_k, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    if energy is not None:
-        energy += partial.sum(0)
-    return out.view(*x.shape[:-1], channels)
+    return out
+
+
+def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int]) -> Tensor:
+    """(L, k) of x: (L, 2 k) with gate and up in turn for kind "gelu" or "silu"; (L, k) for "gelu_alone", "gelu_exact"
+    and "plain", which stores nothing and gives x.
+
+    `shape`: tokens and channels of a block, warps.
+    """
+    gates = kind in ("gelu", "silu")
+    length, channels = x.shape[0], x.shape[1] // (2 if gates else 1)
+    stored = kind != "plain"
+    out = torch.empty((length, channels), dtype=x.dtype, device=x.device) if stored else x
+    block_l, block_n, warps = shape
+    span = length if sums is not None else block_l
+    _columns[(triton.cdiv(channels, block_n), triton.cdiv(length, span))](
+        x, out, *_pointers(sums, x), length, channels, x.stride(0), span, _samples(sums),
+        GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),
+        BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))), num_warps=warps,
+    )  # fmt: skip
+    return out
+
+
+def _pointers(sums: Sums | None, x: Tensor) -> tuple[Tensor, ...]:
+    """Energy, total, sampled, valid, tokens; x where there is none, which is then not read."""
+    given = (None,) * 5 if sums is None else (sums.energy, sums.total, sums.sampled, sums.valid, sums.tokens)
+    return tuple(x if t is None else t for t in given)
+
+
+def _kinds(sums: Sums | None) -> dict[str, bool]:
+    return {
+        "ENERGY": sums is not None,
+        "TOTAL": sums is not None and sums.total is not None,
+        "SAMPLED": sums is not None and sums.sampled is not None and sums.tokens is not None,
+        "VALID": sums is not None and sums.valid is not None,
+    }
+
+
+def _samples(sums: Sums | None) -> int:
+    return 0 if sums is None or sums.tokens is None else len(sums.tokens)

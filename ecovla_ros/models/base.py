@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ecovla_ros.prune.site import DENSE, Plan, Site
 from ecovla_ros.types import ActionChunk, Observation
 
-__all__ = ["DENSE", "Plan", "Policy", "PolicySpec", "Seen", "Site"]
+__all__ = ["DENSE", "Looked", "Plan", "Policy", "PolicySpec", "Seen", "Site", "Staged", "StagedPolicy"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,35 @@ class Seen:
     """(S,) int64: every position, those first that may keep K and V of an earlier frame (models/reuse.py); None: none.
 
     Only for a pass of the plan that made them; the engine takes it away from any other."""
+    gap: Tensor | None = None
+    """(2,) int32: positions gap[0]..gap[1]-1 are the padding, for kernels that attend to lengths; None: no padding."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What an observation leaves on the device before any of the model runs. The same memory for every frame there."""
+
+    images: Mapping[str, Tensor]
+    """Camera -> (1, H, W, 3) uint8, as the model takes it."""
+    ids: Tensor
+    """Token ids of the prompt, (1, T) int64."""
+    state: Tensor
+    """Normalised state (state_dim,)."""
+    observation: Observation
+    padding: int = 0
+    """How many of the ids are padding."""
+    squares: Mapping[str, Any] | None = None
+    """Camera -> the image as an array (H, W, 3) on the host, where something there looks at it (VLA-Cache)."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the vision towers make of a staged observation."""
+
+    vision: Mapping[str, Tensor]
+    """Camera -> vision tokens (N, D)."""
+    prefix: Tensor
+    """Embedded prefix (S, D)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +87,7 @@ class Policy(Protocol):
 
     spec: PolicySpec
     sites: Sequence[Site]
+    device: torch.device
 
     def examples(self) -> Iterator[Observation]:
         """Synthetic observations, one for each shape that a frame can have."""
@@ -86,4 +117,21 @@ class Policy(Protocol):
 
     def warm_up(self) -> None:
         """Run every shape once on synthetic input; after it the loop allocates nothing of its own."""
+        ...
+
+
+@runtime_checkable
+class StagedPolicy(Policy, Protocol):
+    """A policy whose `encode` comes in three steps, of which the middle one can be captured as a graph."""
+
+    def stage(self, obs: Observation) -> Staged:
+        """Check, resize, normalise and tokenise on the host, and send to the device. Raises ObservationError."""
+        ...
+
+    def look(self, staged: Staged) -> Looked:
+        """Run the vision towers and lay out the prefix: nothing but device work on what was staged."""
+        ...
+
+    def seen(self, staged: Staged, looked: Looked) -> Seen:
+        """What `encode` gives: with padding, and what the host knows."""
         ...

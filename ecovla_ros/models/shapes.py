@@ -23,7 +23,7 @@ from ecovla_ros.models.cogact.model import CogactConfig, CogactModel
 from ecovla_ros.models.cogact.policy import CogactPolicy
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import UNKNOWN, Prompt, state_prompt
-from ecovla_ros.models.data.statistics import Affine, Foreign, Statistics
+from ecovla_ros.models.data.statistics import Affine, OtherArmUnits, Statistics
 from ecovla_ros.models.openvla_oft.model import OftModel
 from ecovla_ros.models.openvla_oft.policy import OftPolicy
 from ecovla_ros.models.pi.config import PiConfig
@@ -119,7 +119,7 @@ def libero(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> Of
     of = Statistics(Affine(np.zeros(8), np.ones(8)), Affine(np.zeros(7), np.full(7, 0.1)), "quantiles", "made up")
     prompt = QuestionPrompt(_letters(), config.max_prompt, BEGIN, (config.vocab - 1,))
     spec = dataclasses.replace(_spec("libero", config), instructions=())
-    return OftPolicy(model, spec, Foreign(of, config.horizon), prompt, bucket=bucket)
+    return OftPolicy(model, spec, OtherArmUnits(of, config.horizon), prompt, bucket=bucket)
 
 
 def cogact(device: Device, dtype: torch.dtype, seed: int, bucket: int = 1) -> CogactPolicy:

@@ -2,18 +2,18 @@
 
 Threads: one, the executor's. `control.guard` decides; this node hands it the time and carries messages. To wait in the
 executor costs rclpy most of a millisecond a tick, to sleep a tenth of it: it waits there while a chunk is due, which
-is answered at once, and every `LOOK_TICKS` ticks. Joint states and the e-stop are looked at in every tick.
+is answered at once, and every `LOOK_TICKS` ticks. Joint states, the e-stop and what others send to the controller are
+looked at in every tick, the graph once a second. Messages come as bytes: what cannot be read is dropped, not raised.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -25,24 +25,48 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
-from ecovla_ros.control import limits
 from ecovla_ros.control.clocks import READ_S, PlanClock
 from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.lease import EnableLease
 from ecovla_ros.control.states import State
 from ecovla_ros.control.status import Command, GuardStatus
-from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.errors import ConfigError, ControlError, ObservationError, short
 from ecovla_ros.nodes.ros import controller_state, diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.ros.estop import EStop
+from ecovla_ros.nodes.ros.intake import UNREADABLE, Intake, Reach, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
+from ecovla_ros.nodes.ros.owners import Commands, Source
 from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
 
+PARAMETERS = (
+    ("gripper", "auto", "how to command it: " + ", ".join(gripper.KINDS)),
+    ("chunks_from", "", "node whose chunks are taken; empty: the first that sends"),
+    ("enable_lease_s", 0.0, "an enable ends unless asked for again within this time, s; 0: it lasts until taken back"),
+)
+LEASE_S = (0.2, 60.0)
+"""Shortest and longest lease, s."""
 LOOK_TICKS = 4
 """Ticks from one wait in the executor to the next while no chunk is due: a service answers within as many."""
+MOST_TEXT = 500
+"""Characters of a complaint at most."""
+LINKS = (
+    Reach(JointState, "joint_states", qos.NEWEST),
+    Reach(ActionChunk, "action_chunk", qos.CHUNKS),
+    Reach(String, "arm_fault", qos.FAULTS),
+)
+"""What the guard must hear, beside the e-stop, which is heard whatever its quality of service."""
 READS = 3
 """Both clocks are read at most so often, until nothing came in between."""
 TICKS = 3000
 """Ticks over which the jitter is told."""
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
+CALM_S = 0.1
+"""What is no change of state is told at most this often, and a complaint stands for so long at least, s."""
+AROUND_S = 1.0
+"""Time between two looks at who else is in the graph, s."""
+STATE_BYTES, CHUNK_BYTES, TEXT_BYTES = 2**16, 2**18, 2**12
+"""Longest joint state, chunk and text that is read, bytes."""
 LEVELS = {
     State.HOLD.value: diagnostics.WARN, State.HELD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN,
     State.LATCHED.value: diagnostics.ERROR,
@@ -55,32 +79,44 @@ class GuardNode(Node):
 
     def __init__(self, **options: Any) -> None:
         """Read limits and configuration. Raises ConfigError."""
-        super().__init__("guard", start_parameter_services=False, **options)  # none can be changed while it runs
-        settings.declare(self)
-        self.declare_parameter(
-            "gripper", "auto", ParameterDescriptor(description="how to command it: " + ", ".join(gripper.KINDS))
-        )
-        config = settings.configuration(self).control
+        super().__init__("guard", **options)
+        told = settings.Settings(self, "control", more=PARAMETERS)
+        config, within = told.read().control, told.limits()
+        self._lease = EnableLease(lease_s(told["enable_lease_s"]))
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
-        self._guard, self._plan = Guard(config, limits.load(config.profile), steady=not simulated), PlanClock()
-        send_gripper = gripper.sender(self, str(self.get_parameter("gripper").value))
+        self._guard, self._plan = Guard(config, within, steady=not simulated), PlanClock()
+        grips = str(told["gripper"])
+        topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips in ("topic", "auto"))
+        self._commands = Commands(self, [(JointTrajectory, topic) for topic in topics])
+        publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
+        send_gripper = gripper.sender(self, grips)
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
+        self._complained_s: dict[str, float] = {}
+        self._mended: set[str] = set()  # topics on which a good message came since
         self._said: tuple[str, ...] = ()
+        self._said_s = self._looked_s = 0.0
+        self._claiming = False
         self._last: GuardStatus | None = None
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
-        publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
+        self._commands.own()
         self._arm = TrajectoryTopic(publish, JointTrajectory, JointTrajectoryPoint, send_gripper)
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
-        self._reader = wire.StateReader(lambda raw: deserialize_message(raw, JointState))
-        self._states = PolledTopic(self, JointState, "joint_states", qos.SENSOR)
-        self._estops = PolledTopic(self, Bool, "estop", qos.EVENT)
+        self._reader = wire.StateReader(_joint_state)
+        self._states = PolledTopic(self, JointState, "joint_states", qos.NEWEST, STATE_BYTES)
+        self._state_source = Source(self, "joint_states", "", config.joint_state_age_s)
         self._controller = controller_state.topic(self) if config.stamp_commands != "never" else None
-        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.COMMAND)
-        self.create_subscription(String, "arm_fault", self._on_fault, qos.LATCHED)
+        create: Any = self.create_subscription  # raw callbacks get bytes
+        self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
+        self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.REPORT, TEXT_BYTES)
+        self._chunks: Any = create(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
+        self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
+        self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
+        self._faults = PolledTopic(self, String, "arm_fault", qos.FAULTS, TEXT_BYTES)
+        self._intakes = (self._states.intake, self._faults.intake, self._chunk_intake)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)
@@ -115,37 +151,108 @@ class GuardNode(Node):
         self._carry_out(self._guard.tick(now_ns), now_ns)
         self.get_logger().info("ended; the arm holds")
 
-    def _read_joint_state(self, now_ns: int) -> None:
-        """Take the newest: a driver at 1 kHz sends ten times as many as are needed, and none of them wakes us."""
-        raw = self._states.newest()
-        if raw is None:
-            return
-        try:
-            self._guard.on_joint_state(self._reader.read(raw, finite=False), now_ns)
-            self._inputs.pop("joint_states", None)
-        except ObservationError as error:  # the guard holds once the last good one is too old
-            self._complain("joint_states", str(error))
+    def claim(self, executor: Any) -> None:
+        """Take the arm. Raises ControlError where another guard commands the same controller."""
+        self._claiming = True
+        self._commands.claim(lambda seconds: executor.spin_once(timeout_sec=seconds))
+        self._claiming = False
 
-    def _on_chunk(self, msg: ActionChunk) -> None:
+    def on_broken(self, what: str, error: Exception) -> None:
+        """A callback raised what nobody expects: motion ends, and the guard lives on to say so."""
+        self._guard.latch(
+            f"a message on {what} broke the guard ({type(error).__name__}: {short(error)})", self._now_ns()
+        )
+
+    def _read_joint_state(self, now_ns: int) -> None:
+        """Take the newest that can be read: a driver at 1 kHz sends ten times as many as are needed, none wakes us."""
+        for raw, gid in self._states.newest():
+            try:
+                state = self._reader.read(raw, finite=False)
+                stranger = self._state_source.admit(gid, time.monotonic())
+                if stranger:
+                    raise ObservationError(stranger)
+                self._guard.on_joint_state(state, now_ns)
+            except ObservationError as error:  # the guard holds once the last good one is too old
+                self._states.intake.drop(gid, short(error))
+                self._complain("joint_states", str(error))
+                continue
+            self._mend("joint_states")
+            return
+
+    def _on_chunk(self, raw: bytes, info: Mapping[str, Any]) -> None:
+        """The chunk that woke us, and those that came with it: among many of others the owner's is found."""
+        taken: tuple[bytes, Mapping[str, Any]] | None = (raw, info)
+        heard = False
+        for _ in range(qos.CHUNKS.depth):
+            if taken is None:
+                break
+            heard = self._take_chunk(taken[0], sender(taken[1])) or heard
+            with self._chunks.handle:
+                taken = self._chunks.handle.take_message(ActionChunk, True)
+        if heard:
+            self._act()  # a chunk whose turn it is need not wait for the next tick
+
+    def _take_chunk(self, raw: bytes, gid: bytes) -> bool:
+        """Hand a chunk of the owner to the guard. Whether there was one."""
+        stranger = self._chunk_source.admit(gid, time.monotonic())
+        msg = None if stranger else self._chunk_intake.read(raw, gid)
+        if msg is None:
+            self._complain("action_chunk", stranger or self._chunk_intake.complaint)
+            return False
         try:
             self._guard.on_chunk(wire.chunk(msg), self._now_ns())
-            self._inputs.pop("action_chunk", None)
+            self._mend("action_chunk")
         except ControlError as error:  # the guard holds once nothing better comes
             self._complain("action_chunk", str(error))
-        self._act()  # a chunk whose turn it is need not wait for the next tick
+        return True
 
-    def _on_fault(self, msg: String) -> None:
-        self._guard.on_fault(msg.data, self._now_ns())
+    def _hear_faults(self, now_ns: int) -> None:
+        """Every one counts, also one that is taken back at once, and one that cannot be read."""
+        for raw, gid in reversed(self._faults.newest()):
+            msg = self._faults.intake.read(raw, gid)
+            if msg is None:
+                self._guard.latch(f"the arm's fault cannot be read: {self._faults.intake.complaint}", now_ns)
+            else:
+                self._guard.on_fault(short(msg.data), now_ns)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
         now_ns = self._now_ns()
+        self._hear_estop(now_ns)
         self._read_joint_state(now_ns)
+        refused = self._unready() if request.data else ""
+        if refused:
+            response.success, response.message = False, f"cannot enable: {refused}"
+            return response
         response.success, response.message = self._guard.enable(request.data, now_ns)
+        if request.data and response.success:
+            self._lease.begin(time.monotonic())
+            if self._lease.lease_s:
+                response.message += f"; for {self._lease.lease_s:.1f} s, unless asked for again: `ecovla enable` does"
+        elif not request.data:
+            self._lease.end()
+            self._chunk_source.release()
         return response
+
+    def _unready(self) -> str:
+        """Why motion must not be allowed, by what the graph says; empty when it may."""
+        if self._claiming:
+            return "this guard is looking for another one on its controller; call again in a second"
+        self._look_around()
+        others = self._commands.others()
+        if others:
+            return f"{', '.join(others)}: somebody else can command the arm; valid: this guard alone"
+        deaf = [link.deaf(self) for link in LINKS]
+        return self._estop.unready(time.monotonic()) or self._chunk_source.several() or next(filter(None, deaf), "")
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         del request
-        response.success, response.message = self._guard.reset(self._now_ns())
+        now_ns = self._now_ns()
+        self._estop.forget_gone()
+        self._hear_estop(now_ns)
+        self._hear_faults(now_ns)
+        response.success, response.message = self._guard.reset(now_ns)
+        if response.success:
+            self._chunk_source.release()
         return response
 
     def _on_hold(self, request: Any, response: Any) -> Any:
@@ -167,24 +274,81 @@ class GuardNode(Node):
 
     def _act(self) -> None:
         now_ns = self._now_ns()
-        for pressed in self._estops.every():
-            self._guard.on_estop(pressed.data, now_ns)
+        self._hear_estop(now_ns)
+        self._hear_faults(now_ns)
+        self._overhear(now_ns)
+        self._see_lease(now_ns)
         self._read_joint_state(now_ns)
         self._read_controller_state(now_ns)
+        if self._mended:
+            self._end_complaints()
         self._carry_out(self._guard.tick(now_ns), now_ns)
+        if time.monotonic() - self._looked_s >= AROUND_S:
+            self._look_around()
+
+    def _hear_estop(self, now_ns: int) -> None:
+        """Every message counts: one True among them latches, and holds until nobody says so any more."""
+        why = self._estop.look(time.monotonic())
+        if why:
+            self._guard.on_estop(True, now_ns, why)
+        if not self._estop.held and (why or self._pressed):
+            self._guard.on_estop(False, now_ns)
+        self._pressed = self._estop.held
+
+    def _overhear(self, now_ns: int) -> None:
+        """Another's command to the same controller: two owners are none."""
+        intruder = self._commands.intruder()
+        if not intruder:
+            return
+        self._complain("joint_trajectory", intruder)
+        if self._last is None or self._last.state != State.DISARMED.value:
+            self._guard.latch(intruder, now_ns)
+
+    def _look_around(self) -> None:
+        """Who is in the graph: publishers of the e-stop, and whoever else could command the arm."""
+        self._looked_s = time.monotonic()
+        self._estop.look_around(self._looked_s)
+        others = self._commands.others()
+        if others:
+            self._complain("joint_trajectory", f"{', '.join(others)}: somebody else can command the arm")
+        else:
+            self._mend("joint_trajectory")
+        if self._estop.fault:
+            self._complain("estop", self._estop.fault)
+        else:
+            self._mend("estop")
+
+    def _see_lease(self, now_ns: int) -> None:
+        """Whoever enabled must keep asking."""
+        if not self._lease.lease_s:
+            return
+        now_s = time.monotonic()
+        for raw, gid in reversed(self._askings.newest()):
+            asking = self._askings.intake.read(raw, gid)
+            if asking is None:  # unreadable: counted, and nobody asked
+                continue
+            if asking.data:
+                self._lease.renew(now_s)
+            else:
+                self._lease.end()
+                self._guard.withdraw("whoever enabled gave it back", now_ns)
+        if self._lease.lapsed(now_s):
+            self._guard.withdraw(
+                f"enable was not asked for again for {self._lease.lease_s:.1f} s: whoever enabled is gone", now_ns
+            )
 
     def _read_controller_state(self, now_ns: int) -> None:
         """Take the newest: its stamp tells the controller's clock."""
-        msg = None if self._controller is None else self._controller.newest()
-        if msg is None:
+        for raw, gid in self._controller.newest() if self._controller is not None else ():
+            msg = self._controller.intake.read(raw, gid)
+            if msg is None:
+                continue  # unreadable: counted
+            try:
+                self._guard.on_controller_state(wire.controller_state(msg), now_ns)
+                self._mend("controller_state")
+            except ObservationError as error:
+                self._complain("controller_state", str(error))
             return
-        try:
-            self._guard.on_controller_state(
-                wire.controller_state(deserialize_message(msg, controller_state.KIND)), now_ns
-            )
-            self._inputs.pop("controller_state", None)
-        except ObservationError as error:
-            self._complain("controller_state", str(error))
 
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
@@ -194,8 +358,8 @@ class GuardNode(Node):
         if command.gripper is not None:
             self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
-        said = (status.state, status.reason, status.refusal, *self._inputs.values())
-        if command.trajectory is None and said == self._said:
+        said = (status.state, status.reason, status.refusal, self._estop.text(), *self._inputs.values())
+        if command.trajectory is None and (said == self._said or (said[:2] == self._said[:2] and self._calm())):
             return
         if answered:
             self._answers += 1
@@ -212,14 +376,20 @@ class GuardNode(Node):
             return command.begin_ns + (command.apart_ns or 0)
         return command.begin_ns if self._simulated_time else self._plan.stamp(command.begin_ns)
 
+    def _calm(self) -> bool:
+        """Whether what is no change of state was told a moment ago."""
+        return time.monotonic() - self._said_s < CALM_S
+
     def _say(self, status: GuardStatus) -> None:
+        self._said_s = time.monotonic()
         level, message = LEVELS.get(status.state, diagnostics.OK), self._message(status)
         name = self.get_fully_qualified_name()
         self._status.publish(diagnostics.status(name, level, message, self._values()))
         self._diagnostics.set(level, message)
 
     def _message(self, status: GuardStatus) -> str:
-        return "; ".join((status.reason, *self._inputs.values()))
+        unheard = () if self._estop.publishers else (f"no e-stop: {self._estop.text()}",)
+        return "; ".join((status.reason, *self._inputs.values(), *unheard))
 
     def _log(self, status: GuardStatus) -> None:
         refused = status.refusal if status.state != State.DISARMED.value else ""  # to be expected while disarmed
@@ -233,8 +403,20 @@ class GuardNode(Node):
             log.info(text)
 
     def _complain(self, topic: str, message: str) -> None:
-        self._inputs[topic] = message
-        self.get_logger().warning(message, throttle_duration_sec=SAY_AGAIN_S)
+        self._inputs[topic], self._complained_s[topic] = short(message, MOST_TEXT), time.monotonic()
+        self._mended.discard(topic)
+        self.get_logger().warning(self._inputs[topic], throttle_duration_sec=SAY_AGAIN_S)
+
+    def _mend(self, topic: str) -> None:
+        """A good message came: the complaint ends, but not so fast that it could not be read."""
+        if topic in self._inputs:
+            self._mended.add(topic)
+
+    def _end_complaints(self) -> None:
+        now_s = time.monotonic()
+        for topic in [t for t in self._mended if now_s - self._complained_s[t] >= CALM_S]:
+            self._mended.discard(topic)
+            self._inputs.pop(topic, None)
 
     def _values(self) -> dict[str, object]:
         status = self._last
@@ -250,6 +432,10 @@ class GuardNode(Node):
             "camera_to_command_ms": self._delay_ms,
             "commands": status.commands,
             "refusals": status.refusals,
+            "estop": self._estop.text(),
+            "chunks_from": self._chunk_source.name or "nobody yet",
+            "chunks_of_others": self._chunk_source.refused,
+            "unreadable": sum(intake.dropped for intake in self._intakes) + self._estop.broken,
             "tick_jitter_p99_ms": self._jitter(),
             **{f"count_{name}": count for name, count in status.counters.items()},
         }
@@ -260,6 +446,11 @@ class GuardNode(Node):
             self._judged_s, late = self._ticked_s, sorted(self._late_ms)
             self._jitter_ms = late[int(0.99 * len(late))] if late else 0.0
         return self._jitter_ms
+
+    def _told(self) -> str:
+        """Full name of the node whose chunks are taken; empty: the first that sends."""
+        name = str(self.get_parameter("chunks_from").value)
+        return name if not name or name.startswith("/") else f"{self.get_namespace().rstrip('/')}/{name}"
 
     def _now_ns(self) -> int:
         """What the guard plans with, ns: steady time with the system's date, or simulated time.
@@ -278,6 +469,20 @@ class GuardNode(Node):
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
         return now_ns
+
+
+def lease_s(asked: float) -> float:
+    """The lease that was asked for. Raises ConfigError."""
+    if asked != 0.0 and not LEASE_S[0] <= asked <= LEASE_S[1]:
+        raise ConfigError(f"parameter enable_lease_s: {asked}; valid: 0 (none), or {LEASE_S[0]} to {LEASE_S[1]} s")
+    return float(asked)
+
+
+def _joint_state(raw: bytes) -> JointState:
+    try:
+        return deserialize_message(raw, JointState)
+    except UNREADABLE as error:
+        raise ObservationError(f"joint_states: {len(raw)} bytes that are no JointState") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

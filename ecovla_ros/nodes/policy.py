@@ -2,7 +2,8 @@
 
 Threads: the executor's thread runs the callbacks, which only put messages into the mailbox. The inference thread,
 which lives while the node is active, waits for the mailbox, takes the joint states, decodes, runs the engine and
-publishes. Whatever is wrong with the input, it says so and publishes no chunk: the guard lets the arm come to rest.
+publishes. Messages are bytes until then, so that nothing that comes in can break the executor. Whatever is wrong with
+the input, it says so and publishes no chunk: the guard lets the arm come to rest, and the next frame is answered.
 """
 
 from __future__ import annotations
@@ -10,25 +11,39 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
 from ecovla_ros import wire
 from ecovla_ros.config import Config
-from ecovla_ros.errors import EcovlaError, ObservationError, unknown
+from ecovla_ros.errors import EcovlaError, ObservationError, short, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
+from ecovla_ros.nodes.ros.intake import Intake, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
 from ecovla_ros.nodes.ros.polling import PolledTopic
 
+SECTIONS = ("policy", "prune", "node")
+PARAMETERS = (("compressed", False, "take CompressedImage from <camera>/image/compressed"),)
+LAST, LEAST = 20, 10
+"""Frames over which missed deadlines are judged, and the fewest that say something."""
 SAY_AGAIN_S = 2.0
 """The same kind of complaint is logged at most this often, s."""
+SAY_TRACE_S = 60.0
+"""Where a frame broke is logged at most this often, s."""
+PIXEL_BYTES = 8
+"""Of the largest encoding, rgba16."""
+STATE_BYTES, TEXT_BYTES = 2**16, 2**14
+"""Longest joint state and instruction that is read, bytes."""
+STATES_KEPT = 512
+"""Joint states of the last half second at 1 kHz."""
 STOP_S = 10.0
 """A frame in progress has this long to end when the node is deactivated, s."""
 
@@ -45,14 +60,12 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, engine: Callable[[Config], Any] = built, **options: Any) -> None:
         super().__init__("policy", **options)
-        settings.declare(self)
-        self.declare_parameter(
-            "compressed", False, ParameterDescriptor(description="take CompressedImage from <camera>/image/compressed")
-        )
+        self._settings = settings.Settings(self, *SECTIONS, more=PARAMETERS, idle=lambda: self._engine is None)
         self._make_engine = engine
         self._engine: Any = None
         self._thread: threading.Thread | None = None
         self._frames = self._missed = 0
+        self._late: deque[bool] = deque(maxlen=LAST)
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
         self._made: list[Any] = []
@@ -63,7 +76,7 @@ class PolicyNode(LifecycleNode):
         """Read the configuration and build the engine. What is wrong is logged, and the node stays unconfigured."""
         began = time.perf_counter()
         try:
-            self._config = settings.configuration(self)
+            self._config = self._settings.read()
             self._engine = self._make_engine(self._config)
         except EcovlaError as error:
             self._diagnostics.set(diagnostics.ERROR, f"not configured: {error}")
@@ -78,6 +91,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the inference thread."""
         self._frames = self._missed = 0
+        self._late.clear()
         self._mailbox = Mailbox(self._spec.cameras, round(self._config.node.sync_s * 1e9))
         self._since_ns = self._now_ns()
         self._new_episode = True
@@ -120,14 +134,16 @@ class PolicyNode(LifecycleNode):
         self._chunks = self._publisher(ActionChunk, "action_chunk", qos.COMMAND)
         self._latency = self._publisher(LatencyReport, "latency", qos.REPORT)
         self._pruning = self._publisher(PruningState, "pruning", qos.REPORT)
-        compressed = bool(self.get_parameter("compressed").value)
+        compressed = bool(self._settings["compressed"])
         kind, ending = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        self._topics = {}
+        self._topics, self._intakes = {}, {}
         for camera in self._spec.cameras:
-            receive = self._receiver(camera)
-            self._topics[camera] = self._subscription(kind, f"{camera}/{ending}", receive, qos.SENSOR)
-        self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES)
+            topic, receive = f"{camera}/{ending}", self._receiver(camera)
+            self._intakes[camera] = Intake(self, kind, topic, PIXEL_BYTES * self._config.node.image_px + STATE_BYTES)
+            self._topics[camera] = self._subscription(kind, topic, receive, qos.SENSOR)
+        self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES, STATE_BYTES, STATES_KEPT)
         self._made.append(self._joints.close)
+        self._texts = Intake(self, String, "instruction", TEXT_BYTES)
         self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
@@ -135,41 +151,65 @@ class PolicyNode(LifecycleNode):
         self._made.append(lambda: self.destroy_lifecycle_publisher(made))
         return made
 
-    def _subscription(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: Any) -> str:
-        made = self.create_subscription(kind, topic, callback, profile)
+    def _subscription(self, kind: Any, topic: str, callback: Callable[[bytes, Any], None], profile: Any) -> str:
+        made = self.create_subscription(kind, topic, callback, profile, raw=True)
         self._made.append(lambda: self.destroy_subscription(made))
         return str(made.topic_name)
 
-    def _receiver(self, camera: str) -> Callable[[Any], None]:
-        def receive(msg: Any) -> None:
-            if not self._mailbox.put(camera, msg, wire.stamp_ns(msg.header.stamp), self._now_ns()):
+    def _receiver(self, camera: str) -> Callable[[bytes, Any], None]:
+        def receive(raw: bytes, info: Any) -> None:
+            gid, now_ns = sender(info), self._now_ns()
+            try:
+                stamp_ns = wire.raw_stamp_ns(raw)
+                freshness.check_age(stamp_ns, now_ns, self._config.node.image_age_s)
+            except ObservationError as error:  # it must not decide which of the sound ones are late
+                self._intakes[camera].drop(gid, short(error))
+                self._complain(f"{camera}: {error}")
+                return
+            if not self._mailbox.put(camera, (raw, gid), stamp_ns, now_ns):
                 self._new_episode = True
                 self.get_logger().warning(f"{camera}: the clock jumped back; history forgotten")
 
         return receive
 
-    def _on_instruction(self, msg: String) -> None:
+    def _on_instruction(self, raw: bytes, info: Any) -> None:
         """An instruction starts an episode, also when it is the same as before."""
-        self._instruction, self._new_episode = msg.data, True
+        msg = self._texts.read(raw, sender(info))
+        if msg is None:
+            self._complain(self._texts.complaint)
+        else:
+            self._instruction, self._new_episode = msg.data, True
+
+    def on_broken(self, what: str, error: Exception) -> None:
+        """A callback raised what nobody expects: said, and the next message is taken."""
+        self._complain(f"a message on {what} broke the policy ({type(error).__name__}: {short(error)})")
 
     def _infer(self, mailbox: Mailbox) -> None:
-        """The inference thread."""
+        """The inference thread. Nothing that a frame raises ends it, but the life of the node."""
         patience = self._config.node.image_age_s / 2
-        try:
-            while self._thread is threading.current_thread():
-                image_messages = mailbox.wait(patience)
-                try:
-                    if image_messages is None:
-                        times_ns = self._since_ns, self._now_ns()
-                        age_s = self._config.node.image_age_s
-                        freshness.check_silence(mailbox, self._topics, self.count_publishers, times_ns, age_s)
-                    else:
-                        self._answer(image_messages)
-                except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
-                    self._complain(str(error))
-        finally:
-            if self._thread is threading.current_thread():  # nobody stopped it: a defect, told before it is raised
-                self._diagnostics.set(diagnostics.ERROR, "the inference thread broke; deactivate and activate")
+        while self._thread is threading.current_thread():
+            image_messages = mailbox.wait(patience)
+            try:
+                if image_messages is None:
+                    times_ns = self._since_ns, self._now_ns()
+                    age_s = self._config.node.image_age_s
+                    freshness.check_silence(mailbox, self._topics, self.count_publishers, times_ns, age_s)
+                else:
+                    self._answer(self._read(image_messages))
+            except (EcovlaError, RuntimeError) as error:  # torch raises RuntimeError
+                self._complain(str(error))
+            except Exception as error:  # a defect: told with its place, and the next frame is answered
+                self._complain(f"a frame broke: {type(error).__name__}: {short(error)}", diagnostics.ERROR)
+                self.get_logger().error("".join(traceback.format_exception(error)), throttle_duration_sec=SAY_TRACE_S)
+
+    def _read(self, image_messages: Mapping[str, tuple[bytes, bytes]]) -> dict[str, Any]:
+        """The messages of one frame. Raises ObservationError for bytes that are none."""
+        read = {}
+        for camera, (raw, gid) in image_messages.items():
+            read[camera] = self._intakes[camera].read(raw, gid)
+            if read[camera] is None:
+                raise ObservationError(self._intakes[camera].complaint)
+        return read
 
     def _answer(self, image_messages: Mapping[str, Any]) -> None:
         """One frame. Raises ObservationError for input that gives no chunk."""
@@ -184,7 +224,9 @@ class PolicyNode(LifecycleNode):
             raise ObservationError(
                 "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
             )
-        seen = wire.observation(image_messages, joints, self._instruction, self._config.node.sync_s)
+        seen = wire.observation(
+            image_messages, joints, self._instruction, self._config.node.sync_s, self._config.node.image_px
+        )
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
         decode_ms = 1e3 * (time.perf_counter() - began)
@@ -196,6 +238,7 @@ class PolicyNode(LifecycleNode):
         deadline = self._config.node.deadline_ms
         self._frames += 1
         self._missed += report.total_ms > deadline
+        self._late.append(report.total_ms > deadline)
         self._chunks.publish(wire.fill_chunk(ActionChunk(), step.chunk))
         age_ms = (self._now_ns() - report.stamp_ns) / 1e6
         latency = wire.fill_latency(LatencyReport(), report, self._frames, self._mailbox.dropped, age_ms, deadline)
@@ -204,11 +247,20 @@ class PolicyNode(LifecycleNode):
         if report.fault:
             self._complain(report.fault)
         else:
-            self._diagnostics.set(diagnostics.OK, "running")
+            self._diagnostics.set(*self._pace(deadline))
 
-    def _complain(self, message: str) -> None:
-        self._diagnostics.set(diagnostics.WARN, message)
-        self.get_logger().warning(message, throttle_duration_sec=SAY_AGAIN_S)
+    def _pace(self, deadline_ms: float) -> tuple[bytes, str]:
+        """Level and message of a policy that runs: a warning when most of the last calls missed their deadline."""
+        if len(self._late) < LEAST or 2 * sum(self._late) <= len(self._late):
+            return diagnostics.OK, "running"
+        return diagnostics.WARN, (
+            f"running; most of the last {len(self._late)} policy calls took longer than {deadline_ms:.0f} ms"
+        )
+
+    def _complain(self, message: str, level: bytes = diagnostics.WARN) -> None:
+        said = short(message, diagnostics.MOST_TEXT)
+        self._diagnostics.set(level, said)
+        self.get_logger().warning(said, throttle_duration_sec=SAY_AGAIN_S)
 
     def _stop(self) -> None:
         thread, self._thread = self._thread, None
@@ -226,6 +278,9 @@ class PolicyNode(LifecycleNode):
             "frames_dropped": self._mailbox.dropped,
             "deadlines_missed": self._missed,
         }
+        if self._made:
+            intakes = (*self._intakes.values(), self._joints.intake, self._texts)
+            values["unreadable"] = sum(intake.dropped for intake in intakes)
         if self._engine is not None:
             prune = self._config.prune
             values |= {"policy": self._spec.name, "method": prune.method, "ratio": prune.ratio}

@@ -43,8 +43,7 @@ class SimNode(Node):
     def __init__(self, **options: Any) -> None:
         """Compile the scene and start the cameras. Raises ConfigError or SimulationError."""
         super().__init__("sim", **options)
-        settings.declare(self)
-        self._config = settings.configuration(self).sim
+        self._config = settings.Settings(self, "sim").read().sim
         for key in ("state_hz", "image_hz"):
             if getattr(self._config, key) > TICK_HZ:
                 raise ConfigError(f"sim.{key} {getattr(self._config, key)} Hz; the simulator ticks at {TICK_HZ:.0f} Hz")
@@ -185,7 +184,8 @@ def event(kind: str, target: str, values: Sequence[float]) -> Event:
     """
     if kind not in KINDS:
         raise SimulationError(unknown("event", kind, KINDS))
-    given, rest = {}, list(values)
+    given: dict[str, Any] = {}
+    rest = list(values)
     for key, default in KINDS[kind].defaults.items():
         if isinstance(default, str):
             given |= {key: target} if target else {}

@@ -17,7 +17,8 @@ def ppsp_factor(consumer: Tensor) -> Tensor:
 
 def ppsp(energy: Tensor, factor: Tensor, unit: int) -> Tensor:
     """Importance (L, C) from energies and factors (L, R) (Eq. 11)."""
-    return (energy.square() * factor).unflatten(-1, (-1, unit)).sum(-1).sqrt()
+    importance: Tensor = (energy.square() * factor).unflatten(-1, (-1, unit)).sum(-1).sqrt()
+    return importance
 
 
 def wanda_factor(consumer: Tensor) -> Tensor:
@@ -27,14 +28,10 @@ def wanda_factor(consumer: Tensor) -> Tensor:
 
 def wanda(energy: Tensor, factor: Tensor, unit: int) -> Tensor:
     """Wanda-sp importance (L, C): sum over the rows of a channel of mean_i |W[i, r]| * sqrt(energy[r])."""
-    return (energy.clamp_min(0).sqrt() * factor).unflatten(-1, (-1, unit)).sum(-1)
+    importance: Tensor = (energy.clamp_min(0).sqrt() * factor).unflatten(-1, (-1, unit)).sum(-1)
+    return importance
 
 
 def fuse(history: Tensor, energy: Tensor, alpha: float) -> Tensor:
     """fused = alpha * E + (1 - alpha) * eps (Eq. 9), (L, R)."""
     return torch.lerp(energy, history, alpha)
-
-
-def update_history(history: Tensor, energy: Tensor, decay: float) -> None:
-    """E <- lambda * E + (1 - lambda) * eps, in place (Eq. 10), (L, R)."""
-    history.lerp_(energy, 1.0 - decay)

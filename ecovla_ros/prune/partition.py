@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.errors import PruningError
-from ecovla_ros.kernels import rows
+from ecovla_ros.kernels.rows import RowSwap
+from ecovla_ros.kernels.rows import travel as travel_rows
 from ecovla_ros.prune.select import Exchange
 from ecovla_ros.prune.site import Site
 
@@ -22,8 +23,11 @@ from ecovla_ros.prune.site import Site
 class Partition:
     """Row order of L sites of one shape. `channel[l, slot]` is the channel in a slot of site l; first the identity."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
-        """Raises PruningError for no sites, sites of different shapes, and weights that do not fit their site."""
+    def __init__(self, sites: Sequence[Site], known: Sequence[Tensor] = ()) -> None:
+        """`known`: statistics (L, C * unit) by slot that travel with the rows, allocated once.
+
+        Raises PruningError for no sites, sites of different shapes, and weights that do not fit their site.
+        """
         if not sites or len({(s.channels, s.unit, s.groups) for s in sites}) != 1:
             raise PruningError("a partition needs sites of one shape: equal channels, rows per channel and groups")
         for site in sites:
@@ -33,15 +37,11 @@ class Partition:
         device = first.consumer.device
         self.channel = torch.arange(first.channels, device=device).repeat(len(sites), 1)
         self._blocks = [[w.view(s.channels, -1) for w in (*s.producers, s.consumer, *s.extra)] for s in sites]
+        self._swap = RowSwap(self._blocks, [self.channel, *known])
 
-    def apply(self, swaps: Exchange, *statistics: Tensor) -> None:
-        """Exchange the wanted pairs: rows of every weight, the channel map, and `statistics` (L, C * unit) by slot."""
-        for row, blocks in enumerate(self._blocks):
-            leaving, entering, wanted = (x[row] for x in swaps)
-            rows.swap_all(blocks, leaving, entering, wanted)
-        travel(self.channel, swaps, 1)
-        for values in statistics:
-            travel(values, swaps, self.unit)
+    def apply(self, swaps: Exchange) -> None:
+        """Exchange the wanted pairs: rows of every weight, the channel map, and what is known of the rows."""
+        self._swap.apply(*swaps)
 
     def by_channel(self, values: Tensor) -> Tensor:
         """Per-row values in slot order (L, C * unit) to channel order."""
@@ -51,7 +51,7 @@ class Partition:
 
     def by_slot(self, values: Tensor) -> Tensor:
         """Per-row values in channel order (L, C * unit) to slot order."""
-        blocks = values.unflatten(1, (-1, self.unit))
+        blocks: Tensor = values.unflatten(1, (-1, self.unit))
         return blocks.gather(1, self.channel[..., None].expand_as(blocks)).flatten(1)
 
     def kept_channels(self, kept: int) -> Tensor:
@@ -69,11 +69,7 @@ class Partition:
 
 def travel(values: Tensor, swaps: Exchange, unit: int) -> None:
     """Exchange the wanted pairs in `values` (L, C * unit), in place: what is known of a channel goes where it goes."""
-    blocks = values.unflatten(1, (-1, unit))
-    leaving, entering, wanted = (x[..., None].expand(-1, -1, unit) for x in swaps)
-    out, back = blocks.gather(1, leaving), blocks.gather(1, entering)
-    blocks.scatter_(1, leaving, torch.where(wanted, back, out))
-    blocks.scatter_(1, entering, torch.where(wanted, out, back))
+    travel_rows(values, *swaps, unit)
 
 
 def _check(site: Site) -> None:
@@ -83,5 +79,5 @@ def _check(site: Site) -> None:
                 f"site {site.key}: a weight has {weight.shape[0]} rows; valid: {site.channels} channels x "
                 f"{site.unit} = {site.rows}"
             )
-        if not weight.is_contiguous():
-            raise PruningError(f"site {site.key}: a weight is not contiguous, its rows cannot be swapped in place")
+        if not (weight.is_contiguous() or (site.unit == 1 and weight.stride(-1) == 1)):
+            raise PruningError(f"site {site.key}: a row of a weight is not contiguous: rows cannot be swapped in place")

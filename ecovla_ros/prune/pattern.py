@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ecovla_ros import documents
 from ecovla_ros.errors import PruningError
 
 FORM = "ecovla-pattern-1"
@@ -22,7 +23,7 @@ def save(path: str | Path, orders: Mapping[str, Sequence[int]], kept: Mapping[st
 def load(path: str | Path) -> dict[str, list[int]]:
     """Site key -> channels by slot. Raises PruningError for a file that is missing or no pattern."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = documents.read_json(Path(path))
     except OSError as error:
         raise PruningError(f"cannot read pattern '{path}': {error.strerror}") from error
     except ValueError as error:

@@ -16,14 +16,14 @@ def token_similarity(now: Tensor, before: Tensor) -> Tensor:
     return torch.cosine_similarity(now.float(), before.float(), dim=-1)
 
 
-def scene_similarity(now: Mapping[str, Tensor], before: Mapping[str, Tensor] | None) -> float:
-    """s_t: mean token similarity over all cameras (Eq. 5). The trigger's one scalar, and its one host read.
+def scene_similarity(now: Mapping[str, Tensor], before: Mapping[str, Tensor] | None) -> Tensor | None:
+    """s_t: mean token similarity over all cameras (Eq. 5), () float32. Nobody waits for it here.
 
-    NaN if there is no frame before, or a camera appeared, disappeared or changed its token count: then nothing
+    None if there is no frame before, or a camera appeared, disappeared or changed its token count: then nothing
     can be compared, and the caller must treat the scene as changed.
     """
     if before is None or now.keys() != before.keys():
-        return float("nan")
+        return None
     if any(now[name].shape != before[name].shape for name in now):
-        return float("nan")
-    return float(torch.cat([token_similarity(now[name], before[name]) for name in now]).mean())
+        return None
+    return torch.cat([token_similarity(now[name], before[name]) for name in now]).mean()

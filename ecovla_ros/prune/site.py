@@ -45,6 +45,9 @@ class Site:
     """Computes channels from sampled inputs, for a probe. None: the site cannot be probed."""
     samples: int = 1
     """How many of the `calls` leave sampled inputs: all of them, or the last alone where K/V are overwritten."""
+    activation: str = ""
+    """Of a gated MLP, whose X_int is activation(x gate^T) * (x up^T) and nothing else: a probe of many such sites runs
+    as one kernel. Empty: a probe asks `hidden`."""
 
     @property
     def groups(self) -> int:

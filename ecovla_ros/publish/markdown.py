@@ -1,4 +1,4 @@
-"""Markdown of README tables: a table with its source line, and figures as text."""
+"""Markdown of tables: a table with its source line, and figures as text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Document = Mapping[str, Any]
 MISSING = "*not measured*"
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
-    """A Markdown table and the line that says where it was measured."""
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """A Markdown table, and below it the line that says where it was measured."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in rows)]
-    return "\n".join([*lines, "", note])
+    return "\n".join([*lines, "", note] if note else lines)
 
 
 def source(document: Document, command: str) -> str:

@@ -1,7 +1,8 @@
-"""README tables of speed, fidelity and parity."""
+"""Tables of speed, fidelity and parity."""
 
 from __future__ import annotations
 
+from ecovla_ros.bench.speed.families import PAPER_MS
 from ecovla_ros.publish.markdown import Document, command_line, markdown, memory, number, percent, share, source, times
 
 BENCH_DEFAULTS = {
@@ -27,8 +28,8 @@ def latency(document: Document) -> str:
     rows = []
     for r in (r for r in document["rows"] if r["scope"] == "policy" and r["frames"] == "all"):
         same = [s for s in document["rows"] if all(s.get(k) == r.get(k) for k in ("method", "refresh", "ratio"))]
-        prefill = next((s for s in same if s["scope"] == "prefill" and s["frames"] == "all"), {})
-        refresh = next((s for s in same if s["scope"] == "policy" and s["frames"] == "refresh"), {})
+        prefill: Document = next((s for s in same if s["scope"] == "prefill" and s["frames"] == "all"), {})
+        refresh: Document = next((s for s in same if s["scope"] == "policy" and s["frames"] == "refresh"), {})
         rows.append(
             [
                 r["method"],
@@ -65,28 +66,6 @@ def latency(document: Document) -> str:
         "exposed",
         "memory",
     )
-    return markdown(head, rows, source(document, bench_command(document)))
-
-
-def device(document: Document) -> str:
-    """Device times on CUDA: share of the roofline bound, and the action phase with and without a refresh beside it."""
-    rows = [
-        [
-            r["device"],
-            r["method"],
-            r["refresh"],
-            f"{100 * r['ratio']:.4g} %",
-            r["scope"],
-            r["frames"],
-            str(r["n"]),
-            " / ".join(f"{r[k]:.4g}" for k in ("p50_ms", "p95_ms", "p99_ms")),
-            share(r["of_roofline"]),
-            percent(r["exposed_share"], 2),
-        ]
-        for r in document["rows"]
-        if r["scope"] in ("prefill", "act") and r["frames"] != "all"
-    ]
-    head = ("GPU", "method", "refresh", "ratio", "scope", "frames", "n", "p50 / p95 / p99 ms", "of roofline", "exposed")
     return markdown(head, rows, source(document, bench_command(document)))
 
 
@@ -184,6 +163,16 @@ def families(document: Document) -> str:
     began = "ecovla bench --reduced" if "reduced" in settings else "python -m ecovla_ros.bench.speed.families"
     command = f"{began} --frames {settings['frames']} --warm-up {settings['warm_up']}"
     return markdown(head, rows, source(document, command))
+
+
+def paper() -> str:
+    """What the paper measured, of the whole call on an RTX 3090; from the paper and not from here."""
+    rows = [
+        [model, f"{100 * ratio:.4g} %", f"{ms:.1f}", times(by_ratio[0.0] / ms)]
+        for model, by_ratio in PAPER_MS.items()
+        for ratio, ms in by_ratio.items()
+    ]
+    return markdown(("model", "ratio", "ms", "speed-up"), rows, "<sub>arXiv 2602.00780, tables 1 to 3</sub>")
 
 
 def tokens(document: Document) -> str:

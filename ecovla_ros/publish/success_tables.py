@@ -1,4 +1,4 @@
-"""README tables of closed-loop success."""
+"""Tables of closed-loop success."""
 
 from __future__ import annotations
 

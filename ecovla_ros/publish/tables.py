@@ -1,6 +1,7 @@
 """Tables of the README and of docs/ from results/*.json: `make tables`. No figure is typed by hand.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each NAME below says from which file and how.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each NAME below says from which files and how. The
+tables of docs/settings.md come from `ecovla_ros/config.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ecovla_ros.errors import ConfigError, unknown
+from ecovla_ros.publish import gpu_tables, settings_tables
 from ecovla_ros.publish import headline as report_headline
 from ecovla_ros.publish import speed_tables as report_speed
 from ecovla_ros.publish import success_tables as report_success
@@ -48,12 +51,19 @@ def fill(text: str, results: Path) -> str:
         if name not in TABLES:
             raise ConfigError(unknown("table", name, TABLES))
         files, make = TABLES[name]
-        paths = [results / file for file in files.split()]
-        whole = all(path.is_file() for path in paths)
-        body = make(*(json.loads(path.read_text(encoding="utf-8")) for path in paths)) if whole else MISSING
+        paths = [_files(results, word) for word in files.split()]
+        documents = [json.loads(path.read_text(encoding="utf-8")) for some in paths for path in some]
+        body = make(*documents) if all(paths) else MISSING
         return f"<!-- table: {name} -->\n{body}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: ([\w-]+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table: ([\w.-]+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+
+
+def _files(results: Path, word: str) -> list[Path]:
+    """The files that a word of `TABLES` names: all that fit a pattern, or the first that exists of "a.json|b.json"."""
+    if "*" in word:
+        return sorted(results.glob(word))
+    return [path for name in word.split("|") if (path := results / name).is_file()][:1]
 
 
 def faults(document: Document) -> str:
@@ -102,8 +112,12 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
+SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node")
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
-    "headline": ("table.json latency_mid_bf16.json faults.json trial.json", report_headline.headline),
+    "headline": (
+        "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",
+        report_headline.headline,
+    ),
     "success": ("table.json", report_success.dense),
     "study": ("table.json", report_success.study),
     "study-latency": ("table-latency.json", report_success.study_latency),
@@ -114,7 +128,10 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),
     "latency-mid-bf16": ("latency_mid_bf16.json", report_speed.latency),
     "latency-back-to-back": ("latency_back_to_back.json", report_speed.latency),
-    "latency-cuda": ("latency_cuda.json", report_speed.device),
+    "gpu": ("gpu-*.json", gpu_tables.policy),
+    "gpu-device": ("gpu-*.json", gpu_tables.device),
+    "h100": ("h100-*.json", gpu_tables.policy),
+    "h100-device": ("h100-*.json", gpu_tables.device),
     "fidelity": ("fidelity.json", report_speed.fidelity),
     "fidelity-looks": ("fidelity-looks.json", report_speed.fidelity_episodes),
     "command": ("command.json", report_speed.command),
@@ -125,10 +142,12 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", report_speed.analytic),
     "families": ("families.json", report_speed.families),
+    "paper": ("", report_speed.paper),
     "bags": ("bags.json", bags),
     "tokens": ("tokens.json", report_speed.tokens),
+    **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }
-"""Name -> result files, by spaces, and what makes the table of their documents."""
+"""Name -> result files, by spaces (a pattern, or "first|second"), and what makes the table of their documents."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""README table of episodes frame by frame: what happens after the last refresh."""
+"""Table of episodes frame by frame: what happens after the last refresh."""
 
 from __future__ import annotations
 

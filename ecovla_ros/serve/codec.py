@@ -1,24 +1,32 @@
-"""msgpack with arrays: what openpi-client and vla-eval send, and what they read. Plain numbers only, no objects."""
+"""msgpack with arrays: what openpi-client and vla-eval send, and what they read. Plain numbers only, no objects.
+
+Whoever can connect can send anything. So everything that a message can be large in is bounded before work is done for
+it: bytes, values, depth, lengths of texts, and pixels of all its pictures together.
+"""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
+import re
 from typing import Any
 
-import cv2
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ecovla_ros.errors import ObservationError
+from ecovla_ros.errors import ObservationError, short
+from ecovla_ros.wire import compressed
 
 MAX_BYTES = 32 * 2**20
 """Longest message, bytes: two raw images of 1920 x 1080 and what goes with them."""
-
-MAX_PIXELS = 1920 * 1080 * 2
-KINDS = "biuf"
-"""numpy kinds that may come in: bool, integers, floats."""
+MAX_PIXELS = 2 * compressed.MOST_PX
+"""Pixels of all compressed images of a message together."""
+MAX_VALUES = 20_000
+"""Values of a message: keys, numbers, texts and arrays, each counted once, however deep they lie."""
+MAX_DEPTH = 16
+MAX_TEXT = 2**14
+"""Bytes of one text."""
+DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])|bool|u?int(8|16|32|64)|float(16|32|64)")
+"""Arrays that may come in: bool, integers, floats."""
 
 
 def unpack(data: Any) -> Any:
@@ -27,10 +35,19 @@ def unpack(data: Any) -> Any:
         raise ObservationError("a message must be binary (msgpack), got text")
     if len(data) > MAX_BYTES:
         raise ObservationError(f"a message of {len(data)} bytes; at most {MAX_BYTES}")
+    reader = _Reader()
     try:
-        return msgpack.unpackb(data, object_hook=_array, raw=False, strict_map_key=False)
+        value = msgpack.unpackb(
+            data, object_hook=reader.mapping, list_hook=reader.sequence, ext_hook=_no_extension, raw=False,
+            strict_map_key=False, max_str_len=MAX_TEXT, max_bin_len=MAX_BYTES, max_array_len=MAX_VALUES,
+            max_map_len=MAX_VALUES, max_ext_len=0,
+        )  # fmt: skip
+        _check_depth(value)
+    except ObservationError as error:
+        raise ObservationError(f"a message is refused: {error}") from error
     except (msgpack.UnpackException, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ObservationError(f"a message is not msgpack of plain values and arrays: {error}") from error
+        raise ObservationError(f"a message is not msgpack of plain values and arrays: {short(error)}") from error
+    return value
 
 
 def pack(value: Any, form: str) -> bytes:
@@ -48,54 +65,71 @@ def _parts(value: Any, form: str) -> Any:
     return {k.encode(): v for k, v in parts.items()} if form == "openpi" else parts
 
 
-def _array(mapping: Mapping[Any, Any]) -> Any:
-    """An array, a number or an image where the mapping is one; else the mapping."""
-    named = {k.decode() if isinstance(k, bytes) else k: v for k, v in mapping.items()}
-    if "__ndarray__" in named:
-        return _values(named["data"], named["dtype"], named["shape"])
-    if "__npgeneric__" in named:
-        return np.asarray(named["data"], dtype=_dtype(named["dtype"]))[()]
-    if "__image__" in named:
-        if named["format"] == "raw":
-            return _values(named["data"], named["dtype"], named["shape"])
-        return _picture(named["data"])
-    return mapping
+class _Reader:
+    """Makes the values of one message, and stops where they become too many."""
+
+    def __init__(self) -> None:
+        self._values, self._pixels = MAX_VALUES, MAX_PIXELS
+
+    def sequence(self, values: list[Any]) -> list[Any]:
+        """A list, counted."""
+        self._count(len(values))
+        return values
+
+    def mapping(self, mapping: dict[Any, Any]) -> Any:
+        """An array, a number or an image where the mapping is one; else the mapping, counted."""
+        self._count(2 * len(mapping))
+        named = {k.decode() if isinstance(k, bytes) else k: v for k, v in mapping.items()}
+        if "__ndarray__" in named:
+            return _array(named["data"], named["dtype"], named["shape"])
+        if "__npgeneric__" in named:
+            return np.asarray(named["data"], dtype=_dtype(named["dtype"]))[()]
+        if "__image__" in named:
+            if named["format"] == "raw":
+                return _array(named["data"], named["dtype"], named["shape"])
+            return self._image(named["data"])
+        return mapping
+
+    def _count(self, values: int) -> None:
+        self._values -= 1 + values
+        if self._values < 0:
+            raise ValueError(f"more than {MAX_VALUES} values")
+
+    def _image(self, data: Any) -> NDArray[np.uint8]:
+        """PNG or JPEG to RGB (H, W, 3); its header is looked at before memory is given to it."""
+        if not isinstance(data, bytes):
+            raise ValueError("an image must be bytes")
+        image = compressed.decode(data, "an image", self._pixels)
+        self._pixels -= image.shape[0] * image.shape[1]
+        return image
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
-    dtype = np.dtype(str(name))
-    if dtype.kind not in KINDS:
-        raise ValueError(f"an array of {dtype}; valid kinds: bool, integers, floats")
-    return dtype
+    text = str(name)
+    if not DTYPE.fullmatch(text):
+        raise ValueError(f"an array of {short(text, 40)}; valid kinds: bool, integers, floats")
+    return np.dtype(text)
 
 
-def _values(data: Any, name: Any, shape: Any) -> NDArray[Any]:
-    if not isinstance(data, bytes) or len(shape) > 8:
+def _array(data: Any, name: Any, shape: Any) -> NDArray[Any]:
+    if not isinstance(data, bytes) or not isinstance(shape, list) or len(shape) > 8:
         raise ValueError("an array needs bytes and at most 8 axes")
-    return np.frombuffer(data, dtype=_dtype(name)).reshape([int(n) for n in shape]).copy()
+    sides = [int(n) for n in shape]
+    if any(side < 0 for side in sides):
+        raise ValueError("an array needs sides of at least 0")
+    return np.frombuffer(data, dtype=_dtype(name)).reshape(sides).copy()
 
 
-def _picture(data: Any) -> NDArray[np.uint8]:
-    """PNG or JPEG to RGB (H, W, 3); its header is looked at before memory is given to it."""
-    height, width = _size(data)
-    if not 0 < height * width <= MAX_PIXELS:
-        raise ValueError(f"an image of {width} x {height} px; at most {MAX_PIXELS} px")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError("an image is broken")
-    return np.ascontiguousarray(image[..., ::-1])
+def _check_depth(value: Any) -> None:
+    """Level by level, since what is too deep is too deep for a function that calls itself."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [v for v in level if isinstance(v, (dict, list))]
+        level = [v for holder in inner for v in (holder.values() if isinstance(holder, dict) else holder)]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
-def _size(data: Any) -> tuple[int, int]:
-    """Height and width as a PNG's or JPEG's header says them."""
-    if isinstance(data, bytes) and data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return height, width
-    if isinstance(data, bytes) and data[:2] == b"\xff\xd8":
-        at = 2
-        while at + 9 < len(data) and data[at] == 0xFF:
-            if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):
-                height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-                return height, width
-            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    raise ValueError("an image is neither PNG nor JPEG")
+def _no_extension(code: int, _data: bytes) -> Any:
+    raise ValueError(f"msgpack's extension type {code}")

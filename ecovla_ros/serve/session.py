@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.errors import ConfigError, ObservationError
+from ecovla_ros.models.data.units import HasUnits
 from ecovla_ros.serve.ensemble import Ensemble
 from ecovla_ros.types import Observation
-
-GRIPPERS = ("as-is", "openvla")
-"""openvla: the last number, 0 closed .. 1 open as Open X-Embodiment has it, becomes -1 open or 1 closed (LIBERO)."""
+from ecovla_ros.wire.frames import MOST_INSTRUCTION
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Session:
     ensemble: Ensemble | None = None
     """Averages the last chunks instead: an inference for every action."""
     gripper: str = "as-is"
+    """"openvla": the last number, 0 closed to 1 open as in Open X-Embodiment, becomes -1 open or 1 closed (LIBERO)."""
     seed: int = 0
     clock: Callable[[], int] = field(default=lambda: 0)
     """Nanoseconds, for stamps."""
@@ -83,6 +83,10 @@ class Session:
         text = self._look(message, self.keys.text)
         if not isinstance(text, str):
             raise ObservationError(f"'{self.keys.text}' must be text, got {type(text).__name__}")
+        if len(text) > MOST_INSTRUCTION:
+            raise ObservationError(
+                f"'{self.keys.text}' has {len(text)} characters; valid: an instruction of up to {MOST_INSTRUCTION}"
+            )
         state = self._state(message)
         arm = np.zeros(7) if self.other else state[:7]
         return Observation(self.clock(), images, arm, 0.0 if self.other else float(state[7]), text, state)
@@ -99,8 +103,12 @@ class Session:
             actions[:, -1] = -np.sign(2.0 * actions[:, -1] - 1.0)
         return actions
 
+    def _state_numbers(self) -> int:
+        """Numbers of a state: as the other arm's data have it, or seven joints and the gripper."""
+        return cast(HasUnits, self.engine.policy).normaliser.widths[0] if self.other else 8
+
     def _state(self, message: Mapping[str, Any]) -> NDArray[np.float64]:
-        needed = self.engine.policy.normaliser.widths[0] if self.other else 8
+        needed = self._state_numbers()
         if not needed:
             return np.zeros(0)
         try:

@@ -62,6 +62,10 @@ class Progress:
 class Expert:
     """Plays one episode of the world's task. Make a new one after each reset."""
 
+    _waypoints: list[Waypoint]
+    _deliver: int
+    """Index of the first waypoint with the object in the jaws."""
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._progress = Progress()

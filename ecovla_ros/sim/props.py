@@ -66,8 +66,8 @@ def _add_banana(body: Any) -> None:
         body.add_geom(type=_GEOM.mjGEOM_CAPSULE, **flesh, **_GRIP)
     for tip, inner in ((arc[0], arc[1]), (arc[4], arc[3])):
         outward = np.subtract(tip, inner)
-        end = np.add(tip, 0.012 * outward / np.linalg.norm(outward))
-        dark = {"fromto": [*tip, *end], "size": [0.009, 0, 0], "rgba": [0.35, 0.25, 0.06, 1]}
+        far = np.add(tip, 0.012 * outward / np.linalg.norm(outward))
+        dark = {"fromto": [*tip, *far], "size": [0.009, 0, 0], "rgba": [0.35, 0.25, 0.06, 1]}
         body.add_geom(type=_GEOM.mjGEOM_CAPSULE, **dark, **PAINT)
 
 

@@ -67,7 +67,7 @@ class Pyramid:
         """Pixels of a side at full resolution."""
         self._source = np.empty(0, np.uint8)
         self._levels = np.empty(0, np.float32)
-        self._starts = np.empty(0, np.int32)
+        self._starts: np.ndarray = np.empty(0, np.int32)
 
     def update(self, pixels: np.ndarray) -> None:
         """Take over a texture, uint8 (S, S, 3), S a power of two; free when it has not changed."""

@@ -50,6 +50,11 @@ class Child:
         """Process id."""
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has gone."""
+        return self._process.poll() is not None
+
     def check(self) -> None:
         """Raises EcovlaError, with the end of its log, when it is gone."""
         code = self._process.poll()

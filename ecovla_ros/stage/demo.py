@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ecovla_ros.publish.report import from_bag, page
 from ecovla_ros.sim.tasks import TASKS, find
 from ecovla_ros.stage import children, summary
 from ecovla_ros.stage.children import Child
-from ecovla_ros.stage.driver import Driver
+from ecovla_ros.stage.driver import LEASE_S, Driver
 
 NODES = ("sim", "guard", "policy")
 LOOK_S = 1.5
@@ -72,7 +73,8 @@ class Demo:
     def __init__(
         self, out: Path, domain: int, loaded: config.Config, parameters: Mapping[str, Any], signals: Signals
     ) -> None:
-        self.out, self.rows, self.failure = out, [], ""
+        self.out, self.failure = out, ""
+        self.rows: list[dict[str, Any]] = []
         self.samples: list[dict[str, list[float]]] = []
         self._signals, self._loaded, self._parameters = signals, loaded, parameters
         self._codes: dict[str, int] = {}
@@ -80,7 +82,10 @@ class Demo:
         self._driver: Driver | None = None
         self._recorder: RecordNode | None = None
         surroundings = children.environment(domain, out / "log")
-        self._children = [Child(n, parameters, surroundings, out / "log" / f"{n}.log") for n in NODES]
+        leased = {"guard": {"enable_lease_s": LEASE_S}}
+        self._children = [
+            Child(n, {**parameters, **leased.get(n, {})}, surroundings, out / "log" / f"{n}.log") for n in NODES
+        ]
         os.environ.update({key: surroundings[key] for key in surroundings if key.startswith(("ROS_", "FASTDDS_"))})
 
     def drive(self, tasks: Sequence[str], seed: int, limit_s: float) -> None:
@@ -97,7 +102,7 @@ class Demo:
         for number, task in enumerate(tasks, 1):
             episode = self._driver.lay(task, seed)
             head = f"[{number}/{len(tasks)}] {episode.instruction}"
-            self._driver.drive(episode, limit_s, lambda s, state, h=head: _progress(f"{h}: {s:5.1f} s, guard {state}"))
+            self._driver.drive(episode, limit_s, partial(_tell_state, head))
             self.rows.append(episode.row())
             self.samples.append({"policy_ms": episode.policy_ms, "camera_to_command_ms": episode.command_ms})
             _progress("")
@@ -236,6 +241,10 @@ def _folder(out: Path) -> Path:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _tell_state(head: str, seconds: float, state: str) -> None:
+    _progress(f"{head}: {seconds:5.1f} s, guard {state}")
 
 
 def _progress(text: str) -> None:

@@ -5,7 +5,6 @@ A finding is ok, a warning (works, but look at it) or a fault (do not move). Wha
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from ecovla_ros import wire
+from ecovla_ros import documents, wire
 from ecovla_ros.config import Config
 from ecovla_ros.control import limits
 from ecovla_ros.errors import EcovlaError
@@ -223,7 +222,7 @@ def _spec(loaded: Config) -> tuple[Mapping[str, Any], str]:
 
     try:
         path = Path(build.checkpoint_of(loaded.policy)) / "config.json"
-        return json.loads(path.read_text(encoding="utf-8"))["spec"], ""
+        return documents.read_json(path)["spec"], ""
     except EcovlaError as error:
         return {}, str(error)
     except (OSError, ValueError, KeyError) as error:

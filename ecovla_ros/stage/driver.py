@@ -9,6 +9,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -29,6 +31,10 @@ STILL_S = 0.3
 would else reach the controller after the reset, and drive the arm from its new place to the old one."""
 STILL_RAD_S = 0.02
 """Largest joint velocity of an arm that stands, rad/s."""
+LEASE_S = 1.0
+"""The guard of a demo or trial moves the arm for so long after it was last asked to, s (`enable_lease_s`)."""
+ASK_S = 0.2
+"""Time between two askings, s."""
 SETTLE_S = 0.5
 """Chunks of the new scene arrive before the arm is enabled, s."""
 Watch = Callable[[], None]
@@ -49,12 +55,14 @@ class Driver:
         listen(DiagnosticStatus, "status", self._on_status, qos.LATCHED)
         listen(JointState, "joint_states", self._on_joints, qos.SENSOR)
         listen(Bool, "success", self._on_success, qos.LATCHED)
-        self._lifecycle = node.create_client(ChangeState, "policy/change_state")
-        self._scene = node.create_client(ResetScene, "sim/reset")
-        self._enable = node.create_client(SetBool, "guard/enable")
-        self._unlatch = node.create_client(Trigger, "guard/reset")
-        self._forget = node.create_client(Trigger, "guard/forget")
-        self._done = False
+        self._lifecycle: Client = node.create_client(ChangeState, "policy/change_state")
+        self._scene: Client = node.create_client(ResetScene, "sim/reset")
+        self._enable: Client = node.create_client(SetBool, "guard/enable")
+        self._unlatch: Client = node.create_client(Trigger, "guard/reset")
+        self._forget: Client = node.create_client(Trigger, "guard/forget")
+        self._done = self._enabled = False
+        self._asking = node.create_publisher(Bool, "guard/enable_lease", qos.REPORT)
+        node.create_timer(ASK_S, self._ask_again, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._moved = time.monotonic()
 
     def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -127,8 +135,14 @@ class Driver:
     def enable(self, on: bool) -> None:
         """The guard's enable service. Raises EcovlaError when it refuses to arm."""
         answer = self._ask(self._enable, SetBool.Request(data=on), ANSWER_S)
+        self._enabled = on and answer.success
         if on and not answer.success:
             raise EcovlaError(f"the guard does not arm: {answer.message}")
+
+    def _ask_again(self) -> None:
+        """Whoever enabled keeps asking while it lives and looks."""
+        if self._enabled:
+            self._asking.publish(Bool(data=True))
 
     def _ask(self, client: Any, request: Any, timeout_s: float) -> Any:
         future = client.call_async(request)

@@ -22,7 +22,7 @@ from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.process import keep_loaded, start_ros
 from ecovla_ros.stage import children
 from ecovla_ros.stage.children import Child
-from ecovla_ros.stage.driver import Driver
+from ecovla_ros.stage.driver import LEASE_S, Driver
 from ecovla_ros.stage.recorded_controller import RecordedController
 from ecovla_ros.types import CAMERAS
 
@@ -46,8 +46,15 @@ class Stage:
         os.environ.update({key: value for key, value in surroundings.items() if key.startswith(keys)})
         pictures = {f"{camera}/image": f"relay/{camera}/image" for camera in CAMERAS} if relayed else {}
         parameters = {"config": CONFIG, "overrides": [*overrides, "policy.seed=0"]}
+        leased = {"guard": {"enable_lease_s": LEASE_S}}
         self._children = {
-            name: Child(name, parameters, surroundings, out / f"{name}.log", pictures if name == "policy" else {})
+            name: Child(
+                name,
+                {**parameters, **leased.get(name, {})},
+                surroundings,
+                out / f"{name}.log",
+                pictures if name == "policy" else {},
+            )
             for name in NODES
         }
         start_ros([])

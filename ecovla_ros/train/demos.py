@@ -35,7 +35,8 @@ class Pushes:
     def __init__(self, settings: DemoSettings, rng: np.random.Generator) -> None:
         self._settings, self._rng = settings, rng
         self._deviation = settings.push_rad * rng.random()
-        self._left, self._offset = 0, np.zeros(7)
+        self._left = 0
+        self._offset: np.ndarray = np.zeros(7)
 
     def draw(self) -> np.ndarray | None:
         """Offset of this period, rad (7,), or None."""

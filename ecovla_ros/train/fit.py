@@ -68,7 +68,8 @@ def train_policy(
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.95))
     average = deepcopy(model)
-    start, step, saved, mean = time.monotonic(), 0, 0.0, np.zeros(2)
+    start, step, saved = time.monotonic(), 0, 0.0
+    mean: np.ndarray = np.zeros(2)
     rows = _batches(len(tokens), batch, order)
     while (spent := parallel.agree(time.monotonic() - start)) < seconds:
         for group in optimiser.param_groups:

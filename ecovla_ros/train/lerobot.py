@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.types import JOINTS, Demonstration, Observation
 
@@ -42,7 +43,8 @@ def write(folder: Path, episodes: Iterable[Demonstration], robot: str = "kinova_
     tasks: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
     columns: dict[str, list[np.ndarray]] = {STATE: [], ACTION: []}
-    file, first, total = None, None, 0
+    file: Any = None
+    first, total = None, 0
     try:
         for number, episode in enumerate(episodes):
             features = _features(episode)
@@ -219,7 +221,7 @@ def _write_meta(
 
 def _info(folder: Path) -> dict[str, Any]:
     try:
-        info = json.loads((folder / "meta/info.json").read_text(encoding="utf-8"))
+        info = documents.read_json(folder / "meta/info.json")
         version, features = str(info["codebase_version"]), info["features"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"'{folder}' is no LeRobot data set ({error!r}); needed: meta/info.json") from error

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
@@ -185,6 +186,7 @@ def _together_stage(
     torch.manual_seed(settings.seed)
     data, before = Dataset(folder / "demos"), checkpoint.load(driver)
     _check_fit(before.spec, data, driver)
+    units = cast(Normaliser, before.normaliser)  # checkpoints of this format have no others
     columns = {name: data.column(name) for name in COLUMNS}
     model = PiModel(dataclasses.replace(before.config, noise_scale=MODEL.noise_scale))
     model.load_state_dict(before.model.state_dict())
@@ -196,13 +198,13 @@ def _together_stage(
         if rank == 0:
             hours = record.hours_of(driver) + (spent + time.monotonic() - start) / 3600
             notes = record.record_of(settings, data, hours)
-            record.save(out, average, before.normaliser, before.prompt, before.spec, notes, data, settings)
+            record.save(out, average, units, before.prompt, before.spec, notes, data, settings)
 
     save(
         together.train_together(
             model,
             data,
-            record.policy_columns(columns, before.normaliser),
+            record.policy_columns(columns, units),
             (ids, real),
             stage,
             folder / "together.pt",

@@ -55,11 +55,14 @@ class TogetherSettings:
 class Learner(nn.Module):
     """The model and the heads that exist only in training; one forward pass gives all losses."""
 
+    ids: Tensor
+    real: Tensor
+
     def __init__(self, model: PiModel, prompts: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         config = model.config
         self.model = model
-        model.vision.to(memory_format=torch.channels_last)  # convolutions run twice as fast (AVX512-BF16, oneDNN)
+        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions run twice as fast (AVX512-BF16, oneDNN)
         self.heads = VisionHeads(config.vision_width, config.tokens, len(config.cameras))
         self.prompt = PromptHead(config.lm_width)
         self.register_buffer("ids", prompts[0], persistent=False)
@@ -111,7 +114,8 @@ def train_together(
     share = balanced(columns["task"].numpy())
     labels = (settings.grounding_weight, settings.vision_weight, settings.vision_weight)
     weights = (1.0, *(labels if data.labelled else (0.0, 0.0, 0.0)))
-    mean, saved = np.zeros(6), spent
+    saved = spent
+    mean: np.ndarray = np.zeros(6)
     while parallel.agree(spent) < settings.seconds:
         start = time.monotonic()
         model.requires_grad_(step >= HEAD_STEPS)

@@ -38,11 +38,12 @@ def train_vision(
     device = next(model.parameters()).device
     rng, generator = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
     config, cameras = model.config, data["images"].shape[1]
-    model.vision.to(memory_format=torch.channels_last)  # convolutions run twice as fast (AVX512-BF16, oneDNN)
+    model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions run twice as fast (AVX512-BF16, oneDNN)
     heads = VisionHeads(config.vision_width, config.tokens, cameras).to(device)
     parameters = [*model.vision.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    start, step, mean = time.monotonic(), 0, np.zeros(4)
+    start, step = time.monotonic(), 0
+    mean: np.ndarray = np.zeros(4)
     while (spent := time.monotonic() - start) < seconds:
         for group in optimiser.param_groups:
             group["lr"] = rate * cosine(spent / seconds, step)

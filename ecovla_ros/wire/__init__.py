@@ -5,6 +5,7 @@ Nothing here imports ROS. A `fill_...` function writes into the message it is ha
 
 from __future__ import annotations
 
+from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
     StateReader,
     arm_state,
@@ -24,6 +25,7 @@ __all__ = [
     "arm_state",
     "controller_state",
     "chunk",
+    "compressed",
     "decode_image",
     "fill_camera_info",
     "fill_chunk",

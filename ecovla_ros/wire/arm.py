@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.errors import ControlError, ObservationError, short
 from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmState, ControllerState, Trajectory
 from ecovla_ros.wire.fields import NS, raw_stamp_ns, sequence, set_stamp, stamp_ns
 
 WANTED = (*JOINTS, GRIPPER_JOINT)
+MOST_NAMES = 256
+"""Joint names of a message at most: what has more is no robot of ours, and is not searched."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -22,7 +24,7 @@ def _places(names: tuple[str, ...]) -> np.ndarray:
     """Where the arm's joints and the gripper stand among `names`. Raises ObservationError."""
     missing = [name for name in WANTED if name not in names]
     if missing:
-        held = ", ".join(names) or "no joint"
+        held = short(", ".join(names)) or "no joint"
         raise ObservationError(f"joint_states lacks {', '.join(missing)}; it holds: {held}")
     twice = sorted({name for name in WANTED if names.count(name) > 1})
     if twice:
@@ -37,8 +39,10 @@ def arm_state(msg: Any, finite: bool = True) -> ArmState:
     twice, for lengths that do not agree, and, unless `finite` is False, for values that are not finite (the guard wants
     to see these: they latch it).
     """
-    at = _places(tuple(msg.name))
     count = len(msg.name)
+    if count > MOST_NAMES:
+        raise ObservationError(f"joint_states has {count} names; valid: up to {MOST_NAMES}")
+    at = _places(tuple(msg.name))
     if len(msg.position) != count or len(msg.velocity) not in (0, count):
         raise ObservationError(
             f"joint_states has {count} names, {len(msg.position)} positions and {len(msg.velocity)} velocities; "

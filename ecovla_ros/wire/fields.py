@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ecovla_ros.errors import ObservationError
+
 NS = 1_000_000_000
 
 
@@ -17,7 +19,9 @@ def stamp_ns(stamp: Any) -> int:
 
 
 def raw_stamp_ns(raw: bytes) -> int:
-    """Stamp, ns, of a serialized message (CDR) that starts with a std_msgs/Header."""
+    """Stamp, ns, of a serialized message (CDR) that starts with a std_msgs/Header. Raises ObservationError."""
+    if len(raw) < 12 or raw[0] or raw[1] > 1:
+        raise ObservationError(f"{len(raw)} bytes that are no serialized message with a stamp; valid: plain CDR")
     sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return int(sec) * NS + int(nanosec)
 

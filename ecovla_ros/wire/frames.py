@@ -8,22 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.errors import ControlError, ObservationError, short
 from ecovla_ros.types import JOINTS, ActionChunk, FrameReport, Observation
-from ecovla_ros.wire.arm import arm_state
+from ecovla_ros.wire.arm import MOST_NAMES, arm_state
+from ecovla_ros.wire.compressed import MOST_PX
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.images import decode_image
 
 BASE_FRAME = "base_link"
+MOST_INSTRUCTION = 2000
+"""Characters of an instruction at most."""
 
 
-def observation(image_messages: Mapping[str, Any], joints: Any, instruction: str, sync_s: float) -> Observation:
+def observation(
+    image_messages: Mapping[str, Any], joints: Any, instruction: str, sync_s: float, most_px: int = MOST_PX
+) -> Observation:
     """Image messages by camera name, a JointState and the task in words to what the policy sees.
 
     The observation is stamped as the newest image.
 
-    Raises ObservationError when a message cannot be read, or when stamps lie further apart than `sync_s`, s.
+    Raises ObservationError when a message cannot be read, when an image has more than `most_px` pixels, or when stamps
+    lie further apart than `sync_s`, s.
     """
+    if len(instruction) > MOST_INSTRUCTION:
+        raise ObservationError(f"an instruction of {len(instruction)} characters; valid: up to {MOST_INSTRUCTION}")
     if not instruction.strip():
         raise ObservationError("no instruction yet; valid: the task in words on the topic instruction")
     if not image_messages:
@@ -36,7 +44,7 @@ def observation(image_messages: Mapping[str, Any], joints: Any, instruction: str
     if apart > sync_s:
         raise ObservationError(f"{name} is {apart:.3f} s away from the newest image; valid: up to {sync_s:.3f} s")
     state = arm_state(joints)
-    images = {name: decode_image(msg, name) for name, msg in image_messages.items()}
+    images = {name: decode_image(msg, name, most_px) for name, msg in image_messages.items()}
     return Observation(newest, images, state.joints, state.gripper, instruction)
 
 
@@ -93,5 +101,7 @@ def fill_pruning(msg: Any, report: FrameReport) -> Any:
 
 def _order(names: Sequence[str]) -> list[int]:
     if sorted(names) != sorted(JOINTS):
-        raise ControlError(f"joint names {list(names)} are not the arm's; valid: {', '.join(JOINTS)}, in any order")
+        raise ControlError(
+            f"joint names {short(list(names)[:MOST_NAMES])} are not the arm's; valid: {', '.join(JOINTS)}, in any order"
+        )
     return [list(names).index(joint) for joint in JOINTS]

@@ -7,7 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ecovla_ros.errors import ObservationError, unknown
+from ecovla_ros.errors import ObservationError, short, unknown
+from ecovla_ros.wire import compressed
 from ecovla_ros.wire.fields import sequence, set_stamp
 
 CHANNELS: dict[str, tuple[int, ...]] = {
@@ -42,35 +43,25 @@ _BYTES = {
     "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "rgb16": 6, "bgr16": 6, "rgba16": 8, "bgra16": 8,
     "mono16": 2, "8UC1": 1, "8UC3": 3, "8UC4": 4, **{name: size for name, (size, _) in CONVERTED.items()},
 }  # fmt: skip
-_CODECS = ("jpeg", "jpg", "png", "webp")
-_MAX_SIDE = 16_384
 
 
-def decode_image(msg: Any, name: str = "image") -> np.ndarray:
+def decode_image(msg: Any, name: str = "image", most_px: int = compressed.MOST_PX) -> np.ndarray:
     """sensor_msgs/Image or CompressedImage to RGB, uint8, (H, W, 3). Row padding (`step`) is honoured.
 
-    Raises ObservationError, naming the camera `name`, for another encoding or for data that do not fit the size.
+    Raises ObservationError, naming the camera `name`, for another encoding, for data that do not fit the size, and,
+    before anything is decoded, for more than `most_px` pixels.
     """
     if hasattr(msg, "encoding"):
-        return _raw(msg, name)
-    codec = str(msg.format).lower()
-    if not any(known in codec for known in _CODECS):
-        raise ObservationError(f"{name}: " + unknown("compressed format", msg.format, ("jpeg", "png", "webp")))
-    data = np.frombuffer(msg.data, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ObservationError(
-            f"{name}: {data.size} bytes of '{msg.format}' do not decode; valid: a whole jpeg, png or webp"
-        )
-    return np.ascontiguousarray(image[..., ::-1])
+        return _raw(msg, name, most_px)
+    return compressed.decode(msg.data, f"{name} ('{short(msg.format)}')", most_px)
 
 
-def _raw(msg: Any, name: str) -> np.ndarray:
+def _raw(msg: Any, name: str, most_px: int) -> np.ndarray:
     if msg.encoding not in _BYTES:
         raise ObservationError(f"{name}: " + unknown("image encoding", msg.encoding, _BYTES))
     height, width, step, unit = int(msg.height), int(msg.width), int(msg.step), _BYTES[msg.encoding]
-    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
-        raise ObservationError(f"{name}: size {width} x {height} px; valid: 1 to {_MAX_SIDE} px a side")
+    if not 0 < height * width <= most_px:
+        raise ObservationError(f"{name}: size {width} x {height} px; valid: 1 to {most_px} px in all")
     data = np.frombuffer(msg.data, np.uint8)
     if step < width * unit or data.size < height * step - (step - width * unit):
         raise ObservationError(

@@ -77,3 +77,7 @@ class History:
     def nearest(self, stamp_ns: int) -> Any:
         """The message stamped nearest to `stamp_ns`; None when there is none."""
         return min(self._messages, key=lambda m: abs(m[0] - stamp_ns), default=(0, None))[1]
+
+    def remove(self, message: Any) -> None:
+        """Forget a message that cannot be read."""
+        self._messages = deque((m for m in self._messages if m[1] is not message), maxlen=self._messages.maxlen)

@@ -1,8 +1,7 @@
-"""The arms: the topic fills messages, the perfect one is the controller, kortex is held to what the real one does."""
+"""The arms: the topic fills messages, kortex is held to what the real one does."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ import pytest
 from support.kortex_robot import Robot, until
 
 from ecovla_ros.arms.kortex.process import KortexArm
-from ecovla_ros.arms.perfect import PerfectArm
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
 from ecovla_ros.control.limits import load
 from ecovla_ros.errors import ConfigError, ControlError
@@ -53,17 +51,6 @@ def test_the_topic_gets_one_message_a_trajectory_that_starts_on_arrival() -> Non
     assert len(sent) == 1 and sent[0].joint_names == list(JOINTS) and len(sent[0].points) == 8
     assert sent[0].header.stamp.sec == 0 and not any(sent[0].points[-1].velocities)
     assert grips == [0.5] and arm.state() is None and arm.fault == ""
-
-
-def test_the_perfect_arm_is_where_it_is_commanded_and_refuses_what_the_controller_refuses() -> None:
-    now = [10**9]
-    arm = PerfectArm(HOME + np.array([math.pi, 0, 0, 0, 0, 0, 0]), lambda: now[0])
-    arm.send(ramp(HOME + np.array([math.pi, 0, 0, 0, 0, 0, 0])))
-    now[0] += 10**9
-    state = arm.state()
-    assert state.joints[1] == pytest.approx(HOME[1] + 0.12) and abs(state.joints[0]) <= math.pi
-    with pytest.raises(ControlError, match="strictly rise"):
-        arm.send(Trajectory(np.array([0.2, 0.1]), np.zeros((2, 7)), np.zeros((2, 7))))
 
 
 @pytest.fixture
@@ -188,7 +175,8 @@ def test_every_way_out_stops_the_arm(way: str, robot: Robot, connect: Callable[.
 
 
 def test_an_arm_that_cannot_be_reached_is_said_to_be_so(robot: Robot, connect: Callable[..., KortexArm]) -> None:
-    arm = connect("--password", "wrong")
+    robot._password = "another"
+    arm = connect()
     until(lambda: "ended with code 3" in arm.fault, "the end")
     assert robot.session is None and "SoftLimits" not in robot.calls
     with pytest.raises(ConfigError, match="an environment with kortex_api"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import queue
@@ -33,7 +34,7 @@ def test_only_reports_reach_standard_output_whoever_prints() -> None:
         f"import os, sys; sys.path.insert(0, {str(SERVER.parent)!r}); import server",
         "out = server.reports()",
         "print('from Python'); os.write(1, b'from C\\n'); os.system('echo from a child')",
-        "print('a report', file=out, flush=True)",
+        "out('a report')",
     ]
     ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     assert ran.stdout == "a report\n"
@@ -121,7 +122,7 @@ class Bench:
         self.track.append(self.at[0])
 
     def send(self, trajectory: Trajectory) -> None:
-        self.asked.put(order(trajectory))
+        self.asked.put(order(trajectory, self.now))
 
     def feedback(self) -> tuple[list[float], list[float], float, str]:
         self.answer("feedback", 0.002)
@@ -146,9 +147,11 @@ class Bench:
         self.wait(seconds)
 
 
-def order(trajectory: Trajectory) -> str:
+def order(trajectory: Trajectory, sent: float = 0.44) -> str:
     names = {"times": trajectory.times_s, "positions": trajectory.positions, "velocities": trajectory.velocities}
-    return json.dumps({"op": "trajectory", **{name: np.asarray(value).tolist() for name, value in names.items()}})
+    return json.dumps(
+        {"op": "trajectory", "sent": sent, **{name: np.asarray(value).tolist() for name, value in names.items()}}
+    )
 
 
 def move(step: float = 0.35, seconds: float = 1.0) -> Trajectory:
@@ -177,7 +180,7 @@ def test_a_stop_is_carried_out_while_nobody_sees_the_arm(lost: int) -> None:
     bench.lose = ["feedback"] * lost
     while bench.now < 3.0:
         bench.turn()
-    assert max(bench.track) - HOME[0] < rest + max(0.003, late - 0.05), "the first costs its wait, the next nothing"
+    assert max(bench.track) - HOME[0] < rest + max(0.004, late - 0.05), "the first costs its wait, the next nothing"
     assert abs(bench.at[0] - HOME[0] - rest) < 0.005 and not bench.speed.any() and bench.said[-1]["fault"] == ""
 
 
@@ -221,7 +224,8 @@ def test_latched_speeds_without_a_trajectory_are_stopped_until_it_is_answered() 
 @pytest.mark.parametrize(
     "line",
     [
-        "no JSON", "[]", "{}", '{"op": "dance"}', '{"op": "trajectory"}', '{"op": "gripper", "closed": NaN}',
+        "no JSON", "[]", "{}", '{"op": "dance", "sent": 0.44}', '{"op": "trajectory", "sent": 0.44}',
+        '{"op": "gripper", "closed": NaN, "sent": 0.44}', order(move(-0.3), float("nan")), order(move(-0.3), 0.1),
         order(Trajectory(np.array([1.0]), np.full((1, 1), 0.5), np.zeros((1, 1)))),
         order(Trajectory(np.array([1.0]), np.full((1, 7), np.nan), np.zeros((1, 7)))),
         order(Trajectory(np.array([1.0]), HOME[None], np.full((1, 7), np.inf))),
@@ -229,7 +233,8 @@ def test_latched_speeds_without_a_trajectory_are_stopped_until_it_is_answered() 
         order(Trajectory(np.array([0.0]), HOME[None], np.zeros((1, 7)))),
         order(Trajectory(np.array([]), np.zeros((0, 7)), np.zeros((0, 7)))),
         order(Trajectory(np.array([1.0, 2.0]), HOME[None], np.zeros((1, 7)))),
-        '{"op": "trajectory", "times": ["now"], "positions": [[0,0,0,0,0,0,0]], "velocities": [[0,0,0,0,0,0,0]]}',
+        '{"op": "trajectory", "sent": 0.44, "times": ["now"], "positions": [[0,0,0,0,0,0,0]], '
+        '"velocities": [[0,0,0,0,0,0,0]]}',
     ],
 )  # fmt: skip
 def test_an_order_that_cannot_be_carried_out_is_refused_and_the_motion_goes_on(
@@ -253,3 +258,142 @@ def test_a_first_point_at_time_zero_is_where_the_motion_starts_anyway() -> None:
     while bench.now < 2.5:
         bench.turn()
     assert np.abs(bench.at - HOME - 0.35).max() < 0.005
+
+
+def test_an_arm_that_was_pushed_away_is_brought_back_no_faster_than_the_limit() -> None:
+    bench = Bench()
+    bench.send(move())
+    while bench.now < 0.5:
+        bench.turn()
+    bench.at = bench.at - 0.8  # 1.6 rad/s by the gain alone
+    fastest = 0.0
+    while bench.now < 4.0:
+        bench.turn()  # `speeds` refuses what is beyond the limits
+        fastest = max(fastest, float(np.abs(bench.speed).max()))
+    assert fastest == pytest.approx(LIMITS.velocity.max()), "as fast as is allowed"
+
+
+class SlowBench(Bench):
+    """An arm that carries out one call after the other, each after `slow` seconds, waited for or not. As the session's
+    time-out asks, it stops by itself when no call was carried out for `SILENCE_S`.
+    """
+
+    SILENCE_S = 0.2
+
+    def __init__(self) -> None:
+        self.slow, self.busy, self.due, self.heard = 0.0, 0.0, [], 0.0
+        super().__init__()
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.due and self.due[0][0] <= end:
+            at, speed = self.due.pop(0)
+            self.move(at)
+            self.speed, self.heard = self.speed if speed is None else speed, at
+        self.move(end)
+
+    def move(self, end: float) -> None:
+        """Until then, or until nothing was heard for too long."""
+        super().wait(min(max(0.0, end - self.now), max(0.0, self.heard + self.SILENCE_S - self.now)))
+        if self.now < end:
+            self.speed = np.zeros(7)
+            super().wait(end - self.now)
+
+    def call(self, name: str, speed: np.ndarray | None) -> None:
+        began = self.now
+        self.busy = max(self.busy, began) + self.slow
+        self.due.append((self.busy, speed))
+        late = self.busy - began
+        self.wait(min(late, 1e-3 * server.CALL_MS))
+        if late > 1e-3 * server.CALL_MS:
+            raise Lost(f"{name}: no reply")
+
+    def feedback(self) -> tuple[list[float], list[float], float, str]:
+        self.call("feedback", None)
+        return self.at.tolist(), self.speed.tolist(), 0.0, ""
+
+    def speeds(self, values: list[float]) -> None:
+        assert (np.abs(values) <= LIMITS.velocity + 1e-9).all()
+        self.call("speeds", np.array(values))
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.call("stop", np.zeros(7))
+
+
+@pytest.mark.parametrize("slow_ms", [30, 60, 90, 110, 150, 200, 300, 400])
+@pytest.mark.parametrize("begins_s", [0.2, 0.45, 0.7, 0.85])
+def test_replies_that_come_late_are_a_fault_by_name_or_do_no_harm(slow_ms: int, begins_s: float) -> None:
+    bench = SlowBench()
+    bench.send(move())
+    while bench.now < begins_s:
+        bench.turn()
+    bench.slow = 1e-3 * slow_ms
+    while bench.now < 6.0:
+        bench.turn()
+    farthest, fault = max(bench.track) - HOME[0], bench.loop._fault
+    if slow_ms < server.CALL_MS:
+        assert not fault and abs(bench.at[0] - HOME[0] - 0.35) < 0.01
+        assert farthest < 0.35 + 0.06
+    else:
+        assert "does not answer" in fault and not bench.speed.any()
+        assert farthest < 0.35 + 0.12, "the speed that lasts and the one on its way, each until the arm's own time-out"
+
+
+def test_a_server_that_stood_still_takes_up_neither_the_motion_nor_orders_of_before() -> None:
+    bench = Bench()
+    bench.send(move())
+    while bench.now < 0.4:
+        bench.turn()
+    bench.send(move(-0.3))
+    bench.speed = np.zeros(7)  # the arm's own time-out has stopped it meanwhile
+    began = bench.now
+    bench.wait(2.0)
+    assert bench.loop.turn(bench.now, bench.now - began)
+    at = bench.at.copy()
+    while bench.now < 4.0:
+        bench.turn()
+    assert np.array_equal(bench.at, at) and not bench.said[-1]["fault"]
+    bench.send(Trajectory(np.array([1.0]), at[None] + 0.1, np.zeros((1, 7))))
+    while bench.now < 6.0:
+        bench.turn()
+    assert np.abs(bench.at - at - 0.1).max() < 0.005, "a new order is carried out"
+
+
+def test_the_password_is_in_no_list_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    robot = Robot(HOME, password="between us")
+    arm = KortexArm(
+        sys.executable, LIMITS, time.time_ns, ["--ip", "127.0.0.1", "--port", str(robot.port)], "between us"
+    )
+    try:
+        until(lambda: arm.state() is not None, "a state: it was let in")
+        for name in ("cmdline", "environ"):
+            assert b"between us" not in Path(f"/proc/{arm.pid}/{name}").read_bytes()
+    finally:
+        arm.close()
+        robot.close()
+
+
+def test_a_signal_ends_it_at_rest_also_when_nobody_reads_its_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    robot = Robot(HOME)
+    command = [sys.executable, str(SERVER), "--ip", "127.0.0.1", "--port", str(robot.port)]
+    for name in ("velocity", "acceleration"):
+        command += [f"--{name}", ",".join(map(str, getattr(LIMITS, name)))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert process.stdin is not None and process.stdout is not None
+    fcntl.fcntl(process.stdout, 1031, 4096)  # F_SETPIPE_SZ: full after some lines
+    try:
+        process.stdin.write('{"password": "admin"}\n')
+        until(lambda: robot.calls.count("RefreshFeedback") > 40, "turns beyond what fits into the pipe")
+        process.stdin.write(order(move(0.3), time.monotonic()) + "\n")
+        until(lambda: not robot.rests(), "motion")
+        process.terminate()
+        assert process.wait(10.0) == 0
+        until(robot.rests, "rest")
+        assert robot.calls[-2:] == ["Stop", "CloseSession"]
+    finally:
+        process.kill()
+        process.wait()
+        robot.close()

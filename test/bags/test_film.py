@@ -47,6 +47,17 @@ def test_a_second_of_the_bag_is_a_second_of_the_film(tmp_path: Path) -> None:
     assert film.make(written(tmp_path, gone, "gap"), tmp_path / "c.mp4") == 20, "a gap is a still, not a cut"
 
 
+def test_a_moving_picture_is_the_film_for_a_web_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = written(tmp_path, list(SHORT.events()))
+    assert cli.main(["film", str(bag), str(tmp_path / "a.webp")]) == 0
+    read, animation = cv2.imreadanimation(str(tmp_path / "a.webp"))
+    assert read and len(animation.frames) == 20 and set(animation.durations) == {100}
+    assert animation.frames[0].shape[:2] == (film.HEIGHT + film.STRIP, 2 * film.HEIGHT)
+    monkeypatch.setattr(film, "MOST_PICTURES", 10)
+    with pytest.raises(BagError, match="more than 10 pictures; valid: fewer with --rate, or .mp4"):
+        film.make(bag, tmp_path / "b.webp")
+
+
 def test_any_cameras_in_any_number_and_order(tmp_path: Path) -> None:
     names = {"/third_person/image/compressed": "/head/rgb", "/wrist/image/compressed": "/hand/rgb"}
     events = [e._replace(topic=names.get(e.topic, e.topic)) for e in SHORT.events() if "joint" not in e.topic]

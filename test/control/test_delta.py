@@ -51,7 +51,7 @@ def test_the_tool_goes_where_the_deltas_say(seed: int, frame: str) -> None:
 
 def test_a_limit_and_a_singularity_stop_the_tool_and_not_the_joints_limits() -> None:
     forward = rows_of(*[[0.03, 0.0, 0.0, 0.0, 0.0, 0.0]] * 40)
-    made = delta.chunk(0, 0.1, forward, HOME)
+    made = delta.chunk(0, 0.1, forward, HOME, "base")
     reach = kinematics.tool_motion(made.joints, made.joints)[0]
     assert (np.diff(reach[:, 0]) > -0.005).all() and reach[-1, 0] < 0.95, "to the end of its reach, and no further"
     assert (np.abs(made.joints) <= kinematics.POSITION_LIMIT).all()

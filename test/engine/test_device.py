@@ -20,7 +20,7 @@ from ecovla_ros.engine.streams import Deferred, Inline, Worker
 from ecovla_ros.engine.timing import HostJobTimer
 from ecovla_ros.errors import PruningError
 from ecovla_ros.models.data.affine import Affine, Statistics
-from ecovla_ros.models.data.statistics import Foreign
+from ecovla_ros.models.data.statistics import OtherArmUnits
 from ecovla_ros.models.data.tool_motion import ToolMotion
 
 
@@ -154,7 +154,7 @@ def test_a_chunk_keeps_nothing_of_the_memory_its_actions_landed_in(family):
 @pytest.mark.parametrize("kind", ["foreign", "tool"])
 def test_neither_does_that_of_other_actions(kind, dtype):
     of = Statistics(None, Affine(np.zeros(7), np.ones(7)), "mean_std", "made up")
-    normaliser = Foreign(of, 4) if kind == "foreign" else ToolMotion(of, 4, (0.0, 1.0), "base")
+    normaliser = OtherArmUnits(of, 4) if kind == "foreign" else ToolMotion(of, 4, (0.0, 1.0), "base")
     actions = np.full((4, 7), 1e-3, dtype)
     chunk = normaliser.chunk(actions, SCENES[0], 0.1)
     parts = [part for part in (chunk.joints, chunk.gripper, chunk.raw) if part is not None]
@@ -222,7 +222,7 @@ def test_the_side_stream_says_what_was_waited_for_since_it_was_asked(monkeypatch
     )
     cuda.Stream.priority_range = lambda: (0, -1)
     monkeypatch.setattr(streams.torch, "cuda", cuda)
-    made = streams.CudaSide(torch.device("cpu"))
+    made = streams.CudaSide(torch.device("cpu"), graphs=False)
 
     def joined():
         made.aside(lambda: lambda: None)

@@ -13,7 +13,8 @@ from support.toy import Toy
 
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import EagerRecorder, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.engine.streams import Deferred, Inline, Worker
 from ecovla_ros.models.base import DENSE
 
@@ -52,7 +53,8 @@ def test_prompts_of_two_buckets_each_have_their_graphs_and_heads_their_probe(sit
     plain = pi_run(bucketed(), config)
     graphed = Graphed(bucketed(), EagerRecorder())
     assert np.array_equal(plain, pi_run(graphed, config))
-    assert graphed.graphs == 2 * 2 * 4, "prefill and act, two buckets, four plans: dense, sparse, and two that record"
+    passes = 2 * 2 * 4  # prefill and act, two buckets, four plans: dense, sparse, and two that record
+    assert graphed.graphs == passes + 2, "and the towers, once a bucket"
 
 
 def test_warm_up_captures_all_there_is_and_frames_capture_nothing():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ecovla_ros.errors import PruningError
-from ecovla_ros.kernels import gated, rows
+from ecovla_ros.kernels import choice, gated, rows
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only")
 ROOT = Path(__file__).parents[2]
@@ -25,52 +25,84 @@ def interpret(program: str) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-def test_the_fused_mlp_equals_its_reference():
+def test_a_gated_mlp_and_its_sums_equal_the_reference():
+    """One kernel, and a product with a pass behind it: X_int, energies, sums, energies at sampled tokens, padding."""
     interpret("""
 import torch
-from ecovla_ros.kernels import gated
-from ecovla_ros.kernels.gated_triton import gated as fused
+import torch.nn.functional as F
+from ecovla_ros.kernels import gated, gated_triton
+from ecovla_ros.kernels.sums import Sums
 g = torch.Generator().manual_seed(0)
-for tokens, channels, width, activation, recorded in (
-    (70, 96, 48, "gelu", True), (64, 64, 32, "silu", True), (5, 32, 80, "gelu", False), (1, 130, 33, "silu", True),
+tokens = torch.tensor([0, 1, 1, 4, 3])
+def sums(channels, length, total, sampled, padded):
+    ones = [torch.ones(channels) for _ in range(3)]
+    valid = (torch.arange(length) < length - 2).float()
+    return Sums(ones[0], ones[1] if total else None, ones[2] if sampled else None, tokens, valid if padded else None)
+for length, channels, width, activation in ((5, 40, 33, "gelu"), (64, 64, 32, "silu"), (70, 50, 48, "gelu")):
+    x, weights = (torch.randn(n, width, generator=g) for n in (length, 2 * channels))
+    expected = gated.reference(x, weights[0::2], weights[1::2], activation)
+    for how in (None, (False, False, False), (True, True, True), (False, True, False)):
+        wanted = None if how is None else sums(channels + 3, length, *how)
+        if wanted is not None:
+            wanted.add(expected)
+        for few in (False, True)[: 1 + (length <= 64)]:
+            noted = None if how is None else sums(channels + 3, length, *how)
+            if few:
+                found = gated_triton.gated(x, weights[0::2], weights[1::2], activation, noted, (16, 16, 4, 2))
+            else:
+                found = gated_triton.columns(F.linear(x, weights), activation, noted, (16, 16, 4))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            for ours, theirs in zip(noted[:3], wanted[:3]) if noted else ():
+                if ours is not None:
+                    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+torch.testing.assert_close(gated.hidden(x, weights, "gelu"), expected, rtol=1e-4, atol=1e-4)
+noted, wanted = Sums(torch.zeros(48)), Sums(torch.zeros(48))
+wanted.add(x)
+assert gated.activated(x, "plain", noted) is x
+torch.testing.assert_close(noted.energy, wanted.energy, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(gated.activated(x, "gelu_alone"), F.gelu(x, approximate="tanh"), rtol=1e-4, atol=1e-5)
+torch.testing.assert_close(gated.activated(x, "gelu_exact"), F.gelu(x), rtol=1e-4, atol=1e-5)
+""")
+
+
+def test_a_branch_is_added_and_normed_in_one_kernel():
+    interpret("""
+import torch
+from ecovla_ros.kernels import norm
+g = torch.Generator().manual_seed(0)
+def r(*shape): return torch.randn(*shape, generator=g)
+tokens = torch.tensor([0, 2, 2])
+for length, width, how in (
+    (5, 48, dict(gain=r(48))),
+    (3, 33, dict(branch=r(3, 33), gate=r(33), bias=r(33), gain=r(33), shift=r(33), offset=1.0)),
+    (4, 64, dict(branch=r(3, 4, 64), centred=True)),
+    (6, 40, dict(branch=r(6, 40), gain=r(40), shift=r(40), centred=True)),
 ):
-    x, gate, up = (torch.randn(n, width, generator=g) for n in (tokens, channels, channels))
-    ours, theirs = (torch.ones(channels) if recorded else None for _ in range(2))
-    expected = gated.reference(x[None], gate, up, activation, ours)
-    found = fused(x[None], gate, up, activation, theirs)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-    if recorded:
-        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-3)
+    x, aside, other = r(length, width), torch.zeros(3, width), torch.zeros(3, width)
+    found = norm.add_and_norm(x, aside=aside, tokens=tokens, **how)
+    expected = norm.reference(x, aside=other, tokens=tokens, **how)
+    for ours, theirs in zip((*found, aside), (*expected, other)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(norm.add_and_norm(x, **how), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 """)
 
 
-def test_the_fused_mlp_runs_on_a_prefix_of_the_channels():
+def test_queries_are_rotated_and_keys_and_values_put_where_they_are_read():
     interpret("""
 import torch
-from ecovla_ros.kernels import gated
-from ecovla_ros.kernels.gated_triton import gated as fused
-x, gate, up = torch.randn(20, 32), torch.randn(128, 32), torch.randn(128, 32)
-energy = torch.zeros(128)
-found = fused(x, gate[:96], up[:96], "gelu", energy[:96])
-torch.testing.assert_close(found, gated.reference(x, gate, up, "gelu")[:, :96], rtol=1e-5, atol=1e-4)
-assert (energy[96:] == 0).all() and (energy[:96] > 0).all()
-""")
-
-
-def test_padding_counts_for_nothing_in_the_energies():
-    interpret("""
-import torch
-from ecovla_ros.kernels import gated
-from ecovla_ros.kernels.gated_triton import gated as fused
-x, gate, up = torch.randn(70, 32), torch.randn(64, 32), torch.randn(64, 32)
-valid = (torch.arange(70) < 50).float()
-ours, theirs, short = (torch.zeros(64) for _ in range(3))
-gated.reference(x, gate, up, "gelu", ours, valid)
-fused(x, gate, up, "gelu", theirs, valid)
-gated.reference(x[:50], gate, up, "gelu", short)
-torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-3)
-torch.testing.assert_close(ours, short, rtol=1e-4, atol=1e-3)
+from ecovla_ros.kernels import rotary
+g = torch.Generator().manual_seed(0)
+def r(*shape): return torch.randn(*shape, generator=g)
+for length, heads, groups, width in ((5, 4, 1, 16), (260, 2, 2, 24)):
+    every = r(length, heads + 2 * groups, width)
+    v, k, q = every.split((groups, groups, heads), 1)
+    tables, ours = (r(length, width), r(length, width)), torch.zeros(2, groups, length + 7, width)
+    theirs, there = ours.clone(), slice(3, 3 + length)
+    found = rotary.place(q, k, v, *tables, ours[0, :, there], ours[1, :, there])
+    expected = rotary.reference(q, k, v, *tables, theirs[0, :, there], theirs[1, :, there])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours, theirs)
 """)
 
 
@@ -81,15 +113,34 @@ from ecovla_ros.kernels import rows
 from ecovla_ros.kernels.rows_triton import swap
 g = torch.Generator().manual_seed(0)
 for width in (1, 7, 1024, 1500):
-    block = torch.randn(24, width, generator=g)
-    order = torch.randperm(24, generator=g)
-    a, b, wanted = order[:9], order[9:18], torch.rand(9, generator=g) < 0.5
-    expected = block.clone()
-    rows.swap_all([expected], a, b, wanted)
-    swap(block, a, b, wanted)
-    assert torch.equal(block, expected) and wanted.any() and not wanted.all()
-swap(block, a[:0], b[:0], wanted[:0])
-assert torch.equal(block, expected)
+    sites = [[torch.randn(24, 2 * width, generator=g)[:, :width], torch.randn(24, width)] for _ in range(3)]
+    expected = [[block.clone() for block in blocks] for blocks in sites]
+    order = torch.stack([torch.randperm(24, generator=g) for _ in sites])
+    a, b, wanted = order[:, :9].contiguous(), order[:, 9:18].contiguous(), torch.rand(3, 9, generator=g) < 0.5
+    rows.RowSwap(expected).apply(a, b, wanted)
+    table = rows.table(sites)
+    swap(table, a, b, wanted)
+    assert all(torch.equal(x, y) for xs, ys in zip(sites, expected) for x, y in zip(xs, ys))
+    assert wanted.any() and not wanted.all()
+    none = a[:, :0]
+    swap(table, none, none, wanted[:, :0])
+    assert all(torch.equal(x, y) for xs, ys in zip(sites, expected) for x, y in zip(xs, ys))
+""")
+
+
+def test_the_probe_of_all_sites_equals_one_after_the_other():
+    interpret("""
+import torch
+from ecovla_ros.kernels import probe, rows
+from ecovla_ros.kernels.probe_triton import sums
+g = torch.Generator().manual_seed(0)
+both = [torch.randn(140, 40, generator=g) / 6 for _ in range(3)]
+gates, ups = [w[0::2] for w in both], [w[1::2] for w in both]
+tables = [rows.table([[w] for w in weights]) for weights in (gates, ups)]
+for activation, tokens, first in (("gelu", 5, 33), ("silu", 40, 33), ("gelu", 90, 0), ("silu", 64, 70)):
+    x = torch.randn(3, tokens, 40, generator=g)
+    expected = probe.GatedProbe(gates, ups, activation).sums(x, first)
+    torch.testing.assert_close(sums(x, *tables, first, 70 - first, activation), expected, rtol=1e-4, atol=1e-4)
 """)
 
 
@@ -97,32 +148,76 @@ def test_a_cpu_runs_the_reference_and_says_what_it_knows():
     x, w = torch.randn(4, 8), torch.randn(6, 8)
     with pytest.raises(PruningError, match="gelu, silu"):
         gated.gated(x, w, w, "relu")
-    with pytest.raises(PruningError, match="CUDA"):
-        gated.KernelChoice().measure(x, w, w, "gelu")
+    with choice.KernelChoice().tuning():
+        assert choice.KERNEL_CHOICE.of(("a",), x, {"first": torch.neg, "second": torch.abs}) == "first"
 
 
 def test_rows_that_are_not_wanted_are_not_touched():
-    block = torch.arange(12.0).view(6, 2)
-    rows.swap_all([block], torch.tensor([0, 1]), torch.tensor([4, 5]), torch.tensor([True, False]))
+    block, known = torch.arange(12.0).view(6, 2), torch.arange(12).view(1, 12)
+    pairs = (torch.tensor([row]) for row in ([0, 1], [4, 5], [True, False]))
+    rows.RowSwap([[block]], [known]).apply(*pairs)
     assert block[:, 0].tolist() == [8, 2, 4, 6, 0, 10]
+    assert known[0].tolist() == [8, 9, 2, 3, 4, 5, 6, 7, 0, 1, 10, 11], "what is known of the rows goes with them"
 
 
-def test_a_shape_is_timed_once_and_without_energies(monkeypatch):
-    """By stand-ins for the kernel and for the device's clock."""
-    ran, times = [], iter([2.0, 1.0, 1.0, 2.0])
+def test_blocks_that_cannot_be_exchanged_in_place_are_refused():
+    with pytest.raises(PruningError, match="side by side"):
+        rows.RowSwap([[torch.rand(2, 6).T]])
+    with pytest.raises(PruningError, match="alike"):
+        rows.RowSwap([[torch.rand(6, 2)], [torch.rand(6, 3)]])
 
-    def timed(run, repeats):
-        run()
-        return next(times)
 
-    def kernel(x, gate, up, activation, energy=None, valid=None):
-        ran.append((len(gate), energy))
+def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
+    """By stand-ins for the device's clock and for CUDA tensors."""
+    ran, times = [], {"slow": 2.0, "fast": 1.0}
 
-    monkeypatch.setattr(gated, "triton_runs_on", lambda tensor: True)
-    monkeypatch.setattr(gated, "_replayed_ms", timed)
-    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", SimpleNamespace(gated=kernel))
-    choice, x, w = gated.KernelChoice(), torch.randn(4, 8), torch.randn(6, 8)
-    for _ in range(2):
-        assert choice.measure(x, w, w, "gelu") == (2.0, 1.0)
-        assert choice.measure(x, w[:3], w[:3], "gelu") == (1.0, 2.0)
-    assert ran == [(6, None), (3, None)] and choice.fused == {(4, 6, 8, torch.float32)}
+    class Cuda(SimpleNamespace):
+        is_cuda, dtype = True, torch.float32
+
+    def timed(way, sets):
+        way(*sets[0])
+        if ran[-1] == "broken":
+            raise RuntimeError("out of resource: shared memory")
+        return times[ran[-1]]
+
+    monkeypatch.setattr(choice, "_replayed_ms", timed)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    ways = {name: lambda name=name: ran.append(name) for name in ("slow", "broken", "fast")}
+    found, first, second = choice.KernelChoice(), Cuda(device="cuda:0"), Cuda(device="cuda:1")
+    assert found.of(("a", 3), first, ways) == "slow" and not ran, "outside of a warm-up nothing is timed"
+    with found.tuning():
+        assert [found.of(("a", 3), first, ways) for _ in range(2)] == ["fast", "fast"]
+        assert ran == ["slow", "broken", "fast"]
+        assert found.of(("a", 3), torch.zeros(1), ways) == "slow", "a CPU tensor of a shape that CUDA runs"
+        found.of(("a", 3), second, ways)
+    assert len(ran) == 6 and found.of(("a", 3), first, ways) == "fast"
+    assert found.times_ms[("a", 3, "cuda:0", torch.float32)] == times
+
+
+def test_attention_is_attention_whatever_is_not_seen():
+    interpret("""
+import torch
+from ecovla_ros.kernels import attention
+from ecovla_ros.kernels.attention_triton import Shape, attention as kernel
+g = torch.Generator().manual_seed(0)
+def gap(*ends): return torch.tensor(ends, dtype=torch.int32)
+for length, heads, groups, keys, width, how, shape in (
+    (5, 8, 1, 70, 32, dict(), Shape(16, 16, 4, 4, 2)),
+    (5, 8, 1, 70, 32, dict(gap=gap(20, 52)), Shape(16, 16, 5, 4, 2)),
+    (33, 4, 4, 33, 24, dict(gap=gap(28, 33)), Shape(32, 16, 1, 4, 2)),
+    (33, 4, 4, 33, 24, dict(gap=gap(9, 14), causal=True), Shape(16, 16, 1, 4, 2)),
+    (7, 4, 4, 33, 16, dict(causal=True, positions=torch.tensor([2, 5, 9, 20, 30, 31, 32])), Shape(16, 16, 2, 4, 2)),
+    (34, 3, 3, 34, 16, dict(segments=2), Shape(16, 16, 1, 4, 2)),
+    (9, 2, 2, 40, 16, dict(gap=gap(0, 0)), Shape(16, 16, 3, 4, 2)),
+    (9, 6, 2, 40, 48, dict(gap=gap(16, 40)), Shape(16, 16, 3, 4, 2)),
+):
+    q, k, v = (torch.randn(n, m, width, generator=g) for n, m in ((length, heads), (groups, keys), (groups, keys)))
+    found, expected = kernel(q, k, v, shape, **how), attention.reference(q, k, v, **how)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention.attention(q, k, v, **how), expected, rtol=1e-4, atol=1e-5)
+wide = torch.randn(1, 4, 40, 16, generator=g)
+torch.testing.assert_close(  # views into a cache
+    kernel(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], Shape(16, 16, 2, 4, 2), gap(3, 9)),
+    attention.reference(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], gap(3, 9)), rtol=1e-4, atol=1e-5,
+)
+""")

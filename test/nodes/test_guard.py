@@ -15,12 +15,11 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from support.graph import Graph, graph, joints
+from support.nodes import START, Arm
 from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
@@ -28,67 +27,7 @@ from ecovla_ros.control.clocks import PlanClock
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.guard import LOOK_TICKS, GuardNode
 from ecovla_ros.nodes.ros import gripper, qos
-from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
-from ecovla_ros.types import JOINTS, ActionChunk
-
-START = 0.1
-ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]")
-"""An arm that stands straight up is outside the box of a table."""
-
-
-class Arm:
-    """A guard with an arm that stands still, and a policy that wants to move it a little."""
-
-    def __init__(self, ros: Graph, age_s: float = 1.0) -> None:
-        """`age_s`: joint states older than this are stale; long, since tests share their processors."""
-        self.ros = ros
-        self.node = ros.start(
-            GuardNode, overrides=[f"control.joint_state_age_s={age_s}", "control.stamp_commands=always", *ANYWHERE]
-        )
-        create = ros.tester.create_publisher
-        self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
-        self.chunks = ros.matched(create(ChunkMessage, "action_chunk", qos.COMMAND))
-        self.estop = ros.matched(create(Bool, "estop", qos.COMMAND))
-        self.sent = ros.listen(JointTrajectory, "joint_trajectory")
-        self.grips = ros.listen(JointTrajectory, "gripper_trajectory")
-        self.status: list[DiagnosticStatus] = ros.listen(DiagnosticStatus, "status", qos.LATCHED)
-        self.ros.until(lambda: self.status, "status")
-        self.talking = True
-        ros.tester.create_timer(0.02, self._talk)
-        ros.spin(0.2)
-
-    def _talk(self) -> None:
-        if self.talking:
-            self.states.publish(joints(self.now(), START))
-
-    def now(self) -> int:
-        return int(self.ros.tester.get_clock().now().nanoseconds)
-
-    def send(self, target: float = START, **changes: Any) -> None:
-        rows = np.tile(np.linspace(START, target, 8)[:, None], (1, 7))
-        chunk = ActionChunk(self.now() - 50_000_000, 0.1, rows, np.full(8, 1.0))
-        msg = wire.fill_chunk(ChunkMessage(), chunk)
-        for name, value in changes.items():
-            setattr(msg, name, value)
-        self.chunks.publish(msg)
-
-    def enable(self, on: bool = True) -> Any:
-        return self.ros.call(SetBool, "guard/enable", SetBool.Request(data=on))
-
-    def seated(self) -> None:
-        """Nobody tells what the controller holds: it is brought to where the arm stands first."""
-        self.ros.until(lambda: self.sent, "the way to the seat")
-        self.ros.spin(self.sent[0].points[0].time_from_start.nanosec / 1e9 + 0.3)
-        self.sent.clear()
-
-    def values(self) -> dict[str, str]:
-        return {pair.key: pair.value for pair in self.status[-1].values}
-
-    def is_in(self, state: str, says: str = "") -> None:
-        def there() -> bool:
-            return self.values()["state"] == state and says in self.status[-1].message
-
-        self.ros.until(there, lambda: f"{state} with '{says}'; said: {self.status[-1].message}")
+from ecovla_ros.types import JOINTS
 
 
 @pytest.fixture
@@ -105,12 +44,11 @@ def test_nothing_is_sent_before_enable_and_the_arm_is_brought_to_rest_at_the_end
     assert not arm.sent and not arm.grips
     arm.is_in("DISARMED", "not enabled")
     assert arm.enable().success
-    arm.seated()
     arm.send(START + 0.05)
     ros.until(lambda: arm.sent and arm.grips, "a trajectory and the gripper")
-    trajectory = wire.trajectory(arm.sent[-1])
-    assert list(arm.sent[-1].joint_names) == list(JOINTS)
-    assert 0 <= arm.now() - wire.stamp_ns(arm.sent[-1].header.stamp) < 10**9, "it says when it begins"
+    trajectory = wire.trajectory(arm.sent[0])
+    assert list(arm.sent[0].joint_names) == list(JOINTS)
+    assert 0 <= arm.now() - wire.stamp_ns(arm.sent[0].header.stamp) < 10**9, "it says when it begins"
     assert trajectory.velocities is not None and not trajectory.velocities[-1].any()
     assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] == 0.0
     assert wire.gripper(arm.grips[0]) == 1.0
@@ -132,7 +70,6 @@ def test_it_does_not_arm_without_joint_states_and_says_so(ros: Graph) -> None:
 def test_stopped_joint_states_hold_and_nan_latches_until_reset(ros: Graph) -> None:
     arm = Arm(ros, age_s=0.4)  # the chunk lasts longer
     assert arm.enable().success
-    arm.seated()
     arm.send(START + 0.05)
     arm.is_in("ARMED", "first motion")
     arm.talking = False
@@ -155,7 +92,6 @@ def test_stopped_joint_states_hold_and_nan_latches_until_reset(ros: Graph) -> No
 def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success
-    arm.seated()
     arm.talking = False
     lacking = joints(arm.now(), START)
     lacking.name[6] = "joint_8"
@@ -172,15 +108,32 @@ def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
 def test_the_estop_latches_and_hold_stays(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success
-    arm.seated()
     assert ros.call(Trigger, "guard/hold", Trigger.Request()).success
-    arm.is_in("HOLD", "asked to hold")
+    arm.is_in("HELD", "asked to hold")
     arm.send(START + 0.05)
     ros.spin(0.1)
     assert not arm.sent, "held until enabled"
     arm.estop.publish(Bool(data=True))
     arm.is_in("LATCHED", "e-stop")
     assert "release" in ros.call(Trigger, "guard/reset", Trigger.Request()).message
+
+
+def test_an_enable_that_nobody_asks_for_again_ends_and_asking_alone_enables_nothing(ros: Graph) -> None:
+    arm = Arm(ros, enable_lease_s=0.4)
+    asking = ros.matched(ros.tester.create_publisher(Bool, "guard/enable_lease", qos.REPORT))
+    answer = arm.enable(seat=False)
+    assert answer.success and "for 0.4 s" in answer.message
+    for _ in range(6):
+        ros.spin(0.2)
+        asking.publish(Bool(data=True))
+    assert arm.values()["state"] == "ARMED", "asked for again"
+    arm.is_in("DISARMED", "whoever enabled is gone")
+    asking.publish(Bool(data=True))
+    ros.spin(0.2)
+    assert arm.values()["state"] == "DISARMED", "asking again is no enabling"
+    assert arm.enable(seat=False).success
+    asking.publish(Bool(data=False))
+    arm.is_in("DISARMED", "gave it back")
 
 
 @pytest.mark.parametrize("kind, says", [("topc", "Did you mean 'topic'"), ("parallel_gripper", "topic, none")])
@@ -235,7 +188,6 @@ def test_the_gripper_action_is_taken_in_the_type_that_the_graph_offers(
 def test_a_fault_of_the_arm_latches_by_name_until_it_is_cleared(ros: Graph) -> None:
     arm = Arm(ros)
     assert arm.enable().success
-    arm.seated()
     fault = ros.matched(ros.tester.create_publisher(String, "arm_fault", qos.LATCHED))
     fault.publish(String(data="joint_4: FOLLOWING_ERROR"))
     arm.is_in("LATCHED", "joint_4: FOLLOWING_ERROR")
@@ -255,7 +207,6 @@ def test_driven_by_itself_it_answers_chunks_services_and_the_estop(ros: Graph) -
     thread.start()
     try:
         assert arm.enable().success
-        arm.seated()
         for count in range(1, 4):
             arm.send(START + 0.01 * count)
             ros.until(lambda count=count: len(arm.sent) >= count, f"trajectory {count}")
@@ -297,6 +248,7 @@ def test_the_executor_is_asked_also_when_every_tick_takes_longer_than_its_period
         _tick=tick,
         _listens=lambda: False,
         waitables=[],
+        services=[],
     )
     GuardNode.drive(node, SimpleNamespace(spin_once=spin_once), lambda: ticks[0] < 40)
     assert waits[0] >= 40 // LOOK_TICKS

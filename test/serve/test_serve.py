@@ -7,6 +7,8 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ sys.path.append(str(Path(sys.prefix) / "clients"))  # where tools/setup.sh puts 
 pytest.importorskip("websockets")
 msgpack = pytest.importorskip("msgpack")
 
-from websockets.exceptions import ConnectionClosed  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from ecovla_ros import build, cli, config  # noqa: E402
@@ -48,14 +50,14 @@ def engine(other=True):
 
 
 @contextmanager
-def serving(protocol, **options):
+def serving(protocol, access=None, **options):
     """A server on a free port in a thread of its own; yields its address and session."""
     keys = session.VLA_EVAL if protocol == "vla-eval" else session.OPENPI
     made = session.Session(engine(options.pop("other", True)), keys, options.pop("is_other", True), **options)
     loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
 
     async def run():
-        policy = server.PolicyServer(made, protocol, {"send_state": True})
+        policy = server.PolicyServer(made, protocol, {"send_state": True}, access)
         listening = await policy.start("127.0.0.1", 0)
         address.append(f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         stop.append(asyncio.Event())
@@ -156,6 +158,12 @@ def ask(address, message):
         return client.recv()
 
 
+BIG_JPEG = (
+    b"\xff\xd8" + b"\xff" + b"\xff\xc0\x00\x11\x08" + b"\x3e\x80\x3e\x80" + b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
+    + b"\xff\xda" + bytes(20) + b"\xff\xd9"
+)  # fmt: skip
+"""16000 x 16000 px by its header, with a fill byte before that."""
+WIDE = cv2.imencode(".png", np.zeros((1000, 1000), np.uint8))[1].tobytes()
 BAD = {
     "text": "hello",
     "nothing": b"",
@@ -173,6 +181,21 @@ BAD = {
     "no image": msgpack.packb({"__image__": True, "format": "png", "data": b"GIF89a"}),
     "an image without data": msgpack.packb({"__image__": True, "format": "png"}),
     "deep": b"\x91" * 3000,
+    "deep maps": b"\x81\xa1a" * 900 + b"\xc0",
+    "nested deeper than an observation": b"\x91" * 40 + b"\xc0",
+    "a hundred thousand empty maps": b"\xdd\x00\x01\x86\xa0" + b"\x80" * 100_000,
+    "empty maps in lists": (b"\xdc\x03\xe8" + b"\x80" * 1000) * 30 + b"\xc0",
+    "a long text": msgpack.packb({"prompt": "x" * 5_600_000}),
+    "a long instruction": codec.pack({"prompt": "x" * 9000, "type": "observation"}, "openpi"),
+    "an extension": msgpack.packb(msgpack.ExtType(5, b"abc")),
+    "a time": msgpack.packb(msgpack.Timestamp(1, 2)),
+    "a structured array": msgpack.packb({b"__ndarray__": True, b"data": b"x" * 8, b"dtype": "f4,f4", b"shape": [1]}),
+    "a type that is no type": msgpack.packb({b"__ndarray__": True, b"data": b"", b"dtype": "f8,(", b"shape": [0]}),
+    "a negative side": msgpack.packb({b"__ndarray__": True, b"data": bytes(8), b"dtype": "<f8", b"shape": [-1]}),
+    "a fill byte before a jpeg's size": msgpack.packb({"__image__": True, "format": "jpeg", "data": BIG_JPEG}),
+    "many small pictures that claim much": msgpack.packb([{"__image__": True, "format": "png", "data": WIDE}] * 50),
+    "a map as a key": b"\x81\x80\x01",
+    "half a message": codec.pack({"prompt": "take the apple"}, "openpi")[:-4],
 }
 
 
@@ -212,6 +235,75 @@ def test_clients_that_leave_flood_or_crowd_do_not_stop_the_server():
             assert closed.value.rcvd.code == server.BUSY
             first.send(codec.pack(libero(), "openpi"))
             assert codec.unpack(first.recv())["actions"].shape == (3, WIDTH)
+
+
+TOKEN = "correct horse battery staple"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.1.2", "lab.example"])
+def test_what_others_can_reach_needs_a_token(host):
+    with pytest.raises(ConfigError, match="valid: a token"):
+        server.check_exposed(host, "")
+    with pytest.raises(ConfigError, match="16 or more"):
+        server.check_exposed(host, "secret")
+    server.check_exposed(host, TOKEN)
+    for mine in ("127.0.0.1", "::1", "localhost"):
+        server.check_exposed(mine, "")
+
+
+def test_only_who_shows_the_token_is_served_and_health_is_for_everybody():
+    with serving("openpi", server.Access(TOKEN)) as (address, _):
+        for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(address, additional_headers=wrong)
+            assert refused.value.response.status_code == 401
+        for right in ({"Authorization": f"Bearer {TOKEN}"}, {"Authorization": f"Api-Key {TOKEN}"}):
+            with connect(address, additional_headers=right) as client:
+                assert codec.unpack(client.recv()) == {"send_state": True}
+        with connect(f"{address}/?token={quote(TOKEN)}") as client:
+            client.recv()
+        with urlopen(address.replace("ws:", "http:") + "/healthz") as healthy:
+            assert healthy.read() == b"OK\n"
+
+
+def test_no_page_in_a_browser_reaches_it():
+    with serving("openpi") as (address, _), pytest.raises(InvalidStatus) as refused:
+        connect(address, origin="http://evil.example")
+    assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("access", [server.Access(takeover=True), server.Access(idle_s=0.0)], ids=["takeover", "idle"])
+def test_a_seat_that_is_not_used_goes_to_the_next(access):
+    with serving("openpi", access) as (address, _), connect(address) as first:
+        first.recv()
+        with connect(address) as second:
+            second.recv()
+            second.send(codec.pack(libero(), "openpi"))
+            assert codec.unpack(second.recv())["actions"].shape == (3, WIDTH)
+            with pytest.raises(ConnectionClosed) as closed:
+                first.recv()
+            assert closed.value.rcvd.code == server.GIVEN_UP and "another client" in closed.value.rcvd.reason
+
+
+@pytest.mark.parametrize("protocol", ["openpi", "vla-eval"])
+def test_a_defect_is_told_to_the_client_and_the_next_message_is_answered(protocol, monkeypatch):
+    with serving(protocol) as (address, made), connect(address) as client:
+        if protocol == "openpi":
+            client.recv()
+        message = libero() if protocol == "openpi" else {"type": "observation", "payload": benchmark(), "seq": 1}
+        with monkeypatch.context() as broken:
+            broken.setattr(made.engine, "step", lambda _seen: {}["a defect"])
+            client.send(codec.pack(message, protocol))
+            assert "KeyError" in str(client.recv())
+        client.send(codec.pack(message, protocol))
+        assert "actions" in str(codec.unpack(client.recv()))
+
+
+@pytest.mark.parametrize("port", ["80000", "-1", "http"])
+def test_a_port_that_is_none_is_a_usage_error(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--port", port])
+    assert ended.value.code == 2 and "is no port; valid: 0 to 65535" in capsys.readouterr().err
 
 
 def connect_patiently(address):
@@ -282,7 +374,7 @@ def test_pictures_are_rgb_and_bounded(form):
     made = codec.unpack(msgpack.packb({"__image__": True, "format": form[1:], "data": data}))
     assert made.shape == (20, 30, 3) and made[..., 0].min() > 200 and made[..., 1:].max() < 60
     big = cv2.imencode(form, np.zeros((3000, 3000, 3), np.uint8))[1].tobytes()
-    with pytest.raises(ObservationError, match="3000 x 3000 px; at most"):
+    with pytest.raises(ObservationError, match="3000 x 3000 px; valid"):
         codec.unpack(msgpack.packb({"__image__": True, "format": form[1:], "data": big}))
 
 

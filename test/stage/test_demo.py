@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -62,6 +63,17 @@ def test_stopped_at_any_moment_it_leaves_no_process_and_a_readable_bag(tmp_path:
     assert all(gone(pid) for pid in children_ids)
     assert isinstance(topics(tmp_path / "bag"), dict)
     assert json.loads((tmp_path / "summary.json").read_text())["faults"] == ["stopped by a signal"]
+
+
+def test_nothing_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    children_ids = pids(wait_for(process.stdout, "started"))
+    process.kill()
+    words(process)
+    end = time.monotonic() + LIMIT_S
+    while not all(gone(pid) for pid in children_ids):
+        assert time.monotonic() < end, "they end with whoever started them"
+        time.sleep(0.05)
 
 
 def test_a_missing_checkpoint_is_named_and_ends_everything(tmp_path: Path) -> None:

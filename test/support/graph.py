@@ -92,6 +92,8 @@ def graph() -> Iterator[Graph]:
         for node in made.nodes:
             node.close()
         made.executor.shutdown()
+        for node in (*made.nodes, made.tester):  # else the next test would find their topics
+            node.destroy_node()
         rclpy.try_shutdown()
 
 

@@ -31,7 +31,8 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> N
 
 
 class Robot:
-    def __init__(self, positions: np.ndarray) -> None:
+    def __init__(self, positions: np.ndarray, password: str = "admin") -> None:
+        self._password = password
         self.position = np.degrees(positions)
         self.speed, self.asked, self._waiting = np.zeros(7), np.zeros(7), None
         self.soft: dict[str, np.ndarray] = {}
@@ -118,7 +119,7 @@ class Robot:
         if self.session is None and name != "CreateSession":
             return {"error": "INVALID_SESSION"}
         if name == "CreateSession":
-            if call["login"]["password"] != "admin":
+            if call["login"]["password"] != self._password:
                 return {"error": "INVALID_PASSWORD"}
             self.session = call["login"]
         elif name == "CloseSession":

@@ -25,6 +25,7 @@ class Toy:
         keys = (("lm.0.mlp", "prefill"), ("lm.1.mlp", "prefill"), ("expert.0.mlp", "act"))
         self.sites = [self._site(key, phase, g) for key, phase in keys]
         self.calibration: dict[str, Tensor] = {}
+        self.device = torch.device("cpu")
 
     def _site(self, key: str, phase: str, g: torch.Generator) -> Site:
         weights = [torch.randn(CHANNELS, WIDTH, generator=g) / 4 for _ in range(3)]

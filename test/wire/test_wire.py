@@ -122,9 +122,9 @@ def test_a_bad_image_says_what_is_valid(change: dict, says: str) -> None:
 @pytest.mark.parametrize(
     "format_, data, says",
     [
-        ("jpeg", b"", "0 bytes of 'jpeg' do not decode"),
+        ("jpeg", b"", "'jpeg'.*0 bytes do not decode"),
         ("jpeg", b"not a picture", "do not decode"),
-        ("h264", b"123", "unknown compressed format 'h264'; valid: jpeg, png, webp"),
+        ("h264", b"123", "'h264'.*valid: a whole JPEG or PNG"),
     ],
 )
 def test_a_bad_compressed_image_says_what_is_valid(format_: str, data: bytes, says: str) -> None:

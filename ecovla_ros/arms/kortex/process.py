@@ -12,12 +12,14 @@ import json
 import logging
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ecovla_ros.arms.base import Arm
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.errors import ConfigError, ControlError
 from ecovla_ros.types import ArmState, Trajectory
@@ -28,13 +30,17 @@ STOP_S = 3.0
 """The process has this long to stop the arm and end, s."""
 
 
-class KortexArm:
+class KortexArm(Arm):
     """A client of one server process. `send` and `gripper` may be called from one thread, the rest from any."""
 
-    def __init__(self, python: str, limits: Limits, clock: Callable[[], int], arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, python: str, limits: Limits, clock: Callable[[], int], arguments: Sequence[str] = (),
+        password: str = "admin",
+    ) -> None:  # fmt: skip
         """Start the server with the interpreter `python`. `limits` become the arm's soft limits; `clock`: ns.
 
-        Raises ConfigError when the interpreter cannot be run.
+        `password`: told through the pipe, where no list of processes shows it. Raises ConfigError when the interpreter
+        cannot be run.
         """
         command = [python, str(SERVER), *arguments]
         for name in ("velocity", "acceleration"):
@@ -48,6 +54,9 @@ class KortexArm:
             raise ConfigError(
                 f"cannot start '{python}' ({error.strerror}); valid: the Python of an environment with kortex_api"
             ) from error
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `fault` says so
+            self._process.stdin.write(json.dumps({"password": password}) + "\n")
         self._clock = clock
         self._state: ArmState | None = None
         self._fault, self._strange = "", False
@@ -103,7 +112,7 @@ class KortexArm:
     def _write(self, order: dict[str, object]) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(json.dumps({**order, "sent": time.monotonic()}) + "\n")
         except (BrokenPipeError, ValueError) as error:
             raise ControlError(f"the arm cannot be commanded: {self.fault or error}") from error
 

@@ -1,16 +1,19 @@
 """The process that talks to the arm through Kinova's kortex_api. Started by `process`, with a Python of its own.
 
 Standard library and kortex_api alone: kortex_api pins a protobuf that no model stack can live with, so its environment
-holds nothing else. Lines of JSON come in by standard input (trajectory, gripper, clear) and go out by standard output
-(state, at the rate of the loop); what kortex_api prints goes to standard error. The arm knows only latched joint speeds
-("duration" is not implemented): it moves on until the next command or Stop. So this process stops it on every way out,
-ends every trajectory at rest, and asks for a connection time-out that stops the arm when the process is killed.
+holds nothing else. Lines of JSON come in by standard input (the password; then trajectory, gripper, clear, each with
+the time when it was given) and go out by standard output (state, at the rate of the loop); what kortex_api prints goes
+to standard error. The arm knows only latched joint speeds ("duration" is not implemented): it moves on until the next
+command or Stop. So this process stops it on every way out, ends every trajectory at rest, stops it when replies come
+too late to know where it is, and asks for a connection time-out that stops the arm when the process is killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
+import contextlib
 import importlib
 import json
 import math
@@ -30,10 +33,16 @@ SETTLED_RAD = 0.004
 """An arm so near to its last point has arrived, rad."""
 SETTLE_S = 1.0
 """After the end of a trajectory its last point is approached for so long, s."""
-CALL_MS = 200
-"""A reply that takes longer is lost, ms. Users measure 50 to 75 ms."""
+CALL_MS = 100
+"""A reply that takes longer is lost, ms. Users measure 50 to 75 ms. The arm moves on while a call is on its way."""
 LOST = 3
-"""So many calls in a row without an answer are a fault; one that is answered halves the count."""
+"""So many calls of a kind in a row without an answer are a fault; one that is answered halves the count."""
+DEAF = 2
+"""So many calls of any kind in a row without an answer are one too: replies come late, and so does every command."""
+TURNS = 8
+"""The next turn may be as long as the longest of so many before it."""
+STALE_S = 0.25
+"""An order that was given longer ago is not carried out, s: this process, or the one before it, stood still."""
 MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError)
 """What an order raises that cannot be carried out."""
 MODULES = {
@@ -203,24 +212,28 @@ class Loop:
         self._clock = clock
         self._session, self._asked, self._report, self._limit = session, asked, report, options.velocity
         self._errors = errors_of(session.api)
-        self._trajectory, self._moving, self._fault, self._lost = None, False, "", {}
-        self._seen, self._at, self._speed, self._gripper = False, None, [0.0] * 7, 0.0
-        self._period = PERIOD_S
+        self._trajectory, self._moving, self._fault, self._lost, self._deaf = None, False, "", {}, 0
+        self._seen, self._at, self._speed, self._gripper, self._looked = False, None, [0.0] * 7, 0.0, 0.0
+        self._delay = 0.0
+        self._periods = collections.deque([PERIOD_S], TURNS)
 
     def turn(self, now, period):
-        """One turn at the time `now`; the last one took `period` seconds. Returns False when asked to end."""
-        self._period += 0.2 * (max(period, PERIOD_S) - self._period)
+        """One turn at the time `now`; the last one took `period` seconds. Returns False when asked to end.
+
+        It commands before it looks: when replies begin to come late, the command is the first to be on its way. One
+        that is not answered in time is followed by a stop, and the motion goes on by the next turn.
+        """
+        self._periods.append(max(period, PERIOD_S))
+        if period > STALE_S + 2e-3 * CALL_MS and self._trajectory is not None:
+            note(f"stood still for {period:.1f} s: what was to be done meanwhile is dropped")
+            self._trajectory = None
         going = self._read(now)
-        began = self._clock()
+        if self._fault or self._trajectory is None:
+            self._try("stop", self._drop)
+        elif not self._try("command", lambda: self._follow(now)) and not self._fault:
+            self._try("stop", self._halt)  # until it is answered nobody knows how long that speed lasts
         self._seen = False
         self._seen = self._try("feedback", self._look)
-        if not self._seen:
-            now += self._clock() - began
-        if self._fault or self._trajectory is None:
-            if self._lost["feedback"] < LOST:  # else it was stopped just now
-                self._try("stop", self._drop)
-        else:
-            self._try("command", lambda: self._follow(now))
         if self._seen:
             self._say()
         return going
@@ -238,6 +251,9 @@ class Loop:
 
     def _obey(self, order, now):
         """Raises one of `MALFORMED` before anything of the order is done."""
+        age = now - order["sent"]
+        if not -1.0 <= age <= STALE_S:  # given after this turn began: below 0
+            raise ValueError(f"given {age:.2f} s ago; valid: {STALE_S} s")
         if order["op"] == "trajectory":
             points = points_of(order)
             if self._at is not None and not self._fault:
@@ -249,7 +265,7 @@ class Loop:
             self._try("gripper", lambda: self._session.gripper(closed))
         elif order["op"] == "clear":
             self._try("clear", self._session.clear)
-            self._fault, self._lost = "", {}
+            self._fault, self._lost, self._deaf = "", {}, 0
         else:
             raise ValueError("valid: trajectory, gripper, clear")
 
@@ -266,45 +282,56 @@ class Loop:
         self._trajectory = Cubic(start, speed, times, rows, velocities, now)
 
     def _look(self):
+        began = self._clock()
         self._at, self._speed, self._gripper, fault = self._session.feedback()
-        if fault:
-            self._fault = fault
+        self._looked = 0.5 * (began + self._clock())
+        if fault:  # what runs is over, also when it is cleared before the next turn
+            self._fault, self._trajectory = fault, None
 
     def _follow(self, now):
         """Speeds that bring the arm along the trajectory until the next turn, or zero at its end.
 
         An arm that was not seen goes on as planned, and the next turn may be as late as this one was.
         """
-        span = self._period if self._seen else max(self._period, 1e-3 * CALL_MS)
-        here, then = self._trajectory.at(now), self._trajectory.at(now + span)
-        error = [math.remainder(h - a, math.tau) if self._seen else 0.0 for h, a in zip(here, self._at)]
+        span = max(self._periods) if self._seen else max(*self._periods, 1e-3 * CALL_MS)
+        begin = now + self._delay  # until then the speed before it lasts
+        here, then, was = (self._trajectory.at(t) for t in (begin, begin + span, self._looked))
+        error = [math.remainder(w - a, math.tau) if self._seen else 0.0 for w, a in zip(was, self._at)]
         late = now - self._trajectory.end
         if late > SETTLE_S or (self._seen and late >= 0.0 and max(map(abs, error)) < SETTLED_RAD):
             self._drop()
             return
         wished = [(t - h) / span + GAIN * e for h, t, e in zip(here, then, error)]
         self._moving = True  # before the call: its reply may be lost and its command not
-        self._session.speeds([min(max(w, -most), most) for w, most in zip(wished, self._limit)])
+        sent = self._clock()
+        try:
+            self._session.speeds([min(max(w, -most), most) for w, most in zip(wished, self._limit)])
+        finally:
+            self._delay = self._clock() - sent
 
     def _drop(self):
         self._trajectory = None
         if self._moving:
-            self._session.stop()
-            self._moving = False
+            self._halt()
+
+    def _halt(self):
+        self._session.stop()
+        self._moving = False
 
     def _try(self, kind, call):
-        """Whether the call was answered; at `LOST` of a kind that were not the arm is stopped and a fault named."""
+        """Whether the call was answered; at `LOST` of a kind that were not, or `DEAF` of any, a fault is named."""
         try:
             call()
         except self._errors as error:
             self._lost[kind] = min(self._lost.get(kind, 0) + 1, LOST)
+            self._deaf += 1
             note(f"no answer to {kind} ({self._lost[kind]}): {error}")
-            if self._lost[kind] >= LOST:
+            if self._lost[kind] >= LOST or (self._deaf >= DEAF and self._trajectory is not None):
                 self._fault = self._fault or f"the arm does not answer: {error}"
                 self.stop()
                 self._say()
             return False
-        self._lost[kind] = self._lost.get(kind, 0) // 2
+        self._lost[kind], self._deaf = self._lost.get(kind, 0) // 2, 0
         return True
 
     def stop(self):
@@ -312,8 +339,7 @@ class Loop:
         self._trajectory = None
         for _ in range(LOST):
             try:
-                self._session.stop()
-                self._moving = False
+                self._halt()
                 return
             except self._errors as error:
                 note(f"stop: {error}")
@@ -321,7 +347,7 @@ class Loop:
     def _say(self):
         at = self._at if self._seen else None
         state = {"joints": at, "velocity": self._speed, "gripper": self._gripper, "fault": self._fault,
-                 "moving": self._moving, "period_ms": 1e3 * self._period}  # fmt: skip
+                 "moving": self._moving, "period_ms": 1e3 * max(self._periods)}  # fmt: skip
         self._report(json.dumps(state))
 
 
@@ -335,13 +361,33 @@ def unread(error):
     note(f"kortex_api: {error}")
 
 
+class Reports:
+    """Lines to what was standard output. One that does not fit into the pipe at once is dropped: an arm is not kept
+    waiting for whoever reads no more, and this process can end then.
+    """
+
+    def __init__(self, descriptor):
+        self._descriptor = descriptor
+        os.set_blocking(descriptor, False)
+
+    def __call__(self, line):
+        """Send it, whole or not at all: it is shorter than what a pipe takes in one piece. Raises BrokenPipeError."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._descriptor, (line + "\n").encode())
+
+
 def reports():
-    """A stream to what is standard output now. Whatever else prints there, kortex_api does, goes to standard error."""
+    """Where to report to. Whatever else prints to standard output, as kortex_api does, goes to standard error."""
     sys.stdout.flush()
-    kept = os.fdopen(os.dup(1), "w", buffering=1)
+    kept = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return kept
+    return Reports(kept)
+
+
+def password_of(stream):
+    """The first line: what is told by the command line or the environment can be seen by others."""
+    return json.loads(stream.readline())["password"]
 
 
 def listen(asked):
@@ -365,14 +411,18 @@ def main():
     parser.add_argument("--ip", default="192.168.1.10")
     parser.add_argument("--port", type=int, default=10000)
     parser.add_argument("--username", default="admin")
-    parser.add_argument("--password", default="admin")
-    parser.add_argument("--inactivity-ms", type=int, default=500, help="silence after which the arm stops by itself")
+    parser.add_argument("--inactivity-ms", type=int, default=200, help="silence after which the arm stops by itself")
     parser.add_argument("--velocity", type=numbers, required=True, help="soft limits, rad/s, seven of them")
     parser.add_argument("--acceleration", type=numbers, required=True, help="soft limits, rad/s^2, seven of them")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
     asked, out = queue.Queue(), reports()
+    try:
+        options.password = password_of(sys.stdin)
+    except MALFORMED:
+        note("the first line of standard input is no password")
+        return 3
     try:
         api = load_api()
     except ImportError as error:
@@ -383,7 +433,7 @@ def main():
     except errors_of(api) as error:
         note(f"cannot reach the arm at {options.ip}:{options.port}: {type(error).__name__}: {error}")
         return 3
-    loop = Loop(session, asked, lambda line: print(line, file=out, flush=True), options)
+    loop = Loop(session, asked, out, options)
     threading.Thread(target=listen, args=(asked,), daemon=True).start()
     try:
         before, due = time.monotonic(), time.monotonic()
@@ -401,4 +451,11 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = 1
+    try:
+        code = main()
+    except SystemExit as end:  # a signal
+        code = end.code
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # the thread that reads standard input holds its lock, and Python's own end waits for that

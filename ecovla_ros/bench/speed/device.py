@@ -1,11 +1,13 @@
 """Device times on CUDA, and the roofline bound they are held against (not measured where there is no GPU).
 
 Bound of one product: max(weight bytes / bandwidth, 2 MACs / peak); weights are streamed once per use, activations are
-free, launches cost nothing. Peaks are dense bf16 with float32 accumulation, from the vendors' data sheets.
+free, launches cost nothing. Peaks are dense bf16 with float32 accumulation: of the vendor's data sheet, or what a large
+product and a large copy reach on the very device, in the part of it that the process runs on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecovla_ros.kernels.gated import KERNEL_CHOICE
+from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.models.base import Plan, Policy, Seen
 from ecovla_ros.types import Observation
 
@@ -35,6 +37,32 @@ PRODUCTS = {
     torch.ops.aten.baddbmm.default: (1, 2),
 }
 """Matrix product -> which arguments are left and right."""
+
+
+EDGE, COPIED, REPEATS = 8192, 1 << 30, 10
+"""Of a measured ceiling: rows and columns of the product, bytes of the copy, runs."""
+
+
+def ceilings() -> tuple[float, float]:
+    """FLOP/s of a large bfloat16 product and bytes/s of a large copy, read and written, as measured on the device."""
+    left, right = (torch.randn(EDGE, EDGE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    here = torch.empty(COPIED, dtype=torch.uint8, device="cuda")
+    there = torch.empty_like(here)
+    seconds = [_seconds(run) for run in (lambda: left @ right, lambda: there.copy_(here))]
+    return 2 * EDGE**3 / seconds[0], 2 * COPIED / seconds[1]
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """Device time of one run, of several in a row."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(3):
+        run()
+    start.record()
+    for _ in range(REPEATS):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / REPEATS / 1e3
 
 
 def peaks_of(name: str) -> tuple[float, float] | None:
@@ -63,18 +91,22 @@ class Roofline(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@KERNEL_CHOICE.reference_alone()
+@reference_alone()
 def bound_ms(
     policy: Policy, obs: Observation, plan: Plan, noise: Tensor, peaks: tuple[float, float]
 ) -> dict[str, float]:
-    """Lower bounds of one frame by scope, ms: prefill and act. Attention counts where it runs as plain products."""
-    with Roofline(*peaks) as prefill:
+    """Lower bounds of one frame by scope, ms: prefill, act, and the policy call with the vision tower.
+
+    Attention counts where it runs as plain products, and convolutions (a tower's patches) do not.
+    """
+    with Roofline(*peaks) as encode:
         seen = replace(policy.encode(obs), reuse=None)
-        prefill.seconds = 0.0
+    with Roofline(*peaks) as prefill:
         handoff = policy.prefill(seen, plan)
     with Roofline(*peaks) as act:
         policy.act(seen, handoff, plan, noise)
-    return {"prefill": prefill.seconds * 1e3, "act": act.seconds * 1e3}
+    parts = [1e3 * part.seconds for part in (encode, prefill, act)]
+    return {"prefill": parts[1], "act": parts[2], "policy": sum(parts)}
 
 
 class Timed:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from ecovla_ros.kernels.gated import KERNEL_CHOICE
+from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.models.base import Plan, Policy
 from ecovla_ros.types import Observation
 
@@ -26,7 +26,7 @@ ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_at
 """The CPU's fused attention, which torch's counter does not know."""
 
 
-@KERNEL_CHOICE.reference_alone()
+@reference_alone()
 def count(policy: Policy, obs: Observation, plan: Plan, noise: torch.Tensor, reuse: bool = False) -> dict[str, int]:
     """Multiply-accumulates of one frame by scope: prefill, act, and the policy call with the vision tower.
 

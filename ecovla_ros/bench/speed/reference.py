@@ -1,13 +1,18 @@
 """transformers' PI0 on the weights of one of ours, for a comparison in the same run.
 
 As its users run it: three camera slots, the third masked, and the prompt padded to 200 tokens (openpi's and lerobot's
-defaults). Beside it the same model on exactly the tokens that ours takes. transformers is imported here and nowhere
-else at run time.
+defaults). Beside it the same model on exactly the tokens that ours takes. Both also compiled: the vision tower, the
+language model and the expert through torch.compile, which on CUDA replays each as a graph; transformers' own code
+between them reads a mask of the cameras on the host, so that no larger part can be one graph. transformers is imported
+here and nowhere else at run time.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,61 +21,123 @@ from torch import Tensor
 
 from ecovla_ros import build
 from ecovla_ros.config import PolicyConfig
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.models.base import DENSE
 from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.convert import from_transformers
-from ecovla_ros.models.shapes import around
+from ecovla_ros.models.shapes import PI0, PI0_MID, PI0_REDUCED, around
 from ecovla_ros.types import Observation
 
 SLOTS, PROMPT = 3, 200
 IMAGE_TOKEN = 1
+SHAPES = {"pi0": PI0, "pi0-mid": PI0_MID, "pi0-reduced": PI0_REDUCED}
+"""Models that have a counterpart in transformers."""
+REHEARSALS = 4
+"""Answers of a compiled model before any is timed: it compiles, warms up, and captures."""
+
+Compile = Callable[[Any], Any]
+COMPILE: Compile = partial(torch.compile, dynamic=False, mode="reduce-overhead")
+"""Inductor, with CUDA graphs where there is CUDA."""
+
+
+def shape_of(model: str) -> PiConfig:
+    """The configuration of a model that has a counterpart. Raises ConfigError."""
+    if model not in SHAPES:
+        raise ConfigError(f"--reference is transformers' PI0: {unknown('model', model, SHAPES)}")
+    return SHAPES[model]
 
 
 class Reference:
     """transformers' model and our policy, on equal random weights, on one device."""
 
-    def __init__(self, config: PiConfig, settings: PolicyConfig, every: int) -> None:
+    def __init__(self, name: str, settings: PolicyConfig, every: int, compiler: Compile | None = None) -> None:
         """`settings`: device, dtype, seed and bucket. `every`: it runs on every so many frames, as it is slow.
+        `compiler`: run it compiled too; None: only as it is.
 
-        Raises ConfigError without transformers.
+        Raises ConfigError without transformers, or for a model that has no counterpart.
         """
+        config = shape_of(name)
         try:
             from transformers import PI0Config, PI0ForConditionalGeneration
         except ImportError as error:
             why = f"--reference needs transformers 5.4 or newer: pip install transformers ({error})"
             raise ConfigError(why) from error
-        place = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
+        place: dict[str, Any] = {"device": build.device_of(settings), "dtype": build.dtype_of(settings)}
         torch.manual_seed(settings.seed)
-        self.model = PI0ForConditionalGeneration(PI0Config(**settings_of(config))).eval()
-        generator = torch.Generator().manual_seed(settings.seed)
+        with torch.device(place["device"]):  # billions of weights are drawn where they will run
+            self.model = PI0ForConditionalGeneration(PI0Config(**settings_of(config))).eval()
+        generator = torch.Generator(place["device"]).manual_seed(settings.seed)
         with torch.no_grad():
             for weight in self.model.parameters():  # transformers starts near zero
-                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.5 * weight.shape[-1] ** -0.5)
-        model = from_transformers(self.model, config.cameras, config.max_prompt, config.optional_cameras)
-        self.policy = around("pi0-mid", model.to(**place), build.bucket_of(settings))
+                noise = torch.randn(weight.shape, generator=generator, device=place["device"])
+                weight.add_(noise, alpha=0.5 * weight.shape[-1] ** -0.5)
+        model = from_transformers(self.model, config.cameras, config.max_prompt, config.optional_cameras, **place)
+        self.policy = around(name, model, build.bucket_of(settings))
         self.model.to(**place)
         self.steps, self.every, self._turns = config.flow_steps, every, 0
         self.times: dict[str, list[float]] = {"padded": [], "exact": []}
         self.difference = 0.0
+        self._parts = self._compiled(compiler) if compiler is not None else []
+        self.times |= {f"{name}, compiled": [] for name in (*self.times,) if self._parts}
+        self.failed = ""
+        """Why nothing runs compiled; empty: it does, or nobody asked."""
 
     @torch.inference_mode()
     def turn(self, obs: Observation, measured: bool) -> None:
-        """Answer one observation both ways, if it is this one's turn; the exact one must agree with our dense one."""
+        """Answer one observation every way, if it is this one's turn; the exact one must agree with our dense one."""
         self._turns += 1
+        if self._turns == 1:
+            self._rehearse(obs)
         if (self._turns - 1) % self.every:
             return
-        noise = torch.randn(1, self.policy.config.horizon, 32, generator=torch.Generator().manual_seed(0))
-        for name, slots, prompt in (("padded", SLOTS, PROMPT), ("exact", len(obs.images), 0)):
+        for name in self.times:
             start = time.perf_counter()
-            actions = self._answer(obs, noise, slots, prompt)
+            actions = self._way(name, obs)
             if measured:
                 self.times[name].append((time.perf_counter() - start) * 1e3)
-        seen = self.policy.encode(obs)
-        if self._turns == 1:  # before any pattern has moved a row; later it would differ by rounding alone
-            ours = self.policy.act(seen, self.policy.prefill(seen, DENSE), DENSE, noise[0])
-            self.difference = float((ours.cpu() - actions[0]).abs().max())
+            if self._turns == 1 and name == "exact":  # before any pattern has moved a row
+                seen, noise = self.policy.encode(obs), self._noise()
+                ours = self.policy.act(seen, self.policy.prefill(seen, DENSE), DENSE, noise[0])
+                self.difference = float((ours.cpu() - actions[0]).abs().max())
+
+    def _rehearse(self, obs: Observation) -> None:
+        """Every compiled way a few times; one that does not compile here is left out, and rows say why."""
+        for name in [n for n in self.times if n.endswith("compiled")]:
+            try:
+                for _ in range(REHEARSALS):
+                    self._way(name, obs)
+            except (RuntimeError, AssertionError) as error:
+                self.failed = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                del self.times[name]
+
+    def _way(self, name: str, obs: Observation) -> Tensor:
+        """The answer (1, H, action_dim) of one way to run the model."""
+        slots, prompt = (SLOTS, PROMPT) if name.startswith("padded") else (len(obs.images), 0)
+        with self._running_compiled() if name.endswith("compiled") else nullcontext():
+            return self._answer(obs, self._noise(), slots, prompt)
+
+    def _noise(self) -> Tensor:
+        return torch.randn(1, self.policy.config.horizon, 32, generator=torch.Generator().manual_seed(0))
+
+    def _compiled(self, compiler: Compile) -> list[tuple[Any, str, Any]]:
+        """Module, name of its method, and the method compiled."""
+        inner = self.model.model
+        parts = ((inner.vlm, "get_image_features"), (inner.vlm, "forward"), (inner.dit, "forward"))
+        return [(module, method, compiler(getattr(module, method))) for module, method in parts]
+
+    @contextmanager
+    def _running_compiled(self) -> Iterator[None]:
+        """The model's parts as compiled; afterwards as they were."""
+        if self.policy.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        for module, method, compiled in self._parts:
+            setattr(module, method, compiled)
+        try:
+            yield
+        finally:
+            for module, method, _ in self._parts:
+                delattr(module, method)
 
     def rows(self, dense_ms: float) -> list[dict[str, Any]]:
         """One row for each way; speed-up is over our dense mean, so that it is below 1."""
@@ -91,6 +158,7 @@ class Reference:
                     **{f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 95, 99)},
                     "speedup": dense_ms / mean,
                     "max_abs_difference": self.difference,
+                    "compiled_note": self.failed,
                 }
             )
         return rows
@@ -109,7 +177,7 @@ class Reference:
         mask = (torch.arange(len(row)) < real).long()[None]
         present = torch.tensor([[i < len(images) for i in range(slots)]])
         state = torch.zeros(1, config.state_dim, dtype=policy.dtype)
-        state[0, :8] = torch.from_numpy(policy.normaliser.state(obs.joints, obs.gripper))
+        state[0, :8] = torch.from_numpy(policy.normaliser.observed(obs))
         given = (state, torch.tensor([row]), torch.stack(pixels)[None], noise.to(policy.dtype), mask, present)
         state, row_ids, images_in, noise, mask, present = (t.to(policy.device) for t in given)
         out: Tensor = self.model.sample_actions(

@@ -6,6 +6,7 @@ product sees all tokens at once and energies are summed over both halves.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecovla_ros.models.core.keys import Keys
 from ecovla_ros.models.core.layers import Use, run
 from ecovla_ros.models.prismatic.layers import UNTURNED, PlainBlock, bare_norm, own
 
@@ -22,6 +24,8 @@ FREQUENCIES, LONGEST = 256, 10_000.0
 
 class Dit(nn.Module):
     """`layers` blocks of `width`; conditions come as vectors of `condition_width`."""
+
+    halves: Tensor
 
     def __init__(
         self, width: int, layers: int, heads: int, horizon: int, action_dim: int, condition_width: int
@@ -34,8 +38,6 @@ class Dit(nn.Module):
         self.position = nn.Parameter(torch.randn(1 + horizon, width) * width**-0.5)
         self.blocks = nn.ModuleList(PlainBlock(width, 4 * width, heads, layers) for _ in range(layers))
         self.norm, self.action_out = bare_norm(width), nn.Linear(width, action_dim)
-        half = torch.ones(1 + horizon, 1 + horizon, dtype=torch.bool)
-        self.register_buffer("halves", torch.block_diag(half, half), persistent=False)
 
     def times(self, times: Tensor) -> Tensor:
         """Embeddings (n, width) of training times (n,): depend on nothing else."""
@@ -56,6 +58,12 @@ class Dit(nn.Module):
         actions = self.action_in(x).expand(count, -1, -1)
         tokens = torch.cat((condition[:, None], actions), 1) + self.position  # (R, 1 + H, width)
         hidden = tokens.flatten(0, 1)[None]
-        mask = None if count == 1 else self.halves
-        hidden = run(self.blocks, hidden, UNTURNED, [own] * len(self.blocks), mask, uses)
+        keys = None if count == 1 else _apart(count, hidden.shape[1], hidden.device)
+        hidden = run(self.blocks, hidden, UNTURNED, [own] * len(self.blocks), keys, uses)
         return self.action_out(self.norm(hidden))[0].unflatten(0, (count, -1))[:, 1:]
+
+
+@functools.cache
+def _apart(parts: int, length: int, device: torch.device) -> Keys:
+    """`parts` equal stretches of a sequence that do not see one another; made once, as it is the same in every step."""
+    return Keys(length, length, segments=parts, device=device)

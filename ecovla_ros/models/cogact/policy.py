@@ -14,7 +14,8 @@ from torch import Tensor
 from ecovla_ros.models.base import Plan, PolicySpec, Seen
 from ecovla_ros.models.cogact.ddim import ddim_steps
 from ecovla_ros.models.cogact.model import CogactModel
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.core.layers import pack
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.policy import PrismaticPolicy
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
 from ecovla_ros.models.prismatic.sites import sites, uses
@@ -28,7 +29,7 @@ class CogactPolicy(PrismaticPolicy):
         self,
         model: CogactModel,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: QuestionPrompt,
         flow_steps: int = 0,
         calibration: Mapping[str, Tensor] | None = None,
@@ -38,6 +39,7 @@ class CogactPolicy(PrismaticPolicy):
         ConfigError for a number of steps that the schedule does not have."""
         super().__init__(model, spec, normaliser, prompt, calibration, bucket)
         self.model = model
+        pack(model.dit.blocks)
         self.flow_steps = flow_steps or model.config.steps
         self._steps = ddim_steps(self.flow_steps)
         self._guided = model.config.guidance > 1.0

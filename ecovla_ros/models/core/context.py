@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.layers import Extend, Rope, Use, key_mask, run
+from ecovla_ros.models.core.keys import Keys
+from ecovla_ros.models.core.layers import Extend, Rope, Use, run
 
 
 class PrefixContext(NamedTuple):
@@ -21,6 +20,8 @@ class PrefixContext(NamedTuple):
     length: int
     valid: Tensor | None
     """(length,) float32, 0 for padding; None: no padding."""
+    gap: Tensor | None = None
+    """(2,) int32: where in these tokens the padding lies; None: no padding."""
     stay: Tensor | None = None
     """Which positions of the prefix these are, (length,) int64, ascending; None: all."""
 
@@ -33,15 +34,14 @@ class PrefixContext(NamedTuple):
         """
         layers = slice(self.first, self.last)
         mine = list(blocks)[layers]
-        extends: list[Extend] = [partial(cache.write, self.length + offset) for cache in caches[layers]]
-        mask = suffix_mask(self.valid, offset + count)
+        extends: list[Extend] = [cache.at(self.length + offset) for cache in caches[layers]]
+        keys = self.keys(count, offset + count)
 
         def through(x: Tensor, rope: Rope, uses: Sequence[Use]) -> Tensor:
-            return run(mine, x, rope, extends, mask, uses[layers])
+            return run(mine, x, rope, extends, keys, uses[layers])
 
         return through
 
-
-def suffix_mask(valid: Tensor | None, more: int) -> Tensor | None:
-    """Keys (1, 1, 1, S + more) that may be seen: those of `valid` (S,), and all `more` behind them."""
-    return None if valid is None else key_mask(F.pad(valid, (0, more), value=1.0)[None])
+    def keys(self, length: int, more: int) -> Keys | None:
+        """What `length` rows see of these tokens and of `more` behind them: all but padding."""
+        return None if self.gap is None else Keys(length, self.length + more, self.gap, device=self.gap.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.core.keys import Keys
 from ecovla_ros.models.core.layers import Extend, Rope, Use, run
 from ecovla_ros.prune.site import SiteUse
 
@@ -26,23 +27,20 @@ class Span(NamedTuple):
     """(1, L, width)."""
     rope: Rope
     """Tables (L, 1, head_dim) of these positions."""
-    mask: Tensor | None = None
-    """(…, L or 1, keys) bool, True where a key may be seen; None: everywhere."""
+    keys: Keys | None = None
+    """Which keys these positions may attend to; None: all."""
     valid: Tensor | None = None
     """(L,) float32, 0 for padding; None: no padding."""
 
     def narrowed(self, index: Tensor | slice, keys: bool) -> Span:
-        """The rows `index`, and with `keys` the same columns of the mask: others are not attended to any more."""
-        mask = self.mask
-        if mask is not None:
-            mask = mask if mask.shape[-2] == 1 else mask[..., index, :]
-            mask = mask[..., index] if keys else mask
+        """The rows `index`, and with `keys` the same keys: others are not attended to any more."""
+        seen = None if self.keys is None else self.keys.narrowed(index, keys)
         rope = Rope(self.rope.cos[index], self.rope.sin[index])
-        return Span(self.x[:, index], rope, mask, None if self.valid is None else self.valid[index])
+        return Span(self.x[:, index], rope, seen, None if self.valid is None else self.valid[index])
 
     def through(self, blocks: Sequence[nn.Module], extends: Sequence[Extend], uses: Sequence[Use] | None) -> Span:
         """The same positions after `blocks`."""
-        return self._replace(x=run(blocks, self.x, self.rope, extends, self.mask, uses))
+        return self._replace(x=run(blocks, self.x, self.rope, extends, self.keys, uses))
 
     def looks(self, attention: Any, keys: Tensor, rows: slice, use: SiteUse) -> Tensor:
         """How much the positions `rows` of this span look at each of `keys`, (S,): mean over rows and heads that run.
@@ -54,8 +52,8 @@ class Span(NamedTuple):
         q = attention.queries(attention.norm(self.x[:, rows]), heads, there)  # (1, R, heads, head_dim)
         folded = q.reshape(1, -1, keys.shape[1], attention.head_dim).transpose(1, 2)
         scores = (folded @ keys.transpose(-1, -2)).float() * attention.head_dim**-0.5  # (1, G, R * rank, S)
-        if self.mask is not None:
-            seen = self.mask if self.mask.shape[-2] == 1 else self.mask[..., rows, :]
+        seen = None if self.keys is None else self.keys.of(rows).mask
+        if seen is not None:
             scores = scores.masked_fill(~seen, -torch.inf)
         each = scores.softmax(-1).mean((0, 1)).unflatten(0, (q.shape[1], -1)).mean(1)  # (R, S)
         if self.valid is None:

@@ -6,20 +6,29 @@ channels is the layer run on the views `w[:k]` (a mask is a permutation; the spa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.kernels.gated import gated
+from ecovla_ros.kernels.attention import attention
+from ecovla_ros.kernels.available import triton_runs_on
+from ecovla_ros.kernels.gated import hidden, reference
+from ecovla_ros.kernels.sums import Sums
+from ecovla_ros.models.core import fused
+from ecovla_ros.models.core.keys import Keys
 from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.prune.energy import add_energy, add_samples
 from ecovla_ros.prune.site import SiteUse
 
 Extend = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
 """Takes this pass's K and V (B, G, L, head_dim) and gives those to attend to: with the past before them."""
+
+
+Mask = Tensor | Keys | None
+"""Which keys may be seen: booleans (…, L or 1, keys), True where so; `Keys`, the same said as lengths; None: all."""
 
 
 class Rope(NamedTuple):
@@ -58,12 +67,14 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     return torch.addcmul(x * rope.cos.to(x.dtype), swapped, rope.sin.to(x.dtype))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention of q (B, G, Lq, head_dim) over k, v (B, G, L, head_dim) where `mask` (B, 1, 1, L) is True.
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """Softmax attention of q (B, G, Lq, head_dim) over k, v (B, G, L, head_dim) that `mask` lets them see.
 
     The fused kernel, but for bfloat16 on a CPU: there it takes twice the time of the plain products, and its backward
     pass five times (torch 2.13, AVX512-BF16).
     """
+    if isinstance(mask, Keys):
+        mask = mask.mask
     if not (q.dtype == torch.bfloat16 and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     left, right = q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
@@ -100,12 +111,36 @@ class Mlp(nn.Module):
         self.gate = weight(channels, width, fan_in=width)
         self.up = weight(channels, width, fan_in=width)
         self.down = weight(channels, width, fan_in=2 * depth * channels)
+        self.down_bias: nn.Parameter | None = None
+        self.packed: Tensor | None = None
+        """(2 C, width): the rows of `gate` and `up`, which are then views of it, in turn; None: not packed."""
+
+    def pack(self) -> None:
+        """Let rows of gate and up take turns in one matrix, so that a prefix of the channels is one product.
+
+        Once the weights lie where they will stay: the parameters become views.
+        """
+        both = torch.stack((self.gate.data, self.up.data), 1)
+        self.packed = both.flatten(0, 1)
+        self.gate.data, self.up.data = both[:, 0], both[:, 1]
+
+    def producers(self) -> tuple[Tensor, ...]:
+        """Gate and up, a row of each for each channel."""
+        return self.gate.detach(), self.up.detach()
 
     def hidden(
         self, x: Tensor, first: int, last: int, energy: Tensor | None = None, valid: Tensor | None = None
     ) -> Tensor:
         """X_int (..., last - first) of x (..., width) in slots first..last-1."""
-        return gated(x, self.gate[first:last], self.up[first:last], self.activation, energy, valid)
+        if self.packed is not None and not torch.is_grad_enabled() and triton_runs_on(x):
+            sums = None if energy is None else Sums(energy, valid=valid)
+            return self.made(x.reshape(-1, x.shape[-1]), first, last, sums).view(*x.shape[:-1], -1)
+        return reference(x, self.gate[first:last], self.up[first:last], self.activation, energy, valid)
+
+    def made(self, x: Tensor, first: int, last: int, sums: Sums | None = None) -> Tensor:
+        """X_int (L, last - first) of x (L, width) by few kernels, where Triton runs and the weights are packed."""
+        assert self.packed is not None
+        return hidden(x, self.packed[2 * first : 2 * last], self.activation, sums)
 
     def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels; records only at B = 1."""
@@ -125,6 +160,7 @@ class KeyValue(nn.Module):
     ) -> None:
         super().__init__()
         self.kv_heads, self.head_dim, self.kv_rows = kv_heads, head_dim, 2 * kv_heads * head_dim
+        self.rotary, self.o_bias = True, None
         self.norm: nn.Module = RMSNorm(width, eps, weighted=weighted)
         self.vkq = weight(self.kv_rows + heads * head_dim, width, fan_in=width)
 
@@ -160,12 +196,12 @@ class Attention(KeyValue):
         x: Tensor,
         rope: Rope,
         extend: Extend,
-        mask: Tensor | None,
+        mask: Mask,
         use: SiteUse = ALL,
         valid: Tensor | None = None,
         modulation: Modulation | None = None,
     ) -> Tensor:
-        """(B, L, width) to the same shape. `mask`: (B, 1, 1, keys) bool, True where a key may be seen."""
+        """(B, L, width) to the same shape."""
         rows = len(self.o) if use.kept is None else use.kept * self.head_dim
         normed = self.norm(x, modulation) if modulation is not None else self.norm(x)
         k, v, q = self.project(normed, rows, rope)
@@ -179,17 +215,25 @@ class Attention(KeyValue):
         """K and V of normed inputs (B, L, width), and Q of the first `rows` query rows, as `split` gives them."""
         return self.split(F.linear(normed, self.vkq[: self.kv_rows + rows]), rope)
 
+    def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Q (L, heads, head_dim) of the first `rows` query rows, and K and V (L, G, head_dim), not rotated."""
+        parts = F.linear(normed, self.vkq[: self.kv_rows + rows]).unflatten(-1, (-1, self.head_dim))
+        return parts[:, 2 * self.kv_heads :], parts[:, self.kv_heads : 2 * self.kv_heads], parts[:, : self.kv_heads]
+
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
         """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width), rotated."""
         return rotate(F.linear(normed, self.query()[:rows]).unflatten(-1, (-1, self.head_dim)), rope)
 
-    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         """Concatenated heads (B, L, heads * head_dim) of q (B, L, heads, head_dim) over k, v (B, G, keys, head_dim)."""
         batch, length = q.shape[:2]
+        if batch == 1 and not isinstance(mask, Tensor) and not torch.is_grad_enabled() and triton_runs_on(q):
+            how = () if mask is None else (mask.gap, mask.causal, mask.positions, mask.segments)
+            return attention(q[0], k[0], v[0], *how).reshape(1, length, -1)
         folded = q.reshape(batch, -1, k.shape[1], self.head_dim).transpose(1, 2)
         return attend(folded, k, v, mask).transpose(1, 2).reshape(batch, length, -1)
 
-    def probe(self, x: Tensor, rope: Rope, k: Tensor, v: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
+    def probe(self, x: Tensor, rope: Rope, k: Tensor, v: Tensor, mask: Mask, first: int, last: int) -> Tensor:
         """Outputs (n, (last - first) * head_dim) of the heads in slots first..last-1 for normed inputs x (n, width)."""
         query = self.query()[first * self.head_dim : last * self.head_dim]
         q = F.linear(x, query).unflatten(-1, (-1, self.head_dim))[None]
@@ -216,7 +260,7 @@ class Block(nn.Module):
         self.norm: nn.Module = RMSNorm(width, eps, weighted=not modulated)
         self.mlp = Mlp(width, mlp, depth)
 
-    def forward(self, x: Tensor, rope: Rope, extend: Extend, mask: Tensor | None = None, use: Use = FULL) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope, extend: Extend, mask: Mask = None, use: Use = FULL) -> Tensor:
         """(B, L, width) to the same shape."""
         if use.modulation is None:
             x = x + self.attention(x, rope, extend, mask, use.heads, use.valid)
@@ -231,13 +275,24 @@ def run(
     x: Tensor,
     rope: Rope,
     extends: Sequence[Extend],
-    mask: Tensor | None = None,
+    mask: Mask = None,
     uses: Sequence[Use] | None = None,
 ) -> Tensor:
     """x (B, L, width) through `blocks`, block i with `extends[i]` and `uses[i]`."""
+    blocks = list(blocks)
+    uses = [FULL] * len(blocks) if uses is None else uses
+    if fused.fits(blocks, x, mask):
+        return fused.run(blocks, x, rope, extends, mask, uses)
     for i, block in enumerate(blocks):
-        x = block(x, rope, extends[i], mask, FULL if uses is None else uses[i])
+        x = block(x, rope, extends[i], mask, uses[i])
     return x
+
+
+def pack(blocks: Iterable[nn.Module]) -> None:
+    """Lay the weights of `blocks` out as few kernels want them, where Triton runs; elsewhere nothing changes."""
+    for block in blocks:
+        if isinstance(block, Block) and triton_runs_on(block.mlp.down):
+            block.mlp.pack()
 
 
 def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
@@ -248,6 +303,16 @@ def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
 def weight(rows: int, columns: int, fan_in: int) -> nn.Parameter:
     """A (rows, columns) weight, normal with variance 1 / fan_in."""
     return nn.Parameter(torch.randn(rows, columns) * fan_in**-0.5)
+
+
+class Blocks(nn.ModuleList):
+    """Layers of one kind, first to last."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Block]: ...  # type: ignore[override]
+
+        def __getitem__(self, index: int) -> Block: ...  # type: ignore[override]
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:

@@ -6,7 +6,7 @@ A family derives from `BatchOnePolicy` and adds `encode`, `prefill`, `act` and i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
+from ecovla_ros.models.base import DENSE, Looked, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.fastv import TokenPruning
-from ecovla_ros.models.core.staging import Embedded, Staging
+from ecovla_ros.models.core.staging import Images, Upload, Words
 from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
 from ecovla_ros.models.data.compatibility import ModelShape, example_texts, must_fit
-from ecovla_ros.models.data.inputs import CameraShape
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.inputs import CameraShape, camera_images, checked_images
 from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.types import ActionChunk, Observation
 
 
@@ -50,17 +50,16 @@ class BatchOnePolicy:
         self,
         config: VlaShape,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: Prompt,
-        embed: Callable[[Tensor], Tensor],
         weight: Tensor,
         calibration: Mapping[str, Tensor] | None = None,
         bucket: int = 1,
         lead: int | None = None,
     ) -> None:
-        """`embed`: token ids (B, T) to embeddings. `weight`: any of the model's, for its device and type. `bucket`:
-        prompts are padded to a multiple of so many tokens, so that free text has few shapes; 1: never. `lead`: tokens
-        of a prompt before its padding; None: the padding comes last.
+        """`weight`: any of the model's, for its device and type. `bucket`: prompts are padded to a multiple of so many
+        tokens, so that free text has few shapes; 1: never. `lead`: tokens of a prompt before its padding; None: the
+        padding comes last.
 
         Raises CheckpointError where model, spec, statistics and tokenizer do not fit.
         """
@@ -72,8 +71,11 @@ class BatchOnePolicy:
         self.tokens: TokenPruning | None = None
         self.reuse: Reuse | None = None
         self.config = config
-        self._embed = Embedded(prompt.ids, embed, bucket, config.max_prompt, self.device, lead)
-        self._pixels = Staging(len(config.cameras), config.image_size, self.device)
+        self._ids = Words(prompt.ids, bucket, config.max_prompt, self.device, lead)
+        self._images = Images(len(config.cameras), config.image_size, config.fit, self.device)
+        self._state = Upload((config.state_dim,), torch.float32, self.device)
+        self._valids: dict[tuple[int, range], Tensor] = {}
+        self._gaps: dict[range, Tensor] = {}
 
     def prune_tokens(self, layer: int, ratio: float) -> None:
         """From the next frame on let `ratio` of the vision tokens leave after `layer` layers. Raises ConfigError."""
@@ -87,9 +89,52 @@ class BatchOnePolicy:
         side = math.isqrt(self.config.tokens)
         self.reuse = None if counts is None else Reuse(counts, side, cameras, self.vision_start, self.device)
 
+    @property
+    def follows_chunks(self) -> bool:
+        """Whether it has `follow_chunks`: real-time chunking."""
+        return False
+
     def encode(self, obs: Observation) -> Seen:
         """Check, resize, run the vision towers, embed prompt and state. Raises ObservationError."""
+        staged = self.stage(obs)
+        return self.seen(staged, self.look(staged))
+
+    @torch.inference_mode()
+    def stage(self, obs: Observation) -> Staged:
+        """Checked, resized and tokenised, on its way to the device. Raises ObservationError: a wrong camera, image,
+        instruction or state."""
+        raw = (checked_images if self.reuse is None else camera_images)(obs.images, self.config)
+        values = self.normaliser.observed(obs)
+        ids, padding = self._ids(self.words(obs.instruction, values))
+        state = np.zeros(self.config.state_dim, np.float32)
+        state[: len(values)] = self.shown(values)
+        squares = None if self.reuse is None else raw
+        return Staged(self._images.copy(raw), ids, self._state.copy(state).to(self.dtype), obs, padding, squares)
+
+    def look(self, staged: Staged) -> Looked:
+        """Images and prompt to vision tokens and prefix."""
         raise NotImplementedError
+
+    @torch.inference_mode()
+    def seen(self, staged: Staged, looked: Looked) -> Seen:
+        """What the towers made of a staged observation, with its padding and what may be reused."""
+        length = len(looked.prefix)
+        empty = self.padding(length, staged.padding)
+        kept = None
+        if self.reuse is not None and staged.squares is not None:
+            kept = self.reuse.choose(staged.observation, staged.squares, length)
+        valid = self._valid(length, empty)
+        return Seen(
+            looked.vision, looked.prefix, staged.state, staged.observation, valid, empty, kept, self._gap(empty)
+        )
+
+    def padding(self, length: int, count: int) -> range:
+        """Which positions of a sequence of `length` tokens are the `count` that a prompt is padded with: the last."""
+        return range(length - count, length)
+
+    def shown(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The normalised state as the model is shown it."""
+        return values
 
     def prefill(self, seen: Seen, plan: Plan) -> Any:
         """Prefix to what the action head reads."""
@@ -135,16 +180,20 @@ class BatchOnePolicy:
         """What the prompt says of an instruction and the normalised state (state_dim,): the instruction alone."""
         return instruction
 
-    def _staged_state(self, values: NDArray[np.float64]) -> Tensor:
-        """Normalised state to (state_dim,) of the model's type on its device; what the data does not have is 0."""
-        state = torch.zeros(self.config.state_dim)
-        state[: len(values)] = torch.from_numpy(values)
-        return state.to(self.dtype).to(self.device, non_blocking=True)
-
     def _valid(self, length: int, padding: range) -> Tensor | None:
         """(S,) float32, 0 where the prompt is padded; None where prompts are never padded."""
         if self.bucket == 1:
             return None
-        valid = torch.ones(length, device=self.device)
-        valid[padding.start : padding.stop] = 0.0
-        return valid
+        if (length, padding) not in self._valids:
+            valid = torch.ones(length, device=self.device)
+            valid[padding.start : padding.stop] = 0.0
+            self._valids[length, padding] = valid
+        return self._valids[length, padding]
+
+    def _gap(self, padding: range) -> Tensor | None:
+        """(2,) int32: where the padding begins and ends; None where prompts are never padded."""
+        if self.bucket == 1:
+            return None
+        if padding not in self._gaps:
+            self._gaps[padding] = torch.tensor((padding.start, padding.stop), dtype=torch.int32, device=self.device)
+        return self._gaps[padding]

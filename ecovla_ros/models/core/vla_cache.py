@@ -119,7 +119,7 @@ class Reuse:
         `order` as `choose` gave it. `rows`: where the prompt lies in the sequence, behind the vision tokens.
         """
         length, counts = span.x.shape[1], self.counts.counts
-        extends: list[Extend] = [partial(cache.write, 0) for cache in caches]
+        extends: list[Extend] = [cache.at(0) for cache in caches]
         if order is not None:
             extends = [partial(c.put, order[n:], length) for c, n in zip(caches, counts)]
             span = span.narrowed(order[counts[0] :], keys=False)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ecovla_ros.errors import CheckpointError, ObservationError
 from ecovla_ros.models.base import PolicySpec
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.units import Units
 
 
 class ModelShape(Protocol):
@@ -42,7 +42,7 @@ class ModelShape(Protocol):
         """Longest prompt, tokens."""
 
 
-def must_fit(config: ModelShape, spec: PolicySpec, normaliser: Normaliser, highest: int, longest: int) -> None:
+def must_fit(config: ModelShape, spec: PolicySpec, normaliser: Units, highest: int, longest: int) -> None:
     """`highest`: largest token id; `longest`: prompt, tokens. Raises CheckpointError that names what does not fit."""
     expected = {name: (config.image_size, config.image_size) for name in config.cameras}
     found = {name: tuple(hw) for name, hw in spec.cameras.items()}

@@ -34,7 +34,13 @@ class CameraShape(Protocol):
 
 
 def camera_images(images: Mapping[str, Any], config: CameraShape) -> dict[str, NDArray[np.uint8]]:
-    """Camera -> (image_size, image_size, 3) uint8 of every present camera, in the model's order.
+    """Camera -> (image_size, image_size, 3) uint8 of every present camera, in order; see `checked_images`."""
+    checked = checked_images(images, config)
+    return {name: resize(image, config.image_size, config.fit) for name, image in checked.items()}
+
+
+def checked_images(images: Mapping[str, Any], config: CameraShape) -> dict[str, NDArray[np.uint8]]:
+    """Camera -> (H, W, 3) uint8 of every present camera, in the model's order, of whatever size.
 
     Raises ObservationError for an unknown or missing camera, a wrong type or shape. A camera given as None is left out
     of the prefix if the model allows it (`optional_cameras`) and another remains.
@@ -46,7 +52,7 @@ def camera_images(images: Mapping[str, Any], config: CameraShape) -> dict[str, N
     for name in config.cameras:
         image = images.get(name)
         if image is not None:
-            present[name] = resize(_checked(name, image), config.image_size, config.fit)
+            present[name] = _checked(name, image)
         elif not (config.optional_cameras and name in images):
             raise ObservationError(f"no image of camera '{name}'; this policy needs: {', '.join(config.cameras)}")
     if not present:

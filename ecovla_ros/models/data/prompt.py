@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from ecovla_ros.errors import CheckpointError, ObservationError
 
 PAD, UNKNOWN = "<pad>", "<unknown>"
+
+
+Loaded = TypeVar("Loaded", bound="Prompt")
 
 
 class Prompt:
@@ -32,7 +36,7 @@ class Prompt:
         return cls(tokenizer, max_tokens)
 
     @classmethod
-    def load(cls, path: str | Path, max_tokens: int) -> Prompt:
+    def load(cls: type[Loaded], path: str | Path, max_tokens: int) -> Loaded:
         """Read tokenizer.json. Raises CheckpointError."""
         try:
             return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")), max_tokens)

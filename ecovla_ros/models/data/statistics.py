@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,15 @@ from ecovla_ros.errors import CheckpointError, ObservationError, unknown
 from ecovla_ros.models.data.affine import Affine, Statistics
 from ecovla_ros.models.data.normalise import Normaliser, ends_of
 from ecovla_ros.models.data.tool_motion import TOOL_WIDTH, ToolMotion
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.types import ActionChunk, Observation
 
 WIDTH = 8
 """Seven joints and the gripper."""
 
-MODES = ("mean_std", "quantiles", "min_max")
+MODES = {"mean_std": ("mean", "std"), "quantiles": ("q01", "q99"), "min_max": ("min", "max")}
+"""How a data set was normalised -> the two statistics that say it."""
 
 
 def affine(values: Any, mode: str, floor: float, where: str) -> Affine:
@@ -37,7 +39,7 @@ def affine(values: Any, mode: str, floor: float, where: str) -> Affine:
     With `mask`, dimensions that are False are left as they are. Raises CheckpointError: missing, not finite, turned
     round.
     """
-    needed = {"mean_std": ("mean", "std"), "quantiles": ("q01", "q99"), "min_max": ("min", "max")}[mode]
+    needed = MODES[mode]
     if not isinstance(values, Mapping) or any(name not in values for name in needed):
         have = ", ".join(values) if isinstance(values, Mapping) else type(values).__name__
         raise CheckpointError(f"{where}: statistics {', '.join(needed)} are needed for mode {mode}; there are: {have}")
@@ -113,8 +115,8 @@ def of_data_sets(path: Path, table: Any, name: str, mode: str, floor: float, wit
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """Of another arm: states come, and actions go, in the units of its data. What `Normaliser` is for this one."""
+class OtherArmUnits:
+    """Of another arm: states come, and actions go, in the units of its data (`Units`)."""
 
     of: Statistics
     horizon: int
@@ -146,10 +148,10 @@ class Foreign:
         return ActionChunk(observation.stamp_ns, period_s, np.repeat(none[:, None], 7, 1), none, raw)
 
 
-def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Any:
+def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Units:
     """For seven joints and the gripper, or for another arm. Raises CheckpointError where the data do not fit."""
     if embodiment.other:
-        return Foreign(of, horizon)
+        return OtherArmUnits(of, horizon)
     frame = embodiment.actions.removeprefix("delta_")
     moves = frame in delta.FRAMES
     joints = f"{WIDTH}: seven joints, the gripper"
@@ -163,7 +165,7 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> An
     if moves:
         return ToolMotion(of, horizon, ends_of("gripper", embodiment.gripper), frame)
     state = of.state or Affine(np.zeros(WIDTH), np.ones(WIDTH))
-    ends = embodiment.gripper
+    ends = cast("tuple[float, float]", embodiment.gripper)  # Normaliser checks that they are two
     row, spread = tuple(of.action.mean.tolist()), tuple(of.action.std.tolist())
     return Normaliser(
         tuple(state.mean.tolist()), tuple(state.std.tolist()), (row,) * horizon, (spread,) * horizon,

@@ -22,7 +22,7 @@ TOOL_WIDTH = 7
 class ToolMotion:
     """For actions that are small motions of the tool: translation (m), rotation vector (rad), gripper.
 
-    What `Normaliser` is for joint actions; `control.delta` makes joint targets of them.
+    These are `Units`; `control.delta` makes joint targets of the motions.
     """
 
     of: Statistics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -149,7 +149,7 @@ def blank(make: Callable[[], Module], device: str | torch.device, dtype: torch.d
 def read_json(path: Path) -> Any:
     """Raises CheckpointError: missing, not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return documents.read_json(path)
     except OSError as error:
         raise CheckpointError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:

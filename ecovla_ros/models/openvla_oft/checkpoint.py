@@ -55,10 +55,10 @@ def load(
     norm = statistics.normaliser(stats, config.horizon, embodiment)
     words = Prompt.load(path / "tokenizer.json", config.max_prompt).tokenizer
     with ExitStack() as files:
-        parts = (open_safetensors(path, files), head, projector)
+        weights = open_safetensors(path, files)
         if torch.device(device).type == "meta":
-            parts = tuple(part.outline() for part in parts)
-        model = from_weights(config, *parts, device, dtype)
+            weights, head, projector = weights.outline(), head.outline(), projector.outline()
+        model = from_weights(config, weights, head, projector, device, dtype)
     size = (config.image_size,) * 2
     spec = PolicySpec(path.name, {c: size for c in cameras}, config.horizon, embodiment.period_s, config.action_dim)
     return OftPolicy(model, spec, norm, QuestionPrompt(words, config.max_prompt, BEGIN, (EMPTY,)), bucket=bucket)
@@ -138,7 +138,7 @@ def _head(source: Weights, blocks: int) -> Iterator[tuple[str, Tensor]]:
         for mine, theirs in (("norm1", "layer_norm1"), ("norm2", "layer_norm2"), ("fc1", "fc1"), ("fc2", "fc2")):
             yield f"head.{mine}.{kind}", source(f"model.{theirs}.{kind}")
         for i in range(blocks):
-            for mine, theirs in (("norm", 0), ("fc", 1)):
+            for mine, theirs in (("norm", "0"), ("fc", "1")):
                 yield f"head.blocks.{i}.{mine}.{kind}", source(f"model.mlp_resnet_blocks.{i}.ffn.{theirs}.{kind}")
     source.finish()
 

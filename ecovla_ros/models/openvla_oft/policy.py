@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.models.base import Plan, PolicySpec, Seen
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.openvla_oft.model import OftModel
 from ecovla_ros.models.prismatic.policy import PrismaticPolicy
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
@@ -24,7 +24,7 @@ class OftPolicy(PrismaticPolicy):
         self,
         model: OftModel,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: QuestionPrompt,
         calibration: Mapping[str, Tensor] | None = None,
         bucket: int = 1,

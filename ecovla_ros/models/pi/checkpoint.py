@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError, unknown
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data.normalise import Normaliser
@@ -98,7 +99,7 @@ def _document(path: Path) -> dict[str, Any]:
             have = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
             raise CheckpointError(f"'{path}' has no {name}; found: {have}")
     try:
-        document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        document = documents.read_json(path / CONFIG)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path / CONFIG}' is not JSON: {error}") from error
     family = document.get("family") if isinstance(document, dict) else None

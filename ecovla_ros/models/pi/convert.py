@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.data.weights import Weights, blank, fill
@@ -22,18 +22,28 @@ KINDS = ("weight", "bias")
 
 
 def from_transformers(
-    hf_model: nn.Module, cameras: tuple[str, ...] = CAMERAS, max_prompt: int = 48, optional_cameras: bool = True
+    hf_model: Any,
+    cameras: tuple[str, ...] = CAMERAS,
+    max_prompt: int = 48,
+    optional_cameras: bool = True,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> PiModel:
-    """A float32 `PiModel` with the weights of `hf_model`. Raises CheckpointError: weights missing or left over."""
+    """A `PiModel` with the weights of `hf_model`. Raises CheckpointError: weights missing or left over."""
     config = config_of_transformers(hf_model.config.to_dict(), cameras, max_prompt, optional_cameras)
     state = {k.replace("vision_tower.vision_model.", "vision_tower."): v for k, v in hf_model.state_dict().items()}
-    return from_state(config, state)
+    return from_state(config, state, device, dtype)
 
 
-def from_state(config: PiConfig, state: Mapping[str, Tensor]) -> PiModel:
+def from_state(
+    config: PiConfig,
+    state: Mapping[str, Tensor],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PiModel:
     """As `from_transformers`, from a state dict with the names of transformers 5.10."""
     weights = Weights({k: tuple(v.shape) for k, v in state.items()}, lambda name: state[name], "a PI0 model")
-    return from_weights(config, weights, "cpu", torch.float32)
+    return from_weights(config, weights, device, dtype)
 
 
 def from_weights(config: PiConfig, weights: Weights, device: str | torch.device, dtype: torch.dtype) -> PiModel:

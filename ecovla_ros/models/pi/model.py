@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.errors import ObservationError, unknown
-from ecovla_ros.models.core.layers import Block, Extend, KeyValue, RMSNorm, Rope, Use, key_mask, rope_tables, run
+from ecovla_ros.models.core.layers import (
+    Block,
+    Blocks,
+    Extend,
+    KeyValue,
+    RMSNorm,
+    Rope,
+    Use,
+    key_mask,
+    rope_tables,
+    run,
+)
 from ecovla_ros.models.core.modulation import Modulation, Modulator
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.vision import Siglip, Stem
@@ -27,6 +38,9 @@ KV = tuple[Tensor, Tensor]
 
 class PiModel(nn.Module):
     """B observations at once, and R flow draws for each: for training, and the reference of `PiPolicy`."""
+
+    rope_cos: Tensor
+    rope_sin: Tensor
 
     def __init__(self, config: PiConfig) -> None:
         super().__init__()
@@ -93,7 +107,7 @@ class PiModel(nn.Module):
         start = None if mask is None else mask.long().sum(1, keepdim=True)
         past, seen = self.state_kv(kv, mask, state, start)
         before = self.config.state_tokens
-        if seen is not None:
+        if seen is not None and start is not None:
             seen = F.pad(seen.repeat_interleave(draws, 0), (0, horizon), value=True)
             start = start.repeat_interleave(draws, 0) + torch.arange(before, before + horizon, device=x_t.device)
         rope = self.rope(start, kv[0][0].shape[2] + before, horizon)
@@ -150,9 +164,9 @@ class PiModel(nn.Module):
         return Rope(cos.unsqueeze(-2), sin.unsqueeze(-2))
 
 
-def _blocks(config: PiConfig, width: int, mlp: int, count: int, modulated: bool = False) -> nn.ModuleList:
+def _blocks(config: PiConfig, width: int, mlp: int, count: int, modulated: bool = False) -> Blocks:
     heads = (config.heads, config.kv_heads, config.head_dim)
-    return nn.ModuleList(Block(width, mlp, *heads, config.norm_eps, config.layers, modulated) for _ in range(count))
+    return Blocks(Block(width, mlp, *heads, config.norm_eps, config.layers, modulated) for _ in range(count))
 
 
 def _keep(kept: list[KV], k: Tensor, v: Tensor) -> KV:

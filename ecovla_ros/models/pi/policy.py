@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.base import Looked, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.context import PrefixContext, suffix_mask
+from ecovla_ros.models.core.context import PrefixContext
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
-from ecovla_ros.models.core.layers import Extend, Rope, key_mask
+from ecovla_ros.models.core.keys import Keys
+from ecovla_ros.models.core.layers import Extend, Rope, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
-from ecovla_ros.models.data.inputs import camera_images
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.pi.chunking import RealTimeChunking
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
@@ -52,7 +53,7 @@ class PiPolicy(BatchOnePolicy):
         self,
         model: PiModel,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: Prompt,
         flow_steps: int = 0,
         calibration: Mapping[str, Tensor] | None = None,
@@ -62,10 +63,11 @@ class PiPolicy(BatchOnePolicy):
         free text has few shapes; 1: not padded. Raises CheckpointError where model, spec and tokenizer do not fit.
         """
         weight = model.action_in.weight
-        super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, weight, calibration, bucket)
+        super().__init__(model.config, spec, normaliser, prompt, weight, calibration, bucket)
         self.model = model.requires_grad_(False).eval()
+        pack((*model.lm, *model.expert))
         self.flow_steps = flow_steps or self.config.flow_steps
-        self.sites: tuple[Site, ...] = sites(model, self.flow_steps, self._probe)
+        self.sites: Sequence[Site] = sites(model, self.flow_steps, self._probe)
         shape = (self.config.kv_heads, self.config.max_prefix + 1 + self.config.horizon, self.config.head_dim)
         self.caches = [Cache(*shape, weight) for _ in range(self.config.layers)]
         """K/V of every layer: prefix, then state token, then actions."""
@@ -74,38 +76,42 @@ class PiPolicy(BatchOnePolicy):
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
         self._last: list[PrefixContext] = []
 
+    @property
+    def follows_chunks(self) -> bool:
+        """Whether `follow_chunks` works: it normalises the last chunk again, which goes with joint actions alone."""
+        return isinstance(self.normaliser, Normaliser)
+
     def follow_chunks(self, overlap: int, delay: int) -> None:
         """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
+        if not isinstance(self.normaliser, Normaliser):
+            raise ConfigError("real-time chunking needs joint actions of this arm")
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
-    @torch.inference_mode()
-    def encode(self, obs: Observation) -> Seen:
-        """Check, resize, run the vision tower on the cameras that are there, embed prompt and state.
-
-        Raises ObservationError for a wrong camera, image, instruction or state.
-        """
-        images = camera_images(obs.images, self.config)
-        normalised = self.normaliser.observed(obs)
+    def stage(self, obs: Observation) -> Staged:
+        """As the base; what is left of the last chunk is laid beside the arm (real-time chunking)."""
+        staged = super().stage(obs)
         if self.follow is not None:
             self.follow.look(obs)
-        prompt, padding = self._embed(self.words(obs.instruction, normalised))
-        tokens = self.model.project(self.model.vision_tokens(self._pixels.copy(images)))
+        return staged
+
+    @torch.inference_mode()
+    def look(self, staged: Staged) -> Looked:
+        """Vision tower on the cameras that are there, and the prompt behind its tokens."""
+        prompt = self.model.embed_prompt(staged.ids)[0]
+        tokens = self.model.project(self.model.vision_tokens(staged.images))
         prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
         parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
-        kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        state = self._staged_state(normalised)
-        empty = range(len(prefix) - padding, len(prefix))
-        return Seen(dict(zip(tokens, parts)), prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
+        return Looked(dict(zip(tokens, parts)), prefix)
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:
         """LM over the prefix into the caches. An earlier hand-off is void afterwards."""
         length, blocks = len(seen.prefix), list(self.model.lm)
-        mask = None if seen.valid is None else key_mask(seen.valid[None])
-        span = Span(seen.prefix[None], self.model.rope(None, 0, length), mask, seen.valid)
+        keys = None if seen.gap is None else Keys(length, length, seen.gap, device=self.device)
+        span = Span(seen.prefix[None], self.model.rope(None, 0, length), keys, seen.valid)
         use = uses("lm", len(blocks), plan, valid=seen.valid)
-        extends: list[Extend] = [partial(cache.write, 0) for cache in self.caches]
+        extends: list[Extend] = [cache.at(0) for cache in self.caches]
         vision, last, short = _vision(seen), extends[-1], None
         pruning = self._fewer(vision)
         if self.reuse is not None:
@@ -125,16 +131,15 @@ class PiPolicy(BatchOnePolicy):
         """The probe of query heads reads the K/V of this pass: remember its length and padding."""
         pruning, length = self._fewer(_vision(seen)), len(seen.prefix)
         short = None if pruning is None else self._stay[: length - _vision(seen) + pruning.keep]
-        self._last = self._contexts(length, seen.valid, short)
+        self._last = self._contexts(length, seen, short)
         super().mark(seen)
 
     @torch.inference_mode()
     def act(self, seen: Seen, handoff: Handoff, plan: Plan, noise: Tensor) -> Tensor:
         """Euler steps from scaled `noise` (H, action_dim), t = 1, to normalised actions (H, action_dim), float32."""
         before, horizon, blocks = self.config.state_tokens, self.config.horizon, len(self.model.expert)
-        parts = self._contexts(handoff.length, seen.valid, handoff.short)
-        if before:
-            self._write_state(seen, handoff.length, parts, plan)
+        parts = self._contexts(handoff.length, seen, handoff.short)
+        self._write_state(seen, handoff.length, parts, plan)
         rope = self._suffix_rope(seen.valid, handoff.length + before, horizon)
         runs = [part.runner(self.model.expert, self.caches, before, horizon) for part in parts]
         x_t = noise.to(self.device, torch.float32, non_blocking=True) * self.config.noise_scale
@@ -164,6 +169,8 @@ class PiPolicy(BatchOnePolicy):
 
     def _write_state(self, seen: Seen, position: int, parts: Sequence[PrefixContext], plan: Plan) -> None:
         """The state token through the expert; of its last layer only K and V are read. It leaves no samples."""
+        if self.model.state_in is None:
+            return
         rope, blocks = self._suffix_rope(seen.valid, position, 1), list(self.model.expert)
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
         hidden = self.model.state_in(seen.state)[None, None]
@@ -171,14 +178,16 @@ class PiPolicy(BatchOnePolicy):
             hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
         self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
 
-    def _contexts(self, length: int, valid: Tensor | None, short: Tensor | None) -> list[PrefixContext]:
+    def _contexts(self, length: int, seen: Seen, short: Tensor | None) -> list[PrefixContext]:
         """What the expert's layers attend to of a prefix; `short`: positions that the later layers hold (FastV)."""
         layers = self.config.layers
         if short is None or self.tokens is None:
-            return [PrefixContext(0, layers, length, valid)]
-        left = None if valid is None else valid[short]
+            return [PrefixContext(0, layers, length, seen.valid, seen.gap)]
+        left = None if seen.valid is None else seen.valid[short]
+        gap = None if seen.gap is None else torch.searchsorted(short, seen.gap.long()).int()
         first = self.tokens.layer
-        return [PrefixContext(0, first, length, valid), PrefixContext(first, layers, len(short), left, short)]
+        whole = PrefixContext(0, first, length, seen.valid, seen.gap)
+        return [whole, PrefixContext(first, layers, len(short), left, gap, short)]
 
     def _fewer(self, vision: int) -> TokenPruning | None:
         """FastV for a frame of `vision` tokens: with a camera gone, the same share of what is left."""
@@ -211,8 +220,8 @@ class PiPolicy(BatchOnePolicy):
                 places = tokens if part.stay is None else part.stay[fewer(tokens, part.length, whole, *left)]
                 rope = self.model.rope(places[None], 0, 0)
             end = part.length + more
-            mask = suffix_mask(part.valid, more)
-            return block.probe(inputs, rope, cache.keys[:, :, :end], cache.values[:, :, :end], mask, first, last)
+            keys = part.keys(len(inputs), more)
+            return block.probe(inputs, rope, cache.keys[:, :, :end], cache.values[:, :, :end], keys, first, last)
 
         return heads
 

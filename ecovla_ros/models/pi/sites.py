@@ -39,13 +39,27 @@ def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid
 
 def _of_block(key: str, name: str, phase: str, calls: int, block: Block, probe: Hidden | None) -> tuple[Site, ...]:
     attention, mlp = block.attention, block.mlp
-    gate, up, down, query, o = (w.detach() for w in (mlp.gate, mlp.up, mlp.down, attention.query(), attention.o))
+    down, query, o = (w.detach() for w in (mlp.down, attention.query(), attention.o))
     unit, groups = attention.head_dim, attention.kv_heads
 
     def channels(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
         return mlp.hidden(inputs, first, last)
 
     return (
-        Site(f"{key}.mlp", f"{name}.mlp", phase, len(gate), 1, (gate, up), down, 32, calls, (), channels, calls),
+        Site(
+            f"{key}.mlp",
+            f"{name}.mlp",
+            phase,
+            len(down),
+            1,
+            mlp.producers(),
+            down,
+            32,
+            calls,
+            (),
+            channels,
+            calls,
+            activation=mlp.activation,
+        ),
         Site(f"{key}.heads", f"{name}.heads", phase, len(o) // unit, unit, (query,), o, groups, calls, (), probe),
     )

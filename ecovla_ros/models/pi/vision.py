@@ -27,6 +27,8 @@ class Residual(nn.Module):
 class Stem(nn.Module):
     """Four stride-2 convolutions over colour and two coordinate channels, residual blocks at the last two levels."""
 
+    coordinates: Tensor
+
     def __init__(self, config: PiConfig) -> None:
         super().__init__()
         widths = (5, *STEM_CHANNELS, config.vision_width)

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mlp, RMSNorm, Rope, rotate, weight
+from ecovla_ros.kernels.gated import activated
+from ecovla_ros.kernels.sums import Sums
+from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mask, Mlp, RMSNorm, Rope, rotate, weight
 from ecovla_ros.models.core.modulation import Modulation
 from ecovla_ros.prune.site import SiteUse
 
@@ -43,6 +45,11 @@ class MultiHead(Attention):
             q, k = rotate(q, rope), rotate(k, rope)
         return k.transpose(1, 2), v.transpose(1, 2), q
 
+    def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Q, K and V (L, heads, head_dim) of the first `rows` rows, not rotated."""
+        q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
+        return q, k, v
+
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
         """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width)."""
         q = self.rows_of(normed, 0, rows)
@@ -53,19 +60,19 @@ class MultiHead(Attention):
         x: Tensor,
         rope: Rope,
         extend: Extend,
-        mask: Tensor | None,
+        mask: Mask,
         use: SiteUse = ALL,
         valid: Tensor | None = None,
         modulation: Modulation | None = None,
     ) -> Tensor:
-        """(B, L, width) to the same shape. `mask`: (…, L, keys) bool, True where a key may be seen."""
+        """(B, L, width) to the same shape."""
         out = super().forward(x, rope, extend, mask, use, valid, modulation)
         return out if self.o_bias is None else out + self.o_bias
 
-    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Mask) -> Tensor:
         """(B, L, width) to (B, len(rows), width): what forward gives at `rows`, with K and V of all positions.
 
-        `mask`: (…, len(rows), keys) bool, True where a key may be seen.
+        `mask` is of these rows.
         """
         normed, all_rows = self.norm(x), len(self.o)
         k, v = rotate(self.rows_of(normed, 1, all_rows), rope), self.rows_of(normed, 2, all_rows)
@@ -83,13 +90,15 @@ class MultiHead(Attention):
 class LlamaBlock(Block):
     """One layer of Llama: RMS norms, rotary multi-head attention, an MLP gated by SiLU."""
 
+    attention: MultiHead
+
     def __init__(self, width: int, mlp: int, heads: int, head_dim: int, eps: float, depth: int) -> None:
         nn.Module.__init__(self)
         self.attention = MultiHead(width, heads, head_dim, RMSNorm(width, eps, offset=0.0), depth)
         self.norm = RMSNorm(width, eps, offset=0.0)
         self.mlp = Mlp(width, mlp, depth, "silu")
 
-    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, rope: Rope, extend: Extend, rows: slice, mask: Mask) -> Tensor:
         """(B, L, width) to (B, len(rows), width): the block's output at `rows` and nowhere else."""
         out = x[:, rows] + self.attention.read(x, rope, extend, rows, mask)
         return out + self.mlp(self.norm(out))
@@ -100,6 +109,7 @@ class PlainMlp(Mlp):
 
     def __init__(self, width: int, channels: int, depth: int) -> None:
         nn.Module.__init__(self)
+        self.activation, self.packed = "", None
         self.gate, self.gate_bias = weight(channels, width, fan_in=width), nn.Parameter(torch.zeros(channels))
         self.down = weight(channels, width, fan_in=2 * depth * channels)
         self.down_bias = nn.Parameter(torch.zeros(width))
@@ -113,6 +123,18 @@ class PlainMlp(Mlp):
             squares = out.flatten(0, -2).float().square()
             energy += squares.sum(0) if valid is None else valid @ squares
         return out
+
+    def pack(self) -> None:
+        """There is one matrix as it is."""
+        self.packed = self.gate.data
+
+    def producers(self) -> tuple[Tensor, ...]:
+        """`gate`."""
+        return (self.gate.detach(),)
+
+    def made(self, x: Tensor, first: int, last: int, sums: Sums | None = None) -> Tensor:
+        """X_int (L, last - first) of x (L, width) by few kernels, where Triton runs."""
+        return activated(F.linear(x, self.gate[first:last], self.gate_bias[first:last]), "gelu_alone", sums)
 
     def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels."""

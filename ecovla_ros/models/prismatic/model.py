@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ecovla_ros.errors import ObservationError, unknown
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.fastv import Span, TokenPruning, shortened
+from ecovla_ros.models.core.keys import Keys, gap_of
 from ecovla_ros.models.core.layers import FULL, Extend, RMSNorm, Rope, Use, rope_tables
 from ecovla_ros.models.core.vla_cache import Reuse, shifted_rows
 from ecovla_ros.models.prismatic.config import PrismaticConfig
@@ -27,6 +28,10 @@ OWN: Extend = own
 
 class Prismatic(nn.Module):
     """Vision towers, projector and Llama. `max_length`: the longest sequence, tokens."""
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+    past: Tensor | None
 
     def __init__(self, config: PrismaticConfig, max_length: int, causal: bool) -> None:
         super().__init__()
@@ -41,8 +46,8 @@ class Prismatic(nn.Module):
         cos, sin = rope_tables(max_length, config.head_dim, config.rope_theta)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
-        past = torch.ones(max_length, max_length, dtype=torch.bool).tril() if causal else None
-        self.register_buffer("past", past, persistent=False)
+        self.causal = causal
+        """Whether a position sees only what lies before it."""
 
     def vision_tokens(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Images, uint8 (B, H, W, 3) or float (B, 3, H, W) in [-1, 1], to tokens (B, N, width) of Llama, by camera.
@@ -67,15 +72,17 @@ class Prismatic(nn.Module):
         valid: Tensor | None = None,
         tokens: TokenPruning | None = None,
         recall: Recall | None = None,
+        gap: Tensor | None = None,
     ) -> Tensor:
         """Normed hidden states (B, len(rows), width) of Llama over `sequence` (B, S, width) at `rows`.
 
-        `valid` (S,): 0 for padding, which is not seen and takes no position; None: no padding. `tokens`: vision tokens
+        `valid` (S,): 0 for padding, which is not seen and takes no position; None: no padding. `gap` (2,) int32: where
+        that padding, one stretch, begins and ends; None: found from `valid`. `tokens`: vision tokens
         leave the sequence on the way; `recall`: some of them keep K and V of an earlier frame (both: B = 1, `rows`
         behind the vision tokens).
         """
         length, blocks, uses = sequence.shape[1], list(self.lm), list(uses or [FULL] * len(self.lm))
-        span, extends, last = self._span(sequence, valid), [own] * len(blocks), OWN
+        span, extends, last = self._span(sequence, valid, gap), [own] * len(blocks), OWN
         vision = slice(1, 1 + len(self.config.cameras) * self.config.tokens)
         if recall is not None:
             span, last = recall.reuse.run(blocks, span, recall.caches, uses, recall.order, recall.prompt)
@@ -86,18 +93,17 @@ class Prismatic(nn.Module):
         else:
             span = span.through(blocks, extends, uses)
         rows = shifted_rows(rows, span, length)
-        mask = None if span.mask is None else span.mask[rows]
-        return self.norm(self.lm_last.read(span.x, span.rope, last, rows, mask))
+        keys = None if span.keys is None else span.keys.of(rows)
+        return self.norm(self.lm_last.read(span.x, span.rope, last, rows, keys))
 
-    def _span(self, sequence: Tensor, valid: Tensor | None) -> Span:
+    def _span(self, sequence: Tensor, valid: Tensor | None, gap: Tensor | None = None) -> Span:
         length = sequence.shape[1]
         index = slice(0, length) if valid is None else (valid.long().cumsum(0) - 1).clamp(min=0)
         rope = Rope(self.rope_cos[index].unsqueeze(-2), self.rope_sin[index].unsqueeze(-2))
-        mask = None if self.past is None else self.past[:length, :length]
-        if valid is not None:
-            keys = valid.bool().expand(length, -1)
-            mask = keys if mask is None else keys & mask
-        return Span(sequence, rope, mask, valid)
+        gap = gap_of(valid) if gap is None and valid is not None else gap
+        plain = gap is None and not self.causal
+        keys = None if plain else Keys(length, length, gap, self.causal, device=sequence.device)
+        return Span(sequence, rope, keys, valid)
 
 
 class Recall(NamedTuple):

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import PolicySpec, Seen
+from ecovla_ros.models.base import Looked, PolicySpec, Seen, Staged
 from ecovla_ros.models.core.cache import Cache
-from ecovla_ros.models.core.layers import Use
+from ecovla_ros.models.core.layers import Use, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
-from ecovla_ros.models.data.inputs import camera_images
-from ecovla_ros.models.data.normalise import Normaliser
+from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.config import PrismaticConfig
 from ecovla_ros.models.prismatic.model import Prismatic, Recall
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
-from ecovla_ros.types import Observation
 
 
 class PrismaticPolicy(BatchOnePolicy):
@@ -32,7 +31,7 @@ class PrismaticPolicy(BatchOnePolicy):
         self,
         model: Prismatic,
         spec: PolicySpec,
-        normaliser: Normaliser,
+        normaliser: Units,
         prompt: QuestionPrompt,
         calibration: Mapping[str, Tensor] | None = None,
         bucket: int = 1,
@@ -42,29 +41,28 @@ class PrismaticPolicy(BatchOnePolicy):
         Raises CheckpointError where model, spec, statistics and tokenizer do not fit.
         """
         like = model.embedding
-        super().__init__(model.config, spec, normaliser, prompt, model.embed_prompt, like, calibration, bucket, lead=1)
+        super().__init__(model.config, spec, normaliser, prompt, like, calibration, bucket, lead=1)
         self._prismatic = model.requires_grad_(False).eval()
+        pack((*model.lm, model.lm_last))
         self.caches: list[Cache] = []
         """K/V of every layer, where they are kept from frame to frame."""
 
     @torch.inference_mode()
-    def encode(self, obs: Observation) -> Seen:
-        """Check, resize, run the vision towers, embed prompt and state, and lay the sequence out.
-
-        Raises ObservationError for a wrong camera, image, instruction or state.
-        """
-        images = camera_images(obs.images, self.config)
-        raw = self.normaliser.observed(obs)
-        prompt, padding = self._embed(obs.instruction)
-        tokens = self._prismatic.vision_tokens(self._pixels.copy(images))
-        state = self._staged_state(np.clip(raw, -1.0, 1.0))
+    def look(self, staged: Staged) -> Looked:
+        """Vision towers, prompt and state, laid out as one sequence."""
+        tokens = self._prismatic.vision_tokens(staged.images)
         vision = torch.cat([t[0] for t in tokens.values()])
-        prefix = self.sequence(vision, state, prompt)
+        prefix = self.sequence(vision, staged.state, self._prismatic.embed_prompt(staged.ids)[0])
         size = self.config.tokens
-        views = {name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}
-        kept = None if self.reuse is None else self.reuse.choose(obs, images, len(prefix))
-        empty = range(self._first_word, self._first_word + padding)
-        return Seen(views, prefix, state, obs, self._valid(len(prefix), empty), empty, kept)
+        return Looked({name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}, prefix)
+
+    def padding(self, length: int, count: int) -> range:
+        """Padding lies before the words, so that what is read lies at fixed places."""
+        return range(self._first_word, self._first_word + count)
+
+    def shown(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Within -1..1, as the published models see it."""
+        return np.clip(values, -1.0, 1.0)
 
     def reuse_tokens(self, shares: Sequence[float], excluded: float, layer: int, similarity: float) -> None:
         """As the base; K and V of every layer are kept from frame to frame from then on."""
@@ -81,7 +79,7 @@ class PrismaticPolicy(BatchOnePolicy):
         recall = None
         if self.reuse is not None:
             recall = Recall(self.reuse, self.caches, seen.reuse, slice(self._first_word, rows.start + 1))
-        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall)[0]
+        out = self._prismatic.read(seen.prefix[None], rows, uses, seen.valid, self.tokens, recall, seen.gap)[0]
         self.mark(seen)
         return out
 

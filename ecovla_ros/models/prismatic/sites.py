@@ -35,7 +35,7 @@ def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid
 def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
     mlp = block.mlp
     named = {n: w.detach() for n, w in mlp.named_parameters()}
-    producers = tuple(named[n] for n in ("gate", "up") if n in named)
+    producers = mlp.producers()
     extra = tuple(named[n] for n in ("gate_bias",) if n in named)
 
     def hidden(inputs: Tensor, tokens: Tensor, first: int, last: int) -> Tensor:
@@ -53,6 +53,7 @@ def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
         extra=extra,
         hidden=hidden,
         samples=calls,
+        activation=mlp.activation,
     )
 
 

@@ -16,6 +16,9 @@ class Tower(nn.Module):
     The last block, the norm and the pooling head of the published tower are read by nothing and do not exist.
     """
 
+    gain: Tensor
+    shift: Tensor
+
     def __init__(self, config: TowerConfig, tokens: int, patch: int) -> None:
         super().__init__()
         width = config.width

@@ -16,6 +16,8 @@ except ImportError:
     KIND = None
 
 NAME = "controller_state"
+MOST_BYTES = 2**14
+"""Longest message that is read."""
 
 
 def topic(node: Any) -> PolledTopic | None:
@@ -25,4 +27,4 @@ def topic(node: Any) -> PolledTopic | None:
             "control_msgs is not installed, so the controller's clock and turns cannot be read from controller_state"
         )
         return None
-    return PolledTopic(node, KIND, NAME, qos.SENSOR)
+    return PolledTopic(node, KIND, NAME, qos.SENSOR, MOST_BYTES)

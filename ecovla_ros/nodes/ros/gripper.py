@@ -118,7 +118,7 @@ def _action(node: Any, kind: str) -> Send:
             f"gripper by '{kind}' needs control_msgs/action/{name} ({error}); install control_msgs, or use one of "
             "topic, none"
         ) from error
-    client = ActionClient(node, action, ACTION)
+    client: Any = ActionClient(node, action, ACTION)
 
     def send(closed: float) -> None:
         if not client.server_is_ready():

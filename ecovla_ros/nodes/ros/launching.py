@@ -43,6 +43,7 @@ DISCOVERY = ("localhost", "subnet")
 COMMON: tuple[Argument, ...] = (
     ("overrides", "['']", "keys over the configuration, e.g. \"['prune.ratio=0.4', 'control.profile=gentle']\"", None),
     ("namespace", "", "namespace of our nodes", None),
+    ("enable_lease_s", "2.0", "whoever enables must ask again within so long, s, as `ecovla enable` does; 0: no", None),
     ("autostart", "true", "configure and activate the policy; the guard stays disarmed", YES_NO),
     ("log_level", "info", "of our nodes", ("debug", "info", "warn", "error")),
 )
@@ -156,7 +157,9 @@ def guard(root: str = "", **more: Any) -> Node:
         ("gripper_trajectory", f"{root}{GRIPPER}/joint_trajectory"),
         ("gripper_cmd", f"{root}{GRIPPER}/gripper_cmd"),
     ]
-    return node("guard", remappings=[*remappings, *more.pop("remappings", ())], **more)
+    lease = {"enable_lease_s": ParameterValue(LaunchConfiguration("enable_lease_s"), value_type=float)}
+    parameters = [lease, *more.pop("parameters", ())]
+    return node("guard", remappings=[*remappings, *more.pop("remappings", ())], parameters=parameters, **more)
 
 
 def followed() -> dict[str, str]:

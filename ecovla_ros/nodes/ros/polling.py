@@ -13,11 +13,14 @@ from typing import Any
 from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import EventHandler
 from rclpy.qos import QoSProfile
-from rclpy.serialization import deserialize_message
 
 from ecovla_ros import wire
+from ecovla_ros.errors import ObservationError
+from ecovla_ros.nodes.ros.intake import Intake, sender
 from ecovla_ros.wire.pairing import History
 
+PARAMETER_SERVICES = ("_parameters", "_parameter_types", "_parameters_atomically", "get_type_description")
+"""Endings of the names of the services that every node has, and nobody calls in a hurry."""
 EVENTS_S = 1.0
 """Time between two looks at events, s."""
 
@@ -38,9 +41,10 @@ class NeverWakes(CallbackGroup):
 
 
 class OncePerSecond(CallbackGroup):
-    """Events of a node (a peer asks for another quality of service) are looked at once a second.
+    """Events of a node and its parameter services are looked at once a second.
 
-    A node has a dozen or two of them, and the executor walks through all whenever it waits: a fifth of its time.
+    An event: a peer asks for another quality of service. A node has a dozen or two of them, and the executor walks
+    through all whenever it waits: a fifth of its time.
     """
 
     def __init__(self) -> None:
@@ -52,10 +56,12 @@ class OncePerSecond(CallbackGroup):
         self._open = now_s >= self._next_s
         if self._open:
             self._next_s = now_s + EVENTS_S
-            for event in node.waitables:
-                if isinstance(event, EventHandler) and not isinstance(event.callback_group, OncePerSecond):
-                    event.callback_group = self
-                    self.add_entity(event)
+            events = [event for event in node.waitables if isinstance(event, EventHandler)]
+            services = [service for service in node.services if service.srv_name.endswith(PARAMETER_SERVICES)]
+            for entity in (*events, *services):
+                if not isinstance(entity.callback_group, OncePerSecond):
+                    entity.callback_group = self
+                    self.add_entity(entity)
 
     def can_execute(self, entity: Any) -> bool:
         """Whether this is the turn to look."""
@@ -70,49 +76,57 @@ class OncePerSecond(CallbackGroup):
 
 
 class PolledTopic:
-    """The last messages of a topic, for any thread."""
+    """The last messages of a topic, for any thread. They stay bytes until somebody asks for one."""
 
-    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile) -> None:
-        """As many messages are kept as the profile's depth."""
-        self._node, self._kind, self._depth = node, kind, profile.depth
+    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile, most_bytes: int, kept: int = 0) -> None:
+        """The middleware keeps as many messages as the profile's depth between two looks, and `nearest` the last `kept`
+        (0: as many). Longer ones than `most_bytes` are dropped unread.
+        """
+        self._node, self._kind, self._depth, self._most = node, kind, profile.depth, most_bytes
         self._subscription = node.create_subscription(
-            kind, topic, lambda _msg: None, profile, callback_group=NeverWakes()
+            kind, topic, lambda _raw: None, profile, callback_group=NeverWakes(), raw=True
         )
-        self._history = History(profile.depth)
+        self.intake = Intake(node, kind, topic, most_bytes)
+        self._history = History(kept or profile.depth)
         self._lock = threading.Lock()
 
-    def newest(self) -> bytes | None:
-        """The newest message that came since the last call, serialized; None when none did."""
-        newest = None
+    def newest(self) -> list[tuple[bytes, bytes]]:
+        """The messages that came since the last call and are kept, serialized, each with its publisher, newest first:
+        whoever cannot read the first may take the one before.
+        """
         with self._lock:
-            for taken in self._taken():
-                newest = taken
-        return newest
-
-    def every(self) -> list[Any]:
-        """The messages that came since the last call and are kept, oldest first."""
-        with self._lock:
-            return [deserialize_message(taken, self._kind) for taken in self._taken()]
+            return list(self._taken())[::-1]
 
     def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns` among those kept; None when none came yet.
+        """The message stamped nearest to `stamp_ns` among those kept and readable; None when there is none.
 
         For kinds that start with a header.
         """
         with self._lock:
-            for taken in self._taken():
-                self._history.put(taken, wire.raw_stamp_ns(taken))
-            raw = self._history.nearest(stamp_ns)
-        return None if raw is None else deserialize_message(raw, self._kind)
+            for raw, gid in self._taken():
+                try:
+                    self._history.put((raw, gid), wire.raw_stamp_ns(raw))
+                except ObservationError:
+                    self.intake.read(raw, gid)
+            while (found := self._history.nearest(stamp_ns)) is not None:
+                message = self.intake.read(*found)
+                if message is not None:
+                    return message
+                self._history.remove(found)
+        return None
 
     def close(self) -> None:
         """End the subscription."""
         self._node.destroy_subscription(self._subscription)
 
-    def _taken(self) -> Iterator[bytes]:
+    def _taken(self) -> Iterator[tuple[bytes, bytes]]:
         with self._subscription.handle:
             for _ in range(self._depth):  # as many as there can be: a look that finds nothing is not free
                 taken = self._subscription.handle.take_message(self._kind, True)
                 if taken is None:
                     return
-                yield taken[0]
+                raw, gid = taken[0], sender(taken[1])
+                if len(raw) > self._most:
+                    self.intake.read(raw, gid)
+                else:
+                    yield raw, gid

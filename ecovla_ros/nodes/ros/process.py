@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -18,6 +18,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros.executor import SturdyExecutor
 from ecovla_ros.nodes.ros.polling import OncePerSecond
 
 WAKE_S = 0.1
@@ -71,14 +72,6 @@ def keep_loaded() -> None:
     gc.freeze()
 
 
-class Closable(Protocol):
-    """A node that has something to say or to end before it goes."""
-
-    def close(self) -> None:
-        """Called once, while publishing still works."""
-        ...
-
-
 class Signals:
     """Remembers SIGINT, SIGTERM and SIGHUP instead of raising in the middle of something."""
 
@@ -101,7 +94,7 @@ class Signals:
 def start_ros(arguments: Sequence[str] | None = None) -> None:
     """`rclpy.init` without its signal handlers, with the ros-* wheels' prefix known."""
     os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)  # the wheels set it nowhere
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
 
 
 def _drive(node: Any, executor: SingleThreadedExecutor, going: Callable[[], bool]) -> None:
@@ -132,9 +125,11 @@ def _serve(name: str, make: Callable[[], Any], signals: Signals) -> int:
     except EcovlaError as error:
         get_logger(name).fatal(str(error))
         return 2
-    executor = SingleThreadedExecutor()
+    executor = SturdyExecutor()
     executor.add_node(node)
     try:
+        if hasattr(node, "claim"):
+            node.claim(executor)
         drive = getattr(node, "drive", partial(_drive, node))
         drive(executor, lambda: not signals.received and rclpy.ok())
     except ExternalShutdownException:

@@ -7,14 +7,17 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Images and joint states: an old one is worth nothing. Matches reliable and best-effort publishers."""
 
-STATES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=512, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""Joint states of the last half second at 1 kHz, to find the one that was true when a picture was taken."""
+NEWEST = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=8, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Joint states where the newest is wanted: a few more, for when it cannot be read."""
+
+CHUNKS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=20, reliability=ReliabilityPolicy.RELIABLE)
+"""Chunks where they are taken: the owner's must be found among what others send."""
+
+STATES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=128, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Joint states between two frames at 1 kHz, to find the one that was true when a picture was taken."""
 
 COMMAND = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 """Chunks, trajectories: must arrive, and a queued old one is worse than none."""
-
-EVENT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
-"""E-stop: every one counts, also one that is taken back at once."""
 
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -24,5 +27,13 @@ LATCHED = QoSProfile(
 )
 """Status, instruction, success: whoever joins late sees the last one."""
 
+FAULTS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=20,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""The arm's faults where they are heard: what was said before, and every one since the last look."""
+
 REPORT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
-"""Latency and pruning of every frame, diagnostics."""
+"""Latency and pruning of every frame, diagnostics; who asks to go on moving."""

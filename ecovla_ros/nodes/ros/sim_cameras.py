@@ -35,8 +35,6 @@ class SimCameras:
         self._stamp_ns: int | None = None
         self._open, self._failure = True, ""
         self._renderer: Any = None
-        self.skipped = 0
-        """Pictures that were due while the ones before were still being drawn."""
         make = render.choose(renderer)
         self._thread = threading.Thread(target=self._draw, args=(make,), name="cameras")
         self._thread.start()
@@ -62,7 +60,6 @@ class SimCameras:
             if not self._open:
                 raise SimulationError("the render thread broke; its traceback stands above")
             if self._stamp_ns is not None:
-                self.skipped += 1
                 return
             self._renderer.snapshot(data)
             self._stamp_ns = stamp_ns

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from support import pi_models as small
 
 from ecovla_ros import cli, config
@@ -138,6 +138,7 @@ def test_result_files_hold_what_is_needed_to_judge_them():
         (["bench", "--pace", "pased"], "paced"),
         (["bench", "--refresh", "prob"], "probe"),
         (["bench", "--reference", "1"], "pi0-mid"),
+        (["bench", "--compiled"], "--reference"),
         (["bench", "--frames", "0"], "at least 1"),
         (["bench", "--nodes", "1", "--model", "pi0-mid"], "mini"),
         (["bench", "--model", "mimi"], "mini"),
@@ -158,8 +159,6 @@ def test_every_shipped_configuration_loads():
 
 
 def test_the_roofline_is_the_larger_of_bytes_and_products():
-    import torch
-
     x, w = torch.randn(1, 64), torch.randn(64, 32)
     with device.Roofline(flops_per_s=1e6, bytes_per_s=1e9) as slow_products:
         x @ w
@@ -191,33 +190,23 @@ def test_the_command_of_a_table_is_the_one_that_wrote_it():
     assert report_speed.bench_command({"settings": settings}) == " ".join(["ecovla bench", *words])
 
 
-class Everything:
-    """Whatever shape is asked for was found faster in the kernel."""
-
-    def __contains__(self, shape):
-        return True
-
-
-def test_what_the_fused_kernel_computes_is_counted_too(monkeypatch):
+def test_what_a_kernel_of_our_own_computes_is_counted_too(monkeypatch):
     """A stand-in for the kernel, of which a counter sees as little as of the kernel."""
-    import torch
-
-    from ecovla_ros.kernels import gated
+    from ecovla_ros.kernels import available
+    from ecovla_ros.models.core import layers
 
     policy, obs, start = small.policy(), small.observation(), small.noise()
     plain = macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))
-    kernel = SimpleNamespace(gated=lambda x, gate, *_: torch.zeros(*x.shape[:-1], len(gate)))
-    monkeypatch.setitem(sys.modules, "ecovla_ros.kernels.gated_triton", kernel)
-    monkeypatch.setattr(gated.KERNEL_CHOICE, "fused", Everything())
-    assert (gated.gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), "gelu") == 0.0).all()
+    monkeypatch.setattr(layers, "triton_runs_on", lambda x: not available._alone[0])
+    monkeypatch.setattr(layers.Mlp, "made", lambda mlp, x, first, last, sums=None: torch.zeros(len(x), last - first))
+    layers.pack((*policy.model.lm, *policy.model.expert))
+    assert (policy.model.lm[0].mlp.hidden(torch.ones(2, 48), 0, 4) == 0.0).all() or torch.is_grad_enabled()
     assert (macs.count(policy, obs, Plan(), start), device.bound_ms(policy, obs, Plan(), start, (1e12, 1e9))) == plain
-    assert isinstance(gated.KERNEL_CHOICE.fused, Everything), "and after a count the kernel runs again"
+    assert available._alone[0] == 0, "and after a count the kernel runs again"
 
 
 def test_the_reference_lies_on_the_device_and_answers_to_the_host():
     """torch's meta device in the place of a GPU."""
-    import torch
-
     given, policy = {}, small.policy(small.SIGLIP)
     policy.device = torch.device("meta")
 
@@ -232,20 +221,55 @@ def test_the_reference_lies_on_the_device_and_answers_to_the_host():
     assert out.device.type == "cpu" and out.dtype == torch.float32
 
 
-def test_the_reference_agrees_with_ours_whatever_the_bucket():
+@pytest.fixture
+def small_reference(monkeypatch):
     pytest.importorskip("transformers")
     shape = dataclasses.replace(small.SIGLIP, max_prompt=24, vocab=64, action_dim=32)
+    monkeypatch.setitem(reference.SHAPES, "small", shape)
+
+
+def test_the_reference_runs_compiled_too_and_says_where_it_cannot(small_reference):
+    """By a stand-in for the compiler: what it makes runs only in the ways that say so."""
+    ran, broken = [], []
+
+    def compiler(method):
+        def compiled(*inputs, **more):
+            ran.append(method.__qualname__)
+            if broken:
+                raise RuntimeError("no compiler here\nmore")
+            return method(*inputs, **more)
+
+        return compiled
+
+    made = reference.Reference("small", config.PolicyConfig(device="cpu"), 2, compiler)
+    obs = small.observation(small.SIGLIP, text=made.policy.spec.instructions[0])
+    for _ in range(3):
+        made.turn(obs, True)
+    assert [len(made.times[n]) for n in ("padded", "exact", "padded, compiled", "exact, compiled")] == [2] * 4
+    parts, steps = 2, made.steps
+    assert len(ran) == (parts + steps) * 2 * (reference.REHEARSALS + 2)
+    assert torch.equal(made._way("exact", obs), made._way("exact, compiled", obs))
+    ran.clear()
+    made._way("padded", obs)
+    assert not ran, "as transformers has it"
+    broken.append(True)
+    other = reference.Reference("small", config.PolicyConfig(device="cpu"), 1, compiler)
+    other.turn(obs, True)
+    rows = other.rows(1.0)
+    assert [r["method"] for r in rows] == ["transformers, padded", "transformers, exact"]
+    assert rows[0]["compiled_note"] == "RuntimeError: no compiler here"
+
+
+def test_the_reference_agrees_with_ours_whatever_the_bucket(small_reference):
     for bucket in (1, 8):
         settings = config.PolicyConfig(device="cpu", bucket=bucket)
-        made = reference.Reference(shape, settings, 1)
+        made = reference.Reference("small", settings, 1)
         assert made.policy.bucket == bucket
         made.turn(small.observation(small.SIGLIP, text=made.policy.spec.instructions[0]), True)
         assert made.difference < 1e-4 and [len(t) for t in made.times.values()] == [1, 1]
 
 
 def test_memory_is_that_of_the_device_the_weights_go_to(monkeypatch):
-    import torch
-
     monkeypatch.setattr(variants.build, "device_of", lambda settings: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (3 << 30, 80 << 30))
     settings = config.override(config.Config(), **{"policy.model": "pi05", "policy.dtype": "bfloat16"})

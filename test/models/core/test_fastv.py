@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ecovla_ros import build
 from ecovla_ros.config import Config, PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import EagerRecorder, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan
@@ -31,7 +32,7 @@ def literal(policy, sequence, rows, layer, keep):
     rows = list(range(*rows.indices(len(sequence))))
     for i, block in enumerate([*model.lm, model.lm_last]):
         seen = torch.ones(len(x), len(x), dtype=torch.bool)
-        seen = seen.tril() if model.past is not None else seen
+        seen = seen.tril() if model.causal else seen
         attention, d = block.attention, config.head_dim
         n = rms(x, attention.norm.weight, config)
         out, weights = [], []
@@ -147,8 +148,13 @@ def test_the_expert_attends_to_what_is_left_and_counts_positions_on(family):
             buffer[:, :, short] = values
     real = torch.zeros(length)
     real[short] = 1.0
-    whole = policy._contexts(length, None, None)[0]
-    parts = [whole._replace(last=1), whole._replace(first=1, valid=real)]
+    whole = policy._contexts(length, seen, None)[0]
+
+    class Masked(type(whole)):
+        def keys(self, length, more):
+            return torch.nn.functional.pad(real, (0, more), value=1.0).bool()[None]
+
+    parts = [whole._replace(last=1), Masked(*whole._replace(first=1))]
     for cache in policy.caches[1:]:
         for buffer in (cache.keys, cache.values):
             buffer.nan_to_num_(0.0)

@@ -14,7 +14,8 @@ from ecovla_ros import build
 from ecovla_ros.bench.speed import macs
 from ecovla_ros.config import PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.graphs import EagerRecorder, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.engine.streams import Deferred, Inline
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan

@@ -17,7 +17,7 @@ from support import pi_models as small
 
 from ecovla_ros.errors import CheckpointError, ObservationError
 from ecovla_ros.models.base import DENSE
-from ecovla_ros.models.core.staging import Staging
+from ecovla_ros.models.core.staging import Images, Upload
 from ecovla_ros.models.data.inputs import resize
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
@@ -249,12 +249,20 @@ def test_a_configuration_comes_back_from_json(config):
 
 def test_the_pinned_buffer_is_written_again_only_once_its_copy_has_left_it():
     """By a stand-in for the event: what lay in the buffer when it was waited for."""
-    staging, order = Staging(1, 4, torch.device("cpu")), []
-    staging._pinned = torch.zeros((1, 1, 4, 4, 3), dtype=torch.uint8)
-    staging._left = SimpleNamespace(
-        synchronize=lambda: order.append(("waited", int(staging._pinned.max()))),
-        record=lambda: order.append(("left", int(staging._pinned.max()))),
+    upload, order = Upload((3,), torch.float32, torch.device("cpu")), []
+    upload._host, upload._there = torch.zeros(3), torch.zeros(3)
+    upload._left = SimpleNamespace(
+        synchronize=lambda: order.append(("waited", int(upload._host.max()))),
+        record=lambda: order.append(("left", int(upload._host.max()))),
     )
-    for value in (1, 2):
-        staging.copy({"wrist": np.full((4, 4, 3), value, np.uint8)})
+    places = {upload.copy(np.full(2, value, np.float32)).data_ptr() for value in (1, 2)}
     assert order == [("waited", 0), ("left", 1), ("waited", 1), ("left", 2)]
+    assert places == {upload.place.data_ptr()} and upload.place.tolist() == [2, 2, 0], "the first rows, always there"
+
+
+@pytest.mark.parametrize("fit", ["pad", "bicubic", "crop"])
+def test_an_image_filtered_on_the_device_is_the_one_filtered_here(fit):
+    image = np.random.default_rng(0).integers(0, 255, (30, 41, 3), np.uint8)
+    images = Images(1, 16, fit, torch.device("cpu"))
+    expected = images.copy({"wrist": image})["wrist"]
+    assert torch.equal(images._filtered(0, image), expected) and expected.shape == (1, 16, 16, 3)

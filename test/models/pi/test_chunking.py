@@ -11,7 +11,8 @@ from support import pi_models as small
 
 from ecovla_ros import build
 from ecovla_ros.config import PolicyConfig
-from ecovla_ros.engine.graphs import EagerRecorder, Graphed
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE
 from ecovla_ros.models.pi.chunking import RealTimeChunking, reached, strength

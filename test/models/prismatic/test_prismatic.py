@@ -189,8 +189,8 @@ def watch(key, block, into, kept):
         d = module.head_dim
         for h in range(rows // d):
             scores = q[0, :, h] @ k[0, h].T / d**0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask, -torch.inf)
+            if mask is not None and mask.mask is not None:
+                scores = scores.masked_fill(~mask.mask, -torch.inf)
             into[f"{key}.heads"][h * d : (h + 1) * d] += ((scores.softmax(-1) @ v[0, h]) ** 2).sum(0)
 
     def mlp(module, arguments, output):

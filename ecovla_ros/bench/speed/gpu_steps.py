@@ -1,0 +1,234 @@
+"""`make gpu`: everything that only a GPU can show, in one command, from the source tree and without a network.
+
+Tests on the device, then the bench of every family, then where a frame's time goes. One file after each step, so that
+what was cut off can go on: a step whose file was written by the same code is not run again. Each step has its own time
+limit, and one that fails stops no other.
+
+Needs torch, triton, transformers, numpy, opencv, safetensors, tokenizers, PyYAML and pytest, and nothing else of what
+this package needs elsewhere. `--device cpu` tries the same steps on a CPU at reduced width, as far as they go: its
+figures say nothing about a GPU, and every row says that its device is a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecovla_ros.bench import document
+from ecovla_ros.bench.speed import gpu_table
+
+ROOT = Path(__file__).resolve().parents[3]
+DEVICES = ("cuda", "cpu")
+
+
+@dataclass(frozen=True)
+class GpuStep:
+    """One program that writes one file."""
+
+    name: str
+    what: str
+    limit_s: float
+    program: tuple[str, ...] = ()
+    """Arguments of Python on a GPU; the file's name is put behind them."""
+    on_cpu: tuple[str, ...] = ()
+    """The same on a CPU; empty: it is left out there."""
+
+
+def _bench(model: str, *options: str) -> tuple[str, ...]:
+    return ("-m", "ecovla_ros.cli", "bench", "--model", model, *options, "--json")
+
+
+def _small(model: str, *options: str) -> tuple[str, ...]:
+    one_thread = ("--set", "policy.threads=1", "--set", "policy.device=cpu")
+    return _bench(model, *options, "--frames", "6", "--warm-up", "1", *one_thread)
+
+
+PI = ("--set", "prune.sites=[lm.mlp,expert.mlp]", "--set", "prune.p=0.2")
+OFT = ("--set", "prune.sites=[lm.mlp,lm.heads]", "--set", "prune.p=0.2")
+BOTH = ("--method", "dense,ecovla", "--refresh", "probe,dense")
+PROBE = ("--method", "dense,ecovla", "--refresh", "probe")
+TESTS = ("-m", "pytest", "test/gpu", "-q", "--durations=8", "-rs")
+PROFILE = ("-m", "ecovla_ros.bench.speed.profile", *PI)
+
+STEPS = (
+    GpuStep("tests", "kernels, streams, graphs and families on the device", 120, TESTS, TESTS),
+    GpuStep(
+        "mini", "the shipped policy", 60,
+        _bench("mini", "--ratios", "0,0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2"),
+        _small("mini", "--ratios", "0.4"),
+    ),
+    GpuStep(
+        "pi05", "pi0.5 at full size, random weights", 120,
+        _bench("pi05", "--ratios", "0.4", "--frames", "200", "--warm-up", "20", *PI),
+        _small("pi05-reduced", "--ratios", "0.4", *PI, *PROBE),
+    ),
+    GpuStep(
+        "pi05-sms16", "the same on 16 multiprocessors: a small GPU", 90,
+        _bench("pi05", "--ratios", "0.375", "--frames", "100", "--warm-up", "10", "--sms", "16", *PI, *PROBE),
+    ),
+    GpuStep(
+        "openvla-oft", "OpenVLA-OFT at full size, random weights", 100,
+        _bench("openvla-oft", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *OFT, *BOTH),
+        _small("openvla-oft-reduced", "--ratios", "0.4", *OFT, *PROBE),
+    ),
+    GpuStep(
+        "cogact", "CogACT at full size, random weights", 100,
+        _bench("cogact", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *OFT, *BOTH),
+        _small("cogact-reduced", "--ratios", "0.4", *OFT, *PROBE),
+    ),
+    GpuStep("profile", "where a pi0.5 frame goes, kernel by kernel", 60, (*PROFILE, "--model", "pi05", "--json")),
+    GpuStep(
+        "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
+        _bench("openvla-oft", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
+    ),
+    GpuStep(
+        "reference", "pi0 beside transformers' PI0, as it is and compiled", 240,
+        _bench("pi0", "--ratios", "0.4", "--frames", "60", "--warm-up", "12", "--reference", "4", "--compiled", *PI,
+               *PROBE),
+        _small("pi0-reduced", "--ratios", "0.4", "--reference", "3", *PI, *PROBE),
+    ),
+)  # fmt: skip
+"""In the order of their worth. Limits are generous: what they are for is a step that hangs."""
+
+
+@dataclass
+class GpuOutcome:
+    """What became of a step."""
+
+    step: GpuStep
+    state: str
+    """ok, kept (its file was there), failed, timed out, left out."""
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing went wrong."""
+        return self.state in ("ok", "kept", "left out")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps; 1 if one failed or did not come to its turn."""
+    parser = argparse.ArgumentParser(
+        prog="make gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=ROOT / "results" / "gpu", help="where the files go")
+    parser.add_argument("--only", default="", help=f"comma-separated steps of {','.join(s.name for s in STEPS)}")
+    parser.add_argument("--device", choices=DEVICES, default="cuda", help="cpu: a trial at reduced width")
+    parser.add_argument("--limit", type=float, default=480.0, help="no step begins after so many seconds")
+    parser.add_argument("--again", action="store_true", help="also what this code has already written a file for")
+    chosen = parser.parse_args(arguments)
+    names = [n for n in chosen.only.split(",") if n]
+    unknown = sorted(set(names) - {s.name for s in STEPS})
+    if unknown:
+        parser.error(f"--only {unknown[0]}; valid: {', '.join(s.name for s in STEPS)}")
+    if not _fits(chosen.device):
+        return 2
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    began, outcomes = time.monotonic(), []
+    for step in (s for s in STEPS if not names or s.name in names):
+        left = chosen.limit - (time.monotonic() - began)
+        outcomes.append(_outcome(step, chosen.folder, chosen.device, left, chosen.again))
+    sys.stdout.write(gpu_table.text(outcomes, chosen.folder, chosen.device))
+    return 0 if all(o.good for o in outcomes) else 1
+
+
+def _fits(device: str) -> bool:
+    """Whether the machine has the device; says what it found."""
+    import torch
+
+    if device == "cpu":
+        _say("On a CPU, at reduced width: nothing of what follows is a figure of a GPU.")
+        return True
+    if torch.cuda.is_available():
+        _say(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, CUDA {torch.version.cuda}")
+        return True
+    _say(
+        f"torch {torch.__version__} finds no GPU here. To try the steps on a CPU, at reduced width and as far as they "
+        "go: make gpu DEVICE=cpu"
+    )
+    return False
+
+
+def _outcome(step: GpuStep, folder: Path, device: str, left_s: float, again: bool) -> GpuOutcome:
+    program = step.program if device == "cuda" else step.on_cpu
+    file = folder / f"{step.name}.json"
+    if not program:
+        return GpuOutcome(step, "left out", note="needs a GPU")
+    if not again and _written(file, device):
+        return GpuOutcome(step, "kept", note=str(file))
+    if left_s <= 0:
+        return GpuOutcome(step, "no time left")
+    _say(f"\n=== {step.name}: {step.what}")
+    file.unlink(missing_ok=True)
+    began = time.monotonic()
+    failed = _run(step, program, file, device)
+    if not failed and not file.is_file():
+        failed = "it wrote no file"
+    if not failed:
+        _mark(file, device)
+    state = ("timed out" if failed.startswith("not done") else "failed") if failed else "ok"
+    return GpuOutcome(step, state, time.monotonic() - began, failed)
+
+
+def _run(step: GpuStep, program: Sequence[str], file: Path, device: str) -> str:
+    """Why the program failed; empty if it did not. What it says goes to the terminal and to a file beside the other."""
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1",
+                   "ECOVLA_GPU_TESTS": device}  # fmt: skip
+    tests = program[:2] == TESTS[:2]
+    report = file.with_suffix(".xml")
+    command = [sys.executable, *program, f"--junitxml={report}" if tests else str(file)]
+    with file.with_suffix(".log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        said = gpu_table.Echo(process, log)
+        try:
+            code = process.wait(step.limit_s)
+        except subprocess.TimeoutExpired:
+            gpu_table.end(process)
+            return f"not done after {step.limit_s:.0f} s"
+        finally:
+            said.close()
+    if tests and report.is_file():
+        gpu_table.tests_document(report, file, {"device": device})
+        report.unlink()
+    return f"exit code {code}: {said.last}" if code else ""
+
+
+def _written(file: Path, device: str) -> bool:
+    """Whether the file comes from this very code and device."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(found.get("source") == _code() and found.get("step_device") == device)
+
+
+def _mark(file: Path, device: str) -> None:
+    """Say in a document which code and device wrote it."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    marked = {**found, "source": _code(), "step_device": device}
+    file.write_text(json.dumps(marked, indent=2) + "\n", encoding="utf-8")
+
+
+def _code() -> str:
+    return document.source(ROOT / "test" / "gpu", ROOT / "test" / "support")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Turns work over fixed tensors into something that can be run again: CUDA graphs, or the function itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 3
+"""Runs before a capture: libraries choose kernels and allocate workspaces then."""
+
+
+class Recorder(Protocol):
+    """Turns a function without arguments, over fixed tensors, into something that can be run again."""
+
+    def capture(self, run: Callable[[], Any], warm_ups: int = WARM_UPS) -> tuple[Callable[[], None], Any]:
+        """Returns what runs it again, and the value it gave, which every run overwrites.
+
+        With `warm_ups` 0 nothing is run: whoever asks has run the same work before.
+        """
+        ...
+
+
+class CudaRecorder:
+    """CUDA graphs out of one memory pool, captured on one stream, whose priority their kernels keep.
+
+    Graphs of one pool must not run at the same time: they share memory. Captures are thread-local: other threads (a
+    camera's pinned copies) may use CUDA meanwhile.
+    """
+
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
+        """`stream`: None for a new one of high priority."""
+        _, high = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
+        self._stream = stream or torch.cuda.Stream(device, priority=high)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, run: Callable[[], Any], warm_ups: int = WARM_UPS) -> tuple[Callable[[], None], Any]:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(warm_ups):
+                run()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            value = run()
+        return graph.replay, value
+
+
+class EagerRecorder:
+    """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
+
+    def capture(self, run: Callable[[], Any], warm_ups: int = WARM_UPS) -> tuple[Callable[[], None], Any]:
+        value = run() if warm_ups else None
+        tensors = tensors_of(value)
+
+        def replay() -> None:
+            for old, new in zip(tensors, tensors_of(run())):
+                old.copy_(new)
+
+        return replay, value
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor of a value, in order: of lists, tuples, mappings and plain objects."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for part in value.values() for t in tensors_of(part)]
+    if isinstance(value, (list, tuple)):
+        return [t for part in value for t in tensors_of(part)]
+    return [t for part in vars(value).values() for t in tensors_of(part)] if hasattr(value, "__dict__") else []

@@ -1,0 +1,156 @@
+"""Attention over keys of which one stretch may be padding: one kernel, or split over the keys and merged by a second.
+
+Few query rows fill few blocks: with one KV head and 400 rows 7 of 132 multiprocessors work. Splitting the keys fills
+the GPU; each part leaves its sum, its maximum and its weight, and the second kernel puts them together. The order of
+every sum is fixed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+class Shape(NamedTuple):
+    """How a call is cut into blocks."""
+
+    rows: int
+    """Query rows of one block."""
+    keys: int
+    """Keys of one step."""
+    splits: int
+    warps: int
+    stages: int
+
+
+@triton.jit
+def _attend(
+    q, k, v, out, top, weight, gap, positions, length, keys, chunk, scale,
+    q_row, q_head, k_group, k_row, v_group, v_row, out_split,
+    GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
+    GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    segment, group, split = tl.program_id(1) // GROUPS, tl.program_id(1) % GROUPS, tl.program_id(2)
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = row < length * RANK
+    place = segment * length + row // RANK
+    head = (row % RANK) * GROUPS + group
+    d = tl.arange(0, BLOCK_D)
+    inside = d < WIDTH
+    queries = tl.load(
+        q + place[:, None] * q_row + head[:, None] * q_head + d[None, :],
+        mask=there[:, None] & inside[None, :], other=0.0,
+    )  # fmt: skip
+    start = split * chunk
+    end = tl.minimum(start + chunk, keys)
+    at = row // RANK
+    if CAUSAL:
+        if PLACED:
+            at = tl.load(positions + place, mask=there, other=0).to(tl.int32)
+        end = tl.minimum(end, tl.max(tl.where(there, at, 0), 0) + 1)
+    first, last = keys, keys
+    if GAP:
+        first, last = tl.load(gap), tl.load(gap + 1)
+    k += group * k_group + segment * keys * k_row
+    v += group * v_group + segment * keys * v_row
+    highest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    sums = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    for step in range(start, end, BLOCK_N):
+        n = step + tl.arange(0, BLOCK_N)
+        known = n < end
+        part = known[:, None] & inside[None, :]
+        some_keys = tl.load(k + n[:, None] * k_row + d[None, :], mask=part, other=0.0)
+        scores = tl.dot(queries, tl.trans(some_keys), input_precision="ieee") * scale
+        if GAP:
+            known = known & ((n < first) | (n >= last))
+        seen = known[None, :] & there[:, None]
+        if CAUSAL:
+            seen = seen & (n[None, :] <= at[:, None])
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        shares = tl.exp2(scores - base[:, None])
+        keep = tl.exp2(highest - base)
+        total = total * keep + tl.sum(shares, 1)
+        values = tl.load(v + n[:, None] * v_row + d[None, :], mask=part, other=0.0)
+        sums = sums * keep[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
+        highest = higher
+    target = place * (GROUPS * RANK) + head
+    where = target[:, None] * WIDTH + d[None, :]
+    writes = there[:, None] & inside[None, :]
+    if SPLIT:
+        rows = out_split // WIDTH
+        tl.store(out + split * out_split + where, sums, mask=writes)
+        tl.store(top + split * rows + target, highest, mask=there)
+        tl.store(weight + split * rows + target, total, mask=there)
+    else:
+        given = sums / tl.where(total > 0.0, total, 1.0)[:, None]
+        tl.store(out + where, given.to(out.dtype.element_ty), mask=writes)
+
+
+@triton.jit
+def _merge(
+    parts, top, weight, out, rows, SPLITS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    there = row < rows
+    d = tl.arange(0, BLOCK_D)
+    where = row[:, None] * WIDTH + d[None, :]
+    writes = there[:, None] & (d < WIDTH)[None, :]
+    highest = tl.full((BLOCK_R,), float("-inf"), dtype=tl.float32)
+    for split in tl.static_range(SPLITS):
+        highest = tl.maximum(highest, tl.load(top + split * rows + row, mask=there, other=float("-inf")))
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    total = tl.zeros((BLOCK_R,), dtype=tl.float32)
+    sums = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
+    for split in tl.static_range(SPLITS):
+        share = tl.exp2(tl.load(top + split * rows + row, mask=there, other=float("-inf")) - highest)
+        total += share * tl.load(weight + split * rows + row, mask=there, other=0.0)
+        sums += share[:, None] * tl.load(parts + split * rows * WIDTH + where, mask=writes, other=0.0)
+    given = sums / tl.where(total > 0.0, total, 1.0)[:, None]
+    tl.store(out + where, given.to(out.dtype.element_ty), mask=writes)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    shape: Shape,
+    gap: Tensor | None = None,
+    causal: bool = False,
+    positions: Tensor | None = None,
+    segments: int = 1,
+) -> Tensor:
+    """(L, heads, head_dim) from q of that shape and k, v (G, S, head_dim): see `kernels.attention.attention`."""
+    (length, heads, width), (groups, keys, _) = q.shape, k.shape
+    length, keys = length // segments, keys // segments
+    block_d = max(16, triton.next_power_of_2(width))
+    out = torch.empty((len(q), heads, width), dtype=q.dtype, device=q.device)
+    splits = max(1, min(shape.splits, triton.cdiv(keys, shape.keys)))
+    chunk = triton.cdiv(triton.cdiv(keys, splits), shape.keys) * shape.keys
+    splits = triton.cdiv(keys, chunk)
+    rows = len(q) * heads
+    parts = out if splits == 1 else torch.empty((splits, rows, width), dtype=torch.float32, device=q.device)
+    notes = parts if splits == 1 else torch.empty((2, splits, rows), dtype=torch.float32, device=q.device)
+    _attend[(triton.cdiv(length * (heads // groups), shape.rows), groups * segments, splits)](
+        q, k, v, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
+        q if gap is None else gap, q if positions is None else positions, length, keys, chunk,
+        width**-0.5 * 1.4426950408889634,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width,
+        GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
+        PLACED=positions is not None, SPLIT=splits > 1, BLOCK_M=shape.rows, BLOCK_N=shape.keys,
+        num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip
+    if splits > 1:
+        block = 2 if rows <= 2048 else 8
+        _merge[(triton.cdiv(rows, block),)](
+            parts, notes[0], notes[1], out, rows, SPLITS=splits, WIDTH=width, BLOCK_D=block_d, BLOCK_R=block
+        )
+    return out

@@ -1,0 +1,86 @@
+"""A branch added to the residual stream, and the norm of the sum, in one pass over a row.
+
+Blocks behind the last row compute rows again that a probe samples, and leave them aside: recording costs no kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _norm(
+    x, branch, gate, bias, gain, shift, summed, out, aside, tokens, length, width, eps, offset, parts, part_size,
+    BRANCH: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, GAIN: tl.constexpr, SHIFT: tl.constexpr,
+    CENTRED: tl.constexpr, ASIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    row = program
+    if ASIDE:  # noqa: SIM102 - known when the kernel is compiled
+        if program >= length:
+            row = tl.load(tokens + program - length).to(tl.int32)
+    n = tl.arange(0, BLOCK)
+    inside = n < width
+    value = tl.load(x + row * width + n, mask=inside, other=0.0)
+    kind = value.dtype
+    value = value.to(tl.float32)
+    if BRANCH:
+        added = tl.load(branch + row * width + n, mask=inside, other=0.0).to(tl.float32)
+        for part in range(1, parts):
+            added += tl.load(branch + part * part_size + row * width + n, mask=inside, other=0.0).to(tl.float32)
+        if BIAS:
+            added += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
+        if GATE:
+            added *= tl.load(gate + n, mask=inside, other=0.0).to(tl.float32)
+        rounded = (value + added).to(kind)
+        if program < length:
+            tl.store(summed + row * width + n, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    if CENTRED:
+        value = tl.where(inside, value - tl.sum(value, 0) / width, 0.0)
+    value *= tl.rsqrt(tl.sum(value * value, 0) / width + eps)
+    if GAIN:
+        value *= tl.load(gain + n, mask=inside, other=0.0).to(tl.float32) + offset
+    if SHIFT:
+        value += tl.load(shift + n, mask=inside, other=0.0).to(tl.float32)
+    if program < length:
+        tl.store(out + row * width + n, value.to(kind), mask=inside)
+    if ASIDE:  # noqa: SIM102 - known when the kernel is compiled
+        if program >= length:
+            tl.store(aside + (program - length) * width + n, value.to(kind), mask=inside)
+
+
+def add_and_norm(
+    x: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    offset: float,
+    centred: bool,
+    aside: Tensor | None,
+    tokens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """See `kernels.norm.add_and_norm`; all contiguous."""
+    length, width = x.shape
+    out = torch.empty_like(x)
+    summed = x if branch is None else torch.empty_like(x)
+    parts = 1 if branch is None or branch.dim() == 2 else len(branch)
+    sampled = 0 if aside is None else len(aside)
+
+    def given(tensor: Tensor | None) -> Tensor:
+        return x if tensor is None else tensor
+
+    _norm[(length + sampled,)](
+        x, given(branch), given(gate), given(bias), given(gain), given(shift), summed, out, given(aside),
+        given(tokens), length, width, eps, offset, parts, length * width,
+        BRANCH=branch is not None, GATE=gate is not None, BIAS=bias is not None, GAIN=gain is not None,
+        SHIFT=shift is not None, CENTRED=centred, ASIDE=aside is not None, BLOCK=triton.next_power_of_2(width),
+        num_warps=4 if width <= 2048 else 8,
+    )  # fmt: skip
+    return summed, out

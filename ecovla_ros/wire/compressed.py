@@ -1,0 +1,91 @@
+"""JPEG and PNG to RGB. What a picture claims to be is read from its header, and refused, before anything is decoded.
+
+A file of 69 bytes can claim 65535 x 65535 pixels, and a small JPEG can go over its picture thousands of times. No other
+format is decoded, whatever a message calls its data: OpenCV would try a dozen.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ecovla_ros.errors import ObservationError
+
+MOST_PX = 2 * 1920 * 1080
+"""Pixels of a picture at most, unless told otherwise."""
+MOST_SCANS = 20
+"""Passes over a JPEG's picture; a progressive one has about ten."""
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+FRAMES = (0xC0, 0xC1, 0xC2)
+"""JPEG markers of a frame header that cameras write: baseline, extended, progressive."""
+OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *FRAMES}
+"""Lossless, hierarchical and arithmetic ones, which nobody sends."""
+BARE = frozenset((0x01, *range(0xD0, 0xD8)))
+"""JPEG markers without a length."""
+
+
+def decode(data: Any, name: str, most_px: int = MOST_PX) -> np.ndarray:
+    """Bytes of a whole JPEG or PNG to RGB, uint8, (H, W, 3). Raises ObservationError, naming the picture `name`."""
+    raw = bytes(data)
+    try:
+        height, width = size(raw)
+    except (ValueError, struct.error) as error:
+        raise ObservationError(
+            f"{name}: {len(raw)} bytes do not decode: {error}; valid: a whole JPEG or PNG"
+        ) from error
+    if not 0 < height * width <= most_px:
+        raise ObservationError(f"{name}: an image of {width} x {height} px; valid: 1 to {most_px} px in all")
+    try:
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError) as error:
+        raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG") from error
+    if image is None:
+        raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def encode(image: np.ndarray) -> bytes:
+    """RGB, uint8, (H, W, 3) to a PNG."""
+    return bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
+def size(raw: bytes) -> tuple[int, int]:
+    """Height and width as the header says them. Raises ValueError or struct.error for what is neither JPEG nor PNG."""
+    if raw[:8] == PNG:
+        return _png(raw)
+    if raw[:2] == JPEG:
+        return _jpeg(raw)
+    raise ValueError("neither JPEG nor PNG")
+
+
+def _png(raw: bytes) -> tuple[int, int]:
+    length, kind, width, height = struct.unpack_from(">I4sII", raw, 8)
+    if kind != b"IHDR" or length != 13:
+        raise ValueError("a PNG that does not begin with its header")
+    if b"acTL" in raw[: raw.find(b"IDAT")]:
+        raise ValueError("a PNG that moves")
+    return height, width
+
+
+def _jpeg(raw: bytes) -> tuple[int, int]:
+    """As libjpeg looks for it: over fill bytes, and over whatever stands between two markers."""
+    if raw.count(b"\xff\xda") > MOST_SCANS:
+        raise ValueError(f"a JPEG of more than {MOST_SCANS} scans")
+    at = 2
+    while True:
+        at = raw.find(b"\xff", at)
+        while 0 <= at < len(raw) and raw[at] == 0xFF:
+            at += 1
+        if at < 0 or at >= len(raw):
+            raise ValueError("a JPEG without a frame header")
+        marker, at = raw[at], at + 1
+        if marker in FRAMES:
+            _, _, height, width = struct.unpack_from(">HBHH", raw, at)
+            return height, width
+        if marker in OTHER_FRAMES or marker in (0xD8, 0xD9, 0xDA):
+            raise ValueError("a JPEG without a frame header that is decoded (baseline or progressive)")
+        if marker and marker not in BARE:
+            at += struct.unpack_from(">H", raw, at)[0]

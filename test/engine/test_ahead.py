@@ -1,0 +1,132 @@
+"""A frame that is issued before its trigger is read: the same frames, patterns and triggers as one that waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support import all_models as models
+from support.engine_runs import BOTH, PROBE, SCENES, chunks, energies
+from support.toy import Toy
+
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.graphs import Graphed
+from ecovla_ros.engine.recorder import EagerRecorder
+from ecovla_ros.engine.streams import Deferred, Inline, Worker
+
+FACTS = ("triggered", "similarity", "threshold", "pattern_id", "pattern_age", "swaps", "ratio", "fault")
+
+
+def frames(engine, observations):
+    steps = [engine.step(obs) for obs in observations]
+    engine.settle()
+    patterns = engine.patterns()
+    engine.close()
+    return steps, patterns
+
+
+def same(waits, ahead):
+    (one, first), (other, second) = waits, ahead
+    assert np.array_equal(chunks(one), chunks(other), equal_nan=True)
+    for fact in FACTS:
+        assert np.array_equal(
+            [getattr(s.report, fact) for s in one], [getattr(s.report, fact) for s in other],
+            equal_nan=fact in ("similarity", "threshold"),
+        ), fact  # fmt: skip
+    assert [s.report.kind for s in one] == [s.report.kind for s in other]
+    assert first == second
+
+
+SETTINGS = {
+    "probe": {},
+    "ages": {"max_age": 4},
+    "audited": {"audit": 3},
+    "compensated": {"compensate": True},
+    "tiers": {"tiers": (0.25,)},
+    "every": {"method": "every"},
+    "dense": {"refresh": "dense"},
+    "budget": {"swap_budget": 4},
+}
+
+
+@pytest.mark.parametrize("streams", [Inline, Deferred, Worker, lambda: Worker(overlap=True)],
+                         ids=["inline", "deferred", "gap", "overlap"])  # fmt: skip
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_going_ahead_changes_nothing_but_the_order(streams, changes):
+    config = replace(PROBE, **changes)
+    same(frames(Engine(Toy(), config, Inline()), SCENES), frames(Engine(Toy(), config, streams(), ahead=True), SCENES))
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_every_family_goes_ahead_over_captured_passes(family):
+    policy = models.policy(family)
+    observations = [models.observation(policy, seed=i // 4) for i in range(10)]
+    groups = tuple(sorted({s.group for s in policy.sites if s.group.endswith(".mlp")}))
+    config = replace(PROBE, sites=groups, p=0.5)
+    plain = frames(Engine(policy, config, Inline()), observations)
+    graphed = Graphed(models.policy(family), EagerRecorder())
+    same(plain, frames(Engine(graphed, config, Deferred(), ahead=True), observations))
+    assert len({s.report.kind for s in plain[0]}) == 2, "both kinds of frame were compared"
+
+
+def test_the_trigger_is_read_once_the_whole_frame_is_issued():
+    order = []
+
+    class Noted(Inline):
+        def mark(self):
+            order.append("mark")
+
+        def aside(self, job, mark=None):
+            order.append("aside")
+            super().aside(job, mark)
+
+        def release(self):
+            order.append("release")
+
+    engine = Engine(Toy(), PROBE, Noted(), ahead=True)
+    engine.calibrate(energies(engine.policy))
+    for obs in SCENES[:10]:
+        engine.step(obs)
+    for name in ("prefill", "act"):
+        inner = getattr(engine.policy, name)
+        setattr(engine.policy, name, lambda *a, n=name, f=inner: (order.append(n), f(*a))[1])
+    read = engine._sight.read
+    engine._sight.read = lambda: (order.append("read"), read())[1]
+    order.clear()
+    assert engine.step(SCENES[10]).report.kind == "refresh"
+    assert order == ["prefill", "mark", "act", "mark", "read", "aside", "aside", "release"]
+
+
+def test_a_frame_whose_refresh_runs_dense_waits_for_its_trigger():
+    engine = Engine(Toy(), replace(PROBE, audit=1), Inline(), ahead=True)
+    engine.calibrate(energies(engine.policy))
+    kinds = [(engine._goes_ahead(), engine.step(obs).report.kind) for obs in SCENES[:12]]
+    assert not any(ahead for ahead, _ in kinds) and "refresh" in {kind for _, kind in kinds}
+
+
+def test_frames_that_no_refresh_follows_sample_the_tokens_of_the_next_one():
+    engine = Engine(Toy(), replace(PROBE, sites=BOTH), Inline(), ahead=True)
+    engine.calibrate(energies(engine.policy))
+    drawn = []
+    for obs in SCENES[:30]:
+        kind = engine.step(obs).report.kind
+        drawn.append((kind, engine._refresh._tokens["prefill"].tolist()))
+    assert all(kind == "refresh" or tokens == later for (kind, tokens), (_, later) in zip(drawn, drawn[1:]))
+    assert len({tuple(tokens) for _, tokens in drawn}) > 1
+
+
+def test_a_refresh_that_was_captured_is_replayed_and_does_the_same():
+    class Captures(Inline):
+        recorder = EagerRecorder()
+
+    plain = frames(Engine(Toy(), PROBE, Inline()), SCENES)
+    engine = Engine(Toy(), PROBE, Captures())
+    engine.warm_up()
+    replayed, job = [], engine._refresh._job
+    engine._refresh._job = lambda *a, **k: (replayed.append("job"), job(*a, **k))[1]
+    fresh = Engine(Toy(), PROBE, Inline())
+    fresh.warm_up()
+    plain = frames(fresh, SCENES)
+    same(plain, frames(engine, SCENES))
+    assert len(replayed) == 2, "the first frame's two jobs, whose histories were not known"

@@ -1,0 +1,84 @@
+"""The schedule on the device: one result whatever runs beside what, and whether frames are replayed or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.device_runs import CUDA, FAMILIES, STREAMS, answers, captured, family, frames, needs_cuda, settings
+
+from ecovla_ros import build, config
+from ecovla_ros.engine.streams import Inline
+
+COUNT = 80 if CUDA else 16
+SITES = ("lm.mlp", "expert.mlp")
+
+
+def prune(name, **changes):
+    """`every` with half of the channels; heads too where the family has no expert."""
+    sites = SITES if name in ("pi0", "pi05", "mini") else ("lm.mlp", "lm.heads")
+    base = {"method": "every", "ratio": 0.5, "sites": sites, "probe_tokens": 8, "hysteresis": 0.0}
+    return config.override(config.Config(), **{f"prune.{k}": v for k, v in {**base, **changes}.items()}).prune
+
+
+@pytest.fixture
+def mini():
+    def made(**changes):
+        own = settings("mini", **changes)
+        return build.captured(build.policy(own.policy), own.policy)
+
+    return made
+
+
+@pytest.mark.parametrize("refresh", config.REFRESHES)
+@pytest.mark.parametrize("method", ["ecovla", "every"])
+def test_every_stream_gives_the_same_chunks_and_patterns(mini, method, refresh):
+    """In the default dtype: bfloat16 on a GPU."""
+    how = prune("mini", method=method, refresh=refresh, p=0.3)
+    runs = {name: answers(policy := mini(), how, make(), frames(policy, COUNT)) for name, make in STREAMS.items()}
+    chunks, patterns, kinds = runs["inline"]
+    assert patterns[-1] > 2 and len(set(kinds)) >= (2 if method == "ecovla" else 1)
+    for name, (others, ids, same) in runs.items():
+        assert np.array_equal(chunks, others), name
+        assert same == kinds, name
+        if name == "deferred":
+            assert ids == patterns
+    assert np.isfinite(chunks).all()
+
+
+@pytest.mark.parametrize("refresh", config.REFRESHES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_replayed_frames_are_the_eager_ones_while_the_pattern_changes(name, refresh):
+    """Every frame refreshes: each graph is replayed over rows that lie in other slots than when it was captured."""
+    how, runs = prune(name, refresh=refresh), []
+    for make in (lambda policy: policy, captured):
+        policy = family(name)
+        runs.append(answers(make(policy), how, Inline(), frames(policy, 6)))
+    eager, replayed = runs
+    assert eager[1][-1] >= 3, "the pattern changes"
+    assert np.array_equal(eager[0], replayed[0]) and eager[1:] == replayed[1:]
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_gpu_answers_as_the_cpu_does(name, monkeypatch):
+    """Dense and sparse, float32, on equal weights: no further apart than rounding carries."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for how in (prune(name, method="dense"), prune(name, method="random", seed=3)):
+        found = []
+        for device in ("cpu", "cuda"):
+            policy = family(name, device=device)
+            made = captured(policy) if device == "cuda" else policy
+            found.append(answers(made, how, Inline(), frames(policy, 2))[0])
+        spread = np.abs(found[0]).max()
+        assert np.abs(found[0] - found[1]).max() < 1e-2 * spread, how.method
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_runs_beside_its_refresh(name):
+    """As deployed: graphs, the side stream, bfloat16 on a GPU."""
+    policy = family(name, dtype="bfloat16")
+    chunks, patterns, kinds = answers(
+        captured(policy), prune(name, method="ecovla", p=0.3), STREAMS["side"](), frames(policy, COUNT // 4)
+    )
+    assert np.isfinite(chunks).all() and patterns[-1] >= 1 and "refresh" in kinds

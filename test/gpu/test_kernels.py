@@ -1,0 +1,201 @@
+"""The kernels on the device itself, against their references at the widths of pi0.5 and Llama; `-s` shows their times.
+
+In Triton's interpreter: test/kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.device_runs import needs_cuda
+
+from ecovla_ros.kernels import attention, gated, norm, rotary, rows
+from ecovla_ros.kernels.choice import KERNEL_CHOICE, measured
+from ecovla_ros.kernels.sums import Sums
+
+pytestmark = needs_cuda
+BF16 = torch.bfloat16
+TIMES: dict[str, dict[str, float]] = {}
+"""Device time by call and way, ms."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _inference():
+    with torch.inference_mode():
+        yield
+    for call, ways in TIMES.items():
+        best = min(ways, key=ways.get, default="none ran")
+        print(f"\n{call:58s} " + "  ".join(f"{w} {1e3 * ms:.1f}" for w, ms in ways.items()) + f"  us; best: {best}")
+    if os.environ.get("ECOVLA_TIMES"):
+        Path(os.environ["ECOVLA_TIMES"]).write_text(json.dumps(TIMES, indent=1) + "\n")
+
+
+def drawn(*shape, dtype=BF16, scale=1.0, seed=0):
+    g = torch.Generator(device="cuda").manual_seed(seed + sum(shape))
+    return (scale * torch.randn(*shape, generator=g, device="cuda")).to(dtype)
+
+
+def gap(*ends):
+    return torch.tensor(ends, dtype=torch.int32, device="cuda")
+
+
+def close(found, expected, limit):
+    apart = (found.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-6)
+    assert torch.isfinite(found).all() and apart < limit, f"relative distance {float(apart):.2e}, limit {limit:.0e}"
+
+
+ATTENTION = {
+    "pi0.5 act": (50, 8, 1, 594, 256, {"gap": (530, 544)}),
+    "pi0.5 act, no padding": (50, 8, 1, 594, 256, {}),
+    "pi0.5 prefill": (544, 8, 1, 544, 256, {"gap": (530, 544)}),
+    "pi0.5 prefill, no padding": (544, 8, 1, 544, 256, {}),
+    "pi0 state token": (1, 8, 1, 545, 256, {"gap": (530, 544)}),
+    "openvla-oft prefill": (608, 32, 32, 608, 128, {"gap": (514, 530)}),
+    "cogact prefill": (288, 32, 32, 288, 128, {"gap": (257, 270), "causal": True}),
+    "cogact head": (34, 12, 12, 34, 64, {"segments": 2}),
+}
+
+
+@pytest.mark.parametrize("call", ATTENTION)
+@pytest.mark.parametrize("dtype, limit", [(torch.float32, 1e-5), (BF16, 1e-2)], ids=["fp32", "bf16"])
+def test_attention_is_attention_every_way(call, dtype, limit):
+    from ecovla_ros.kernels import attention_triton as kernel
+
+    length, heads, groups, keys, width, how = ATTENTION[call]
+    how = how | ({"gap": gap(*how["gap"])} if "gap" in how else {})
+    q, k, v = (drawn(n, m, width, dtype=dtype) for n, m in ((length, heads), (groups, keys), (groups, keys)))
+    expected = attention.reference(q.double(), k.double(), v.double(), **how)
+    ran, refused = 0, []
+    for shape in attention._shapes(kernel, q, k, how.get("segments", 1)):
+        try:
+            found = kernel.attention(q, k, v, shape, **how)
+        except Exception as error:  # a shape may ask for more memory than a block has
+            refused.append(f"{shape}: {error}")
+            continue
+        close(found, expected, limit)
+        assert torch.equal(found, kernel.attention(q, k, v, shape, **how)), "run to run"
+        ran += 1
+    assert ran, refused
+    if dtype == BF16:
+        assert ran >= len(refused), refused
+        with KERNEL_CHOICE.tuning():
+            close(attention.attention(q, k, v, **how), expected, limit)
+        rows_of = (length, heads, width, groups, keys)
+        TIMES[f"attention {call} {rows_of}"] = next(
+            t for key, t in KERNEL_CHOICE.times_ms.items() if key[:6] == ("attention", *rows_of)
+        )
+
+
+def sums(channels, length, sampled, padded):
+    ones = [torch.ones(channels, device="cuda") for _ in range(3)]
+    tokens = torch.arange(0, length, max(1, length // 32), device="cuda")[:32] if sampled else None
+    valid = (torch.arange(length, device="cuda") < length - length // 8).float() if padded else None
+    return Sums(ones[0], ones[1], ones[2] if sampled else None, tokens, valid)
+
+
+GATED = {
+    "expert dense": (50, 4096, 1024, "gelu"),
+    "expert 40 %": (50, 2464, 1024, "gelu"),
+    "lm dense": (544, 16384, 2048, "gelu"),
+    "lm 40 %": (544, 9824, 2048, "gelu"),
+    "llama": (608, 11008, 4096, "silu"),
+    "odd": (37, 96, 80, "silu"),
+}
+
+
+@pytest.mark.parametrize("call", GATED)
+@pytest.mark.parametrize("noted", [None, (True, True), (False, False)], ids=["plain", "probe, padded", "dense"])
+def test_a_gated_mlp_and_its_sums_equal_the_reference_every_way(call, noted):
+    from ecovla_ros.kernels import gated_triton as kernel
+
+    length, channels, width, activation = GATED[call]
+    x, weights = drawn(length, width), drawn(2 * channels, width, scale=width**-0.5)
+    expected = gated.reference(x.float(), weights[0::2].float(), weights[1::2].float(), activation)
+    ways = {f"columns {s}": lambda w, n, s=s: kernel.columns(F.linear(x, w), activation, n, s) for s in gated.COLUMNS}
+    if length <= gated.FEW:
+        for s in gated.FUSED:
+            ways[f"fused {s}"] = lambda w, n, s=s: kernel.gated(x, w[0::2], w[1::2], activation, n, s)
+    wanted = None if noted is None else sums(channels, length, *noted)
+    if wanted is not None:
+        wanted.add(expected)
+    for name, way in ways.items():
+        notes = [None if noted is None else sums(channels, length, *noted) for _ in range(2)]
+        found, again = (way(weights, n) for n in notes)
+        close(found, expected, 1e-2)
+        assert torch.equal(found, again), name
+        for first, second, theirs in zip(*(n[:3] for n in notes), wanted[:3]) if wanted else ():
+            if first is not None:
+                assert torch.equal(first, second), f"{name}: sums run to run"
+                close(first, theirs, 1e-2)
+    if noted != (False, False):
+        notes = None if noted is None else sums(channels, length, *noted)
+        timed = {name: lambda w, way=way: way(w, notes) for name, way in ways.items()}
+        timed["torch"] = lambda w: gated.reference(x, w[0::2], w[1::2], activation)
+        label = "" if noted is None else ", recorded"
+        TIMES[f"gated {call}{label} {(length, channels, width)}"] = measured(timed, (weights,))
+
+
+@pytest.mark.parametrize("length, width", [(50, 1024), (544, 2048), (608, 4096), (34, 768), (512, 1152)])
+@pytest.mark.parametrize("centred", [False, True], ids=["rms", "layer"])
+def test_a_branch_is_added_and_normed(length, width, centred):
+    g = torch.randn(4, width, device="cuda")
+    tokens = torch.arange(0, length, max(1, length // 32), device="cuda")[:32]
+    how = {"gate": g[0].to(BF16), "gain": g[1], "shift": g[2], "bias": g[3].to(BF16), "centred": centred}
+    x, branch = drawn(length, width), drawn(length, width, seed=1)
+    ours, theirs = (torch.zeros(len(tokens), width, device="cuda", dtype=BF16) for _ in range(2))
+    found = norm.add_and_norm(x, branch, aside=ours, tokens=tokens, **how)
+    expected = norm.reference(x, branch, aside=theirs, tokens=tokens, **how)
+    for a, b in zip((*found, ours), (*expected, theirs)):
+        close(a, b, 5e-3)
+    if not centred:
+        ways = {"fused": lambda b: norm.add_and_norm(x, b, **how), "torch": lambda b: norm.reference(x, b, **how)}
+        TIMES[f"add and norm {(length, width)}"] = measured(ways, (branch,))
+
+
+@pytest.mark.parametrize("length, heads, groups, width", [(50, 8, 1, 256), (544, 8, 1, 256), (608, 32, 32, 128)])
+def test_queries_are_rotated_and_keys_and_values_put_where_they_are_read(length, heads, groups, width):
+    every = drawn(length, heads + 2 * groups, width)
+    v, k, q = every.split((groups, groups, heads), 1)
+    tables, ours = (torch.rand(length, width, device="cuda") for _ in range(2)), drawn(2, groups, length + 7, width)
+    tables, theirs, there = tuple(tables), ours.clone(), slice(3, 3 + length)
+    found = rotary.place(q, k, v, *tables, ours[0, :, there], ours[1, :, there])
+    close(found, rotary.reference(q, k, v, *tables, theirs[0, :, there], theirs[1, :, there]), 5e-3)
+    close(ours, theirs, 5e-3)
+    assert torch.equal(ours[1], theirs[1]) and torch.equal(ours[:, :, :3], theirs[:, :, :3]), "nothing else is written"
+    ways = {
+        "fused": lambda e: rotary.place(*(e.split((groups, groups, heads), 1)[i] for i in (2, 1, 0)), *tables,
+                                        ours[0, :, there], ours[1, :, there]),
+    }  # fmt: skip
+    TIMES[f"rotary {(length, heads, groups, width)}"] = measured(ways, (every,))
+
+
+def test_a_row_swap_is_exact():
+    g = torch.Generator(device="cuda").manual_seed(0)
+    packed = torch.randn(4096, 2, 64, generator=g, device="cuda")
+    blocks = [torch.randn(4096, width, generator=g, device="cuda") for width in (1, 1000, 2048)]
+    blocks += [packed[:, 0], packed[:, 1]]
+    order = torch.randperm(4096, generator=g, device="cuda")
+    a, b, wanted = order[:900], order[900:1800], torch.rand(900, generator=g, device="cuda") < 0.5
+    expected = [block.cpu() for block in blocks]
+    rows.RowSwap([blocks]).apply(a[None], b[None], wanted[None])
+    rows.RowSwap([expected]).apply(a.cpu()[None], b.cpu()[None], wanted.cpu()[None])
+    assert wanted.any() and all(torch.equal(block.cpu(), e) for block, e in zip(blocks, expected))
+
+
+def test_products_at_few_tokens():
+    """Times only: what the library needs for the other products of the action head, weights cold."""
+    for name, (k, n) in {"qkv": (1024, 2560), "o": (2048, 1024), "down": (4096, 1024)}.items():
+        x, w = drawn(50, k), drawn(k, n)
+        TIMES[f"product {name} (50, {k}, {n})"] = measured({"torch": lambda w, x=x: x @ w}, (w,))
+    for name, (m, k, n) in {
+        "gate-up": (544, 2048, 32768),
+        "down": (544, 16384, 2048),
+        "qkv": (544, 2048, 2560),
+    }.items():
+        x, w = drawn(m, k), drawn(n, k)
+        TIMES[f"product lm {name} ({m}, {k}, {n})"] = measured({"torch": lambda w, x=x: F.linear(x, w)}, (w,))

@@ -1,0 +1,69 @@
+"""Documents of others: what is too deep or too long is refused at once, with the reason."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ecovla_ros import config, documents
+from ecovla_ros.bags.read import Bag
+from ecovla_ros.errors import BagError, ConfigError
+
+DEEP = {
+    "flow": "a: " + "[" * 20_000 + "]" * 20_000,
+    "open": "[" * 20_000,
+    "block": "\n".join(" " * i + f"k{i}:" for i in range(2000)),
+    "dashes": "- " * 5000 + "a",
+    "questions": "? " * 2000 + "a",
+    "maps": "{a: " * 3000,
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_configuration_is_refused_without_work(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(DEEP[name])
+    began = time.process_time()
+    with pytest.raises(ConfigError, match="deeper than 32"):
+        config.load(path)
+    with pytest.raises(ConfigError, match="deeper than 32"):
+        config.override_texts(config.Config(), [f"prune.sites={'[' * 40}"])
+    assert time.process_time() - began < 1.0, "of the processor, where it took seconds"
+
+
+@pytest.mark.parametrize("text", ["a: 2001-99-99", "a: \x00", "[1", "? [a]\n: b", "!!python/object:os.system {}"])
+def test_what_yaml_raises_is_one_kind_of_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        documents.from_yaml(text)
+
+
+def test_nesting_as_people_write_it_is_read() -> None:
+    value: dict = {}
+    for _ in range(documents.MOST_DEPTH - 1):
+        value = {"a": value}
+    assert documents.from_yaml(yaml.safe_dump(value)) == value
+    with pytest.raises(ValueError, match="deeper"):
+        documents.from_yaml(yaml.safe_dump([value]))
+
+
+def test_long_yaml_and_deep_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="valid: up to"):
+        documents.from_yaml("# " + "x" * documents.MOST_BYTES)
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="too deep"):
+        documents.read_json(path)
+    path.write_text(json.dumps({"a": [1]}))
+    assert documents.read_json(path) == {"a": [1]}
+
+
+def test_a_bags_deep_metadata_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata.yaml").write_text(DEEP["flow"])
+    began = time.process_time()
+    with pytest.raises(BagError, match="deeper than 32"):
+        Bag(tmp_path)
+    assert time.process_time() - began < 2.0
