@@ -88,7 +88,8 @@ class Guard:
         checks.window(config)
         self._steady = steady
         self._config, self._limits = config, limits
-        self._stamped, self._apart_ns, self._lag_ns = config.stamp_commands != "never", None, 0
+        self._stamped, self._lag_ns = config.stamp_commands != "never", 0
+        self._apart_ns: int | None = None
         horizon_s = (
             config.max_horizon_s - config.start_window_s if self._stamped else min(config.max_horizon_s, SHORT_S)
         )

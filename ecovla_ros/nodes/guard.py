@@ -339,7 +339,9 @@ class GuardNode(Node):
 
     def _read_controller_state(self, now_ns: int) -> None:
         """Take the newest: its stamp tells the controller's clock."""
-        for raw, gid in self._controller.newest() if self._controller is not None else ():
+        if self._controller is None:
+            return
+        for raw, gid in self._controller.newest():
             msg = self._controller.intake.read(raw, gid)
             if msg is None:
                 continue  # unreadable: counted
