@@ -164,7 +164,7 @@ class ControlConfig:
     rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate", "Hz")
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm", "s")
     max_horizon_s: float = _between(
-        0.85, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped", "s"
+        0.86, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped", "s"
     )
     chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused", "s")
     chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold", "s")
