@@ -66,7 +66,6 @@ LIBRARIES = {
     "ray": {"bench"},
     "pyarrow": {"train"},
     "apsw": {"bags"},
-    "backports": {"bags"},
     "mcap": {"bags"},
     "pytest": {"bags"},
     "zstandard": {"bags"},

@@ -75,6 +75,7 @@ class ArmWatch:
     """For how long joint states were missing, s; 0.0 unless for so long that the driver may be another. Whoever acts on
     it clears it."""
     _ahead_s: float = 0.0
+    _broken: bool = False
     _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
     _before: np.ndarray | None = None
     _received_ns: int | None = None
@@ -84,6 +85,7 @@ class ArmWatch:
         """Keep a joint state. Returns why it was not kept: "state_finite", "state_order", or empty."""
         joints, velocity = _seven(state.joints), _seven(state.velocity)
         if joints is None or velocity is None or not isinstance(state.stamp_ns, (int, np.integer)):
+            self._broken = True
             return "state_finite"
         ahead_s = (state.stamp_ns - now_ns) / NS
         if self.joints is not None and state.stamp_ns < self.stamp_ns or ahead_s > self.age_s:
@@ -91,7 +93,7 @@ class ArmWatch:
             return "state_order"
         gap_s = 0.0 if self._received_ns is None else self._missing_s + (now_ns - self._received_ns) / NS
         self.lost_s = gap_s if gap_s > max(LOST_S, 2.0 * self.age_s) else self.lost_s
-        self._ahead_s = self._missing_s = 0.0
+        self._ahead_s, self._missing_s, self._broken = 0.0, 0.0, False
         self._before, self.joints, self._velocity = self.joints, joints, velocity
         if isinstance(state.gripper, (int, float, np.number)) and math.isfinite(state.gripper):
             self.gripper = float(state.gripper)
@@ -109,6 +111,7 @@ class ArmWatch:
     def stale(self, now_ns: int) -> str:
         """Why the joint states cannot be trusted now; empty when they can."""
         ahead = f"; they are stamped {self._ahead_s:.3f} s ahead of this clock" if self._ahead_s else ""
+        ahead += "; the last one has positions or velocities that are not finite (NaN)" if self._broken else ""
         if self.joints is None or self._received_ns is None:
             return f"no joint state yet{ahead}"
         age = (now_ns - min(self.stamp_ns, self._received_ns)) / NS

@@ -14,10 +14,7 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import EventHandler
 from rclpy.qos import QoSProfile
 
-from ecovla_ros import wire
-from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.ros.intake import Intake, sender
-from ecovla_ros.wire.pairing import History
 
 PARAMETER_SERVICES = ("_parameters", "_parameter_types", "_parameters_atomically", "get_type_description")
 """Endings of the names of the services that every node has, and nobody calls in a hurry."""
@@ -78,16 +75,15 @@ class OncePerSecond(CallbackGroup):
 class PolledTopic:
     """The last messages of a topic, for any thread. They stay bytes until somebody asks for one."""
 
-    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile, most_bytes: int, kept: int = 0) -> None:
-        """The middleware keeps as many messages as the profile's depth between two looks, and `nearest` the last `kept`
-        (0: as many). Longer ones than `most_bytes` are dropped unread.
+    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile, most_bytes: int) -> None:
+        """The middleware keeps as many messages as the profile's depth between two looks. Longer ones than `most_bytes`
+        are dropped unread.
         """
         self._node, self._kind, self._depth, self._most = node, kind, profile.depth, most_bytes
         self._subscription = node.create_subscription(
             kind, topic, lambda _raw: None, profile, callback_group=NeverWakes(), raw=True
         )
         self.intake = Intake(node, kind, topic, most_bytes)
-        self._history = History(kept or profile.depth)
         self._lock = threading.Lock()
 
     def newest(self) -> list[tuple[bytes, bytes]]:
@@ -96,24 +92,6 @@ class PolledTopic:
         """
         with self._lock:
             return list(self._taken())[::-1]
-
-    def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns` among those kept and readable; None when there is none.
-
-        For kinds that start with a header.
-        """
-        with self._lock:
-            for raw, gid in self._taken():
-                try:
-                    self._history.put((raw, gid), wire.raw_stamp_ns(raw))
-                except ObservationError:
-                    self.intake.read(raw, gid)
-            while (found := self._history.nearest(stamp_ns)) is not None:
-                message = self.intake.read(*found)
-                if message is not None:
-                    return message
-                self._history.remove(found)
-        return None
 
     def close(self) -> None:
         """End the subscription."""
