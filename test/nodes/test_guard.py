@@ -105,6 +105,7 @@ def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
     arm.talking = True
     ros.until(lambda: not arm.node._inputs, "good joint states")
     ros.until(lambda: arm.enable().success, "armed again")
+    ros.spin(1.2)  # the driver may be another one: its controller is brought to where the arm stands
     arm.send(horizon=3)
     ros.until(lambda: "a chunk of horizon 3" in arm.node._inputs.get("action_chunk", ""), "the refused chunk")
     arm.send(positions=[1.5] * 56)
