@@ -78,6 +78,12 @@ class PolicyConfig:
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
     dtype: str = _one_of("auto", DTYPES, "of weights and products; auto: float32 on a CPU, bfloat16 on CUDA")
+    mlp_dtype: str = _one_of(
+        "auto", ("auto", "float8"), "of gate and up in the prefill; float8: e4m3, one scale a row, on CUDA from 8.9 on"
+    )
+    kernels: str = _one_of(
+        "auto", ("auto", "torch"), "auto: on CUDA kernels of our own where they were timed as faster; torch: none"
+    )
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")

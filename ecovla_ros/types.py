@@ -1,4 +1,4 @@
-"""Values that walk from room to room: frozen, SI units, radians, nanosecond stamps. Imports numpy only."""
+"""The values that packages hand to each other: frozen, in SI units, radians and nanosecond stamps. Needs only numpy."""
 
 from __future__ import annotations
 

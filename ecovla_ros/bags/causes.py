@@ -1,4 +1,4 @@
-"""Why a path is no bag that can be read, by what it holds: the cause, and what to do about it."""
+"""Says why a path cannot be read as a bag, judging by what it holds, and what to do about it."""
 
 from __future__ import annotations
 

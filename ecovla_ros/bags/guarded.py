@@ -1,4 +1,4 @@
-"""The guard over a bag: ticks by the bag's clock, hears its joint states and what the policy answers.
+"""Runs the guard over a bag: it ticks by the clock of the bag and gets its joint states and the answers of the policy.
 
 Open loop: the recorded arm does not follow what is commanded here, so a guard that watches for that may latch.
 """
@@ -34,7 +34,7 @@ class News(NamedTuple):
 
 
 class Guarded:
-    """A guard that is enabled as soon as it can be, once. Times are ns of the recorder's clock."""
+    """A guard that is enabled once, as soon as it allows it. Times are ns of the recorder's clock."""
 
     def __init__(self, config: ControlConfig, arm: ArmConfig = GEN3_ARM) -> None:
         """Raises ConfigError for limits that cannot be read."""

@@ -1,4 +1,4 @@
-"""From a bag's messages to what the policy sees, by the rules of the live node and the bag's own stamps."""
+"""Makes what the policy sees from the messages of a bag, by the rules of the live node and the stamps of the bag."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GRID_NS = 5_000_000
 
 @dataclass(frozen=True)
 class Held:
-    """No frame: the arm would have held."""
+    """There is no frame at this time: the live node would have sent no chunk, and the arm would have held."""
 
     time_ns: int
     stamp_ns: int

@@ -12,15 +12,15 @@ from ecovla_ros.control.playback import NS
 from ecovla_ros.types import JOINTS, ArmState
 
 BACK_S = 0.001
-"""A clock that steps back by less is taken as standing still."""
+"""A clock that steps back by less than this is taken to stand still, s."""
 STILL_S = 0.1
-"""A clock that stood still for so long of the guard's own ticks, and goes on, may have lost time meanwhile, or was set
-back unseen: that is a jump. Also slow simulation clocks step more often."""
+"""A clock that stood still while the guard ticked for this time, s, and then goes on is taken to have jumped: it may
+have lost time, or may have been set back unseen. Even a slow simulation clock steps more often than that."""
 LOST_S = 1.0
-"""Joint states that were missing for longer, and for twice what makes them stale, may come from a driver that was
-started anew, and its controller with it, s."""
+"""Joint states that come again after a longer gap, s, and after twice the time that makes them stale, may come from a
+driver that was started anew, together with its controller."""
 GAP_S = 0.5
-"""Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
+"""If the guard was not called for longer, s, it was stopped or the clock leapt: what the arm does now is not known."""
 STEADY_RAD = 0.02
 """Largest difference of two joint states of an arm at rest, rad."""
 REST_VELOCITY = 0.1
@@ -28,14 +28,14 @@ REST_VELOCITY = 0.1
 DEGRADED_SHARE = 0.5
 """Share of the velocity limit while chunks come late."""
 RECOVER_S = 1.0
-"""Chunks must have been in time for so long before that ends, s."""
+"""Chunks must come in time for this long before the full speed is allowed again, s."""
 GRIPPER_STEP = 0.05
 """The gripper is commanded when its target has moved this far, and at the ends of its stroke."""
 GRIPPER_PERIOD_S = 0.2
 """Time between two gripper commands, s."""
 GRIPPER_AGAIN_S, GRIPPER_AGAIN, GRIPPER_OFF = 1.0, 3, 0.2
-"""A gripper that is further from its target than the last after the first, s, is commanded anew, so many times: a
-command can be lost. One that holds something stays away from its target for good."""
+"""A command can be lost. A gripper that after the first time, s, is further from its target than the last number is
+commanded again, at most so often: one that holds something never reaches its target."""
 
 
 @dataclass

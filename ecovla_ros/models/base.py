@@ -31,7 +31,7 @@ class Seen:
     padding: range = range(0)
     """Positions of the prefix that are padding: what `valid` says, for the host."""
     reuse: Tensor | None = None
-    """(S,) int64: every position, those first that may keep K and V of an earlier frame (models/reuse.py); None: none.
+    """(S,) int64: every position, those first that may keep K and V of an earlier frame (VLA-Cache); None: none.
 
     Only for a pass of the plan that made them; the engine takes it away from any other."""
     gap: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What the simulated arm's controller was told, in order, to be run again at 1 kHz: for `ecovla trial`."""
+"""Keeps every command to the simulated arm's controller, so that `ecovla trial` can run them again at 1 kHz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which messages make one frame: the same rules for live topics and for a bag. Messages stay undecoded."""
+"""Decides which messages make one frame, by the same rules for live topics and for a bag. Messages stay undecoded."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from support.device_runs import needs_cuda
 
-from ecovla_ros.kernels import attention, gated, norm, product, rotary, rows
+from ecovla_ros.kernels import attention, float8, gated, norm, product, rotary, rows
+from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, measured
 from ecovla_ros.kernels.sums import Sums
 
@@ -220,3 +221,20 @@ def test_a_linear_layer_is_one_every_way(length, width, depth):
     for way in ways.values():
         close(way(weights), x.float() @ weights.float().T, 1e-2)
     TIMES[f"linear {(length, width, depth)}"] = measured(ways, (weights,))
+
+
+@pytest.mark.skipif(not (torch.cuda.is_available() and float8.runs_on(torch.device("cuda"))), reason="needs e4m3")
+@pytest.mark.parametrize("channels", [16384, 9824])
+def test_rows_in_e4m3_give_nearly_the_same_product(channels):
+    x, weights = drawn(544, 2048), drawn(2 * channels, 2048, scale=2048**-0.5)
+    small, scales = float8.by_rows(weights)
+    with reference_alone():
+        expected, theirs = float8.by_rows(weights)
+    close(scales, theirs, 1e-6)
+    assert (small.float() != expected.float()).float().mean() < 1e-3, "a quotient may round to the other side"
+    found = float8.linear(x, small, scales)
+    close(found, F.linear(x, weights), 5e-2)
+    rows, scale = float8.by_rows(x)
+    close(found, (rows.float() @ small.float().T) * scale[:, None] * scales, 1e-2)
+    ways = {"bf16": lambda w: F.linear(x, w), "e4m3": lambda w: float8.linear(x, small, scales)}
+    TIMES[f"float8 gate-up {(544, 2 * channels, 2048)}"] = measured(ways, (weights,))

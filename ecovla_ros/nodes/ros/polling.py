@@ -1,7 +1,8 @@
-"""What the executor does not wait for: subscriptions whose owner takes what came when it wants it, and rare events.
+"""Subscriptions and events that do not wake the executor: their owner looks at them when it wants to.
 
-The executor needs most of a millisecond of processor each time it waits, a look into a subscription hundredths of one.
-A driver that sends joint states at 1 kHz would take a whole core, and the interpreter's lock from who computes beside.
+Each time the executor waits and wakes costs it most of a millisecond of a core; a look into a subscription costs some
+hundredths of one. If every message of a driver that sends joint states at 1 kHz woke the executor, that would take a
+whole core, and it would hold the interpreter's lock while other threads want to compute.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ EVENTS_S = 1.0
 
 
 class NeverWakes(CallbackGroup):
-    """What is in it never wakes the executor."""
+    """A callback group whose members never wake the executor."""
 
     def can_execute(self, entity: Any) -> bool:
         """Never."""

@@ -1,4 +1,4 @@
-"""Quality of service, by what a message is worth."""
+"""Quality of service for each kind of topic, by what it costs to lose a message or to get an old one."""
 
 from __future__ import annotations
 
