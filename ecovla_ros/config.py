@@ -28,6 +28,8 @@ ADAPTIVE_ONLY = ("p", "window", "refresh", "probe_tokens", "alpha", "decay", "hy
 REFRESHES = ("probe", "dense")
 """probe: the frame that triggers stays sparse, pruned channels are measured on sampled tokens beside it. dense: it runs
 dense and records every channel (paper)."""
+FITS = ("count", "time")
+"""count: the kept channels are those nearest to the ratio. time: see engine/fit."""
 DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
@@ -124,6 +126,12 @@ class PruneConfig:
 
     method: str = _one_of("ecovla", METHODS, "what chooses the channels")
     ratio: float = _between(0.25, 0.0, 0.9, "share of the selected channels that is left out")
+    fit: str = _one_of(
+        "count",
+        FITS,
+        "how many channels stay: the count nearest to `ratio`, or one near it of which this machine computes more per "
+        "second and which takes no longer; with `pattern`, as many as that file says",
+    )
     sites: tuple[str, ...] = field(
         default=("lm.mlp",), metadata={"choices": SITE_GROUPS, "doc": "which groups of channels may be pruned"}
     )
