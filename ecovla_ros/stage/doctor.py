@@ -66,7 +66,7 @@ class Doctor(Node):
     def findings(self) -> list[Finding]:
         """What was found. Call it after some seconds of spinning."""
         parts = (self._topics, self._pictures, self._joints, self._stamps, self._checkpoint, self._device, self._pace,
-                 self._guard)  # fmt: skip
+                 self._guard, self._estop, self._owners)  # fmt: skip
         return [finding for part in parts for finding in part()]
 
     def _topics(self) -> Iterator[Finding]:
@@ -75,6 +75,9 @@ class Doctor(Node):
             name = self.resolve_topic_name(topic.name)
             find = self.get_publishers_info_by_topic if topic.written else self.get_subscriptions_info_by_topic
             ends = [end for end in find(name) if end.node_name != "doctor"]
+            if not topic.written:  # the guard hears what it commands, to know of others: that is no controller
+                commanders = {(p.node_namespace, p.node_name) for p in self.get_publishers_info_by_topic(name)}
+                ends = [end for end in ends if (end.node_namespace, end.node_name) not in commanders]
             what = "publisher" if topic.written else "subscriber"
             if not ends:
                 why = {CONTROLLER: "no controller listens: is joint_trajectory_controller active?",
@@ -194,6 +197,29 @@ class Doctor(Node):
         state = {pair.key: pair.value for pair in said.values}.get("state", "")
         level = FAULT if state == "LATCHED" else WARNING if state not in ("DISARMED", "") else OK
         yield Finding(level, "guard", f"{state}: {said.message}")
+
+    def _estop(self) -> Iterator[Finding]:
+        """Somebody can stop the arm by message, and can be heard."""
+        name = self.resolve_topic_name("estop")
+        ends = self.get_publishers_info_by_topic(name)
+        wrong = sorted({end.topic_type for end in ends} - {"std_msgs/msg/Bool"})
+        beat_s = self._config.control.estop_timeout_s
+        if wrong:
+            yield Finding(FAULT, "e-stop", f"{name}: type {', '.join(wrong)} is not heard; valid: std_msgs/msg/Bool")
+        elif not ends:
+            text = f"nobody publishes {name}: only the arm's own button stops it"
+            yield Finding(FAULT if beat_s else WARNING, "e-stop", text)
+        else:
+            beat = f"a heartbeat every {beat_s} s" if beat_s else "no heartbeat (control.estop_timeout_s is 0)"
+            yield Finding(OK, "e-stop", f"{name} by {', '.join(sorted(e.node_name for e in ends))}; {beat}")
+
+    def _owners(self) -> Iterator[Finding]:
+        """Nobody but the guard can command the controller's topic."""
+        name = self.resolve_topic_name(CONTROLLER)
+        ends = self.get_publishers_info_by_topic(name)
+        if len(ends) > 1:
+            text = f"{', '.join(sorted(e.node_name for e in ends))} publish to {name}; valid: the guard alone"
+            yield Finding(FAULT, "owner", text)
 
 
 def main(config_name: str, overrides: list[str], seconds: float) -> int:
