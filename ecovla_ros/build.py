@@ -1,4 +1,4 @@
-"""From names to objects: the only file that knows which model a name stands for. Imported when asked for."""
+"""Makes objects from names. No other file knows which model a name stands for; models are imported when asked for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
+from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern
 
@@ -151,6 +152,7 @@ def outline(config: PolicyConfig) -> Any:
 
 def family_of(folder: Path) -> str:
     """Which of `PUBLISHED` a checkpoint folder is, by its config.json. Raises CheckpointError."""
+    must_hold_checkpoint(folder)
     document = read_json(folder / "config.json")
     kind = document if isinstance(document, dict) else {}
     if kind.get("model_type") in ("openvla", "prismatic"):

@@ -15,6 +15,7 @@ from typing import Any
 
 from ecovla_ros import documents
 from ecovla_ros.errors import ConfigError, short, unknown
+from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT, JOINTS, ArmJoints
 
 METHODS = ("dense", "ecovla", "every", "static", "wanda", "random")
 """dense: nothing pruned. ecovla: adaptive, triggered (paper). every: adaptive, each frame triggers. static: calibration
@@ -204,10 +205,49 @@ class SimConfig:
     lock_step: bool = _doc(False, "advance one period per trajectory message instead of with the wall clock")
 
 
+NO_GRIPPER = "none"
+"""Value of arm.gripper_joint for an arm without a gripper."""
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """What the arm's joints are called on `joint_states` and in trajectories: set once, for every node and tool."""
+
+    joint_prefix: str = _doc("", "stands before joint_1 ... joint_7 and the gripper's joint, as ros2_kortex' prefix")
+    joint_names: tuple[str, ...] = _doc((), "seven names in the order of joint_1 ... joint_7; empty: prefix and number")
+    gripper_joint: str = _doc("", "name of the gripper's joint; none: no gripper; empty: prefix and the 2F-85's")
+    gripper_closed_rad: float = _between(GRIPPER_CLOSED_RAD, 0.01, 3.2, "its position when closed; open is 0", "rad")
+    part_age_s: float = _between(
+        1.0, 0.05, 60.0, "joints that come in messages of their own, as a gripper's, may be so far apart in time", "s"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for names that are not seven, not different, or given beside a prefix."""
+        names = self.joint_names
+        if names and (len(set(names)) != len(JOINTS) or len(names) != len(JOINTS)):
+            raise ConfigError(f"arm: joint_names has {len(set(names))} different names; valid: {len(JOINTS)}, or none")
+        if names and self.joint_prefix:
+            raise ConfigError("arm: joint_names and joint_prefix are both set; valid: one of them, names stand whole")
+        if self.gripper_joint in names:
+            raise ConfigError(f"arm: gripper_joint '{self.gripper_joint}' is also among joint_names; valid: another")
+
+    @property
+    def joints(self) -> ArmJoints:
+        """Names of arm and gripper on the topics."""
+        arm = self.joint_names or tuple(self.joint_prefix + name for name in JOINTS)
+        gripper = self.gripper_joint or self.joint_prefix + GRIPPER_JOINT
+        return ArmJoints(arm, "" if gripper == NO_GRIPPER else gripper, self.gripper_closed_rad)
+
+
+GEN3_ARM = ArmConfig()
+"""Names as ros2_kortex has them without a prefix, and a 2F-85."""
+
+
 @dataclass(frozen=True)
 class NodeConfig:
     """The policy node's inputs."""
 
+    instruction: str = _doc("", "the task in words until one comes on the topic instruction; empty: wait for one")
     image_age_s: float = _between(
         0.3, 0.02, 10.0, "an image older than this is not used: the policy sends no chunk, and the guard holds", "s"
     )
@@ -225,6 +265,10 @@ class Config:
     control: ControlConfig = field(default_factory=ControlConfig)
     sim: SimConfig = field(default_factory=SimConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
+    arm: ArmConfig = field(
+        default_factory=ArmConfig,
+        metadata={"doc": "names of the joints: joint_prefix or joint_names, gripper_joint"},
+    )
 
 
 def load(path: str | Path) -> Config:

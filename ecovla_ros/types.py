@@ -1,8 +1,8 @@
-"""Values that walk from room to room: frozen, SI units, radians, nanosecond stamps. Imports numpy only."""
+"""The values that packages hand to each other: frozen, in SI units, radians and nanosecond stamps. Needs only numpy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,33 @@ GRIPPER_JOINT = "robotiq_85_left_knuckle_joint"
 """Gripper joint of the 2F-85: 0 rad open, `GRIPPER_CLOSED_RAD` closed."""
 
 GRIPPER_CLOSED_RAD = 0.8
+
+
+@dataclass(frozen=True)
+class ArmJoints:
+    """What the joints are called on the topics, and where the gripper is closed; set by `config.ArmConfig`."""
+
+    arm: tuple[str, ...] = JOINTS
+    """Seven names, in the order of `JOINTS`."""
+    gripper: str = GRIPPER_JOINT
+    """Empty: there is no gripper; it then counts as open."""
+    closed_rad: float = GRIPPER_CLOSED_RAD
+    """Position of a closed gripper, rad; open is 0."""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Every joint that a whole joint state names: the arm's, then the gripper's if there is one."""
+        return (*self.arm, self.gripper) if self.gripper else self.arm
+
+    def plain(self, names: Iterable[str]) -> list[str]:
+        """The same names with the arm's own as this package calls them (`JOINTS`); foreign ones stay as they are."""
+        known = dict(zip(self.arm, JOINTS))
+        return [known.get(name, name) for name in names]
+
+
+GEN3 = ArmJoints()
+"""As ros2_kortex calls them without a prefix."""
+
 
 CAMERAS: tuple[str, ...] = ("third_person", "wrist")
 

@@ -14,7 +14,7 @@ import torch
 from ecovla_ros import build
 from ecovla_ros.config import Config, override_texts
 from ecovla_ros.errors import ConfigError, ObservationError
-from ecovla_ros.serve.session import Keys, Session
+from ecovla_ros.serve.session import MessageKeys, Session
 
 SOURCE = Path(__file__).parents[1] / "examples" / "lerobot_policy_ecovla" / "src"
 SET = ["policy.model=libero", "policy.embodiment.other=true", "policy.threads=1", "prune.ratio=0.25"]
@@ -91,7 +91,7 @@ def test_actions_are_those_of_the_engine_and_lerobot_s_names_are_kept(plugin):
     assert plugin.EcovlaConfig.__name__.removesuffix("Config") + "Policy" == plugin.EcovlaPolicy.__name__
     policy = plugin.EcovlaPolicy(config)
     engine = build.engine(override_texts(Config(), SET), serving=True)
-    own = Session(engine, Keys(KEYS, ("observation.state",), "task"), True)
+    own = Session(engine, MessageKeys(KEYS, ("observation.state",), "task"), True)
     own.start()
     expected = [own.chunk(plain(batch(seed))) for seed in (0, 1)]
     taken = torch.cat([policy.select_action(batch(0)) for _ in range(3)] + [policy.select_action(batch(1))])

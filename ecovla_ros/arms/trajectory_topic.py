@@ -6,12 +6,12 @@ and comes to rest at the end of what it has, whoever dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ecovla_ros import wire
 from ecovla_ros.arms.base import Arm
-from ecovla_ros.types import ArmState, Trajectory
+from ecovla_ros.types import JOINTS, ArmState, Trajectory
 
 
 class TrajectoryTopic(Arm):
@@ -21,18 +21,19 @@ class TrajectoryTopic(Arm):
 
     def __init__(
         self, publish: Callable[[Any], None], message: Callable[[], Any], point: Callable[[], Any],
-        gripper: Callable[[float], None], begins: Callable[[], int] = lambda: 0,
+        gripper: Callable[[float], None], begins: Callable[[], int] = lambda: 0, names: Sequence[str] = JOINTS,
     ) -> None:  # fmt: skip
         """`message` and `point` make a trajectory_msgs JointTrajectory and its point; `gripper` sends a target.
 
-        `begins` gives the stamp of a trajectory, ns; 0 starts it on arrival, and no clock has to be shared.
+        `begins` gives the stamp of a trajectory, ns; 0 starts it on arrival, and no clock has to be shared. `names`:
+        of the seven joints, as the controller knows them.
         """
         self._publish, self._message, self._point, self._gripper = publish, message, point, gripper
-        self._begins = begins
+        self._begins, self._names = begins, tuple(names)
 
     def send(self, trajectory: Trajectory) -> None:
         """One JointTrajectory."""
-        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point, ns=self._begins()))
+        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point, self._names, self._begins()))
 
     def gripper(self, closed: float) -> None:
         """Target 0 open .. 1 closed, by topic or action."""

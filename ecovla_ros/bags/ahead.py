@@ -1,4 +1,4 @@
-"""Items of an iterator, made a few ahead by a thread of its own: order and values are the same."""
+"""A thread of its own makes the items of an iterator a few ahead. Their order and values stay the same."""
 
 from __future__ import annotations
 

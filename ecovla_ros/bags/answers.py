@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ecovla_ros import wire
 from ecovla_ros.bags.guarded import News
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.bags.write import BagWriter
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.config import NodeConfig
+from ecovla_ros.config import GEN3_ARM, ArmConfig, NodeConfig
 from ecovla_ros.errors import BagError
 from ecovla_ros.types import CONTINUOUS, Demonstration, Observation
 
@@ -24,15 +24,22 @@ SHORTEST = 10
 
 
 def demonstrations(
-    path: str | Path, mapped: Mapping[str, str], node: NodeConfig, period_s: float = 0.1, instruction: str = ""
+    path: str | Path,
+    mapped: Mapping[str, str],
+    node: NodeConfig,
+    period_s: float = 0.1,
+    instruction: str = "",
+    arm: ArmConfig = GEN3_ARM,
 ) -> Iterator[Demonstration]:
     """Episodes of a bag, one frame a period. `mapped` and `instruction` as in `inputs.choose`.
+
+    The same words again begin another episode where they were silent for some seconds (`inputs.REPEAT_NS`).
 
     Raises BagError for a bag that cannot be read or holds no episode.
     """
     pending: list[Observation] = []
     found, held = 0, "no picture"
-    for frame in _frames(path, mapped, node, period_s, instruction):
+    for frame in _frames(path, mapped, node, period_s, instruction, arm):
         if isinstance(frame, Held):
             held = frame.why
             continue
@@ -55,10 +62,17 @@ def demonstrations(
 
 
 def _frames(
-    path: str | Path, mapped: Mapping[str, str], node: NodeConfig, period_s: float, instruction: str
+    path: str | Path,
+    mapped: Mapping[str, str],
+    node: NodeConfig,
+    period_s: float,
+    instruction: str,
+    arm: ArmConfig = GEN3_ARM,
 ) -> Iterator[Frame | Held]:
     with Bag(path) as bag:
-        feed = Feed(bag, choose(bag, mapped, instruction=instruction), node, instruction, rate_hz=1.0 / period_s)
+        topics = choose(bag, mapped, instruction=instruction, default=node.instruction)
+        first = instruction or node.instruction
+        feed = Feed(bag, topics, node, first, rate_hz=1.0 / period_s, arm=arm, repeats=True)
         for raw in bag.raw(feed.topics):
             yield from feed.take(raw)
 

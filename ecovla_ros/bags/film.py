@@ -12,7 +12,7 @@ import numpy as np
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import ENDINGS, IMAGES
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.errors import BagError, ObservationError
 from ecovla_ros.types import CAMERAS
 

@@ -1,4 +1,4 @@
-"""Golden actions: what a policy answered to a bag once, and where it answers otherwise now."""
+"""Golden actions are what a policy once answered to a bag. This says where it answers differently now."""
 
 from __future__ import annotations
 

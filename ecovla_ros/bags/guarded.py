@@ -1,4 +1,4 @@
-"""The guard over a bag: ticks by the bag's clock, hears its joint states and what the policy answers.
+"""Runs the guard over a bag: it ticks by the clock of the bag and gets its joint states and the answers of the policy.
 
 Open loop: the recorded arm does not follow what is commanded here, so a guard that watches for that may latch.
 """
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import clock_offset
-from ecovla_ros.bags.salvage import Raw
-from ecovla_ros.config import ControlConfig
+from ecovla_ros.bags.storage import Raw
+from ecovla_ros.config import GEN3_ARM, ArmConfig, ControlConfig
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.status import GuardStatus, State
@@ -28,10 +28,12 @@ class News(NamedTuple):
 
 
 class Guarded:
-    """A guard that is enabled as soon as it can be, once. Times are ns of the recorder's clock."""
+    """A guard that is enabled once, as soon as it allows it. Times are ns of the recorder's clock."""
 
-    def __init__(self, config: ControlConfig) -> None:
+    def __init__(self, config: ControlConfig, arm: ArmConfig = GEN3_ARM) -> None:
         """Raises ConfigError for limits that cannot be read."""
+        self._arm = arm
+        self._states: wire.JointStates | None = None
         self._guard = Guard(config, limits.load(config.profile))
         self._period_ns = round(1e9 / config.rate_hz)
         self._next_ns: int | None = None
@@ -47,10 +49,17 @@ class Guarded:
         self.until(raw.time_ns)
         if decode is None:
             return
+        if self._states is None:
+            self._states = wire.JointStates(
+                lambda data: decode(raw._replace(data=data)), self._arm.joints, self._arm.part_age_s, 1
+            )
         try:
-            state = wire.arm_state(decode(raw), finite=False)
+            self._states.put(raw.data)
+            state = self._states.newest(finite=False)
         except (ObservationError, BagError):
             return  # as in the node: the guard holds once the last good one is too old
+        if state is None:
+            return
         if self._offset_ns is None:
             self._offset_ns = clock_offset(state.stamp_ns, raw.time_ns)
         self._guard.on_joint_state(state, raw.time_ns - self._offset_ns)

@@ -1,4 +1,4 @@
-"""From a bag's messages to what the policy sees, by the rules of the live node and the bag's own stamps."""
+"""Makes what the policy sees from the messages of a bag, by the rules of the live node and the stamps of the bag."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from ecovla_ros import wire
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
-from ecovla_ros.config import NodeConfig
+from ecovla_ros.bags.storage import Raw
+from ecovla_ros.config import GEN3_ARM, ArmConfig, NodeConfig
 from ecovla_ros.errors import BagError, ObservationError, unknown
 from ecovla_ros.types import CAMERAS, Observation
-from ecovla_ros.wire.pairing import History, Pairing
+from ecovla_ros.wire.pairing import Pairing
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 KINDS = {"joint_states": ("sensor_msgs/msg/JointState",), "instruction": ("std_msgs/msg/String",)}
@@ -29,13 +29,15 @@ ENDINGS = (
 """What a camera's topic is called where nothing else is said: the first of these that the bag has."""
 SAME_NS = 1_000_000_000
 """A stamp no farther from the recorder's clock belongs to the same clock, ns."""
+REPEAT_NS = 3_000_000_000
+"""The same words within this time are the same instruction sent again, ns."""
 GRID_NS = 5_000_000
 """A picture this much early still counts as the one that is due, ns."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """No frame: the arm would have held."""
+    """There is no frame at this time: the live node would have sent no chunk, and the arm would have held."""
 
     time_ns: int
     stamp_ns: int
@@ -71,9 +73,14 @@ def mapping(texts: Sequence[str], cameras: Sequence[str] = CAMERAS) -> dict[str,
 
 
 def choose(
-    bag: Bag, mapped: Mapping[str, str], cameras: Sequence[str] = CAMERAS, instruction: str = ""
+    bag: Bag,
+    mapped: Mapping[str, str],
+    cameras: Sequence[str] = CAMERAS,
+    instruction: str = "",
+    default: str = "",
 ) -> dict[str, str]:
-    """Input -> topic of this bag. An `instruction` given here needs none in the bag.
+    """Input -> topic of this bag. An `instruction` given here takes the place of the bag's; with a `default` the bag
+    needs none.
 
     Raises BagError for a topic that is not there, or that holds messages of another type.
     """
@@ -85,6 +92,8 @@ def choose(
             [mapped[name]] if name in mapped else [f"/{name}/{e}" for e in ENDINGS] if name in cameras else [f"/{name}"]
         )
         topic = next((t for t in names if t in bag.topics), names[0])
+        if name == "instruction" and default and topic not in bag.topics and name not in mapped:
+            continue
         try:
             bag.need([topic])
         except BagError as error:
@@ -126,16 +135,21 @@ class Feed:
         instruction: str = "",
         instructions: Collection[str] = (),
         rate_hz: float = 0.0,
+        arm: ArmConfig = GEN3_ARM,
+        repeats: bool = False,
     ) -> None:
-        """`topics` as `choose` gives them. `instructions`: those the policy knows; none: any. `rate_hz`: at most so
-        many frames a second of the stamps; 0: every frame."""
+        """`topics` as `choose` gives them. `instruction`: the first one. `instructions`: those the policy knows; none:
+        any. `rate_hz`: at most so many frames a second of the stamps; 0: every frame. `arm`: names of the joints."""
         self._bag, self._node, self._known, self._rate_hz = bag, node, instructions, rate_hz
         self._names = {topic: name for name, topic in topics.items()}
         self.cameras = tuple(n for n in topics if n not in KINDS)
         self._by_name = topics
         self._pairing = Pairing(self.cameras, round(node.sync_s * 1e9))
-        self._joints = History()
+        self._kind = bag.topics.get(topics.get("joint_states", ""), "")
+        self._joints = wire.JointStates(self._joint_message, arm.joints, arm.part_age_s)
         self._instruction, self._new = instruction, True
+        self._repeats = repeats
+        self._said_ns: int | None = None
         self._received: dict[str, int] = {}
         self._began_ns: int | None = None
         self._silent = False
@@ -157,9 +171,9 @@ class Feed:
         self._began_ns = raw.time_ns if self._began_ns is None else self._began_ns
         try:
             if name == "instruction":
-                self._instruction, self._new = self._bag.decode(raw).data, True
+                self._hear(raw)
             elif name == "joint_states":
-                self._joints.put(raw, stamp_of(raw))
+                self._joints.put(raw.data)
             else:
                 self._picture(name, raw)
         except ObservationError as error:
@@ -170,6 +184,14 @@ class Feed:
             stamp_ns = max(stamp_of(raw) for raw in image_messages.values())
             if self._wanted(stamp_ns):
                 yield self._frame(image_messages, raw.time_ns, stamp_ns)
+
+    def _hear(self, raw: Raw) -> None:
+        """An instruction begins an episode; the same words again (`ros2 topic pub` repeats them) change nothing, or,
+        with `repeats`, begin one if they were silent for `REPEAT_S`."""
+        text, said_ns, self._said_ns = self._decode(raw).data, self._said_ns, raw.time_ns
+        again = self._repeats and said_ns is not None and not 0 <= raw.time_ns - said_ns < REPEAT_NS
+        if text != self._instruction or again:
+            self._instruction, self._new = text, True
 
     def _picture(self, name: str, raw: Raw) -> None:
         stamp_ns = stamp_of(raw)
@@ -207,14 +229,15 @@ class Feed:
         return frame
 
     def _observation(self, image_messages: Mapping[str, Raw], stamp_ns: int) -> Observation:
-        joints = self._joints.nearest(stamp_ns)
-        if joints is None:
-            raise ObservationError(f"no message on {self._by_name['joint_states']} yet")
+        state = self._joints.nearest(stamp_ns)
         decoded: dict[str, Any] = {name: self._decode(raw) for name, raw in image_messages.items()}
-        seen = wire.observation(decoded, self._decode(joints), self._instruction, self._node.sync_s)
+        seen = wire.observation(decoded, state, self._instruction, self._node.sync_s)
         if self._known and seen.instruction not in self._known:
             raise ObservationError(unknown("instruction", seen.instruction, self._known))
         return seen
+
+    def _joint_message(self, data: bytes) -> Any:
+        return self._decode(Raw(self._by_name["joint_states"], self._kind, 0, data))
 
     def _decode(self, raw: Raw) -> Any:
         try:

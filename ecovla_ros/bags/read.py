@@ -1,37 +1,42 @@
 """A rosbag2 (MCAP or sqlite3, compressed or not) as messages in time order, without ROS.
 
-A recording that was cut off or is damaged is read up to the damage, and then a BagError says so.
+A recording that was cut off or is damaged, or of which a file is missing, is read as far as it goes, and then a
+BagError says so: part of a bag is never taken for the whole.
 """
 
 from __future__ import annotations
 
 import heapq
+import re
 import struct
-from collections.abc import Collection, Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
-from backports.zstd import ZstdError
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import QosDurability
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from mcap.exceptions import McapError
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from zstandard import ZstdError
 
 from ecovla_ros import documents
+from ecovla_ros.bags import causes
+from ecovla_ros.bags.causes import VALID
 from ecovla_ros.bags.kinds import UNREADABLE, Kinds
-from ecovla_ros.bags.salvage import Raw, Remains
+from ecovla_ros.bags.salvage import Remains
+from ecovla_ros.bags.storage import Contents, Raw, StorageFile, Unindexed, on_disk, opened
 from ecovla_ros.errors import BagError, unknown
 
 BROKEN = (
-    ZstdError, ReaderError, AnyReaderError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError,
-    MemoryError, OverflowError,
+    McapError, ZstdError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError, MemoryError,
+    OverflowError,
 )  # fmt: skip
-"""What rosbags and the libraries below it raise for a file that is no whole bag."""
-ENDINGS = (".mcap", ".db3")
-VALID = "a rosbag2 folder, an .mcap or a .db3 file"
+"""What the libraries raise for a file that is no whole bag, and for definitions that are none."""
+METADATA = "metadata.yaml"
+_NUMBER = re.compile(r"_(\d+)\.")
+_RULE = "=" * 80 + "\n"
+Value = TypeVar("Value")
 
 
 class Message(NamedTuple):
@@ -47,69 +52,111 @@ class Bag:
     """An opened bag; use it in a `with`. `damage` says what is wrong with it, empty for a whole one."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open. Raises BagError for what is not a bag, or a bag of which nothing can be read."""
+        """Open. Raises BagError, naming the cause, for what is not a bag, or a bag of which nothing can be read."""
         self.path, self.damage = Path(path), ""
         self._kinds = Kinds()
-        self._own = get_typestore(Stores.EMPTY)  # types as a damaged bag defines them
-        self._reader: AnyReader | None = None
-        self._remains: list[Remains] = []
-        if not self.path.exists():
-            raise BagError(f"no bag at '{path}'; valid: {VALID}")
-        self._open()
+        self._stores: dict[str, Any] = {}
+        self._files: list[StorageFile] = []
+        self._stack = ExitStack()
+        try:
+            if not self.path.exists():
+                raise BagError(f"no bag at '{path}'; valid: {VALID}")
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        contents = [file.contents for file in self._files]
+        self.topics: dict[str, str] = _joined(contents, lambda c: c.topics)
+        """Topic -> message type."""
+        self._foreign: dict[str, str] = _joined(contents, lambda c: c.foreign)
+        self._definitions: dict[str, tuple[str, str]] = _joined(contents, lambda c: c.definitions)
 
     def _open(self) -> None:
-        files = _files(self.path)
-        if self.path.is_dir() and not files and not (self.path / "metadata.yaml").is_file():
-            raise BagError(f"'{self.path}' holds no {' and no '.join(ENDINGS)} file; valid: {VALID}")
-        why = _metadata(self.path / "metadata.yaml")
-        for paths in ([self.path], files)[bool(why) :]:
+        whole = True
+        for file in self._paths():
+            path, why = self._on_disk(file)
             try:
-                self._reader = _reader(paths)
-                break
-            except BROKEN as error:
-                why = why or _first_line(error)
-        if self._reader is None:
-            self._remains = [Remains(file) for file in files]
-            found = [r.why for r in self._remains if r.why]
-            self.damage = f"'{self.path}' is damaged: {found[0] if found else why}"
-        self.topics = self._topics()
-        """Topic -> message type."""
-        if self._reader is None and not self.topics:
-            raise BagError(f"'{self.path}' is not a bag that can be read: {why}; valid: {VALID}")
+                self._files.append(opened(path))
+            except (Unindexed, *BROKEN):
+                remains = Remains(path)
+                self._files.append(remains)
+                whole, why = whole and not remains.why, why or remains.why
+            self._files[-1].path = file
+            if why:
+                self._note(f"is damaged: {why}" if len(self._files) == 1 else f"is damaged: {file.name}: {why}")
+        known = any(file.contents.topics or file.contents.foreign for file in self._files)
+        if not known and not (whole and self._files):
+            raise BagError(f"{self.damage}: nothing of it can be read; valid: {VALID}")
 
-    def _topics(self) -> dict[str, str]:
-        if self._reader is not None:
-            return {c.topic: c.msgtype for c in self._reader.connections}
-        texts = {kind: text for r in self._remains for kind, text in r.definitions.items()}
-        self._own.register({k: v for kind, text in texts.items() for k, v in get_types_from_msg(text, kind).items()})
-        return {topic: kind for r in self._remains for topic, kind in r.topics.items()}
+    def _on_disk(self, file: Path) -> tuple[Path, str]:
+        try:
+            return on_disk(file, self._stack)
+        except OSError as error:
+            raise BagError(f"'{file}' cannot be unpacked or copied: {error.strerror or error}") from error
+
+    def _paths(self) -> list[Path]:
+        """Files to be read. Raises BagError, with its cause, for one that is no storage file."""
+        if self.path.is_file():
+            found = [self.path]
+        else:
+            found = self._listed(causes.stored(self.path))
+            if not found and not self.damage:
+                raise BagError(f"'{self.path}' {causes.of_folder(self.path)}; valid: {VALID}")
+        good = []
+        for file in found:
+            if causes.kind_of(file):
+                good.append(file)
+            elif why := causes.of_file(file):
+                self._note(f"cannot be read: {file.name} {why}" if self.path.is_dir() else why)
+            elif file.name.endswith(causes.ENDINGS):
+                good.append(file)
+            else:
+                raise BagError(f"'{file}' is no bag: its name does not end in .mcap or .db3; valid: {VALID}")
+        if not good:
+            raise BagError(f"{self.damage or self.path}; valid: {VALID}")
+        return good
+
+    def _listed(self, files: list[Path]) -> list[Path]:
+        """Those of a folder that belong to the bag. What its metadata names and what is not there is noted; of the
+        rest of metadata.yaml nothing is needed: what a bag holds, its files say themselves."""
+        names = _names(self.path / METADATA)
+        have = {file.name for file in files}
+        there = {name for name in names if {name, name.removesuffix(".zstd"), f"{name}.zstd"} & have}
+        if missing := [name for name in names if name not in there]:
+            self._note(f"is not whole: {', '.join(missing)} is named by {METADATA} and not there")
+        if not names and (gap := _gap(files)):
+            self._note(f"is not whole: {gap}")
+        return files if not there else [f for f in files if {f.name, f.stem, f"{f.name}.zstd"} & there]
+
+    def _note(self, what: str) -> None:
+        self.damage = f"{self.damage}; {what}" if self.damage else f"'{self.path}' {what}"
 
     @property
     def latched(self) -> set[str]:
         """Topics whose last message was offered to late joiners (transient local)."""
-        connections = self._reader.connections if self._reader is not None else []
-        return {
-            c.topic
-            for c in connections
-            if any(q.durability == QosDurability.TRANSIENT_LOCAL for q in getattr(c.ext, "offered_qos_profiles", ()))
-        }
+        return {topic for file in self._files for topic in file.contents.latched}
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """First and last time of the recorder's clock, ns; (0, 0) for an empty or a damaged bag."""
-        if self._reader is None or not self._reader.message_count:
-            return 0, 0
-        return self._reader.start_time, self._reader.end_time - 1
+        """First and last time of the recorder's clock, ns; (0, 0) for an empty bag, or where no index tells."""
+        spans = [file.contents.span_ns for file in self._files if file.contents.span_ns != (0, 0)]
+        return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (0, 0)
 
     def counts(self) -> dict[str, int]:
-        """Topic -> number of messages, from the bag's index; empty for a damaged bag."""
-        counts: dict[str, int] = {}
-        for c in self._reader.connections if self._reader is not None else []:
-            counts[c.topic] = counts.get(c.topic, 0) + c.msgcount
-        return counts
+        """Topic -> number of messages, from the bag's index; zero where none tells."""
+        counts = dict.fromkeys(self.topics, 0)
+        for file in self._files:
+            for topic, count in file.contents.counts.items():
+                counts[topic] += count
+        return counts if any(counts.values()) else {}
 
     def need(self, wanted: Collection[str]) -> None:
-        """Raises BagError for topics that are not in the bag."""
+        """Raises BagError for topics that are not in the bag, or whose messages are none of ROS 2."""
+        for topic in wanted:
+            if topic not in self.topics and topic in self._foreign:
+                raise BagError(
+                    f"'{self.path}': messages of {topic} are encoded as {self._foreign[topic]}; valid: ROS 2's (cdr)"
+                )
         if not self.topics:
             raise BagError(f"'{self.path}' is empty: it holds no topic")
         for topic in wanted:
@@ -120,45 +167,59 @@ class Bag:
         """Undecoded messages of the `wanted` topics in time order, one in memory at a time.
 
         `start_ns` and `stop_ns` leave out what was recorded before or from then on. Raises BagError for a topic that is
-        not in the bag, and after the last readable message of a damaged one.
+        not in the bag, and after the last readable message of a damaged one or of one that lacks a file.
         """
         self.need(wanted)
         if not wanted:
             return
         count = 0
-        try:
-            for raw in self._stream(wanted, start_ns, stop_ns):
-                yield raw
-                count += 1
-        except BROKEN as error:
-            self.damage = f"'{self.path}' is damaged: {_first_line(error)}"
+        parts = [self._guarded(file, wanted, start_ns, stop_ns) for file in self._files]
+        for raw in heapq.merge(*parts, key=lambda raw: raw.time_ns):
+            yield raw
+            count += 1
         if self.damage:
-            raise BagError(f"{self.damage}; {count} messages before that were read")
+            raise BagError(f"{self.damage}; {count} messages were read")
 
-    def _stream(self, wanted: Collection[str], start_ns: int | None, stop_ns: int | None) -> Iterator[Raw]:
-        if self._reader is not None:
-            chosen = [c for c in self._reader.connections if c.topic in wanted]
-            for connection, time_ns, data in self._reader.messages(chosen, start_ns, stop_ns):
-                yield Raw(connection.topic, connection.msgtype, time_ns, data)
-            return
-        for raw in heapq.merge(*(r.raw(wanted) for r in self._remains), key=lambda r: r.time_ns):
-            if (start_ns is None or raw.time_ns >= start_ns) and (stop_ns is None or raw.time_ns < stop_ns):
-                yield raw
+    def _guarded(
+        self, file: StorageFile, wanted: Collection[str], start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[Raw]:
+        """Messages of one file until it breaks; the others go on."""
+        try:
+            yield from file.raw(wanted, start_ns, stop_ns)
+        except BROKEN as error:
+            where = f"{file.path.name}: " if len(self._files) > 1 else ""
+            text = f"is damaged: {where}{_first_line(error)}"
+            if text not in self.damage:
+                self._note(text)
 
     def decode(self, raw: Raw) -> Any:
-        """The message. Raises BagError when its bytes are none of its type."""
-        own = self._reader.typestore if self._reader is not None else self._own
-        if raw.kind not in own.fielddefs:
+        """The message. Raises BagError when its bytes are none of its type, or nobody knows the type."""
+        store = self._store(raw.kind)
+        if store is None:
             return self._kinds.decode(raw.kind, raw.data)
         try:
-            return own.deserialize_cdr(raw.data, raw.kind)
-        except UNREADABLE as error:
+            return store.deserialize_cdr(raw.data, raw.kind)
+        except (*UNREADABLE, RecursionError) as error:
             raise BagError(f"a message of {raw.topic} ({raw.kind}) cannot be read: {error}") from error
+
+    def _store(self, kind: str) -> Any:
+        """Types as the bag defines them; None where it does not, or not in a way that can be read: then the type of
+        that name which is known here holds."""
+        if kind not in self._stores:
+            store = get_typestore(Stores.EMPTY)
+            form, text = self._definitions.get(kind, ("", ""))
+            try:
+                store.register(_idl(text) if form == "idl" else get_types_from_msg(text, kind) if form else {})
+            except (*UNREADABLE, RecursionError, StopIteration):
+                store = get_typestore(Stores.EMPTY)
+            self._stores[kind] = store if kind in store.fielddefs else None
+        return self._stores[kind]
 
     def close(self) -> None:
         """Close the files. May be called twice."""
-        if self._reader is not None and self._reader.stack is not None:
-            self._reader.close()
+        for file in self._files:
+            file.close()
+        self._stack.close()
 
     def __enter__(self) -> Bag:
         return self
@@ -182,30 +243,35 @@ def messages(path: str | Path, wanted: Collection[str]) -> Iterator[Message]:
             yield Message(raw.topic, raw.time_ns, bag.decode(raw))
 
 
-def _metadata(path: Path) -> str:
-    """Why a bag's metadata must not be parsed; empty when it may, or is not there."""
+def _names(metadata: Path) -> list[str]:
+    """Names of the files of a bag as its metadata.yaml has them; none where it has none, or is no metadata."""
     try:
-        documents.check_yaml(path.read_bytes())
-    except OSError:
+        found = documents.from_yaml(metadata.read_bytes())
+        listed = found["rosbag2_bagfile_information"]["relative_file_paths"]
+        return [PurePath(str(name)).name for name in listed]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        return []
+
+
+def _gap(files: list[Path]) -> str:
+    """Which of the numbered files of a split bag are not there; empty: none is missing, or they are not numbered."""
+    numbers = [int(match[1]) for file in files if (match := _NUMBER.search(file.name)) and len(match[1]) < 7]
+    if len(files) < 2 or len(numbers) < len(files):
         return ""
-    except ValueError as error:
-        return f"{path.name}: {error}"
-    return ""
+    missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
+    return f"of its files those numbered {', '.join(map(str, missing[:10]))} are not there" if missing else ""
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix in ENDINGS)
-    return [path] if path.suffix in ENDINGS else []
+def _joined(contents: list[Contents], part: Callable[[Contents], dict[str, Value]]) -> dict[str, Value]:
+    """What the first file says of each name."""
+    return {name: value for one in reversed(contents) for name, value in part(one).items()}
 
 
-def _reader(paths: list[Path]) -> AnyReader:
-    """An opened reader. Raises one of `BROKEN`."""
-    if not paths:
-        raise ReaderError("its name ends neither in .mcap nor in .db3")
-    reader = AnyReader(paths, default_typestore=Kinds().store)
-    reader.open()
-    return reader
+def _idl(text: str) -> Any:
+    """Types of IDL text; rosbag2 sets several files one after the other."""
+    if not text.startswith(f"{_RULE}IDL: "):
+        return get_types_from_idl(text)
+    return {k: v for part in text.split(_RULE)[1:] for k, v in get_types_from_idl(part.partition("\n")[2]).items()}
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from ecovla_ros.bags.answers import AnswerBag
 from ecovla_ros.bags.guarded import Guarded
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import Config
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import BagError, ControlError, ObservationError
@@ -143,7 +143,8 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
     """
     result = Replay()
     with Bag(path) as bag, ExitStack() as stack:
-        topics = choose(bag, options.topics, instruction=options.instruction)
+        default = settings.node.instruction
+        topics = choose(bag, options.topics, instruction=options.instruction, default=default)
         writer = AnswerBag(out, bag, topics, settings.node.deadline_ms) if out is not None else None
         if writer is not None:
             stack.callback(writer.close)
@@ -152,8 +153,9 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
         spec = engine.policy.spec
         dtype = str(getattr(engine.policy, "dtype", "float32")).removeprefix("torch.")
         rate_hz = 1.0 / spec.period_s if options.rate == "policy" else float(options.rate)
-        feed = Feed(bag, topics, settings.node, options.instruction, spec.instructions, rate_hz)
-        guard = Guarded(settings.control) if options.guard else None
+        first = options.instruction or default
+        feed = Feed(bag, topics, settings.node, first, spec.instructions, rate_hz, settings.arm)
+        guard = Guarded(settings.control, settings.arm) if options.guard else None
         heard = listener(bag, topics["joint_states"], writer, guard)
         try:
             for answer in answers(bag, engine, feed, settings.policy.seed, options.pace, heard):

@@ -7,50 +7,47 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
 from mcap.exceptions import McapError
-from mcap.records import Channel, DataEnd, Message, Schema
+from mcap.records import Channel, DataEnd, Footer, Message, Schema
 from mcap.stream_reader import StreamReader
 from zstandard import ZstdError
 
 from ecovla_ros.bags import pages
+from ecovla_ros.bags.causes import kind_of
+from ecovla_ros.bags.storage import CDR, Contents, Raw, unpacked
 
 BROKEN = (McapError, ZstdError, struct.error, OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError)
 """What mcap's stream reader raises where a file is damaged."""
 
 
-class Raw(NamedTuple):
-    """One message of a bag, undecoded."""
-
-    topic: str
-    kind: str
-    """Message type, e.g. "std_msgs/msg/String"."""
-    time_ns: int
-    """When it was recorded, ns of the recorder's clock."""
-    data: bytes
-    """CDR."""
+BEHIND_NS = 1_000_000_000
+"""Without an index messages come in the order of the file, which may differ from that of time by so much, ns."""
 
 
 class Remains:
-    """The readable part of one file (.mcap or .db3). `why` says what is wrong once `raw` has come to the damage."""
+    """The readable part of one file (MCAP or sqlite3), or a whole one without an index. `why` says what is wrong once
+    `raw` has come to the damage; empty: nothing."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.why = path, ""
-        self.topics: dict[str, str] = {}
-        """Topic -> message type."""
-        self.definitions: dict[str, str] = {}
-        """Message type -> text of its .msg definition."""
-        self._sqlite = path.suffix == ".db3"
+        self.path, self.why, self.contents = path, "", Contents()
+        self._sqlite = kind_of(path) == "sqlite"
         for _ in self.raw(()):  # no topic wanted: reads what there is to know
             pass
 
-    def raw(self, wanted: Collection[str]) -> Iterator[Raw]:
+    def raw(self, wanted: Collection[str], start_ns: int | None = None, stop_ns: int | None = None) -> Iterator[Raw]:
         """Messages of the wanted topics, until the damage."""
-        return self._from_sqlite(wanted) if self._sqlite else self._from_mcap(wanted)
+        first, stop = 0 if start_ns is None else start_ns, float("inf") if stop_ns is None else stop_ns
+        for raw in self._from_sqlite(wanted) if self._sqlite else self._from_mcap(wanted):
+            if first <= raw.time_ns < stop:
+                yield raw
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
     def _from_mcap(self, wanted: Collection[str]) -> Iterator[Raw]:
+        self.why, newest_ns = "it ends before its index", 0
         schemas: dict[int, Schema] = {}
         channels: dict[int, tuple[str, str]] = {}
         try:
@@ -58,18 +55,30 @@ class Remains:
                 for record in StreamReader(file, validate_crcs=True).records:
                     if isinstance(record, Schema):
                         schemas[record.id] = record
-                        if record.encoding == "ros2msg":
-                            self.definitions[record.name] = record.data.decode()
-                    elif isinstance(record, Channel) and record.schema_id in schemas:
-                        channels[record.id] = record.topic, schemas[record.schema_id].name
-                        self.topics[record.topic] = schemas[record.schema_id].name
-                    elif isinstance(record, Message) and channels.get(record.channel_id, ("",))[0] in wanted:
-                        yield Raw(*channels[record.channel_id], record.log_time, record.data)
+                    elif isinstance(record, Channel):
+                        self._learn(record, schemas.get(record.schema_id), channels)
+                    elif isinstance(record, Message):
+                        newest_ns = max(newest_ns, record.log_time)
+                        if record.log_time < newest_ns - BEHIND_NS:
+                            self.why = "its messages are not in the order of time; mend it: mcap recover"
+                            return
+                        if channels.get(record.channel_id, ("",))[0] in wanted:
+                            yield Raw(*channels[record.channel_id], record.log_time, unpacked(record.data))
                     elif isinstance(record, DataEnd):
                         self.why = "its index is damaged"
-                        return
+                    elif isinstance(record, Footer):
+                        self.why = ""
         except BROKEN as error:
-            self.why = f"it ends or breaks in the middle of a record ({str(error) or type(error).__name__})"
+            broken = f"it ends or breaks in the middle of a record ({str(error) or type(error).__name__})"
+            self.why = self.why if self.why == "its index is damaged" else broken
+
+    def _learn(self, channel: Channel, schema: Schema | None, channels: dict[int, tuple[str, str]]) -> None:
+        kind = schema.name if schema is not None else ""
+        if channel.message_encoding == CDR and schema is not None:
+            channels[channel.id] = channel.topic, kind
+            self.contents.define(kind, schema.encoding, schema.data)
+        qos = channel.metadata.get("offered_qos_profiles", "")
+        self.contents.add(channel.topic, kind, channel.message_encoding, qos, 0)
 
     def _from_sqlite(self, wanted: Collection[str]) -> Iterator[Raw]:
         try:
@@ -86,8 +95,8 @@ class Remains:
                     if topic not in kinds or not isinstance(time_ns, int) or not isinstance(message, bytes):
                         continue  # a row of another table
                     if kinds[topic][0] in wanted:
-                        yield Raw(*kinds[topic], time_ns, message)
-        except (apsw.Error, KeyError, TypeError, ValueError, OSError) as error:
+                        yield Raw(*kinds[topic], time_ns, unpacked(message))
+        except (apsw.Error, ZstdError, KeyError, TypeError, ValueError, OverflowError, MemoryError, OSError) as error:
             self.why = f"its pages are damaged ({error})"
 
     def _sqlite_topics(self) -> dict[object, tuple[str, str]]:
@@ -95,7 +104,7 @@ class Remains:
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
             kinds = {i: (name, kind) for i, name, kind in base.execute("SELECT id, name, type FROM topics")}
-            self.topics.update(kinds.values())
+            self.contents.topics.update(kinds.values())
             return kinds
 
 

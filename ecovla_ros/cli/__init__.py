@@ -1,4 +1,7 @@
-"""`ecovla`: the programs that need no ROS, and those that do. Every figure of the documentation comes from here."""
+"""`ecovla`: every program of this package. Every figure of the documentation is written by one of these commands.
+
+demo, doctor, enable, fuzz, trial, `bench --nodes` and `report --live` need ROS 2; all others run without it.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,24 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.cli.options import module_with_ros
+from ecovla_ros.errors import EcovlaError
 
 COMMANDS = {
-    "bench": "latency, dense and pruned, interleaved",
-    "doctor": "is everything there before motion, over the live graph",
-    "enable": "the guard may move the arm while this runs",
-    "eval": "closed-loop success, paired across methods",
-    "faults": "the guard against a campaign of faults, and five ways to play a motion",
-    "fuzz": "hostile messages at guard, policy and serve, and attacks on who owns the arm, over the wire",
-    "trial": "processes killed in mid-motion, over ROS 2",
-    "plot": "success and speed-up against ratio, and one episode, from result files",
-    "film": "the cameras of a bag as a film (.mp4) or a moving picture (.webp, .gif)",
-    "inspect": "what a published checkpoint is and would cost; reads no weights",
-    "replay": "the policy over a recorded bag, deterministic",
-    "report": "one HTML file with the charts of a bag, a document or a live run",
-    "serve": "the policy behind a websocket, for vla-eval and openpi clients",
-    "train": "demonstrations and the built-in policy, from scratch",
+    "bench": "measure the latency of the policy, dense and pruned in turn; or what pruning does to the actions",
+    "doctor": "check the running system before any motion: topics, rates, clocks, joints, checkpoint (needs ROS 2)",
+    "enable": "let the guard move the arm for as long as this command runs (needs ROS 2)",
+    "eval": "measure how often the policy succeeds in simulation, with the same scenes for every method",
+    "faults": "try faults against the guard, and compare five ways to play a motion",
+    "fuzz": "send hostile messages to guard, policy and server, and try to take the arm over (needs ROS 2)",
+    "trial": "kill each process in mid-motion and check how the arm comes to rest (needs ROS 2)",
+    "plot": "draw success and speed-up against the pruning ratio, and one episode, from result files",
+    "film": "make a film (.mp4) or a moving picture (.webp, .gif) of the cameras of a bag",
+    "inspect": "say what a published checkpoint is and what it would cost, without reading its weights",
+    "replay": "run the policy over a recorded bag; the same bag always gives the same answers",
+    "report": "write one HTML file with the charts of a bag, a result file or a live run",
+    "serve": "offer the policy over a websocket, to clients of vla-eval and openpi",
+    "train": "collect demonstrations and train the built-in policy, from scratch or from a checkpoint",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""
 
@@ -45,22 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    """Hand over to the only command that needs ROS 2."""
-    try:
-        import rclpy
-    except ImportError as error:
-        raise ConfigError(f"the demo needs ROS 2, and rclpy does not import ({error}); run: make demo") from error
-    from ecovla_ros.stage import demo as program
-
-    del rclpy
-    return int(program.main(arguments))
+    """Hand over to the demo, whose options are parsed where ROS 2 is."""
+    return int(module_with_ros("ecovla_ros.stage.demo", "the demo").main(arguments))
 
 
 def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; only the module of the command that was asked for is imported."""
     parser = argparse.ArgumentParser(prog="ecovla", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="simulator, policy and guard over ROS 2 (see: ecovla demo --help)")
+    commands.add_parser("demo", help="run simulator, policy and guard together over ROS 2 (needs ROS 2)")
     for name, what in COMMANDS.items():
         sub = commands.add_parser(name, help=what, description=what)
         if [name] == list(command):

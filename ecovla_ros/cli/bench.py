@@ -1,4 +1,4 @@
-"""`ecovla bench`: latency, dense and pruned, interleaved; or what pruning does to the actions."""
+"""`ecovla bench` measures the latency of the policy, dense and pruned in turn, or what pruning does to the actions."""
 
 from __future__ import annotations
 
@@ -55,57 +55,83 @@ SIMULATED = "drives the built-in simulator, which has a policy for mini alone"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("--model", default="mini", help="name of the model, or of a shape with random weights")
-    parser.add_argument("--method", default="dense,ecovla,static", help="comma-separated methods")
-    parser.add_argument("--refresh", default="probe,dense", help="comma-separated: probe, dense; for adaptive methods")
-    parser.add_argument("--ratios", default="0,0.25,0.4", help="comma-separated pruning ratios")
+    parser.add_argument(
+        "--model", default="mini", help="a model, or a shape with random weights (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--method", default="dense,ecovla,static", help="methods, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--refresh",
+        default="probe,dense",
+        help="how adaptive methods measure: probe, dense, or both separated by a comma",
+    )
+    parser.add_argument(
+        "--ratios", default="0,0.25,0.4", help="pruning ratios, separated by commas (default: %(default)s)"
+    )
     parser.add_argument(
         "--reduced",
         action="store_true",
-        help="every family at reduced width instead of --model, beside the paper's speed-ups",
+        help="measure every family at reduced width instead of --model, beside the speed-ups of the paper",
     )
     parser.add_argument(
-        "--tokens", default="", help="comma-separated: none, fastv, vla-cache; beside every method (default: as set)"
+        "--tokens",
+        default="",
+        help="none, fastv, vla-cache, separated by commas: combine each with every method (default: as configured)",
     )
-    parser.add_argument("--frames", type=int, default=FRAMES, help="measured frames per variant")
-    parser.add_argument("--warm-up", type=int, default=20, help="frames before measuring")
-    parser.add_argument("--pace", default="paced", help="paced or back-to-back")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scripted observations")
+    parser.add_argument(
+        "--frames", type=int, default=FRAMES, help="frames to measure of each variant (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=20, help="frames to run before measuring begins (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pace",
+        default="paced",
+        help="paced: variants take turns frame by frame; back-to-back: in blocks (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scripted observations (default: %(default)s)")
     parser.add_argument(
         "--reference",
         type=int,
         default=0,
         metavar="EVERY",
-        help="also run transformers' PI0 on the same weights, on every so many turns (pi0, pi0-mid, pi0-reduced)",
+        help="run PI0 of transformers on the same weights, once in this many turns (pi0, pi0-mid, pi0-reduced)",
     )
     parser.add_argument(
         "--compiled", action="store_true", help="with --reference: also through torch.compile, on CUDA with its graphs"
     )
-    parser.add_argument("--fidelity", action="store_true", help="error of the actions against dense instead of latency")
+    parser.add_argument(
+        "--fidelity", action="store_true", help="measure the error of the actions against dense, not the latency"
+    )
     parser.add_argument(
         "--episodes",
         type=int,
         default=0,
         metavar="N",
-        help="with --fidelity: on what the dense policy saw in N simulated episodes a task, from seed "
-        "--seed on, not on scripted observations",
+        help="with --fidelity: use what the dense policy saw in N simulated episodes of each task, from --seed on, "
+        "instead of scripted observations",
     )
-    parser.add_argument("--environment", default="calm", help="of these episodes: calm, looks or shift")
+    parser.add_argument(
+        "--environment",
+        default="calm",
+        help="environment of these episodes: calm, looks or shift (default: %(default)s)",
+    )
     parser.add_argument(
         "--nodes",
         type=int,
         default=0,
         metavar="ROUNDS",
-        help="camera stamp to command published, with the nodes over ROS 2, so many demos per variant",
+        help="measure from camera stamp to published command, in this many demos of each variant (needs ROS 2)",
     )
     parser.add_argument(
         "--sms",
         type=int,
         default=0,
         metavar="N",
-        help="hold the process to N multiprocessors of the GPU (a green context), as a stand-in for a smaller one",
+        help="use only N multiprocessors of the GPU (a green context), as a stand-in for a smaller one; 0: all",
     )
-    parser.add_argument("--save-pattern", type=Path, help="write the last variant's pattern to this file")
+    parser.add_argument("--save-pattern", type=Path, help="write the pattern of the last variant to this file")
 
 
 def run(options: argparse.Namespace) -> int:

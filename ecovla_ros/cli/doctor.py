@@ -1,25 +1,19 @@
-"""`ecovla doctor`: is everything there, before motion?"""
+"""`ecovla doctor`: looks at the running system and says, before any motion, what is missing or wrong."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.cli.options import add_settings, module_with_ros
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--config", default="mini_sim.yaml", help="YAML file, or the name of a shipped one")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a key")
-    parser.add_argument("--seconds", type=float, default=4.0, help="how long to listen")
+    add_settings(parser)
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long to listen, s (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla doctor`. Exit code 1 for a fault. Raises ConfigError where ROS 2 is missing."""
-    try:
-        importlib.import_module("rclpy")
-    except ImportError as error:
-        raise ConfigError(f"the doctor needs ROS 2, and rclpy does not import ({error}); run: make setup") from error
-    doctor = importlib.import_module("ecovla_ros.stage.doctor")
+    doctor = module_with_ros("ecovla_ros.stage.doctor", "the doctor")
     return int(doctor.main(options.config, options.set, options.seconds))

@@ -1,4 +1,4 @@
-"""`ecovla eval`: closed-loop success, paired across methods."""
+"""`ecovla eval` measures success in closed loop, with the same scenes for every method."""
 
 from __future__ import annotations
 
@@ -36,25 +36,54 @@ COLUMNS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("--method", default="dense,ecovla", help="comma-separated: " + ", ".join(config.METHODS))
-    parser.add_argument("--refresh", default="probe", help="comma-separated, of adaptive methods: probe, dense")
-    parser.add_argument("--ratio", default="0.25", help="comma-separated pruning ratios")
-    parser.add_argument("--tasks", default="apple,bottle,banana", help="comma-separated task names")
-    parser.add_argument("--environments", default="calm", help="comma-separated: calm, looks, shift, latency")
-    parser.add_argument("--episodes", type=int, default=20, help="per task and environment")
-    parser.add_argument("--seed", type=int, default=1000, help="seed of the first episode")
-    parser.add_argument("--margin", type=float, help="test non-inferiority to dense by this margin, e.g. 0.02")
-    parser.add_argument("--latency", type=Path, help="result of `ecovla bench`: times for the environment latency")
-    parser.add_argument("--latency-factor", type=float, default=1.0, help="stands for a model so much slower")
-    parser.add_argument("--processes", type=int, default=1, help="episodes run in so many processes")
-    parser.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://...")
-    parser.add_argument("--minutes", type=float, help="begin no episode after so many; the table says what is there")
-    parser.add_argument("--resume", action="store_true", help="keep the episodes an earlier run with this --json did")
+    parser.add_argument(
+        "--method", default="dense,ecovla", help="methods, separated by commas: " + ", ".join(config.METHODS)
+    )
+    parser.add_argument(
+        "--refresh", default="probe", help="how adaptive methods measure: probe, dense, or both separated by a comma"
+    )
+    parser.add_argument("--ratio", default="0.25", help="pruning ratios, separated by commas (default: %(default)s)")
+    parser.add_argument(
+        "--tasks", default="apple,bottle,banana", help="tasks, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--environments", default="calm", help="environments, separated by commas: calm, looks, shift, latency"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=20, help="episodes of each task in each environment (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1000, help="seed of the first episode; the others follow (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--margin", type=float, help="test that success is not below dense by more than this share, e.g. 0.02"
+    )
+    parser.add_argument(
+        "--latency", type=Path, help="result file of `ecovla bench`, whose times the environment latency uses"
+    )
+    parser.add_argument(
+        "--latency-factor",
+        type=float,
+        default=1.0,
+        help="multiply these times, to stand for a model that is slower by this factor",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="how many processes share the episodes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ray", default="", metavar="ADDRESS", help="share the episodes on a Ray cluster: auto, local, ray://..."
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="begin no episode after this many minutes; the table then says how many there are"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the episodes that an earlier run with the same --json has finished"
+    )
     parser.add_argument(
         "--reuse",
         type=Path,
         metavar="JOURNAL",
-        help="take what another run's *.episodes.jsonl holds, as far as no setting that its method reads differs",
+        help="take episodes from the *.episodes.jsonl of another run, where no setting that the method reads differs",
     )
 
 

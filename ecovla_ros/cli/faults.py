@@ -1,21 +1,26 @@
-"""`ecovla faults`: the fault campaign against the guard, and five ways to play one motion."""
+"""`ecovla faults` tries faults against the guard, and compares five ways to play one motion."""
 
 from __future__ import annotations
 
 import argparse
 
-from ecovla_ros.cli.options import plain
+from ecovla_ros.cli.options import add_json, plain
 from ecovla_ros.cli.terminal import ProgressLine, print_table
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from pathlib import Path
-
-    parser.add_argument("--cases", type=int, default=10_000, help="fault cases, the kinds in turn")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first case of each kind, and of the delays")
-    parser.add_argument("--processes", type=int, default=1, help="cases run in so many processes")
-    parser.add_argument("--json", type=Path, help="write rows, settings, machine, versions and commit to this file")
+    parser.add_argument(
+        "--cases",
+        type=int,
+        default=10_000,
+        help="how many fault cases to try; the kinds take turns (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first case of each kind, and of the delays in the motion study"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="how many processes share the cases")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,18 +10,22 @@ from ecovla_ros.errors import ConfigError
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap or .db3 file")
+    parser.add_argument("bag", type=Path, help="a rosbag2 folder, or an .mcap or .db3 file")
     parser.add_argument(
         "out",
         type=Path,
         nargs="?",
-        help="the film (.mp4), or a moving picture (.webp, .gif); without it, the bag's name with .mp4",
+        help="the file to write: .mp4, .webp or .gif; without it, the name of the bag with .mp4",
     )
     parser.add_argument(
-        "--camera", action="append", default=[], metavar="TOPIC", help="image topic, from left to right"
+        "--camera",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="an image topic; several stand side by side in the order given",
     )
     parser.add_argument(
-        "--rate", type=float, default=0.0, help="pictures a second; 0: as many as the first camera took"
+        "--rate", type=float, default=0.0, help="pictures a second; 0: as many as the first camera recorded"
     )
 
 

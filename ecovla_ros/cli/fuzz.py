@@ -10,28 +10,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.cli.options import module_with_ros
 
 PARTS = ("guard", "policy", "serve", "presses", "owners")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--messages", type=int, default=50_000, help="hostile messages of each topic, and of serve")
-    parser.add_argument("--presses", type=int, default=1000, help="presses of the e-stop under load")
-    parser.add_argument("--part", action="append", choices=PARTS, default=[], help="only this; may be said again")
-    parser.add_argument("--topic", default="", help="of guard or policy, only this topic")
-    parser.add_argument("--seed", type=int, default=1, help="of every draw")
-    parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="folder for logs")
-    parser.add_argument("--json", type=Path, help="write or renew the rows of what was run in this file")
+    parser.add_argument(
+        "--messages",
+        type=int,
+        default=50_000,
+        help="how many hostile messages each topic and the server get (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--presses", type=int, default=1000, help="how often the e-stop is pressed under load (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, default=[], help="run only this part; may be given several times"
+    )
+    parser.add_argument("--topic", default="", help="run only this topic of guard or policy")
+    parser.add_argument("--seed", type=int, default=1, help="seed of everything random (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="folder for the logs (default: %(default)s)")
+    parser.add_argument(
+        "--json", type=Path, help="write the results to this file; rows of parts that did not run now stay"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla fuzz`. Exit code 1 when a figure that was asked for is not reached. Raises ConfigError without ROS 2."""
-    try:
-        importlib.import_module("rclpy")
-    except ImportError as error:
-        raise ConfigError(f"this needs ROS 2, and rclpy does not import ({error}); run: make setup") from error
+    module_with_ros("ecovla_ros.stage.fuzz", "the fuzz campaign")
     rows = []
     for name, work in _work(options):
         made = work()

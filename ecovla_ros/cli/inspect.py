@@ -23,11 +23,18 @@ MEANING = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", type=Path, help="folder of a published checkpoint")
+    parser.add_argument("checkpoint", type=Path, help="the folder of a published checkpoint")
     add_common(parser)
-    parser.set_defaults(config="")
-    parser.add_argument("--ratios", default="0,0.25,0.4", help="comma-separated pruning ratios")
-    parser.add_argument("--prompt", type=int, default=30, help="tokens of the prompt that is counted with")
+    parser.set_defaults(config="")  # that of the checkpoint's family
+    parser.add_argument(
+        "--ratios", default="0,0.25,0.4", help="pruning ratios, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompt",
+        type=int,
+        default=30,
+        help="length of the prompt for which the cost is counted, tokens (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

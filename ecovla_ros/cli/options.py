@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,38 @@ from ecovla_ros.errors import ConfigError
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Options every command has."""
-    parser.add_argument("--config", default="mini_sim.yaml", help="YAML file, or the name of a shipped one")
+    """`--config`, `--set` and `--json`, for the commands that run a policy."""
+    add_settings(parser)
+    add_json(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """`--config` and `--set`."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a configuration value"
-    )
-    parser.add_argument("--json", type=Path, help="write rows, settings, machine, versions and commit to this file")
+        "--config", default="mini_sim.yaml", metavar="FILE",
+        help="configuration: a YAML file, or the name of one that ships in config/ (default: mini_sim.yaml)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="replace one value of the configuration; may be given several times",
+    )  # fmt: skip
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE",
+        help="write the results to this file, with the settings, the machine, the versions and the commit",
+    )  # fmt: skip
+
+
+def module_with_ros(name: str, what: str) -> Any:
+    """The module `name`, which needs ROS 2. Raises ConfigError that says `what` needs it, where rclpy is missing."""
+    try:
+        importlib.import_module("rclpy")
+    except ImportError as error:
+        raise ConfigError(f"{what} needs ROS 2, and rclpy does not import ({error}); run: make setup") from error
+    return importlib.import_module(name)
 
 
 def settings_of(options: argparse.Namespace) -> config.Config:
@@ -43,7 +70,7 @@ def add_ros(parser: argparse.ArgumentParser) -> None:
     """Remappings and namespace as ROS 2 programs take them."""
     parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], metavar="-r OLD:=NEW",
-        help="last: arguments of ROS 2, e.g. -r __ns:=/left -r third_person/image:=/camera/color/image_raw",
+        help="arguments of ROS 2; must come last, e.g. -r __ns:=/left -r third_person/image:=/camera/color/image_raw",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`ecovla plot`: the two pictures, from result files."""
+"""`ecovla plot` draws the figures of the documentation from result files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE",
         default=[Path("results/table.json"), Path("results/table-latency.json")],
-        help="results of ecovla eval",
+        help="result files of `ecovla eval`",
     )
     latency = Path("results/latency-study.json")
-    parser.add_argument("--latency", type=Path, default=latency, help="result of ecovla bench")
-    parser.add_argument("--trace", type=Path, default=Path("results/trace.json"), help="result of bench.trace")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder of the pictures")
-    parser.add_argument("--format", default="svg", help="svg, png or pdf")
+    parser.add_argument("--latency", type=Path, default=latency, help="result file of `ecovla bench`")
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        default=Path("results/trace.json"),
+        help="result file of `python -m ecovla_ros.bench.success.trace`",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/figures"), help="folder for the pictures (default: %(default)s)"
+    )
+    parser.add_argument("--format", default="svg", help="svg, png or pdf (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

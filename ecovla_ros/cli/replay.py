@@ -1,9 +1,8 @@
-"""`ecovla replay`: the policy over a recorded bag, deterministic."""
+"""`ecovla replay` runs the policy over a recorded bag. The same bag always gives the same answers."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -15,42 +14,47 @@ from ecovla_ros.cli.options import add_common, plain, settings_of
 from ecovla_ros.cli.terminal import print_table
 from ecovla_ros.errors import ConfigError
 
-REFRESH = next((f for f in dataclasses.fields(config.PruneConfig) if f.name == "refresh"), None)
-"""The configuration key prune.refresh, where this version has it."""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap or .db3 file")
-    parser.add_argument("--method", default="", help="override prune.method: " + ", ".join(config.METHODS))
-    parser.add_argument("--ratio", type=float, help="override prune.ratio")
-    if REFRESH is not None:
-        parser.add_argument("--refresh", default="", help="override prune.refresh")
+    parser.add_argument("bag", type=Path, help="a rosbag2 folder, or an .mcap or .db3 file")
+    parser.add_argument("--method", default="", help="replaces prune.method: " + ", ".join(config.METHODS))
+    parser.add_argument("--ratio", type=float, help="replaces prune.ratio")
+    parser.add_argument("--refresh", default="", help="replaces prune.refresh: " + ", ".join(config.REFRESHES))
     parser.add_argument(
         "--map",
         action="append",
         default=[],
         metavar="INPUT=TOPIC",
-        help="topic of third_person, wrist, joint_states or instruction",
+        help="read an input (third_person, wrist, joint_states, instruction) from this topic of the bag",
     )
-    parser.add_argument("--instruction", default="", help="the task in words, in place of the bag's")
+    parser.add_argument("--instruction", default="", help="the task in words, in place of the one in the bag")
     parser.add_argument(
         "--rate",
         default="0",
-        help="answer at most so many frames a second of the bag; 'policy': the policy's rate; 0: every frame",
+        help="answer at most this many frames a second of the bag; policy: at the policy's rate; 0: every frame",
     )
     parser.add_argument(
-        "--pace", choices=("fast", "real"), default="fast", help="real: a second of the bag takes a second"
+        "--pace",
+        choices=("fast", "real"),
+        default="fast",
+        help="fast: as fast as the machine can; real: a second of the bag takes a second",
     )
     parser.add_argument(
         "--guard",
         action="store_true",
-        help="send the chunks through the guard as well; open loop: the recorded arm does not follow",
+        help="also send the chunks through the guard; the recorded arm does not follow what it commands",
     )
-    parser.add_argument("--out", type=Path, help="folder of a new bag: the inputs and the answers")
-    parser.add_argument("--golden", type=Path, help="compare the chunks with those of this file (or an earlier --json)")
-    parser.add_argument("--regenerate", action="store_true", help="write the --golden file anew instead of comparing")
+    parser.add_argument("--out", type=Path, help="write a new bag with the inputs and the answers to this folder")
+    parser.add_argument(
+        "--golden",
+        type=Path,
+        help="compare the chunks with those in this file, or in the --json file of an earlier run",
+    )
+    parser.add_argument(
+        "--regenerate", action="store_true", help="write the --golden file anew instead of comparing with it"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -119,7 +123,7 @@ def _settings(options: argparse.Namespace) -> config.Config:
         changes["prune.method"] = options.method
     if options.ratio is not None:
         changes["prune.ratio"] = options.ratio
-    if getattr(options, "refresh", ""):
+    if options.refresh:
         changes["prune.refresh"] = options.refresh
     return config.override(settings_of(options), **changes)
 

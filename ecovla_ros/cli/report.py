@@ -1,4 +1,4 @@
-"""`ecovla report`: one HTML file with the charts of a bag, a document or a live run."""
+"""`ecovla report` writes one HTML file with the charts of a bag, a result file or a live run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ecovla_ros.cli.options import add_common, settings_of
+from ecovla_ros.cli.options import add_common, module_with_ros, settings_of
 from ecovla_ros.errors import BagError, ConfigError
 
 
@@ -14,11 +14,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
     parser.add_argument(
-        "source", type=Path, help="a bag, or a document written with --json; with --live: folder of the new bag"
+        "source", type=Path, help="a bag, or a result file written with --json; with --live, the folder of the new bag"
     )
-    parser.add_argument("--out", type=Path, help="the HTML file; without it, the source's name with .html")
-    parser.add_argument("--live", type=float, metavar="SECONDS", help="record the running nodes first (needs ROS 2)")
-    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a rerun recording (needs rerun-sdk)")
+    parser.add_argument(
+        "--out", type=Path, help="the HTML file to write; without it, the name of the source with .html"
+    )
+    parser.add_argument(
+        "--live", type=float, metavar="SECONDS", help="first record the running nodes for this time, s (needs ROS 2)"
+    )
+    parser.add_argument(
+        "--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for rerun (needs rerun-sdk)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,13 +65,4 @@ def run(options: argparse.Namespace) -> int:
 def _record(bag: Path, seconds: float) -> None:
     if not 0.5 <= seconds <= 86_400.0:
         raise ConfigError(f"--live {seconds}; valid: 0.5 to 86400 s")
-    try:
-        import rclpy
-    except ImportError as error:
-        raise ConfigError(
-            f"--live needs ROS 2, and rclpy does not import ({error}); run it in a sourced shell"
-        ) from error
-    from ecovla_ros.stage import listen
-
-    del rclpy
-    listen.record(bag, seconds)
+    module_with_ros("ecovla_ros.stage.listen", "--live").record(bag, seconds)

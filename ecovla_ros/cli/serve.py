@@ -1,4 +1,4 @@
-"""`ecovla serve`: the policy behind a websocket, for the field's harnesses. Loopback unless there is a token."""
+"""`ecovla serve` offers the policy over a websocket to evaluation harnesses; beyond this machine only with a token."""
 
 from __future__ import annotations
 
@@ -23,26 +23,68 @@ TLS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("--protocol", default="vla-eval", choices=("vla-eval", "openpi"), help="what clients speak")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; any but this machine's needs a token"
-    )
-    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any free one")
-    parser.add_argument(
-        "--token", default="", help=f"what clients must show; or in {TOKEN}, where no process list has it"
+        "--protocol",
+        default="vla-eval",
+        choices=("vla-eval", "openpi"),
+        help="the protocol of the clients (default: %(default)s)",
     )
     parser.add_argument(
-        "--takeover", action="store_true", help="a new client takes the place of the one before, at once"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; one that other machines reach needs a token (default: %(default)s)",
     )
-    parser.add_argument("--idle", type=float, default=60.0, help="a client silent for so long gives way to the next, s")
-    parser.add_argument("--execute", type=int, default=0, help="vla-eval: actions handed out per inference; 0: all")
-    parser.add_argument("--ensemble", type=int, default=0, help="vla-eval: chunks averaged for every action; 0: none")
-    parser.add_argument("--alpha", type=float, default=0.1, help="how much an ensemble favours chunks that agree")
-    parser.add_argument("--gripper", default="as-is", choices=("as-is", "openvla"), help="openvla: for LIBERO")
-    parser.add_argument("--image", action="append", default=[], metavar="CAMERA=KEY", help="where an image lies")
-    parser.add_argument("--state", default="", help="comma-separated keys of the state")
-    parser.add_argument("--text", default="", help="key of the instruction")
-    parser.add_argument("--ask", action="append", default=[], metavar="NAME=VALUE", help="what the harness shall send")
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="port to listen at; 0: any free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--token",
+        default="",
+        help=f"what clients must show; better in the environment variable {TOKEN}, which no list of processes shows",
+    )
+    parser.add_argument(
+        "--takeover", action="store_true", help="a new client takes the place of the present one at once"
+    )
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=60.0,
+        help="a client that is silent for this time gives way to the next, s (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--execute",
+        type=int,
+        default=0,
+        help="vla-eval: how many actions of a chunk are handed out before the next inference; 0: all",
+    )
+    parser.add_argument(
+        "--ensemble", type=int, default=0, help="vla-eval: how many chunks are averaged for every action; 0: none"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.1, help="how much the average favours chunks that agree (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--gripper",
+        default="as-is",
+        choices=("as-is", "openvla"),
+        help="openvla: the gripper as LIBERO expects it, -1 open or 1 closed",
+    )
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="CAMERA=KEY",
+        help="the key of a camera's image in the messages of the client",
+    )
+    parser.add_argument("--state", default="", help="keys of the state in these messages, separated by commas")
+    parser.add_argument("--text", default="", help="key of the instruction in these messages")
+    parser.add_argument(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="vla-eval: something that the harness is asked to send",
+    )
 
 
 def _port(text: str) -> int:

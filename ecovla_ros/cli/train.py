@@ -19,24 +19,62 @@ Row = dict[str, Any]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
-    parser.add_argument("--work", type=Path, default=Path("data/mini"), help="folder of demonstrations and stages")
-    parser.add_argument("--out", type=Path, default=Path("out/mini"), help="folder of the checkpoint")
-    parser.add_argument("--start", default="", metavar="FOLDER", help="checkpoint to go on from; empty: from scratch")
-    parser.add_argument("--episodes", type=int, default=900, help="demonstrations of the expert")
-    parser.add_argument("--looks", type=float, default=0.25, help="share of episodes with randomised looks")
-    parser.add_argument("--corrections", type=int, default=150, help="episodes the policy drives, the expert labels")
-    parser.add_argument("--bags", type=Path, nargs="*", default=[], help="rosbags of teleoperation to train on")
-    parser.add_argument("--map", action="append", default=[], metavar="INPUT=TOPIC", help="topics of the bags")
-    parser.add_argument("--lerobot", type=Path, nargs="*", default=[], help="LeRobot data sets (v3.0) to train on")
-    parser.add_argument("--export-lerobot", type=Path, metavar="FOLDER", help="write all demonstrations there, and end")
-    parser.add_argument("--vision-minutes", type=float, default=12.0)
-    parser.add_argument("--policy-minutes", type=float, default=45.0)
-    parser.add_argument("--together-minutes", type=float, default=40.0)
-    parser.add_argument("--processes", type=int, default=2, help="collecting and, on a CPU, training processes")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of the vision stage")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--evaluate", type=int, default=20, help="episodes a task at the end, calm and looks; 0: none")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("data/mini"),
+        help="folder for demonstrations and unfinished stages (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/mini"), help="folder for the checkpoint (default: %(default)s)"
+    )
+    parser.add_argument("--start", default="", metavar="FOLDER", help="go on from this checkpoint; empty: from scratch")
+    parser.add_argument(
+        "--episodes", type=int, default=900, help="how many demonstrations the expert gives (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--looks",
+        type=float,
+        default=0.25,
+        help="share of the episodes with random colours, light and cameras (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        default=150,
+        help="episodes that the policy drives and the expert labels (default: %(default)s)",
+    )
+    parser.add_argument("--bags", type=Path, nargs="*", default=[], help="train on these rosbags of teleoperation")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="INPUT=TOPIC", help="read an input from this topic of the bags"
+    )
+    parser.add_argument("--lerobot", type=Path, nargs="*", default=[], help="train on these LeRobot data sets (v3.0)")
+    parser.add_argument(
+        "--export-lerobot",
+        type=Path,
+        metavar="FOLDER",
+        help="write all demonstrations to this folder as a LeRobot data set, and end",
+    )
+    parser.add_argument("--vision-minutes", type=float, default=12.0, help="time for the vision stage, min")
+    parser.add_argument("--policy-minutes", type=float, default=45.0, help="time for the policy stage, min")
+    parser.add_argument("--together-minutes", type=float, default=40.0, help="time for all parts together, min")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2,
+        help="how many processes collect and, on a CPU, train (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch in the vision stage (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--evaluate",
+        type=int,
+        default=20,
+        help="episodes of each task in the evaluation at the end, calm and looks; 0: none",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -60,12 +60,14 @@ class Flight:
         self._model = TrajectoryController(measured)
 
     def seat(self, measured: np.ndarray, now_ns: int, limits: Limits, anew: bool) -> Trajectory | None:
-        """The arm rests at `measured` (7,): keep the last command if that is near, else start from there.
+        """Let the next motion start where the arm rests, at `measured` (7,), rad.
 
-        An arm that stands elsewhere (it was blocked, pushed, or its driver started anew) has a controller that still
-        commands the old place, or this one: nobody tells which. Returned is what ends at `measured` from both, to be
-        sent now: one point, so late that from the old place it is slow, with no more of a step of acceleration than the
-        jerk limit gives in a cycle. From here on it moves nothing. `anew`: the driver may have been started anew.
+        None where the last command ends near that place: then nothing is to be sent. Otherwise the arm was blocked or
+        pushed, or its driver was started anew (`anew`: it may have been), and the controller commands either the old
+        place or this one; nobody can tell which. The trajectory returned is right in both cases and must be sent now.
+        Its only point is `measured`. A controller that commands this place moves nothing. One that commands the old
+        place gets enough time to move slowly, and its acceleration steps by no more than the jerk limit gives in one
+        cycle.
         """
         assert self._model is not None
         way = distance(measured, self._end())

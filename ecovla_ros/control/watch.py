@@ -12,20 +12,21 @@ from ecovla_ros.control.playback import NS
 from ecovla_ros.types import JOINTS, ArmState
 
 BACK_S = 0.001
-"""A clock that steps back by less is taken as standing still."""
+"""A clock that steps back by less than this is taken to stand still, s."""
 STILL_S = 0.1
-"""A clock that stood still for so long of the guard's own ticks, and goes on, may have lost time meanwhile, or was set
-back unseen: that is a jump. Also slow simulation clocks step more often."""
+"""A clock that stood still while the guard ticked for this time, s, and then goes on is taken to have jumped: it may
+have lost time, or may have been set back unseen. Even a slow simulation clock steps more often than that."""
 SET_S = 0.002
-"""Two clocks that part by more between two calls: one of them was set. The arm is then v times that from where it is
-taken to be, and a curve that starts there needs 6 v e / t^2 more acceleration."""
+"""Two clocks that move apart by more than this between two calls, s: one of them was set. If it was set by e, an arm
+that moves at the speed v is v e away from where the guard believes it to be. A curve over a time t that starts at the
+wrong place needs 6 v e / t^2 more acceleration than was planned, which is why e must be small."""
 READ_S = 0.0005
 """Two clocks read further apart than this cannot be compared, s."""
 LOST_S = 1.0
-"""Joint states that were missing for longer, and for twice what makes them stale, may come from a driver that was
-started anew, and its controller with it, s."""
+"""Joint states that come again after a longer gap, s, and after twice the time that makes them stale, may come from a
+driver that was started anew, together with its controller."""
 GAP_S = 0.5
-"""Without a call for longer, the guard was stopped or the clock leapt: what runs on the arm is not known."""
+"""If the guard was not called for longer, s, it was stopped or the clock leapt: what the arm does now is not known."""
 STEADY_RAD = 0.02
 """Largest difference of two joint states of an arm at rest, rad."""
 REST_VELOCITY = 0.1
@@ -33,14 +34,14 @@ REST_VELOCITY = 0.1
 DEGRADED_SHARE = 0.5
 """Share of the velocity limit while chunks come late."""
 RECOVER_S = 1.0
-"""Chunks must have been in time for so long before that ends, s."""
+"""Chunks must come in time for this long before the full speed is allowed again, s."""
 GRIPPER_STEP = 0.05
 """The gripper is commanded when its target has moved this far, and at the ends of its stroke."""
 GRIPPER_PERIOD_S = 0.2
 """Time between two gripper commands, s."""
 GRIPPER_AGAIN_S, GRIPPER_AGAIN, GRIPPER_OFF = 1.0, 3, 0.2
-"""A gripper that is further from its target than the last after the first, s, is commanded anew, so many times: a
-command can be lost. One that holds something stays away from its target for good."""
+"""A command can be lost. A gripper that after the first time, s, is further from its target than the last number is
+commanded again, at most so often: one that holds something never reaches its target."""
 
 
 @dataclass
@@ -98,6 +99,7 @@ class ArmWatch:
     """For how long joint states were missing, s; 0.0 unless for so long that the driver may be another. Whoever acts on
     it clears it."""
     _ahead_s: float = 0.0
+    _broken: bool = False
     _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
     _before: np.ndarray | None = None
     _received_ns: int | None = None
@@ -107,6 +109,7 @@ class ArmWatch:
         """Keep a joint state. Returns why it was not kept: "state_finite", "state_order", or empty."""
         joints, velocity = _seven(state.joints), _seven(state.velocity)
         if joints is None or velocity is None or not isinstance(state.stamp_ns, (int, np.integer)):
+            self._broken = True
             return "state_finite"
         ahead_s = (state.stamp_ns - now_ns) / NS
         if self.joints is not None and state.stamp_ns < self.stamp_ns or ahead_s > self.age_s:
@@ -114,7 +117,7 @@ class ArmWatch:
             return "state_order"
         gap_s = 0.0 if self._received_ns is None else self._missing_s + (now_ns - self._received_ns) / NS
         self.lost_s = gap_s if gap_s > max(LOST_S, 2.0 * self.age_s) else self.lost_s
-        self._ahead_s = self._missing_s = 0.0
+        self._ahead_s, self._missing_s, self._broken = 0.0, 0.0, False
         self._before, self.joints, self._velocity = self.joints, joints, velocity
         if isinstance(state.gripper, (int, float, np.number)) and math.isfinite(state.gripper):
             self.gripper = float(state.gripper)
@@ -132,6 +135,7 @@ class ArmWatch:
     def stale(self, now_ns: int) -> str:
         """Why the joint states cannot be trusted now; empty when they can."""
         ahead = f"; they are stamped {self._ahead_s:.3f} s ahead of this clock" if self._ahead_s else ""
+        ahead += "; the last one has positions or velocities that are not finite (NaN)" if self._broken else ""
         if self.joints is None or self._received_ns is None:
             return f"no joint state yet{ahead}"
         age = (now_ns - min(self.stamp_ns, self._received_ns)) / NS

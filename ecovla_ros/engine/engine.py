@@ -280,7 +280,7 @@ class Engine:
         return refresh.probing if self._ahead else refresh.sparse
 
     def _recall(self, seen: Seen, plan: Plan) -> Seen:
-        """`seen`; it may keep K and V of earlier frames only where this plan and pattern made them (models/reuse.py).
+        """`seen`; it may keep K and V of earlier frames only where this plan and pattern made them (VLA-Cache).
 
         A frame that records sees every token, so that its energies are of the whole sequence. The refresh behind it may
         change the pattern, so that the frame after it begins anew; so does one of another tier, and a new episode.

@@ -1,7 +1,7 @@
 """Vision towers, prefill and act as captured graphs. The engine sees an ordinary policy.
 
-The towers are one graph for each set of cameras and length of prompt, prefill and act one for each plan and shape: a
-frame issues the three one behind the other and waits for nothing between them.
+The towers are one graph for each set of cameras, prefill and act one for each plan and shape: a frame issues the three
+one behind the other and waits for nothing between them. While the towers run the host tokenises the prompt.
 
 A graph bakes addresses, not contents. Weights are swapped in place, records, biases and K/V lie in buffers that are
 allocated once, and the inputs of a frame are copied into the tensors that were captured: so a graph stays valid
@@ -10,7 +10,7 @@ whatever the pattern, the image or the noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.engine.recorder import Recorder
-from ecovla_ros.models.base import Looked, Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy
+from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy
 from ecovla_ros.types import ActionChunk, Observation
 
 INPUTS = ("prefix", "state", "valid", "gap", "reuse")
@@ -49,7 +49,7 @@ class Graphed:
         self.inner = policy
         self._recorder = recorder
         self._captured: dict[tuple[Plan, int, bool], Captured] = {}
-        self._looks: dict[tuple[tuple[str, ...], int], tuple[Staged, Callable[[], None], Looked]] = {}
+        self._looks: dict[tuple[str, ...], tuple[Staged, Callable[[], None], Mapping[str, Tensor]]] = {}
 
     @property
     def spec(self) -> PolicySpec:
@@ -82,16 +82,14 @@ class Graphed:
         if not isinstance(self.inner, StagedPolicy):
             return self.inner.encode(obs)
         staged = self.inner.stage(obs)
-        key = (tuple(staged.images), staged.ids.shape[1])
+        key = tuple(staged.images)
         if key not in self._looks:
-            images = {name: image.clone() for name, image in staged.images.items()}
-            own = replace(staged, images=images, ids=staged.ids.clone(), state=staged.state.clone())
-            look = partial(self.inner.look, own)
-            self._looks[key] = (own, *self._recorder.capture(look))
-        own, replay, looked = self._looks[key]
-        _hand_over(_staged(own), _staged(staged))
+            own = replace(staged, images={name: image.clone() for name, image in staged.images.items()})
+            self._looks[key] = (own, *self._recorder.capture(partial(self.inner.look, own)))
+        own, replay, vision = self._looks[key]
+        _hand_over(list(own.images.values()), list(staged.images.values()))
         replay()
-        return self.inner.seen(staged, looked)
+        return self.inner.seen(staged, vision)
 
     def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """The policy's."""
@@ -137,10 +135,7 @@ class Graphed:
         key = (plan, len(seen.prefix), seen.reuse is not None)
         if key not in self._captured:
             spec = self.inner.spec
-            fixed = [looked.prefix for *_, looked in self._looks.values()]
-            parts = {n: t for n in INPUTS if (t := getattr(seen, n)) is not None}
-            kept = {n: t if any(t is one for one in fixed) else t.clone() for n, t in parts.items()}
-            own = replace(seen, **kept)
+            own = replace(seen, **{n: t.clone() for n in INPUTS if (t := getattr(seen, n)) is not None})
             noise = torch.zeros((spec.horizon, spec.action_dim), device=seen.prefix.device)
             self._captured[key] = Captured(own, noise)
         return self._captured[key]
@@ -155,10 +150,6 @@ def _hand_over(there: Sequence[Tensor], here: Sequence[Tensor]) -> None:
     for old, new in zip(there, here):
         if old is not new:
             old.copy_(new, non_blocking=True)
-
-
-def _staged(staged: Staged) -> list[Tensor]:
-    return [*staged.images.values(), staged.ids, staged.state]
 
 
 def _saved(plan: Plan) -> list[Tensor]:

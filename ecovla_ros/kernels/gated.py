@@ -63,17 +63,17 @@ def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None
 FEW = 64
 """Tokens of one block: up to so many are one kernel."""
 
-FUSED = ((32, 128, 4, 4), (16, 128, 4, 4), (32, 64, 4, 4), (16, 256, 4, 3))
+FUSED = ((32, 128, 4, 4), (16, 128, 4, 4), (32, 64, 4, 6), (16, 256, 4, 3), (16, 128, 4, 6), (32, 128, 8, 4))
 """Channels and inputs of a block, warps, stages."""
 
-COLUMNS = ((64, 32, 4), (32, 64, 4), (64, 64, 8))
-"""Tokens and channels of a block, warps."""
+COLUMNS = ((64, 32, 4, 3), (32, 64, 4, 3), (32, 32, 2, 4), (64, 64, 8, 2))
+"""Tokens and channels of a block, warps, stages where tokens are gone through one block after the other."""
 
 
 def activated(x: Tensor, kind: str, sums: Sums | None = None) -> Tensor:
     """gelu of x (L, k), kind "gelu_alone" (tanh form) or "gelu_exact", or x itself, "plain"; adds to `sums`."""
     kernel = importlib.import_module("ecovla_ros.kernels.gated_triton").columns
-    out: Tensor = kernel(x, kind, sums, (64, 32, 4) if sums is not None else (16, 128, 4))
+    out: Tensor = kernel(x, kind, sums, (64, 32, 4, 3) if sums is not None else (16, 128, 4, 1))
     return out
 
 

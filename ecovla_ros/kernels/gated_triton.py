@@ -27,11 +27,6 @@ def _active(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def _add(where, value, mask):
-    tl.store(where, tl.load(where, mask=mask, other=0.0) + value, mask=mask)
-
-
-@triton.jit
 def _gated(
     x, gate, up, out, energy, total, sampled, valid, tokens, length, channels, width, weight_row, samples,
     KIND: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr, SAMPLED: tl.constexpr, VALID: tl.constexpr,
@@ -40,6 +35,18 @@ def _gated(
     m = tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows, columns = m < length, n < channels
+    if ENERGY:  # asked for early: they are there when the products are done
+        before = tl.load(energy + n, mask=columns, other=0.0)
+        if TOTAL:
+            total_before = tl.load(total + n, mask=columns, other=0.0)
+        counts = tl.where(rows, 1.0, 0.0)
+        if VALID:
+            counts = tl.load(valid + m, mask=rows, other=0.0)
+        if SAMPLED:
+            sampled_before = tl.load(sampled + n, mask=columns, other=0.0)
+            s = tl.arange(0, SAMPLES)
+            token = tl.load(tokens + s, mask=s < samples, other=-1).to(tl.int32)
+            times = tl.sum((m[:, None] == token[None, :]).to(tl.float32), 1)
     gates = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     ups = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
@@ -52,19 +59,14 @@ def _gated(
         ups += tl.dot(part, tl.load(up + where, mask=mask, other=0.0), input_precision="ieee")
     hidden = (_active(gates, KIND) * ups).to(out.dtype.element_ty)
     tl.store(out + m[:, None] * channels + n[None, :], hidden, mask=rows[:, None] & columns[None, :])
-    if ENERGY:
-        values = tl.where(rows[:, None], hidden.to(tl.float32), 0.0)
-        if SAMPLED:
-            s = tl.arange(0, SAMPLES)
-            token = tl.load(tokens + s, mask=s < samples, other=-1).to(tl.int32)
-            times = tl.sum((m[:, None] == token[None, :]).to(tl.float32), 1)
-            _add(sampled + n, tl.sum(values * values * times[:, None], 0), columns)
-        counts = tl.where(rows, 1.0, 0.0)
-        if VALID:
-            counts = tl.load(valid + m, mask=rows, other=0.0)
-        _add(energy + n, tl.sum(values * values * counts[:, None], 0), columns)
+    if ENERGY:  # rows beyond the last are 0
+        values = hidden.to(tl.float32)
+        squares = values * values
+        tl.store(energy + n, before + tl.sum(squares * counts[:, None], 0), mask=columns)
         if TOTAL:
-            _add(total + n, tl.sum(values * counts[:, None], 0), columns)
+            tl.store(total + n, total_before + tl.sum(values * counts[:, None], 0), mask=columns)
+        if SAMPLED:
+            tl.store(sampled + n, sampled_before + tl.sum(squares * times[:, None], 0), mask=columns)
 
 
 @triton.jit
@@ -92,13 +94,14 @@ def _columns(
     x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, samples,
     GATES: tl.constexpr, KIND: tl.constexpr, STORED: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr,
     SAMPLED: tl.constexpr, VALID: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, SAMPLES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = n < channels
     squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
     values = tl.zeros((BLOCK_N,), dtype=tl.float32)
     first = tl.program_id(1) * span
-    for start in range(first, tl.minimum(first + span, length), BLOCK_L):
+    for start in tl.range(first, tl.minimum(first + span, length), BLOCK_L, num_stages=STAGES):
         row = start + tl.arange(0, BLOCK_L)
         there = row < length
         hidden = _made(x, row, there, channels, x_row, GATES, KIND, BLOCK_L, BLOCK_N)
@@ -111,11 +114,12 @@ def _columns(
             if VALID:
                 counts = tl.load(valid + row, mask=there, other=0.0)
             squares += tl.sum(hidden * hidden * counts[:, None], 0)
-            values += tl.sum(hidden * counts[:, None], 0)
+            if TOTAL:
+                values += tl.sum(hidden * counts[:, None], 0)
     if ENERGY:
-        _add(energy + n, squares, columns)
+        tl.store(energy + n, tl.load(energy + n, mask=columns, other=0.0) + squares, mask=columns)
         if TOTAL:
-            _add(total + n, values, columns)
+            tl.store(total + n, tl.load(total + n, mask=columns, other=0.0) + values, mask=columns)
         if SAMPLED:
             s = tl.arange(0, SAMPLES)
             known = s < samples
@@ -123,7 +127,8 @@ def _columns(
             hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
             if STORED:
                 hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
-            _add(sampled + n, tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0), columns)
+            seen = tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0)
+            tl.store(sampled + n, tl.load(sampled + n, mask=columns, other=0.0) + seen, mask=columns)
 
 
 def gated(
@@ -145,22 +150,23 @@ def gated(
     return out
 
 
-def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int]) -> Tensor:
+def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int, int]) -> Tensor:
     """(L, k) of x: (L, 2 k) with gate and up in turn for kind "gelu" or "silu"; (L, k) for "gelu_alone", "gelu_exact"
     and "plain", which stores nothing and gives x.
 
-    `shape`: tokens and channels of a block, warps.
+    `shape`: tokens and channels of a block, warps, stages.
     """
     gates = kind in ("gelu", "silu")
     length, channels = x.shape[0], x.shape[1] // (2 if gates else 1)
     stored = kind != "plain"
     out = torch.empty((length, channels), dtype=x.dtype, device=x.device) if stored else x
-    block_l, block_n, warps = shape
+    block_l, block_n, warps, stages = shape
     span = length if sums is not None else block_l
     _columns[(triton.cdiv(channels, block_n), triton.cdiv(length, span))](
         x, out, *_pointers(sums, x), length, channels, x.stride(0), span, _samples(sums),
         GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),
-        BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))), num_warps=warps,
+        BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
+        STAGES=stages if sums is not None else 1, num_warps=warps,
     )  # fmt: skip
     return out
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 @triton.jit
 def _norm(
-    x, branch, gate, bias, gain, shift, summed, out, aside, tokens, length, width, eps, offset, parts, part_size,
+    x, branch, gate, bias, gain, shift, summed, out, aside, tokens, length, width, eps, offset, part_size,
     BRANCH: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, GAIN: tl.constexpr, SHIFT: tl.constexpr,
-    CENTRED: tl.constexpr, ASIDE: tl.constexpr, BLOCK: tl.constexpr,
+    CENTRED: tl.constexpr, ASIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row = program
@@ -29,7 +29,7 @@ def _norm(
     value = value.to(tl.float32)
     if BRANCH:
         added = tl.load(branch + row * width + n, mask=inside, other=0.0).to(tl.float32)
-        for part in range(1, parts):
+        for part in tl.static_range(1, PARTS):
             added += tl.load(branch + part * part_size + row * width + n, mask=inside, other=0.0).to(tl.float32)
         if BIAS:
             added += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
@@ -78,9 +78,9 @@ def add_and_norm(
 
     _norm[(length + sampled,)](
         x, given(branch), given(gate), given(bias), given(gain), given(shift), summed, out, given(aside),
-        given(tokens), length, width, eps, offset, parts, length * width,
+        given(tokens), length, width, eps, offset, length * width,
         BRANCH=branch is not None, GATE=gate is not None, BIAS=bias is not None, GAIN=gain is not None,
-        SHIFT=shift is not None, CENTRED=centred, ASIDE=aside is not None, BLOCK=triton.next_power_of_2(width),
-        num_warps=4 if width <= 2048 else 8,
+        SHIFT=shift is not None, CENTRED=centred, ASIDE=aside is not None, PARTS=parts,
+        BLOCK=triton.next_power_of_2(width), num_warps=4 if width <= 2048 else 8,
     )  # fmt: skip
     return summed, out

@@ -102,5 +102,5 @@ def table(blocks: Sequence[Sequence[Tensor]]) -> Table:
     strides = [b.stride(0) for b in every]
     aligned = base.data_ptr() % 16 == 0 and all(n % FACTOR == 0 for n in (*offsets, *strides))
     factor = FACTOR if aligned else 1
-    steps = (torch.tensor([n // factor for n in numbers], device=base.device) for numbers in (offsets, strides))
-    return Table(base, *steps, factor)
+    starts, rows = (torch.tensor([n // factor for n in numbers], device=base.device) for numbers in (offsets, strides))
+    return Table(base, starts, rows, factor)

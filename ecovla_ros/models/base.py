@@ -12,7 +12,7 @@ from torch import Tensor
 from ecovla_ros.prune.site import DENSE, Plan, Site
 from ecovla_ros.types import ActionChunk, Observation
 
-__all__ = ["DENSE", "Looked", "Plan", "Policy", "PolicySpec", "Seen", "Site", "Staged", "StagedPolicy"]
+__all__ = ["DENSE", "Plan", "Policy", "PolicySpec", "Seen", "Site", "Staged", "StagedPolicy"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Seen:
     padding: range = range(0)
     """Positions of the prefix that are padding: what `valid` says, for the host."""
     reuse: Tensor | None = None
-    """(S,) int64: every position, those first that may keep K and V of an earlier frame (models/reuse.py); None: none.
+    """(S,) int64: every position, those first that may keep K and V of an earlier frame (VLA-Cache); None: none.
 
     Only for a pass of the plan that made them; the engine takes it away from any other."""
     gap: Tensor | None = None
@@ -40,29 +40,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Staged:
-    """What an observation leaves on the device before any of the model runs. The same memory for every frame there."""
+    """The images of an observation on the device, before any of the model runs: there the same memory every frame."""
 
     images: Mapping[str, Tensor]
     """Camera -> (1, H, W, 3) uint8, as the model takes it."""
-    ids: Tensor
-    """Token ids of the prompt, (1, T) int64."""
-    state: Tensor
-    """Normalised state (state_dim,)."""
     observation: Observation
-    padding: int = 0
-    """How many of the ids are padding."""
     squares: Mapping[str, Any] | None = None
     """Camera -> the image as an array (H, W, 3) on the host, where something there looks at it (VLA-Cache)."""
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What the vision towers make of a staged observation."""
-
-    vision: Mapping[str, Tensor]
-    """Camera -> vision tokens (N, D)."""
-    prefix: Tensor
-    """Embedded prefix (S, D)."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +109,13 @@ class StagedPolicy(Policy, Protocol):
     """A policy whose `encode` comes in three steps, of which the middle one can be captured as a graph."""
 
     def stage(self, obs: Observation) -> Staged:
-        """Check, resize, normalise and tokenise on the host, and send to the device. Raises ObservationError."""
+        """Check and resize the images and send them to the device. Raises ObservationError."""
         ...
 
-    def look(self, staged: Staged) -> Looked:
-        """Run the vision towers and lay out the prefix: nothing but device work on what was staged."""
+    def look(self, staged: Staged) -> Mapping[str, Tensor]:
+        """Camera -> vision tokens (N, D): nothing but device work on what was staged."""
         ...
 
-    def seen(self, staged: Staged, looked: Looked) -> Seen:
-        """What `encode` gives: with padding, and what the host knows."""
+    def seen(self, staged: Staged, vision: Mapping[str, Tensor]) -> Seen:
+        """What `encode` gives: the rest of the host's work, done while the towers run. Raises ObservationError."""
         ...

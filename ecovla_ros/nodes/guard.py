@@ -17,7 +17,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -31,8 +30,9 @@ from ecovla_ros.control.status import Command, GuardStatus, State
 from ecovla_ros.control.watch import READ_S, SetWatch
 from ecovla_ros.errors import ConfigError, ControlError, ObservationError, short
 from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.ros.arm_states import ArmStates
 from ecovla_ros.nodes.ros.estop import EStop
-from ecovla_ros.nodes.ros.intake import UNREADABLE, Intake, Reach, sender
+from ecovla_ros.nodes.ros.intake import Intake, Reach, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
 from ecovla_ros.nodes.ros.owners import Commands, Source
 from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
@@ -49,7 +49,7 @@ LOOK_TICKS = 4
 MOST_TEXT = 500
 """Characters of a complaint at most."""
 LINKS = (
-    Reach(JointState, "joint_states", qos.NEWEST),
+    Reach(JointState, "joint_states", qos.SHARED),
     Reach(ActionChunk, "action_chunk", qos.CHUNKS),
     Reach(String, "arm_fault", qos.FAULTS),
 )
@@ -64,8 +64,8 @@ CALM_S = 0.1
 """What is no change of state is told at most this often, and a complaint stands for so long at least, s."""
 AROUND_S = 1.0
 """Time between two looks at who else is in the graph, s."""
-STATE_BYTES, CHUNK_BYTES, TEXT_BYTES = 2**16, 2**18, 2**12
-"""Longest joint state, chunk and text that is read, bytes."""
+CHUNK_BYTES, TEXT_BYTES = 2**18, 2**12
+"""Longest chunk and text that is read, bytes."""
 LEVELS = {
     State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
 }  # fmt: skip
@@ -78,8 +78,9 @@ class GuardNode(Node):
     def __init__(self, **options: Any) -> None:
         """Read limits and configuration. Raises ConfigError."""
         super().__init__("guard", **options)
-        told = settings.Settings(self, "control", more=PARAMETERS)
-        config, within = told.read().control, told.limits()
+        told = settings.Settings(self, "control", "arm", more=PARAMETERS)
+        loaded, within = told.read(), told.limits()
+        config, joints = loaded.control, settings.joints(told, loaded)
         self._lease = EnableLease(lease_s(told["enable_lease_s"]))
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._guard, self._set = Guard(config, within, steady=not simulated), SetWatch()
@@ -87,7 +88,7 @@ class GuardNode(Node):
         topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips in ("topic", "auto"))
         self._commands = Commands(self, [(JointTrajectory, topic) for topic in topics])
         publish = self.create_publisher(JointTrajectory, "joint_trajectory", qos.COMMAND).publish
-        send_gripper = gripper.sender(self, grips)
+        send_gripper = gripper.sender(self, grips, joints)
         self._inputs: dict[str, str] = {}  # topic -> what is wrong with its last message
         self._complained_s: dict[str, float] = {}
         self._mended: set[str] = set()  # topics on which a good message came since
@@ -103,13 +104,12 @@ class GuardNode(Node):
         self._commands.own()
         self._arm = TrajectoryTopic(
             publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
-            lambda: self._planned_ns if config.stamp_commands else 0,
+            lambda: self._planned_ns if config.stamp_commands else 0, joints.arm,
         )  # fmt: skip
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
-        self._reader = wire.StateReader(_joint_state)
-        self._states = PolledTopic(self, JointState, "joint_states", qos.NEWEST, STATE_BYTES)
-        self._state_source = Source(self, "joint_states", "", config.joint_state_age_s)
+        self._states = ArmStates(self, joints, loaded.arm.part_age_s, qos.SHARED, 1, config.joint_state_age_s)
+        self._others: list[str] = []  # joints of others on the same topic, as told
         create: Any = self.create_subscription  # raw callbacks get bytes
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
         self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.REPORT, TEXT_BYTES)
@@ -165,20 +165,22 @@ class GuardNode(Node):
         )
 
     def _read_joint_state(self, now_ns: int) -> None:
-        """Take the newest that can be read: a driver at 1 kHz sends ten times as many as are needed, none wakes us."""
-        for raw, gid in self._states.newest():
-            try:
-                state = self._reader.read(raw, finite=False)
-                stranger = self._state_source.admit(gid, time.monotonic())
-                if stranger:
-                    raise ObservationError(stranger)
-                self._guard.on_joint_state(state, now_ns)
-            except ObservationError as error:  # the guard holds once the last good one is too old
-                self._states.intake.drop(gid, short(error))
-                self._complain("joint_states", str(error))
-                continue
-            self._mend("joint_states")
+        """Take what is true now: a driver at 1 kHz sends ten times as much as is needed, and none of it wakes us."""
+        try:
+            state = self._states.newest(finite=False)
+        except ObservationError as error:  # the guard holds once the last good one is too old
+            self._complain("joint_states", str(error))
             return
+        if state is not None:
+            self._guard.on_joint_state(state, now_ns)
+            if self._states.wrong:
+                self._complain("joint_states", self._states.wrong)
+            else:
+                self._mend("joint_states")
+            if (others := self._states.others) != self._others:
+                self._others = others
+                said = short(", ".join(others))
+                self.get_logger().info(f"joint_states also has {said}: not this arm's, passed over")
 
     def _on_chunk(self, raw: bytes, info: Mapping[str, Any]) -> None:
         """The chunk that woke us, and those that came with it: among many of others the owner's is found."""
@@ -454,13 +456,6 @@ def lease_s(asked: float) -> float:
     if asked != 0.0 and not LEASE_S[0] <= asked <= LEASE_S[1]:
         raise ConfigError(f"parameter enable_lease_s: {asked}; valid: 0 (none), or {LEASE_S[0]} to {LEASE_S[1]} s")
     return float(asked)
-
-
-def _joint_state(raw: bytes) -> JointState:
-    try:
-        return deserialize_message(raw, JointState)
-    except UNREADABLE as error:
-        raise ObservationError(f"joint_states: {len(raw)} bytes that are no JointState") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

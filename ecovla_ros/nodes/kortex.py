@@ -47,8 +47,8 @@ class KortexNode(Node):
     def __init__(self, **options: Any) -> None:
         """Start the arm's process. Raises ConfigError."""
         super().__init__("kortex", **options)
-        asked = settings.Settings(self, "control", more=PARAMETERS)
-        asked.read()
+        asked = settings.Settings(self, "control", "arm", more=PARAMETERS)
+        self._joints = asked.read().arm.joints
         arguments = ["--ip", asked["robot_ip"], "--port", asked["port"], "--username", asked["username"]]
         arguments += ["--inactivity-ms", asked["inactivity_ms"]]
         secret = password(str(asked["password_file"]))
@@ -86,7 +86,7 @@ class KortexNode(Node):
         state, fault = self._arm.state(), self._arm.fault
         if state is not None and state.stamp_ns != self._stamp_ns:
             self._stamp_ns = state.stamp_ns
-            self._states.publish(wire.fill_joint_state(JointState(), state, state.stamp_ns))
+            self._states.publish(wire.fill_joint_state(JointState(), state, state.stamp_ns, self._joints))
         if fault != self._fault:
             self._fault = fault
             self._faults.publish(String(data=fault))
@@ -98,13 +98,13 @@ class KortexNode(Node):
     def _taken(self, msg: JointTrajectory) -> Trajectory:
         """What ros2_control's controller would make of it. Raises ControlError for what that would refuse."""
         self._stood()
-        trajectory = ordered(wire.trajectory(msg), msg.joint_names)
+        trajectory = ordered(wire.trajectory(msg), self._joints.plain(msg.joint_names))
         return still_due(trajectory, self._now_ns(), wire.stamp_ns(msg.header.stamp))
 
     def _on_gripper(self, msg: JointTrajectory) -> None:
         def grip() -> None:
             self._stood()
-            self._arm.gripper(wire.gripper(msg))
+            self._arm.gripper(wire.gripper(msg, self._joints))
 
         self._order(grip)
 

@@ -18,20 +18,24 @@ from dataclasses import replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from ecovla_ros import wire
 from ecovla_ros.config import Config
 from ecovla_ros.errors import EcovlaError, ObservationError, short, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
+from ecovla_ros.nodes.ros.arm_states import STATE_BYTES, ArmStates
 from ecovla_ros.nodes.ros.intake import Intake, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
-from ecovla_ros.nodes.ros.polling import PolledTopic
 
-SECTIONS = ("policy", "prune", "node")
-PARAMETERS = (("compressed", False, "take CompressedImage from <camera>/image/compressed"),)
+SECTIONS = ("policy", "prune", "node", "arm")
+PARAMETERS = (
+    ("compressed", False, "take CompressedImage from <camera>/image/compressed"),
+    ("gripper", "", "none: an arm without a gripper, as arm.gripper_joint=none"),
+)
 LAST, LEAST = 20, 10
 """Frames over which missed deadlines are judged, and the fewest that say something."""
 SAY_AGAIN_S = 2.0
@@ -40,8 +44,8 @@ SAY_TRACE_S = 60.0
 """Where a frame broke is logged at most this often, s."""
 PIXEL_BYTES = 8
 """Of the largest encoding, rgba16."""
-STATE_BYTES, TEXT_BYTES = 2**16, 2**14
-"""Longest joint state and instruction that is read, bytes."""
+TEXT_BYTES = 2**14
+"""Longest instruction that is read, bytes."""
 STATES_KEPT = 512
 """Joint states of the last half second at 1 kHz."""
 STOP_S = 10.0
@@ -69,6 +73,7 @@ class PolicyNode(LifecycleNode):
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
         self._made: list[Any] = []
+        self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._diagnostics.set(diagnostics.OK, "unconfigured")
 
@@ -83,6 +88,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f"not configured: {error}")
             return TransitionCallbackReturn.FAILURE
         self._spec = self._engine.policy.spec
+        self._instruction = self._instruction or self._config.node.instruction
         self._open_topics()
         self._diagnostics.set(diagnostics.OK, "inactive")
         self.get_logger().info(f"policy '{self._spec.name}' ready after {time.perf_counter() - began:.1f} s")
@@ -141,10 +147,12 @@ class PolicyNode(LifecycleNode):
             topic, receive = f"{camera}/{ending}", self._receiver(camera)
             self._intakes[camera] = Intake(self, kind, topic, PIXEL_BYTES * self._config.node.image_px + STATE_BYTES)
             self._topics[camera] = self._subscription(kind, topic, receive, qos.SENSOR)
-        self._joints = PolledTopic(self, JointState, "joint_states", qos.STATES, STATE_BYTES, STATES_KEPT)
+        joints, age_s = settings.joints(self._settings, self._config), self._config.arm.part_age_s
+        self._joints = ArmStates(self, joints, age_s, qos.STATES, STATES_KEPT)
         self._made.append(self._joints.close)
         self._texts = Intake(self, String, "instruction", TEXT_BYTES)
-        self._subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+        for profile in (qos.LATCHED, qos.SENSOR):  # the last of a latched publisher, and whatever others send
+            self._subscription(String, "instruction", self._on_instruction, profile)
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
         made = self.create_lifecycle_publisher(kind, topic, profile)
@@ -173,12 +181,19 @@ class PolicyNode(LifecycleNode):
         return receive
 
     def _on_instruction(self, raw: bytes, info: Any) -> None:
-        """An instruction starts an episode, also when it is the same as before."""
+        """Other words start an episode. The same words again (`ros2 topic pub` repeats them) change nothing."""
         msg = self._texts.read(raw, sender(info))
         if msg is None:
             self._complain(self._texts.complaint)
-        else:
+        elif msg.data != self._instruction:
             self._instruction, self._new_episode = msg.data, True
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """A new episode with the same words."""
+        del request
+        self._new_episode = True
+        response.success, response.message = True, "the next frame begins an episode"
+        return response
 
     def on_broken(self, what: str, error: Exception) -> None:
         """A callback raised what nobody expects: said, and the next message is taken."""
@@ -219,13 +234,9 @@ class PolicyNode(LifecycleNode):
             self._engine.reset(self._config.policy.seed)
         newest = max(wire.stamp_ns(msg.header.stamp) for msg in image_messages.values())
         freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
-        joints = self._joints.nearest(newest)
-        if joints is None:
-            raise ObservationError(
-                "no message on joint_states yet; valid: sensor_msgs/JointState with the arm's joints"
-            )
+        state = self._joints.nearest(newest)
         seen = wire.observation(
-            image_messages, joints, self._instruction, self._config.node.sync_s, self._config.node.image_px
+            image_messages, state, self._instruction, self._config.node.sync_s, self._config.node.image_px
         )
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))

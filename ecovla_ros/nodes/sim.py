@@ -43,7 +43,8 @@ class SimNode(Node):
     def __init__(self, **options: Any) -> None:
         """Compile the scene and start the cameras. Raises ConfigError or SimulationError."""
         super().__init__("sim", **options)
-        self._config = settings.Settings(self, "sim").read().sim
+        loaded = settings.Settings(self, "sim", "arm").read()
+        self._config, self._joints = loaded.sim, loaded.arm.joints
         for key in ("state_hz", "image_hz"):
             if getattr(self._config, key) > TICK_HZ:
                 raise ConfigError(f"sim.{key} {getattr(self._config, key)} Hz; the simulator ticks at {TICK_HZ:.0f} Hz")
@@ -98,12 +99,15 @@ class SimNode(Node):
         wire.set_stamp(clock.clock, self._stamp_ns)
         self._clock_topic.publish(clock)
         if self._every(self._config.state_hz):
-            self._states.publish(wire.fill_joint_state(JointState(), self._world.arm_state(), self._stamp_ns))
+            self._states.publish(self._state())
         if self._every(self._config.image_hz):
             self._cameras.shoot(self._world.data, self._stamp_ns, wait)
         success = self._world.success()
         if success != self._success:
             self._say_success(success)
+
+    def _state(self) -> JointState:
+        return wire.fill_joint_state(JointState(), self._world.arm_state(), self._stamp_ns, self._joints)
 
     def _every(self, rate_hz: float) -> bool:
         """Whether something that happens `rate_hz` times a second happens in this tick."""
@@ -117,7 +121,8 @@ class SimNode(Node):
         stamp = wire.stamp_ns(msg.header.stamp)
         try:
             trajectory = wire.trajectory(msg)
-            self._world.accept(trajectory, list(msg.joint_names), max(1, stamp - self._offset_ns) if stamp else 0)
+            begins_ns = max(1, stamp - self._offset_ns) if stamp else 0
+            self._world.accept(trajectory, self._joints.plain(msg.joint_names), begins_ns)
         except ControlError as error:
             self.get_logger().error(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
             return
@@ -126,7 +131,7 @@ class SimNode(Node):
 
     def _on_gripper(self, msg: JointTrajectory) -> None:
         try:
-            self._world.gripper(wire.gripper(msg))
+            self._world.gripper(wire.gripper(msg, self._joints))
         except EcovlaError as error:
             self.get_logger().error(f"gripper target rejected: {error}", throttle_duration_sec=1.0)
 

@@ -1,4 +1,4 @@
-"""The table of the README: what somebody with an arm asks first, a line each, from the result files."""
+"""The table of the README, from the result files: one line for each question that somebody with an arm asks first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Markdown of tables: a table with its source line, and figures as text."""
+"""Writes tables as Markdown, with a line that says where their figures come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two pictures people look for, drawn from result files alone: `ecovla plot`. Needs matplotlib.
+"""The figures of the documentation, drawn from result files alone: `ecovla plot`. Needs matplotlib.
 
 Success and speed-up against the pruning ratio, and one episode: similarity, threshold, triggers, pattern churn.
 """

@@ -37,7 +37,7 @@ def _valid(metadata: Any, value: Any) -> str:
         return many + ", ".join(f"`{c}`" for c in metadata["choices"])
     if "range" in metadata:
         low, high = metadata["range"]
-        return f"{many}{low:,} to {high:,}".replace(",", " ")
+        return f"{many}{low:,} to {high:,}".replace(",", "\u202f")
     return "`true`, `false`" if isinstance(value, bool) else f"{many}text" if many == "" else "list"
 
 

@@ -112,7 +112,7 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
-SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node")
+SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node", "arm")
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
         "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",

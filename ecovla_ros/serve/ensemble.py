@@ -1,4 +1,4 @@
-"""Temporal ensembling: what the last chunks said of this instant, averaged by how well they agree with the newest.
+"""Temporal ensembling: averages what the last chunks say of this instant, weighted by their agreement with the newest.
 
 CogACT's adaptive form (arXiv 2411.19650, sec. 3.4): weight of a prediction = exp(alpha * cosine(prediction, newest)),
 normalised. alpha 0 is the plain mean. Needs an inference for every action.

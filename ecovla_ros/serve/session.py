@@ -18,7 +18,7 @@ from ecovla_ros.wire.frames import MOST_INSTRUCTION
 
 
 @dataclass(frozen=True)
-class Keys:
+class MessageKeys:
     """Where things lie in a client's messages: "a/b" is the key "a/b", or "b" within "a"."""
 
     images: Mapping[str, str]
@@ -28,8 +28,8 @@ class Keys:
     text: str
 
 
-VLA_EVAL = Keys({"third_person": "images/agentview", "wrist": "images/wrist"}, ("states",), "task_description")
-OPENPI = Keys(
+VLA_EVAL = MessageKeys({"third_person": "images/agentview", "wrist": "images/wrist"}, ("states",), "task_description")
+OPENPI = MessageKeys(
     {"third_person": "observation/image", "wrist": "observation/wrist_image"}, ("observation/state",), "prompt"
 )
 """LIBERO's names, of vla-eval's benchmark and of openpi's example."""
@@ -40,7 +40,7 @@ class Session:
     """The engine as a client sees it. Methods belong to the inference thread."""
 
     engine: Engine
-    keys: Keys
+    keys: MessageKeys
     other: bool
     """Whether the checkpoint is of another arm: the state goes in, and the actions come out, as its data have them."""
     execute: int = 0
@@ -132,7 +132,7 @@ class Session:
         return place
 
 
-def keys_of(protocol: Keys, images: Sequence[str], state: str, text: str) -> Keys:
+def keys_of(protocol: MessageKeys, images: Sequence[str], state: str, text: str) -> MessageKeys:
     """`protocol`'s keys, or those of the command line: camera=key, comma-separated keys, a key. Raises ConfigError."""
     chosen = dict(protocol.images)
     for item in images:
@@ -140,7 +140,7 @@ def keys_of(protocol: Keys, images: Sequence[str], state: str, text: str) -> Key
         if not equals or not key:
             raise ConfigError(f"'{item}' is not camera=key, e.g. wrist=observation/wrist_image")
         chosen[camera] = key
-    return Keys(chosen, tuple(state.split(",")) if state else protocol.state, text or protocol.text)
+    return MessageKeys(chosen, tuple(state.split(",")) if state else protocol.state, text or protocol.text)
 
 
 def _paths(message: Mapping[str, Any], before: str = "") -> list[str]:

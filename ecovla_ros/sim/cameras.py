@@ -1,4 +1,4 @@
-"""Cameras by name."""
+"""Finds cameras of a compiled model by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of the scene. Three renderers behind one protocol; the ray caster needs nothing but the mujoco wheel.
+"""Draws the scene. There are three renderers with one interface; the ray caster needs nothing but the mujoco wheel.
 
 `choose` finds one by name; `auto` probes egl, then osmesa, in a process of its own, and falls back to ray. Pictures
 of different renderers differ: record `name` with every data set and result.

@@ -1,4 +1,4 @@
-"""The expert as a teacher: someone else drives, and it says at every moment what it would do from here.
+"""The expert as a teacher: another policy drives, and the expert says at every moment what it would do from there.
 
 This is what data-set aggregation needs (S. Ross, G. Gordon, D. Bagnell, AISTATS 2011, DAgger): the states are those
 the policy gets into, the labels are the expert's. A policy gets into states the expert's own episodes never show:

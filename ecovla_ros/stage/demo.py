@@ -181,16 +181,38 @@ class Demo:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ecovla demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="all", help=f"all, {', '.join(TASKS)}")
-    parser.add_argument("--method", default="ecovla", help=", ".join(config.METHODS))
-    parser.add_argument("--ratio", type=float, default=0.25, help="share of prunable channels left out")
-    parser.add_argument("--seed", type=int, default=1, help="of the placements and of the flow noise")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for bag, film, summary and logs")
-    parser.add_argument("--domain", type=int, help="ROS domain, 1 to 101; without it a free one is chosen")
-    parser.add_argument("--seconds", type=float, help="longest time for a task; without it sim.episode_s")
-    parser.add_argument("--no-film", action="store_true", help="leave a bag and no film")
-    parser.add_argument("--config", default=settings.DEFAULT_FILE, help="YAML file, or the name of a shipped one")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a key")
+    parser.add_argument("--task", default="all", help=f"which task: all, {', '.join(TASKS)}")
+    parser.add_argument("--method", default="ecovla", help="what chooses the channels: " + ", ".join(config.METHODS))
+    parser.add_argument(
+        "--ratio",
+        type=float,
+        default=0.25,
+        help="share of the prunable channels that is left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the placements and of the flow noise (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        help="folder for bag, film, summary and logs (default: %(default)s)",
+    )
+    parser.add_argument("--domain", type=int, help="the ROS domain, 1 to 101; without it a free one is chosen")
+    parser.add_argument("--seconds", type=float, help="longest time for a task, s; without it sim.episode_s")
+    parser.add_argument("--no-film", action="store_true", help="make no film of the bag")
+    parser.add_argument(
+        "--config",
+        default=settings.DEFAULT_FILE,
+        help="configuration: a YAML file, or the name of one that ships in config/",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="replace one value of the configuration; may be given several times",
+    )
     return parser
 
 

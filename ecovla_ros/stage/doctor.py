@@ -1,6 +1,7 @@
-"""`ecovla doctor`: before motion, over the live graph. Listens for some seconds, moves nothing, says a line a check.
+"""`ecovla doctor` checks the running system before any motion. It listens for some seconds and moves nothing.
 
-A finding is ok, a warning (works, but look at it) or a fault (do not move). What cannot be seen is said to be unseen.
+It prints one line for each check: ok, a warning (it works, but look at it) or a fault (do not move). What it cannot
+see it calls unseen.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -28,7 +30,6 @@ from ecovla_ros.nodes.ros import qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
 from ecovla_ros.stage.topics import FAULT, OK, WARNING, ExpectedTopic, Finding, TopicTraffic
-from ecovla_ros.types import JOINTS
 
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
 CLOCK_S = 0.05
@@ -59,9 +60,24 @@ class Doctor(Node):
         for topic in self.topics:
             if topic.written:
                 self.create_subscription(topic.kind, topic.name, self._listener(topic.name), topic.profile)
+        self._states = wire.JointStates(
+            lambda raw: deserialize_message(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
+        )
+        self._malformed = ""
+        self.create_subscription(JointState, "joint_states", self._on_joint_states, qos.SHARED, raw=True)
+
+    def _on_joint_states(self, raw: bytes) -> None:
+        try:
+            self._states.put(raw)
+        except EcovlaError as error:
+            self._malformed = str(error)
 
     def _listener(self, topic: str) -> Callable[[Any], None]:
-        return lambda msg: self.heard[topic].hear(msg, int(self.get_clock().now().nanoseconds))
+        def hear(msg: Any) -> None:
+            if topic != "joint_states" or set(msg.name) & set(self._config.arm.joints.arm):  # others publish there too
+                self.heard[topic].hear(msg, int(self.get_clock().now().nanoseconds))
+
+        return hear
 
     def findings(self) -> list[Finding]:
         """What was found. Call it after some seconds of spinning."""
@@ -119,20 +135,20 @@ class Doctor(Node):
     def _joints(self) -> Iterator[Finding]:
         """Joint states come often enough, name the arm's joints, and the arm stands within its limits."""
         heard, most_s = self.heard["joint_states"], self._config.control.joint_state_age_s
-        if heard.last is None:
-            yield Finding(FAULT, "joint states", "none came")
-            return
         try:
-            state = wire.arm_state(heard.last)
+            state = self._states.newest() or self._states.nearest(0)
         except EcovlaError as error:
-            yield Finding(FAULT, "joint states", str(error))
+            yield Finding(FAULT, "joint states", self._malformed or str(error))
             return
+        if self._states.passed_over:
+            others = f"not this arm's, passed over: {', '.join(self._states.others)}"
+            yield Finding(OK, "other joints", others)
         slow = heard.longest_s > most_s
         text = f"{heard.rate_hz:.0f} Hz, longest silence {1e3 * heard.longest_s:.0f} ms"
         yield Finding(FAULT if slow else OK, "joint states", text + (f"; valid: {1e3 * most_s:.0f} ms" if slow else ""))
-        within = limits.load(self._config.control.profile)
+        within, names = limits.load(self._config.control.profile), self._config.arm.joints.arm
         out = [
-            f"{name} at {at:.2f} rad" for name, at, low, high in zip(JOINTS, state.joints, within.lower, within.upper)
+            f"{name} at {at:.2f} rad" for name, at, low, high in zip(names, state.joints, within.lower, within.upper)
             if not low <= at <= high
         ]  # fmt: skip
         text = f"{', '.join(out)}, outside limits" if out else "within limits"

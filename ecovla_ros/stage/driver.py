@@ -60,6 +60,7 @@ class Driver:
         self._enable: Client = node.create_client(SetBool, "guard/enable")
         self._unlatch: Client = node.create_client(Trigger, "guard/reset")
         self._forget: Client = node.create_client(Trigger, "guard/forget")
+        self._episodes: Client = node.create_client(Trigger, "policy/reset")
         self._done = self._enabled = False
         self._asking = node.create_publisher(Bool, "guard/enable_lease", qos.REPORT)
         node.create_timer(ASK_S, self._ask_again, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -111,6 +112,7 @@ class Driver:
         answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), ANSWER_S)
         if not answer.success:
             raise EcovlaError(answer.message)
+        self._ask(self._episodes, Trigger.Request(), ANSWER_S)  # the words may be those of the episode before
         self._ask(self._forget, Trigger.Request(), ANSWER_S)  # the controller commands the arm where the reset put it
         self.spin(SETTLE_S, lambda: True)
         before = self._answered

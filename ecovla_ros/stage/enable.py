@@ -1,4 +1,4 @@
-"""`ecovla enable`: the guard may move the arm while this runs. Ctrl-C, the terminal's end, or its own, stop the arm.
+"""`ecovla enable` lets the guard move the arm while it runs. When it ends, by Ctrl-C or any other way, the arm stops.
 
 It asks again five times a second (`enable_lease`), which is what a guard with `enable_lease_s` needs. Exit code 0 when
 it was stopped; 1 when the guard does not enable, or ended the motion itself.

@@ -1,4 +1,4 @@
-"""`ecovla fuzz`: hostile messages at the real nodes, over the wire; what ends, swells or falls silent counts.
+"""`ecovla fuzz` sends hostile messages to the real nodes, and counts what ends, grows or falls silent.
 
 Each subscribed topic of guard and policy gets broken messages from the very publisher that it trusts, since what others
 send is not even read; between batches the same publisher sends a good message, which must be answered. The e-stop is

@@ -1,4 +1,4 @@
-"""Records a running graph for a while: `ecovla report --live`."""
+"""Records the running nodes for a given time, for `ecovla report --live`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the simulated arm's controller was told, in order, to be run again at 1 kHz: for `ecovla trial`."""
+"""Keeps every command to the simulated arm's controller, so that `ecovla trial` can run them again at 1 kHz."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ecovla_ros import wire
 from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.control.trajectory import TrajectoryController
+from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.types import Trajectory
 
@@ -61,7 +62,10 @@ class RecordedController:
             self._live.accept(trajectory, self._now(), stamp_ns=stamp_ns)
 
     def _on_joints(self, msg: JointState) -> None:
-        self._joints = wire.arm_state(msg).joints
+        try:
+            self._joints = wire.arm_state(msg).joints
+        except ObservationError:
+            return  # of somebody else on the same topic
 
     def _now(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

@@ -1,4 +1,4 @@
-"""What the doctor looks at: the topics that must be there, what was heard on them, and findings."""
+"""What the doctor works with: the topics that must be there, what came on them, and its findings."""
 
 from __future__ import annotations
 

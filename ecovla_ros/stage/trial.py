@@ -1,6 +1,7 @@
-"""`ecovla trial`: a process is killed or a camera stops in mid-motion; how the guard ticks; picture to command.
+"""`ecovla trial` kills a process or stops a camera in mid-motion and checks how the simulated arm comes to rest.
 
-Processes over ROS 2 on this machine; the arm is simulated. What the controller was told is run again at 1 kHz here.
+It also measures how evenly the guard ticks, and the time from a picture to the command. The processes run over ROS 2
+on this machine. The commands that the controller got are run again here at 1 kHz, to see every step of the motion.
 """
 
 from __future__ import annotations

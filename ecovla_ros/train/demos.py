@@ -1,4 +1,4 @@
-"""Demonstrations: the expert drives with noise, each frame is labelled with what the clean expert would do next.
+"""Collects demonstrations: the expert drives with noise, and each frame gets the label of the expert without noise.
 
 Noise comes in pushes of a few periods (a joint offset that lasts), so that the data hold states off the expert's
 path and the way back from them; while the expert closes or opens the gripper it drives without noise.

@@ -1,4 +1,4 @@
-"""What a training run leaves: columns and statistics of its data, the checkpoint, and the record beside it."""
+"""What a training run leaves behind: statistics of its data, the checkpoint, and a record of how it was made."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
-    StateReader,
     arm_state,
     fill_gripper,
     fill_joint_state,
@@ -18,9 +17,10 @@ from ecovla_ros.wire.arm import (
 from ecovla_ros.wire.fields import raw_stamp_ns, set_stamp, stamp_ns
 from ecovla_ros.wire.frames import chunk, fill_chunk, fill_latency, fill_pruning, observation
 from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
+from ecovla_ros.wire.states import JointStates
 
 __all__ = [
-    "StateReader",
+    "JointStates",
     "arm_state",
     "chunk",
     "compressed",

@@ -6,6 +6,7 @@ format is decoded, whatever a message calls its data: OpenCV would try a dozen.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -23,6 +24,9 @@ FRAMES = (0xC0, 0xC1, 0xC2)
 """JPEG markers of a frame header that cameras write: baseline, extended, progressive."""
 OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *FRAMES}
 """Lossless, hierarchical and arithmetic ones, which nobody sends."""
+BLOCK, LEAST_BITS, TAIL = 16, 6, 1024
+"""Largest side of a JPEG's unit, px, fewest bits that one of one colour costs, and the bytes at the end looked at."""
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 BARE = frozenset((0x01, *range(0xD0, 0xD8)))
 """JPEG markers without a length."""
 
@@ -30,6 +34,8 @@ BARE = frozenset((0x01, *range(0xD0, 0xD8)))
 def decode(data: Any, name: str, most_px: int = MOST_PX) -> np.ndarray:
     """Bytes of a whole JPEG or PNG to RGB, uint8, (H, W, 3). Raises ObservationError, naming the picture `name`."""
     raw = bytes(data)
+    if depth := _depth(raw):
+        raise ObservationError(f"{name}: {depth}; valid: a colour picture")
     try:
         height, width = size(raw)
     except (ValueError, struct.error) as error:
@@ -44,7 +50,42 @@ def decode(data: Any, name: str, most_px: int = MOST_PX) -> np.ndarray:
         raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG") from error
     if image is None:
         raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG")
+    if missing := _missing_rows(raw, image):
+        raise ObservationError(
+            f"{name}: of {height} rows the last {missing} are not in the {len(raw)} bytes: the JPEG was cut; valid: a "
+            "whole JPEG or PNG"
+        )
     return np.ascontiguousarray(image[..., ::-1])
+
+
+def _depth(raw: bytes) -> str:
+    """Why these bytes are a depth picture; empty when they are not. compressed_depth_image_transport puts 12 bytes
+    before a PNG."""
+    at = raw[:64].find(PNG)
+    if at > 0:
+        return f"{at} bytes before a PNG, as compressedDepth has them: a depth picture"
+    if at == 0 and len(raw) > 26 and raw[24] == 16 and raw[25] in (0, 4):
+        return "a PNG of one channel of 16 bits: a depth picture (16UC1)"
+    return ""
+
+
+def _missing_rows(raw: bytes, image: np.ndarray) -> int:
+    """Rows at the bottom that a JPEG does not hold: cameras that lose half of one still end it with its marker.
+
+    The decoder fills them with one colour. So does a picture that is really of one colour there; but that costs bits,
+    the same few over and over, and so the last bytes repeat. Of baseline JPEGs; a cut progressive one is only blurred.
+    """
+    if raw[:2] != JPEG or not (image[-1] == image[-1, 0]).all():
+        return 0
+    filled = (image == image[-1, -1]).reshape(len(image), -1).all(1)
+    rows = len(filled) if filled.all() else int(np.argmin(filled[::-1]))
+    scans, end = raw.count(b"\xff\xda"), raw.rfind(b"\xff\xd9")
+    if rows < 2 * BLOCK or rows == len(filled) or scans != 1 or b"\xff\xc2" in raw[: raw.find(b"\xff\xda")]:
+        return 0
+    bits = (rows // BLOCK - 1) * (image.shape[1] // BLOCK) * LEAST_BITS
+    data = _RESTART.sub(b"\xff\xd0", raw[: end if end > 0 else len(raw)])
+    tail = data[-min(bits // 8, TAIL) : -1]  # the last byte is filled up
+    return 0 if len(tail) < 8 or any(tail[p:] == tail[:-p] for p in range(1, len(tail) - 3)) else rows
 
 
 def encode(image: np.ndarray) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError, short
-from ecovla_ros.types import JOINTS, ActionChunk, FrameReport, Observation
-from ecovla_ros.wire.arm import MOST_NAMES, arm_state
+from ecovla_ros.types import JOINTS, ActionChunk, ArmState, FrameReport, Observation
+from ecovla_ros.wire.arm import MOST_NAMES
 from ecovla_ros.wire.compressed import MOST_PX
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.images import decode_image
@@ -21,9 +21,9 @@ MOST_INSTRUCTION = 2000
 
 
 def observation(
-    image_messages: Mapping[str, Any], joints: Any, instruction: str, sync_s: float, most_px: int = MOST_PX
+    image_messages: Mapping[str, Any], state: ArmState, instruction: str, sync_s: float, most_px: int = MOST_PX
 ) -> Observation:
-    """Image messages by camera name, a JointState and the task in words to what the policy sees.
+    """Image messages by camera name, the arm's state and the task in words to what the policy sees.
 
     The observation is stamped as the newest image.
 
@@ -38,12 +38,11 @@ def observation(
         raise ObservationError("no image; valid: one of each camera")
     stamps = {name: stamp_ns(msg.header.stamp) for name, msg in image_messages.items()}
     newest = max(stamps.values())
-    stamps["joint_states"] = stamp_ns(joints.header.stamp)
+    stamps["joint_states"] = state.stamp_ns
     name = max(stamps, key=lambda n: abs(newest - stamps[n]))
     apart = abs(newest - stamps[name]) / NS
     if apart > sync_s:
         raise ObservationError(f"{name} is {apart:.3f} s away from the newest image; valid: up to {sync_s:.3f} s")
-    state = arm_state(joints)
     images = {name: decode_image(msg, name, most_px) for name, msg in image_messages.items()}
     return Observation(newest, images, state.joints, state.gripper, instruction)
 

@@ -39,6 +39,16 @@ CONVERTED: dict[str, tuple[int, int]] = {
     "yuyv": (2, cv2.COLOR_YUV2RGB_YUYV),
 }
 """Image encoding -> bytes of a pixel, and OpenCV's conversion."""
+PLANAR: dict[str, tuple[int, int]] = {
+    "nv12": (cv2.COLOR_YUV2RGB_NV12, 2),
+    "nv21": (cv2.COLOR_YUV2RGB_NV21, 2),
+    "nv24": (cv2.COLOR_YUV2RGB_NV12, 1),
+    "yuv420": (cv2.COLOR_YUV2RGB_I420, 2),
+    "i420": (cv2.COLOR_YUV2RGB_I420, 2),
+    "yv12": (cv2.COLOR_YUV2RGB_YV12, 2),
+}
+"""Image encoding -> OpenCV's conversion, and how many pixels a side share a colour: brightness first, then colours."""
+DEPTH = ("16UC1", "32FC1", "16SC1", "64FC1")
 _BYTES = {
     "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "rgb16": 6, "bgr16": 6, "rgba16": 8, "bgra16": 8,
     "mono16": 2, "8UC1": 1, "8UC3": 3, "8UC4": 4, **{name: size for name, (size, _) in CONVERTED.items()},
@@ -57,8 +67,15 @@ def decode_image(msg: Any, name: str = "image", most_px: int = compressed.MOST_P
 
 
 def _raw(msg: Any, name: str, most_px: int) -> np.ndarray:
+    if msg.encoding in DEPTH:
+        raise ObservationError(
+            f"{name}: {msg.encoding} is a depth picture; valid: the colour topic of the camera, or as one of "
+            f"{', '.join(sorted([*_BYTES, *PLANAR]))}"
+        )
+    if msg.encoding in PLANAR:
+        return _planar(msg, name, most_px)
     if msg.encoding not in _BYTES:
-        raise ObservationError(f"{name}: " + unknown("image encoding", msg.encoding, _BYTES))
+        raise ObservationError(f"{name}: " + unknown("image encoding", msg.encoding, (*_BYTES, *PLANAR)))
     height, width, step, unit = int(msg.height), int(msg.width), int(msg.step), _BYTES[msg.encoding]
     if not 0 < height * width <= most_px:
         raise ObservationError(f"{name}: size {width} x {height} px; valid: 1 to {most_px} px in all")
@@ -70,6 +87,32 @@ def _raw(msg: Any, name: str, most_px: int) -> np.ndarray:
         )
     rows = np.lib.stride_tricks.as_strided(data, (height, width, unit), (step, unit, 1), writeable=False)
     return _colours(rows, msg.encoding, bool(getattr(msg, "is_bigendian", 0)), name)
+
+
+def _planar(msg: Any, name: str, most_px: int) -> np.ndarray:
+    """Brightness of every pixel, then the colours, in a plane of pairs (nv) or in two."""
+    height, width, step = int(msg.height), int(msg.width), int(msg.step) or int(msg.width)
+    conversion, share = PLANAR[msg.encoding]
+    if not 0 < height * width <= most_px:
+        raise ObservationError(f"{name}: size {width} x {height} px; valid: 1 to {most_px} px in all")
+    if share == 2 and (height % 2 or width % 2):
+        raise ObservationError(f"{name}: {width} x {height} px of {msg.encoding}; valid: even sides")
+    data, rows = np.frombuffer(msg.data, np.uint8), height * 3 if share == 1 else height * 3 // 2
+    if step < width or step % 2 or data.size < step * rows:
+        raise ObservationError(
+            f"{name}: {data.size} bytes with step {step} are not {width} x {height} px of {msg.encoding}; valid: an "
+            f"even step of at least {width}, and step x {rows} bytes"
+        )
+    bright, colours = data[: step * height].reshape(height, step)[:, :width], data[step * height : step * rows]
+    if share == 1:  # a colour for each pixel: as a picture of twice the side that shares it among four
+        wide = np.repeat(np.repeat(bright, 2, 0), 2, 1)
+        pairs = colours.reshape(height, 2 * step)[:, : 2 * width]
+        return np.ascontiguousarray(cv2.cvtColor(np.vstack([wide, pairs]), conversion)[::2, ::2])
+    if msg.encoding.startswith("nv"):
+        colours = colours.reshape(height // 2, step)[:, :width]
+    else:
+        colours = colours.reshape(height, step // 2)[:, : width // 2].reshape(height // 2, width)
+    return np.asarray(cv2.cvtColor(np.vstack([bright, colours]), conversion))
 
 
 def _colours(rows: np.ndarray, encoding: str, big_endian: bool, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which messages make one frame: the same rules for live topics and for a bag. Messages stay undecoded."""
+"""Decides which messages make one frame, by the same rules for live topics and for a bag. Messages stay undecoded."""
 
 from __future__ import annotations
 
@@ -74,10 +74,15 @@ class History:
             self._messages.clear()
         self._messages.append((stamp_ns, message))
 
-    def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns`; None when there is none."""
-        return min(self._messages, key=lambda m: abs(m[0] - stamp_ns), default=(0, None))[1]
+    def clear(self) -> None:
+        """Forget every message."""
+        self._messages.clear()
 
-    def remove(self, message: Any) -> None:
-        """Forget a message that cannot be read."""
-        self._messages = deque((m for m in self._messages if m[1] is not message), maxlen=self._messages.maxlen)
+    @property
+    def last(self) -> tuple[int, Any] | None:
+        """Stamp, ns, and message of the one that came last; None when there is none."""
+        return self._messages[-1] if self._messages else None
+
+    def found(self, stamp_ns: int) -> tuple[int, Any] | None:
+        """Stamp, ns, and message of the one stamped nearest to `stamp_ns`; None when there is none."""
+        return min(self._messages, key=lambda m: abs(m[0] - stamp_ns), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,31 @@ def test_a_clock_that_jumps_back_starts_over(small: Config, tmp_path: Path) -> N
     assert engine.resets == [0], "a picture that is a little late is no jump"
 
 
-def test_an_instruction_starts_an_episode_also_when_it_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hz", [1, 10, 50])
+def test_other_words_start_an_episode_and_the_same_words_again_change_nothing(tmp_path: Path, hz: int) -> None:
+    """`ros2 topic pub` and web clients repeat a message for as long as they run."""
     events = list(SAMPLE.events())
-    again = events[0]._replace(time_ns=sample.START_NS + 950_000_000)
-    bag = written(tmp_path, sorted([*events, again], key=lambda e: e.time_ns))
+    said = [events[0]._replace(time_ns=sample.START_NS + round(k * 1e9 / hz)) for k in range(2 * hz)]
+    other = copy.deepcopy(events[0]._replace(time_ns=sample.START_NS + 950_000_000))
+    other.message.data = "dance"
     engine = Stay()
-    answers(bag, engine)
+    answers(written(tmp_path, sorted([*events[1:], *said], key=lambda e: e.time_ns)), engine)
+    assert engine.resets == [0]
+    engine = Stay()
+    answers(written(tmp_path, sorted([*events, other], key=lambda e: e.time_ns), "other"), engine)
     assert engine.resets == [0, 10]
+
+
+def test_a_default_instruction_holds_until_another_comes(tmp_path: Path) -> None:
+    events = list(SAMPLE.events())
+    late = events[0]._replace(time_ns=sample.START_NS + 950_000_000)
+    engine = Stay()
+    with Bag(written(tmp_path, sorted([*events[1:], late], key=lambda e: e.time_ns))) as bag:
+        feed = Feed(bag, choose(bag, {}, default="tidy up"), NodeConfig(), "tidy up")
+        assert len(list(replay.answers(bag, engine, feed, 0))) == 20
+    assert [seen.instruction for seen in engine.seen] == ["tidy up"] * 10 + [SAMPLE.instruction] * 10
+    with Bag(written(tmp_path, events[1:], "none")) as bag:
+        assert "instruction" not in choose(bag, {}, default="tidy up")
 
 
 @pytest.mark.parametrize("period_s, rows", [(0.025, 2), (0.05, 1), (0.1, 0)])

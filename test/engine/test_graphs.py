@@ -54,7 +54,7 @@ def test_prompts_of_two_buckets_each_have_their_graphs_and_heads_their_probe(sit
     graphed = Graphed(bucketed(), EagerRecorder())
     assert np.array_equal(plain, pi_run(graphed, config))
     passes = 2 * 2 * 4  # prefill and act, two buckets, four plans: dense, sparse, and two that record
-    assert graphed.graphs == passes + 2, "and the towers, once a bucket"
+    assert graphed.graphs == passes + 1, "and the towers, once for all prompts"
 
 
 def test_warm_up_captures_all_there_is_and_frames_capture_nothing():

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from support.device_runs import needs_cuda
 
-from ecovla_ros.kernels import attention, gated, norm, rotary, rows
+from ecovla_ros.kernels import attention, gated, norm, product, rotary, rows
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, measured
 from ecovla_ros.kernels.sums import Sums
 
@@ -187,15 +187,36 @@ def test_a_row_swap_is_exact():
     assert wanted.any() and all(torch.equal(block.cpu(), e) for block, e in zip(blocks, expected))
 
 
-def test_products_at_few_tokens():
-    """Times only: what the library needs for the other products of the action head, weights cold."""
-    for name, (k, n) in {"qkv": (1024, 2560), "o": (2048, 1024), "down": (4096, 1024)}.items():
-        x, w = drawn(50, k), drawn(k, n)
-        TIMES[f"product {name} (50, {k}, {n})"] = measured({"torch": lambda w, x=x: x @ w}, (w,))
-    for name, (m, k, n) in {
-        "gate-up": (544, 2048, 32768),
-        "down": (544, 16384, 2048),
-        "qkv": (544, 2048, 2560),
-    }.items():
-        x, w = drawn(m, k), drawn(n, k)
-        TIMES[f"product lm {name} ({m}, {k}, {n})"] = measured({"torch": lambda w, x=x: F.linear(x, w)}, (w,))
+PRODUCTS = {
+    "o": (50, 2048, 1024), "down": (50, 4096, 1024), "down 40 %": (50, 2464, 1024), "dit fc2": (34, 3072, 768),
+    "lm down": (544, 16384, 2048), "lm down 40 %": (544, 9824, 2048), "lm o": (544, 2048, 2048),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", PRODUCTS)
+def test_a_branch_is_a_product_every_way(call):
+    length, depth, width = PRODUCTS[call]
+    x, weights, stream = drawn(length, depth, scale=depth**-0.5), drawn(depth, width), drawn(length, width)
+    ways = {"torch": lambda w: x @ w}
+    if length <= product.FEW:
+        ways |= product._thin(x, product.PARTS)
+    wanted = norm.reference(stream, (x.float() @ weights.float()))
+    for name, way in ways.items():
+        for found, expected in zip(norm.add_and_norm(stream, way(weights)), wanted):
+            close(found, expected, 1e-2)
+        assert torch.equal(way(weights), way(weights)), name
+    TIMES[f"branch and norm {call} {PRODUCTS[call]}"] = measured(
+        {name: lambda w, way=way: norm.add_and_norm(stream, way(w)) for name, way in ways.items()}, (weights,)
+    )
+
+
+@pytest.mark.parametrize("length, width, depth", [(50, 2560, 1024), (544, 2560, 2048), (544, 32768, 2048)])
+def test_a_linear_layer_is_one_every_way(length, width, depth):
+    x, weights = drawn(length, depth), drawn(width, depth, scale=depth**-0.5)
+    ways = {"torch": lambda w: F.linear(x, w)}
+    if length <= product.FEW:
+        thin = product._thin(x, product.WHOLE)
+        ways |= {name: lambda w, way=way: way(w.T) for name, way in thin.items()}
+    for way in ways.values():
+        close(way(weights), x.float() @ weights.float().T, 1e-2)
+    TIMES[f"linear {(length, width, depth)}"] = measured(ways, (weights,))

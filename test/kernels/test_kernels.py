@@ -18,9 +18,9 @@ pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only
 ROOT = Path(__file__).parents[2]
 
 
-def interpret(program: str) -> None:
+def interpret(program: str, more: str = "") -> None:
     """Run a program in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT}:{ROOT / more}"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
 
@@ -50,7 +50,7 @@ for length, channels, width, activation in ((5, 40, 33, "gelu"), (64, 64, 32, "s
             if few:
                 found = gated_triton.gated(x, weights[0::2], weights[1::2], activation, noted, (16, 16, 4, 2))
             else:
-                found = gated_triton.columns(F.linear(x, weights), activation, noted, (16, 16, 4))
+                found = gated_triton.columns(F.linear(x, weights), activation, noted, (16, 16, 4, 2))
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
             for ours, theirs in zip(noted[:3], wanted[:3]) if noted else ():
                 if ours is not None:
@@ -85,6 +85,25 @@ for length, width, how in (
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(norm.add_and_norm(x, **how), expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+""")
+
+
+def test_a_product_of_few_rows_is_a_product_whole_or_in_parts():
+    interpret("""
+import torch
+from ecovla_ros.kernels import norm, product, product_triton
+g = torch.Generator().manual_seed(0)
+x, weights, stream = (torch.randn(*shape, generator=g) for shape in ((13, 70), (70, 50), (13, 50)))
+expected = x @ weights
+for layout in (weights, weights.T.contiguous().T):
+    torch.testing.assert_close(product_triton.thin(x, layout, (16, 16, 1, 4, 2)), expected, rtol=1e-4, atol=1e-4)
+    parts = product_triton.thin(x, layout, (16, 16, 3, 4, 2))
+    assert parts.shape == (3, 13, 50)
+    torch.testing.assert_close(parts.sum(0), expected, rtol=1e-4, atol=1e-4)
+for ours, theirs in zip(norm.add_and_norm(stream, parts), norm.reference(stream, expected)):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(product.branch(x, weights), expected)
+torch.testing.assert_close(product.linear(x, weights.T.contiguous()), expected)
 """)
 
 

@@ -96,9 +96,15 @@ def test_missing_joints_and_bad_chunks_are_named(ros: Graph) -> None:
     lacking = joints(arm.now(), START)
     lacking.name[6] = "joint_8"
     arm.states.publish(lacking)
-    arm.is_in("HOLD", "joint_states lacks joint_7")
+    arm.is_in("HOLD", "the last joint state is")
+    for _ in range(30):
+        lacking.header.stamp = joints(arm.now(), START).header.stamp
+        arm.states.publish(lacking)
+        ros.spin(0.05)
+    assert any("joint_7 on joint_states is" in said.message for said in arm.status)
     arm.talking = True
     ros.until(lambda: not arm.node._inputs, "good joint states")
+    ros.until(lambda: arm.enable().success, "armed again")
     arm.send(horizon=3)
     ros.until(lambda: "a chunk of horizon 3" in arm.node._inputs.get("action_chunk", ""), "the refused chunk")
     arm.send(positions=[1.5] * 56)
@@ -165,7 +171,8 @@ def test_the_gripper_action_is_taken_in_the_type_that_the_graph_offers(
     made: list[str] = []
     graph: list[tuple[str, list[str]]] = [("/other/gripper_cmd", ["control_msgs/action/ParallelGripperCommand"])]
     monkeypatch.setattr(gripper, "get_action_names_and_types", lambda node: graph)
-    monkeypatch.setattr(gripper, "_action", lambda node, kind: made.append(kind) or (lambda closed: made.append(kind)))
+    acting = lambda node, kind, joints: made.append(kind) or (lambda closed: made.append(kind))  # noqa: E731
+    monkeypatch.setattr(gripper, "_action", acting)
     send = gripper.sender(ros.tester, "auto")
     send(0.5)
     assert made == [], "an action by another name is not the gripper's, and nobody reads the topic: said, and dropped"

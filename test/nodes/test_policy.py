@@ -22,7 +22,7 @@ from support.graph import FakeEngine, Graph, graph, joints
 from support.nodes import Bench, request
 
 from ecovla_ros import wire
-from ecovla_ros.errors import CheckpointError
+from ecovla_ros.errors import CheckpointError, ObservationError
 from ecovla_ros.nodes.policy import PolicyNode
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.mailbox import Mailbox
@@ -86,15 +86,16 @@ def test_bad_input_gives_a_diagnostic_and_no_chunk_and_good_input_mends_it(ros: 
     bench.says("no image for 0.2 s on /wrist/image")
     for _ in range(2):
         bench.show(encoding="16UC1")
-    bench.says("unknown image encoding '16UC1'; valid: 8UC1")
+    bench.says("16UC1 is a depth picture; valid: the colour topic")
     infinite = joints(bench.now())
     infinite.position[3] = math.inf
     bench.show(state=infinite)
     bench.says("not finite for joint_4")
+    ros.spin(0.3)
     lacking = joints(bench.now())
-    lacking.name[2] = "joint_three"
+    lacking.name[2] = "joint_three"  # joint_3 is known of the message before
     bench.show(state=lacking)
-    bench.says("lacks joint_3")
+    bench.says("joint_states is 0.3")
     ros.spin(0.3)  # older than allowed, and yet newer than the last one
     bench.show(bench.now() - 10**9 // 4)
     bench.says("s old; valid: up to 0.200 s")
@@ -174,21 +175,30 @@ def test_pictures_of_two_instants_are_never_paired() -> None:
 
 
 def test_the_joint_state_of_the_picture_is_found_among_later_ones() -> None:
-    """Among messages that nobody was woken for, as many as are kept; a clock that jumps back forgets the rest."""
-    from ecovla_ros.nodes.ros.polling import PolledTopic
+    """Among messages that nobody was woken for, as many as are kept, and whoever else publishes there."""
+    from ecovla_ros.nodes.ros.arm_states import ArmStates
+    from ecovla_ros.types import GEN3
 
     with graph() as ros:
-        stream = PolledTopic(ros.tester, JointState, "joint_states", qos.STATES, 2**16)
-        states = ros.matched(ros.tester.create_publisher(JointState, "joint_states", 100))
+        states = ArmStates(ros.tester, GEN3, 1.0, qos.STATES, qos.STATES.depth)
+        arm, base = (ros.matched(ros.tester.create_publisher(JointState, "joint_states", 100)) for _ in range(2))
         ms = 10**6
         for k in range(50):
-            states.publish(joints(10**9 + 10 * k * ms, 0.01 * k))
-        ros.until(lambda: stream.nearest(10**10) == joints(10**9 + 490 * ms, 0.49), "the last")
-        assert stream.nearest(10**9 + 123 * ms) == joints(10**9 + 120 * ms, 0.12)
-        assert stream.nearest(0) == joints(10**9, 0.0)
-        states.publish(joints(5, 0.7))
-        ros.until(lambda: stream.nearest(10**10) == joints(5, 0.7), "the new time")
-        stream.close()
+            arm.publish(joints(10**9 + 10 * k * ms, 0.01 * k))
+            base.publish(JointState(name=["wheel"], position=[1.0]))
+
+        def newest() -> float:
+            try:
+                return float(states.nearest(10**10).joints[0])
+            except ObservationError:
+                return -1.0
+
+        ros.until(lambda: newest() == 0.49, "the last")
+        assert states.nearest(10**9 + 123 * ms).joints[0] == 0.12 and states.others == ["wheel"]
+        assert states.nearest(0).joints[0] == 0.0
+        arm.publish(joints(5, 0.7))
+        ros.until(lambda: newest() == 0.7, "the new time")
+        states.close()
     assert wire.raw_stamp_ns(serialize_message(joints(3 * 10**9 + 7))) == 3 * 10**9 + 7
 
 

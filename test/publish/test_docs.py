@@ -28,6 +28,13 @@ ROOMS = {p.name for p in PACKAGE.iterdir() if p.is_dir() and not p.name.startswi
 GENERATED = {"msg", "srv"}
 """Rooms that setup makes: their files are named by the .msg and .srv files."""
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FOUND = """new Promise((done, fail) => {
+  let tries = 0;
+  const look = () => document.querySelector(".md-search-result__item") ? done(1)
+    : tries++ < 100 ? setTimeout(look, 100) : fail();
+  look();
+})"""
+"""A script that ends when the search has found something."""
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 
 
@@ -238,3 +245,15 @@ def test_the_snippet_of_the_readme_runs(capsys, monkeypatch):
     exec(compile(snippet, "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 3 and "refresh" in printed[0] + printed[1] + printed[2]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_search_works_on_pages_that_were_opened_from_a_folder(site):
+    field = "document.querySelector('input[data-md-component=search-query]')"
+    with browser() as page:
+        page.open(site / "safety.html", 1200)
+        page.run(f"{field}.focus()")
+        page.run(f"{field}.value = 'hysteresis'; {field}.dispatchEvent(new Event('keyup'))")
+        page.run(FOUND)
+        assert page.run("document.querySelector('.md-search-result__item').textContent.includes('hysteresis')")
+        assert not page.errors and all(url.startswith("file:") for url in page.requests)

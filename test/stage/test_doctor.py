@@ -127,7 +127,7 @@ PLANTED: dict[str, tuple[Change, str, str]] = {
     "slow pictures": (lambda w: setattr(w, "picture_s", 1.1), "wrist pictures", "valid: every 1.00 s"),
     "old stamps": (lambda w: setattr(w, "stamp_s", -3.0), "clock", "one clock"),
     "future stamps": (lambda w: setattr(w, "stamp_s", 2.0), "wrist pictures", "not from the future"),
-    "strange pictures": (lambda w: setattr(w, "encoding", "16UC1"), "wrist pictures", "unknown image encoding"),
+    "strange pictures": (lambda w: setattr(w, "encoding", "16UC1"), "wrist pictures", "16UC1 is a depth picture"),
     "slow joint states": (lambda w: setattr(w, "joint_s", 0.6), "joint states", "longest silence"),
     "a joint is missing": (lambda w: setattr(w, "missing_joint", "joint_3"), "joint states", "lacks joint_3"),
     "outside its limits": (lambda w: setattr(w, "position", 2.3), "joint ranges", "joint_2 at 2.30 rad"),

@@ -54,7 +54,7 @@ def family(name, dtype="float32", device=DEVICE, **changes):
     shapes.random_weights = on_cpu
     try:
         own = settings(REDUCED[name], policy__dtype=dtype, **changes)
-        return build.policy(config.override(own, **{"policy.device": torch.device(device).type}))
+        return build.policy(config.override(own, **{"policy.device": torch.device(device).type}).policy)
     finally:
         shapes.random_weights = drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
+from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.guard import GuardNode
 from ecovla_ros.nodes.policy import PolicyNode
 from ecovla_ros.nodes.ros import qos
@@ -110,10 +112,16 @@ class Bench:
         stamp_ns = stamp_ns or self.now()
         sent = joints(stamp_ns) if state is None else state
         self.joints.publish(sent)
-        self.ros.until(lambda: self.node._joints.nearest(wire.stamp_ns(sent.header.stamp)) == sent, "joint state")
+        self.ros.until(lambda: self._heard(wire.stamp_ns(sent.header.stamp)), "joint state")
         for name in cameras:
             self.images[name].publish(picture(stamp_ns, **changes))
         return stamp_ns
+
+    def _heard(self, stamp_ns: int) -> bool:
+        """Whether the joint state of this stamp is there, or what came is refused."""
+        with contextlib.suppress(ObservationError):
+            self.node._joints.nearest(stamp_ns)
+        return self.node._joints._states._newest_ns == stamp_ns
 
     def answered(self, count: int = 1) -> Any:
         self.ros.until(

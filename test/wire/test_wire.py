@@ -105,7 +105,7 @@ def test_mono_is_grey_and_png_is_exact() -> None:
     "change, says",
     [
         ({"encoding": "rgb88"}, "unknown image encoding 'rgb88'.*bgr8.*mono8.*Did you mean 'rgb8'"),
-        ({"encoding": "16UC1"}, "unknown image encoding '16UC1'; valid: .*bgr8, bgra16, bgra8, mono16, mono8, rgb16"),
+        ({"encoding": "16UC1"}, "16UC1 is a depth picture; valid: .*bgr8, bgra16, bgra8, i420, mono16, mono8"),
         ({"data": b"123"}, "3 bytes with step 15 are not 5 x 6 px of rgb8"),
         ({"step": 14}, "step 14.*at least 15"),
         ({"height": 0}, "5 x 0 px; valid: 1 to"),
@@ -180,7 +180,7 @@ def test_joint_states_of_unequal_lengths_are_refused() -> None:
 
 def test_an_observation_is_stamped_as_its_newest_image() -> None:
     images = {"third_person": image(RGB, ns=10**9), "wrist": image(RGB, ns=10**9 + 30_000_000)}
-    seen = wire.observation(images, joint_state(ns=10**9), "place the apple in the basket", 0.05)
+    seen = wire.observation(images, wire.arm_state(joint_state(ns=10**9)), "place the apple in the basket", 0.05)
     assert seen.stamp_ns == 10**9 + 30_000_000 and set(seen.images) == set(CAMERAS)
 
 
@@ -197,7 +197,7 @@ def test_an_observation_that_does_not_fit_together_is_refused(
 ) -> None:
     images = {"third_person": image(RGB, ns=10**9), "wrist": image(RGB, ns=wrist_ns)}
     with pytest.raises(ObservationError, match=says):
-        wire.observation(images, joint_state(ns=joints_ns), text, 0.05)
+        wire.observation(images, wire.arm_state(joint_state(ns=joints_ns)), text, 0.05)
 
 
 def chunk_message() -> Message:

@@ -455,7 +455,7 @@ if __name__ == "__main__":
     try:
         code = main()
     except SystemExit as end:  # a signal
-        code = end.code
+        code = end.code if isinstance(end.code, int) else 1
     finally:
         sys.stderr.flush()
         os._exit(code)  # the thread that reads standard input holds its lock, and Python's own end waits for that

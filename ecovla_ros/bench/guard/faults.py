@@ -1,4 +1,4 @@
-"""Faults of policy, cameras, clocks, arm and operator, as a guard meets them: what `bench.campaign` tries, by name."""
+"""The faults of policy, cameras, clocks, arm and operator, as a guard meets them: what `campaign` tries, by name."""
 
 from __future__ import annotations
 

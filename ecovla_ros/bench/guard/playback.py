@@ -1,4 +1,4 @@
-"""Why chunks, and why aligned: one smooth motion, played in five ways under random inference delays, at the controller.
+"""One smooth motion, played in five ways under random inference delays: why chunks, and why chunks that are aligned.
 
 The policy knows the motion exactly and answers an observation after 0.1 s and a random more. Everything else about the
 five ways is equal; the last one is what this package does, through its guard.

@@ -30,7 +30,7 @@ ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_at
 def count(policy: Policy, obs: Observation, plan: Plan, noise: torch.Tensor, reuse: bool = False) -> dict[str, int]:
     """Multiply-accumulates of one frame by scope: prefill, act, and the policy call with the vision tower.
 
-    `reuse`: of a frame that is like the one before it, so that what may keep its K and V does (models/reuse.py).
+    `reuse`: of a frame that is like the one before it, so that what may keep K and V does (models/core/vla_cache.py).
     """
     if reuse:
         policy.prefill(replace(policy.encode(obs), reuse=None), plan)

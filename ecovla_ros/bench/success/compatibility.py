@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits the simulator it is to drive; a difference is named, never bridged."""
+"""Checks that a checkpoint fits the simulator that it is to drive. A difference is an error, and never adapted to."""
 
 from __future__ import annotations
 

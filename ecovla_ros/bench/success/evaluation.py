@@ -1,4 +1,4 @@
-"""Closed-loop success, paired: every variant meets the same scenes, the same flow noise and the same guard.
+"""Measures success in closed loop, in pairs: every variant meets the same scenes, flow noise and guard.
 
 Rows of one task, environment and seed differ in nothing but the variant. `ecovla eval` is the command.
 """

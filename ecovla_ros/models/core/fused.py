@@ -19,6 +19,7 @@ from ecovla_ros.kernels.attention import attention
 from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.gated import activated
 from ecovla_ros.kernels.norm import add_and_norm
+from ecovla_ros.kernels.product import branch
 from ecovla_ros.kernels.rotary import place
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.prune.site import SiteUse
@@ -30,6 +31,7 @@ class Flow(NamedTuple):
     x: Tensor
     """(L, width)."""
     branch: Tensor | None = None
+    """(L, width), or (P, L, width) float32 in parts that are yet to be summed."""
     bias: Tensor | None = None
     """(width,)."""
     gate: Tensor | None = None
@@ -39,8 +41,7 @@ class Flow(NamedTuple):
         """The stream with the branch in it."""
         if self.branch is None:
             return self.x
-        branch = self.branch if self.bias is None else self.branch + self.bias
-        return self.x + branch if self.gate is None else torch.addcmul(self.x, branch, self.gate.view(-1))
+        return add_and_norm(self.x, self.branch, self.gate, self.bias)[0]
 
     def normed(self, norm: Any, modulation: Any, use: SiteUse) -> tuple[Tensor, Tensor]:
         """The stream with the branch in it, and its norm; a probe's samples of the latter are left aside."""
@@ -89,12 +90,12 @@ def _through(block: Any, flow: Flow, table: tuple[Tensor, Tensor], extend: Any, 
     if sums is not None:
         activated(hidden, "plain", sums)
     bias = _both(use.heads.bias, attend.o_bias)
-    flow = Flow(x, hidden @ attend.o[: hidden.shape[1]], bias, None if first is None else first.gate)
+    flow = Flow(x, branch(hidden, attend.o[: hidden.shape[1]]), bias, None if first is None else first.gate)
     x, normed = flow.normed(block.norm, second, use.mlp)
     kept = len(mlp.gate) if use.mlp.kept is None else use.mlp.kept
     hidden = mlp.made(normed, 0, kept, sums_of(use.mlp, use.valid))
     bias = _both(use.mlp.bias, mlp.down_bias)
-    return Flow(x, hidden @ mlp.down[:kept], bias, None if second is None else second.gate)
+    return Flow(x, branch(hidden, mlp.down[:kept]), bias, None if second is None else second.gate)
 
 
 def _attended(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ecovla_ros.kernels.attention import attention
 from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.gated import hidden, reference
+from ecovla_ros.kernels.product import linear
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core import fused
 from ecovla_ros.models.core.keys import Keys
@@ -160,7 +161,8 @@ class KeyValue(nn.Module):
     ) -> None:
         super().__init__()
         self.kv_heads, self.head_dim, self.kv_rows = kv_heads, head_dim, 2 * kv_heads * head_dim
-        self.rotary, self.o_bias = True, None
+        self.rotary = True
+        self.o_bias: nn.Parameter | None = None
         self.norm: nn.Module = RMSNorm(width, eps, weighted=weighted)
         self.vkq = weight(self.kv_rows + heads * head_dim, width, fan_in=width)
 
@@ -217,7 +219,7 @@ class Attention(KeyValue):
 
     def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Q (L, heads, head_dim) of the first `rows` query rows, and K and V (L, G, head_dim), not rotated."""
-        parts = F.linear(normed, self.vkq[: self.kv_rows + rows]).unflatten(-1, (-1, self.head_dim))
+        parts = linear(normed, self.vkq[: self.kv_rows + rows]).unflatten(-1, (-1, self.head_dim))
         return parts[:, 2 * self.kv_heads :], parts[:, self.kv_heads : 2 * self.kv_heads], parts[:, : self.kv_heads]
 
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import DENSE, Looked, Plan, PolicySpec, Seen, Site, Staged
+from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.fastv import TokenPruning
 from ecovla_ros.models.core.staging import Images, Upload, Words
 from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
@@ -99,34 +99,39 @@ class BatchOnePolicy:
         staged = self.stage(obs)
         return self.seen(staged, self.look(staged))
 
-    @torch.inference_mode()
     def stage(self, obs: Observation) -> Staged:
-        """Checked, resized and tokenised, on its way to the device. Raises ObservationError: a wrong camera, image,
-        instruction or state."""
+        """Images checked, resized and on their way to the device. Raises ObservationError: a wrong camera or image."""
         raw = (checked_images if self.reuse is None else camera_images)(obs.images, self.config)
-        values = self.normaliser.observed(obs)
-        ids, padding = self._ids(self.words(obs.instruction, values))
-        state = np.zeros(self.config.state_dim, np.float32)
-        state[: len(values)] = self.shown(values)
-        squares = None if self.reuse is None else raw
-        return Staged(self._images.copy(raw), ids, self._state.copy(state).to(self.dtype), obs, padding, squares)
+        with torch.inference_mode():
+            return Staged(self._images.copy(raw), obs, None if self.reuse is None else raw)
 
-    def look(self, staged: Staged) -> Looked:
-        """Images and prompt to vision tokens and prefix."""
+    def look(self, staged: Staged) -> Mapping[str, Tensor]:
+        """Staged images to vision tokens."""
         raise NotImplementedError
 
     @torch.inference_mode()
-    def seen(self, staged: Staged, looked: Looked) -> Seen:
-        """What the towers made of a staged observation, with its padding and what may be reused."""
-        length = len(looked.prefix)
-        empty = self.padding(length, staged.padding)
+    def seen(self, staged: Staged, vision: Mapping[str, Tensor]) -> Seen:
+        """Prompt and state beside the vision tokens, with padding and what may be reused.
+
+        Raises ObservationError: a wrong instruction or state.
+        """
+        obs = staged.observation
+        values = self.normaliser.observed(obs)
+        ids, padded = self._ids(self.words(obs.instruction, values))
+        state = np.zeros(self.config.state_dim, np.float32)
+        state[: len(values)] = self.shown(values)
+        there = self._state.copy(state).to(self.dtype)
+        prefix = self.lay_out(vision, there, ids)
+        length = len(prefix)
+        empty = self.padding(length, padded)
         kept = None
         if self.reuse is not None and staged.squares is not None:
-            kept = self.reuse.choose(staged.observation, staged.squares, length)
-        valid = self._valid(length, empty)
-        return Seen(
-            looked.vision, looked.prefix, staged.state, staged.observation, valid, empty, kept, self._gap(empty)
-        )
+            kept = self.reuse.choose(obs, staged.squares, length)
+        return Seen(vision, prefix, there, obs, self._valid(length, empty), empty, kept, self._gap(empty))
+
+    def lay_out(self, vision: Mapping[str, Tensor], state: Tensor, ids: Tensor) -> Tensor:
+        """The prefix (S, width) of vision tokens, normalised state (state_dim,) and token ids (1, T) of the prompt."""
+        raise NotImplementedError
 
     def padding(self, length: int, count: int) -> range:
         """Which positions of a sequence of `length` tokens are the `count` that a prompt is padded with: the last."""

@@ -26,7 +26,7 @@ class CameraShape(Protocol):
 
     @property
     def fit(self) -> str:
-        """How an image of another shape becomes the model's, see models/resize.py."""
+        """How an image of another shape becomes the model's, see models/data/resize.py."""
 
     @property
     def image_size(self) -> int:

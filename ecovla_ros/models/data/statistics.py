@@ -6,6 +6,7 @@ Every mode is an affine map, raw = mean + std * normalised. A quantile pair q01,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from ecovla_ros.types import ActionChunk, Observation
 
 WIDTH = 8
 """Seven joints and the gripper."""
+
+PADDING = 1e-6
+"""Mean and deviation of a dimension that is padding: zero, or what was added to every range."""
 
 MODES = {"mean_std": ("mean", "std"), "quantiles": ("q01", "q99"), "min_max": ("min", "max")}
 """How a data set was normalised -> the two statistics that say it."""
@@ -156,6 +160,9 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Un
     moves = frame in delta.FRAMES
     joints = f"{WIDTH}: seven joints, the gripper"
     motion = f"{TOOL_WIDTH}: translation, rotation vector, gripper"
+    of = dataclasses.replace(
+        of, state=of.state and _unpadded(of.state, WIDTH), action=_unpadded(of.action, TOOL_WIDTH if moves else WIDTH)
+    )
     for what, values, needed in (("state", of.state, joints), ("actions", of.action, motion if moves else joints)):
         if values is not None and values.mean.shape != (int(needed.partition(":")[0]),):
             raise CheckpointError(
@@ -171,6 +178,13 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Un
         tuple(state.mean.tolist()), tuple(state.std.tolist()), (row,) * horizon, (spread,) * horizon,
         embodiment.actions == "relative", ends, ends,
     )  # fmt: skip
+
+
+def _unpadded(values: Affine, width: int) -> Affine:
+    """Without the zeros that some trainers append up to the width of the model: they stand for nothing."""
+    mean, std = values.mean[width:], values.std[width:]
+    empty = (np.abs(mean) <= PADDING).all() and ((std <= PADDING) | (std == 1.0)).all()
+    return Affine(values.mean[:width], values.std[:width]) if mean.size and empty else values
 
 
 def _choose(found: Mapping[str, Any], name: str, nothing: str) -> Any:

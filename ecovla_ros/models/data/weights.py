@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError
+from ecovla_ros.models.data.folder import of_weights_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Shape = tuple[int, ...]
+_WRAPPER = re.compile(r"(^|(?<=^model\.))(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+_ADAPTER = re.compile(r"\.lora_|^base_model\.model\.|\.lora[AB]\b")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -40,6 +44,21 @@ class Weights:
         if tensor.device.type != "meta" and not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
             raise CheckpointError(f"{self.where}: weight '{name}' is not finite floating-point numbers")
         return tensor
+
+    def unwrapped(self) -> Weights:
+        """Without what wrappers leave in names: module. (training in several processes), _orig_mod. (torch.compile).
+
+        Raises CheckpointError for LoRA weights that are not merged: alone the rest would be another policy.
+        """
+        adapters = sorted(n for n in self.shapes if _ADAPTER.search(n))
+        if adapters:
+            raise CheckpointError(
+                f"{self.where}: {len(adapters)} weights are of a LoRA adapter that is not merged ({adapters[0]}, ...); "
+                "valid: merged weights (peft: merge_and_unload)"
+            )
+        if not any(_WRAPPER.search(name) for name in self.shapes):
+            return self
+        return self.renamed(lambda name: _WRAPPER.sub("", name))
 
     def outline(self) -> Weights:
         """Names and shapes alone: what is read is a tensor without memory."""
@@ -72,13 +91,15 @@ def open_safetensors(folder: Path, files: ExitStack) -> Weights:
     place: dict[str, Any] = {}
     shapes: dict[str, Shape] = {}
     for path in _shards(folder):
+        if why := of_weights_file(path):
+            raise CheckpointError(f"'{path}' {why}")
         try:
             opened = files.enter_context(safe_open(path, framework="pt"))
             for name in opened.keys():  # noqa: SIM118  (not a mapping)
                 place[name], shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"'{path}' is not a complete safetensors file: {error}") from error
-    return Weights(shapes, lambda name: place[name].get_tensor(name), f"'{folder}'")
+    return Weights(shapes, lambda name: place[name].get_tensor(name), f"'{folder}'").unwrapped()
 
 
 def open_archive(path: Path, *keys: str) -> Weights:

@@ -19,6 +19,7 @@ from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data import statistics
 from ecovla_ros.models.data.embodiment import cameras_by_slot
+from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.data.weights import Weights, blank, fill, open_archive, open_safetensors, read_json
 from ecovla_ros.models.openvla_oft.model import OftModel
@@ -29,6 +30,12 @@ from ecovla_ros.models.prismatic.prompt import BEGIN, EMPTY, END, QuestionPrompt
 
 SLOTS = ("primary", "wrist")
 """The outside view first, as the published code feeds them."""
+
+VARIANTS = {
+    "vision_backbone--*_checkpoint.pt": "a vision backbone trained with FiLM, which is not supported",
+    "noisy_action_projector--*_checkpoint.pt": "the projector of a diffusion head, which is not supported",
+}
+"""Files of variants that would be loaded as if they were none -> what they are."""
 
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32,
          "rms_norm_eps": 1e-6, "vocab_size": 32_000}  # fmt: skip
@@ -48,6 +55,8 @@ def load(
     `flow_steps` is not used: the head is a regression. On the device "meta" no weight is read.
     """
     path = Path(folder)
+    must_hold_checkpoint(path)
+    _must_be_plain(path)
     document, stats = read_json(path / "config.json"), statistics_of(path, embodiment)
     head, projector = (open_archive(component(path, name)) for name in ("action_head", "proprio_projector"))
     cameras = cameras_by_slot(embodiment, SLOTS, needed=True)
@@ -62,6 +71,17 @@ def load(
     size = (config.image_size,) * 2
     spec = PolicySpec(path.name, {c: size for c in cameras}, config.horizon, embodiment.period_s, config.action_dim)
     return OftPolicy(model, spec, norm, QuestionPrompt(words, config.max_prompt, BEGIN, (EMPTY,)), bucket=bucket)
+
+
+def _must_be_plain(folder: Path) -> None:
+    """Raises CheckpointError for variants of OpenVLA-OFT whose parts lie beside the merged weights and are not read."""
+    for pattern, what in VARIANTS.items():
+        found = sorted(p.name for p in folder.glob(pattern))
+        if found:
+            raise CheckpointError(
+                f"'{folder}' holds {found[0]}: {what}; valid: an OpenVLA-OFT checkpoint with an L1 head, without FiLM, "
+                "its LoRA merged"
+            )
 
 
 def from_weights(

@@ -35,7 +35,7 @@ class PiConfig:
     """Whether an observation may come without an image of some (not all) cameras."""
     vision: str = "stem"
     fit: str = "area"
-    """How images of other shapes become the model's, see models/resize.py."""
+    """How images of other shapes become the model's, see models/data/resize.py."""
     image_size: int = 96
     """Height and width of the model's square images, px."""
     patch: int = 16

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
-from ecovla_ros.models.base import Looked, Plan, PolicySpec, Seen, Site, Staged
+from ecovla_ros.models.base import Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.context import PrefixContext
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
@@ -31,7 +31,7 @@ from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.sites import sites, uses
 from ecovla_ros.models.pi.steps import flow_step_parts
 from ecovla_ros.prune.site import Hidden
-from ecovla_ros.types import ActionChunk, Observation
+from ecovla_ros.types import ActionChunk
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,22 @@ class PiPolicy(BatchOnePolicy):
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
-    def stage(self, obs: Observation) -> Staged:
-        """As the base; what is left of the last chunk is laid beside the arm (real-time chunking)."""
-        staged = super().stage(obs)
-        if self.follow is not None:
-            self.follow.look(obs)
-        return staged
-
     @torch.inference_mode()
-    def look(self, staged: Staged) -> Looked:
-        """Vision tower on the cameras that are there, and the prompt behind its tokens."""
-        prompt = self.model.embed_prompt(staged.ids)[0]
+    def look(self, staged: Staged) -> Mapping[str, Tensor]:
+        """Vision tower on the cameras that are there."""
         tokens = self.model.project(self.model.vision_tokens(staged.images))
-        prefix = torch.cat([*(t[0] for t in tokens.values()), prompt])
-        parts = prefix.split([*(t.shape[1] for t in tokens.values()), len(prompt)])
-        return Looked(dict(zip(tokens, parts)), prefix)
+        return {name: of_camera[0] for name, of_camera in tokens.items()}
+
+    def seen(self, staged: Staged, vision: Mapping[str, Tensor]) -> Seen:
+        """As the base; what is left of the last chunk is laid beside the arm (real-time chunking)."""
+        seen = super().seen(staged, vision)
+        if self.follow is not None:
+            self.follow.look(staged.observation)
+        return seen
+
+    def lay_out(self, vision: Mapping[str, Tensor], state: Tensor, ids: Tensor) -> Tensor:
+        """The prompt behind the vision tokens; the state has a token of its own, or is in the prompt."""
+        return torch.cat([*vision.values(), self.model.embed_prompt(ids)[0]])
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Handoff:

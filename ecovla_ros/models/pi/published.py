@@ -21,6 +21,7 @@ from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data import statistics
 from ecovla_ros.models.data.embodiment import cameras_by_slot
+from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.prompt import GemmaPrompt
 from ecovla_ros.models.data.weights import Weights, open_safetensors, read_json
 from ecovla_ros.models.pi.config import PiConfig
@@ -63,6 +64,7 @@ def load(
     On the device "meta" no weight is read: everything is checked but the numbers.
     """
     path = Path(folder)
+    must_hold_checkpoint(path)
     with ExitStack() as files:
         weights = named(open_safetensors(path, files))
         weights = weights.outline() if torch.device(device).type == "meta" else weights
@@ -91,13 +93,15 @@ def describe(folder: Path, weights: Weights, embodiment: EmbodimentConfig) -> Pu
     if document.get("type") in ("pi0", "pi05"):
         if document["type"] != variant:
             raise CheckpointError(f"'{folder}': config.json says {document['type']}, the weights are of {variant}")
-        slots = tuple(k.removeprefix(IMAGES) for k in document.get("input_features", {}) if k.startswith(IMAGES))
+        slots = _slots(document.get("input_features"))
         relative = bool(document.get("use_relative_actions"))
         if relative != (embodiment.actions == "relative") and not embodiment.other:
             said = "relative" if relative else "absolute"
             raise CheckpointError(f"'{folder}' was trained on {said} actions; set policy.embodiment.actions={said}")
         if not slots:
-            raise CheckpointError(f"'{folder / 'config.json'}': input_features name no '{IMAGES}…'")
+            raise CheckpointError(
+                f"'{folder / 'config.json'}': input_features name no picture ({IMAGES}… or type VISUAL)"
+            )
         stats = statistics.of_lerobot(folder, document.get("normalization_mapping") or {})
         config = _openpi_config(document, variant, "chunk_size", "max_action_dim")
         return Published("lerobot", config, slots, stats)
@@ -107,6 +111,16 @@ def describe(folder: Path, weights: Weights, embodiment: EmbodimentConfig) -> Pu
     raise CheckpointError(
         f"'{folder / 'config.json'}' is none of: transformers' (model_type pi0), lerobot's (type pi0, pi05), openpi's "
         "(action_horizon and paligemma_variant)"
+    )
+
+
+def _slots(features: Any) -> tuple[str, ...]:
+    """Image slots in the order of the configuration: whatever it says is a picture, by name or by type."""
+    found = features.items() if isinstance(features, Mapping) else ()
+    return tuple(
+        str(key).removeprefix(IMAGES).removeprefix("observation.")
+        for key, feature in found
+        if str(key).startswith(IMAGES) or (isinstance(feature, Mapping) and feature.get("type") == "VISUAL")
     )
 
 
@@ -157,7 +171,13 @@ def _openpi_config(document: Mapping[str, Any], variant: str, horizon: str, acti
             state_dim=int(document.get("max_state_dim", document[action_dim])), action_dim=int(document[action_dim]),
             horizon=int(document[horizon]), flow_steps=int(document.get("num_inference_steps", 10)),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        variants = [str(document.get(f"{name}_variant")) for name in ("paligemma", "action_expert")]
+        if any("lora" in name for name in variants):
+            raise CheckpointError(
+                f"config.json says {', '.join(variants)}: LoRA weights that are not merged; valid: merged weights, and "
+                f"a variant of {', '.join(GEMMA)}"
+            ) from error
         raise CheckpointError(f"config.json lacks or spoils {error}; variants: {', '.join(GEMMA)}") from error
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.core.vit import VitLayer, to_pixels
+from ecovla_ros.models.core.vit import VitLayer, run, to_pixels
 from ecovla_ros.models.pi.config import STEM_CHANNELS, PiConfig
 
 
@@ -65,9 +65,7 @@ class Siglip(nn.Module):
         """uint8 (B, H, W, 3) or float (B, 3, H, W) to tokens (B, N, vision_width)."""
         pixels = to_pixels(images).to(self.patches.weight.dtype)
         x = self.patches(pixels).flatten(2).transpose(1, 2) + self.position
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
+        return run(self.layers, x, self.norm)
 
 
 def _coordinates(size: int) -> Tensor:

@@ -41,7 +41,7 @@ class PrismaticConfig:
     cameras: tuple[str, ...] = CAMERAS
     """Camera slots in the order of the sequence."""
     fit: str = "crop"
-    """How images become the model's, see models/resize.py."""
+    """How images become the model's, see models/data/resize.py."""
     image_size: int = 224
     patch: int = 14
     towers: tuple[TowerConfig, ...] = (DINOV2_LARGE, SIGLIP_SO400M)

@@ -107,6 +107,8 @@ class LlamaBlock(Block):
 class PlainMlp(Mlp):
     """gelu(x gate^T + bias) down + down_bias: an MLP without a gated product. `gate` is what others call fc1."""
 
+    down_bias: nn.Parameter
+
     def __init__(self, width: int, channels: int, depth: int) -> None:
         nn.Module.__init__(self)
         self.activation, self.packed = "", None

@@ -107,7 +107,7 @@ class Prismatic(nn.Module):
 
 
 class Recall(NamedTuple):
-    """What a pass needs to keep K and V from frame to frame (models/reuse.py)."""
+    """What a pass needs to keep K and V from frame to frame (models/core/vla_cache.py)."""
 
     reuse: Reuse
     caches: Sequence[Cache]

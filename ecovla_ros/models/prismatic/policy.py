@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecovla_ros.models.base import Looked, PolicySpec, Seen, Staged
+from ecovla_ros.models.base import PolicySpec, Seen, Staged
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.layers import Use, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
@@ -48,13 +48,13 @@ class PrismaticPolicy(BatchOnePolicy):
         """K/V of every layer, where they are kept from frame to frame."""
 
     @torch.inference_mode()
-    def look(self, staged: Staged) -> Looked:
-        """Vision towers, prompt and state, laid out as one sequence."""
-        tokens = self._prismatic.vision_tokens(staged.images)
-        vision = torch.cat([t[0] for t in tokens.values()])
-        prefix = self.sequence(vision, staged.state, self._prismatic.embed_prompt(staged.ids)[0])
-        size = self.config.tokens
-        return Looked({name: prefix[1 + i * size : 1 + (i + 1) * size] for i, name in enumerate(tokens)}, prefix)
+    def look(self, staged: Staged) -> Mapping[str, Tensor]:
+        """Vision towers and projector."""
+        return {name: tokens[0] for name, tokens in self._prismatic.vision_tokens(staged.images).items()}
+
+    def lay_out(self, vision: Mapping[str, Tensor], state: Tensor, ids: Tensor) -> Tensor:
+        """Vision tokens, state and prompt as one sequence."""
+        return self.sequence(torch.cat(list(vision.values())), state, self._prismatic.embed_prompt(ids)[0])
 
     def padding(self, length: int, count: int) -> range:
         """Padding lies before the words, so that what is read lies at fixed places."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.models.core.vit import VitLayer, to_pixels
+from ecovla_ros.models.core.vit import VitLayer, run, to_pixels
 from ecovla_ros.models.prismatic.config import PrismaticConfig, TowerConfig
 
 
@@ -39,9 +39,7 @@ class Tower(nn.Module):
         before = 0 if self.prefix is None else len(self.prefix)
         if self.prefix is not None:
             x = torch.cat((self.prefix.expand(len(x), -1, -1), x), 1)
-        for layer in self.layers:
-            x = layer(x)
-        return x[:, before:]
+        return run(self.layers, x)[:, before:]
 
 
 class Vision(nn.Module):

@@ -1,4 +1,4 @@
-"""Whether pictures are of now: their age, and what to say when they do not come."""
+"""Checks that pictures are recent, and says what is wrong when they do not come."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from ecovla_ros import wire
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.nodes.ros import qos
-from ecovla_ros.types import GRIPPER_CLOSED_RAD, GRIPPER_JOINT
+from ecovla_ros.types import GEN3, ArmJoints
 
 KINDS = ("auto", "topic", "parallel_gripper", "gripper_command", "none")
 TYPES = {"parallel_gripper": "ParallelGripperCommand", "gripper_command": "GripperCommand"}
@@ -36,18 +36,18 @@ MAX_EFFORT = 100.0
 Send = Callable[[float], None]
 
 
-def sender(node: Any, kind: str) -> Send:
+def sender(node: Any, kind: str, joints: ArmJoints = GEN3) -> Send:
     """A function that sends a target, 0 open .. 1 closed.
 
     Raises ConfigError for an unknown kind, or for an action while control_msgs is not installed.
     """
     if kind not in KINDS:
         raise ConfigError("parameter gripper: " + unknown("kind", kind, KINDS))
-    if kind == "none":
+    if kind == "none" or not joints.gripper:
         return lambda closed: None
     if kind == "auto":
-        return Found(node)
-    return _Topic(node) if kind == "topic" else _action(node, kind)
+        return Found(node, joints)
+    return _Topic(node, joints) if kind == "topic" else _action(node, kind, joints)
 
 
 def offered(node: Any) -> list[str]:
@@ -60,7 +60,8 @@ def offered(node: Any) -> list[str]:
 class _Topic:
     """Trajectories of one point, for controllers that take them: the simulator's, and node `kortex`."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, joints: ArmJoints) -> None:
+        self._joints = joints
         self._publisher = node.create_publisher(JointTrajectory, "gripper_trajectory", qos.COMMAND)
 
     @property
@@ -69,14 +70,15 @@ class _Topic:
         return bool(self._publisher.get_subscription_count())
 
     def __call__(self, closed: float) -> None:
-        self._publisher.publish(wire.fill_gripper(JointTrajectory(), closed, STROKE_S, JointTrajectoryPoint))
+        message = wire.fill_gripper(JointTrajectory(), closed, STROKE_S, JointTrajectoryPoint, self._joints)
+        self._publisher.publish(message)
 
 
 class Found:
     """By what the graph offers: the action in the type that its controller has, else the topic if anybody reads it."""
 
-    def __init__(self, node: Any) -> None:
-        self._node, self._topic = node, _Topic(node)
+    def __init__(self, node: Any, joints: ArmJoints) -> None:
+        self._node, self._joints, self._topic = node, joints, _Topic(node, joints)
         self._actions: dict[str, Send] = {}
         self._timer = node.create_timer(LOOK_S, self.look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -103,13 +105,15 @@ class Found:
         for kind, name in TYPES.items():
             if name in offered(self._node):
                 try:
-                    return self._actions.setdefault(kind, self._actions.get(kind) or _action(self._node, kind))
+                    return self._actions.setdefault(
+                        kind, self._actions.get(kind) or _action(self._node, kind, self._joints)
+                    )
                 except ConfigError as error:
                     self._node.get_logger().error(str(error), throttle_duration_sec=SAY_AGAIN_S)
         return None
 
 
-def _action(node: Any, kind: str) -> Send:
+def _action(node: Any, kind: str, joints: ArmJoints) -> Send:
     name = TYPES[kind]
     try:
         action = getattr(importlib.import_module("control_msgs.action"), name)
@@ -130,9 +134,9 @@ def _action(node: Any, kind: str) -> Send:
             )
             node.get_logger().warning(text, throttle_duration_sec=SAY_AGAIN_S)
             return
-        goal, target = action.Goal(), closed * GRIPPER_CLOSED_RAD
+        goal, target = action.Goal(), closed * joints.closed_rad
         if kind == "parallel_gripper":
-            goal.command.name, goal.command.position = [GRIPPER_JOINT], [target]
+            goal.command.name, goal.command.position = [joints.gripper], [target]
         else:
             goal.command.position, goal.command.max_effort = target, MAX_EFFORT
         client.send_goal_async(goal)

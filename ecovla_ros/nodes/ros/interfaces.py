@@ -1,4 +1,4 @@
-"""The one import of the generated messages, so that their absence is explained once."""
+"""The only place that imports the generated messages, so that one text explains it when they are missing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What the executor does not wait for: subscriptions whose owner takes what came when it wants it, and rare events.
+"""Subscriptions and events that do not wake the executor: their owner looks at them when it wants to.
 
-The executor needs most of a millisecond of processor each time it waits, a look into a subscription hundredths of one.
-A driver that sends joint states at 1 kHz would take a whole core, and the interpreter's lock from who computes beside.
+Each time the executor waits and wakes costs it most of a millisecond of a core; a look into a subscription costs some
+hundredths of one. If every message of a driver that sends joint states at 1 kHz woke the executor, that would take a
+whole core, and it would hold the interpreter's lock while other threads want to compute.
 """
 
 from __future__ import annotations
@@ -14,10 +15,7 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import EventHandler
 from rclpy.qos import QoSProfile
 
-from ecovla_ros import wire
-from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.ros.intake import Intake, sender
-from ecovla_ros.wire.pairing import History
 
 PARAMETER_SERVICES = ("_parameters", "_parameter_types", "_parameters_atomically", "get_type_description")
 """Endings of the names of the services that every node has, and nobody calls in a hurry."""
@@ -26,7 +24,7 @@ EVENTS_S = 1.0
 
 
 class NeverWakes(CallbackGroup):
-    """What is in it never wakes the executor."""
+    """A callback group whose members never wake the executor."""
 
     def can_execute(self, entity: Any) -> bool:
         """Never."""
@@ -78,16 +76,15 @@ class OncePerSecond(CallbackGroup):
 class PolledTopic:
     """The last messages of a topic, for any thread. They stay bytes until somebody asks for one."""
 
-    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile, most_bytes: int, kept: int = 0) -> None:
-        """The middleware keeps as many messages as the profile's depth between two looks, and `nearest` the last `kept`
-        (0: as many). Longer ones than `most_bytes` are dropped unread.
+    def __init__(self, node: Any, kind: Any, topic: str, profile: QoSProfile, most_bytes: int) -> None:
+        """The middleware keeps as many messages as the profile's depth between two looks. Longer ones than `most_bytes`
+        are dropped unread.
         """
         self._node, self._kind, self._depth, self._most = node, kind, profile.depth, most_bytes
         self._subscription = node.create_subscription(
             kind, topic, lambda _raw: None, profile, callback_group=NeverWakes(), raw=True
         )
         self.intake = Intake(node, kind, topic, most_bytes)
-        self._history = History(kept or profile.depth)
         self._lock = threading.Lock()
 
     def newest(self) -> list[tuple[bytes, bytes]]:
@@ -96,24 +93,6 @@ class PolledTopic:
         """
         with self._lock:
             return list(self._taken())[::-1]
-
-    def nearest(self, stamp_ns: int) -> Any:
-        """The message stamped nearest to `stamp_ns` among those kept and readable; None when there is none.
-
-        For kinds that start with a header.
-        """
-        with self._lock:
-            for raw, gid in self._taken():
-                try:
-                    self._history.put((raw, gid), wire.raw_stamp_ns(raw))
-                except ObservationError:
-                    self.intake.read(raw, gid)
-            while (found := self._history.nearest(stamp_ns)) is not None:
-                message = self.intake.read(*found)
-                if message is not None:
-                    return message
-                self._history.remove(found)
-        return None
 
     def close(self) -> None:
         """End the subscription."""

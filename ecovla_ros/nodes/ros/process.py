@@ -1,4 +1,4 @@
-"""A node as a process: start, spin in one thread, end cleanly on SIGINT and SIGTERM however often they come."""
+"""Runs a node as a process: it spins in one thread and ends cleanly at SIGINT or SIGTERM, however often they come."""
 
 from __future__ import annotations
 

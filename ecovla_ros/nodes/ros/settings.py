@@ -20,6 +20,7 @@ from ecovla_ros.config import Config
 from ecovla_ros.control import limits
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.errors import ConfigError
+from ecovla_ros.types import ArmJoints
 
 DEFAULT_FILE = "mini_sim.yaml"
 FILE = (
@@ -119,6 +120,12 @@ class Settings:
                     f"{parameter.name} cannot change while the node runs; valid: start the node anew with it"
                 )
         return SetParametersResult(successful=True)
+
+
+def joints(told: Settings, loaded: Config) -> ArmJoints:
+    """Names of arm and gripper: those of the configuration, without a gripper where the parameter `gripper` is none."""
+    found = loaded.arm.joints
+    return dataclasses.replace(found, gripper="") if told["gripper"] == config.NO_GRIPPER else found
 
 
 def _refused(why: str) -> SetParametersResult:

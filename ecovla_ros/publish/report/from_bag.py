@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import IMAGES
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.bags.salvage import Raw
+from ecovla_ros.bags.storage import Raw
 from ecovla_ros.errors import BagError, EcovlaError, ObservationError
 from ecovla_ros.publish.report.story import GuardChange, SentTrajectory, Story, columns
-from ecovla_ros.types import JOINTS
+from ecovla_ros.types import JOINTS, ArmJoints
+from ecovla_ros.wire import joint_names
 
 PICTURES = 24
 """Thumbnails of a camera, at most."""
@@ -78,14 +79,14 @@ def _listen(bag: Bag, wanted: list[str], notes: _Notes, done: Callable[[float], 
     for i, raw in enumerate(bag.raw(wanted)):
         if i % 1000 == 0 and last > first:
             done((raw.time_ns - first) / (last - first))
-        if raw.kind == STATE:
-            if raw.time_ns < next_state:
-                continue
-            next_state = raw.time_ns + round(1e9 / STATES_HZ)
+        if raw.kind == STATE and raw.time_ns < next_state:
+            continue
         try:
             _hear(notes, raw, bag.decode(raw))
         except (EcovlaError, ValueError):
-            continue  # one message that is none: the others still tell
+            continue  # one message that is none, or somebody else's joints: the others still tell
+        if raw.kind == STATE:
+            next_state = raw.time_ns + round(1e9 / STATES_HZ)
 
 
 def _hear(notes: _Notes, raw: Raw, message: Any) -> None:
@@ -98,18 +99,26 @@ def _hear(notes: _Notes, raw: Raw, message: Any) -> None:
         if said[0] and (not notes.changes or notes.changes[-1][1:] != said):
             notes.changes.append((raw.time_ns, *said))
     elif raw.kind == TRAJECTORY:
-        if set(message.joint_names) == set(JOINTS):
-            notes.commands.append((raw.time_ns, _in_order(message)))
+        names = _arm(message.joint_names).plain(message.joint_names)
+        if set(names) == set(JOINTS):
+            notes.commands.append((raw.time_ns, _in_order(message, names)))
     elif raw.kind == STATE:
-        notes.states.append((raw.time_ns, wire.arm_state(message, finite=False).joints))
+        notes.states.append((raw.time_ns, wire.arm_state(message, False, _arm(message.name)).joints))
     elif raw.topic.endswith("instruction"):
         notes.texts.append((raw.time_ns, message.data))
 
 
-def _in_order(message: Any) -> Any:
-    """The trajectory with its columns in the order of `JOINTS`."""
+def _arm(names: Sequence[str]) -> ArmJoints:
+    """The arm's joints among these, whatever they are called; its gripper is not looked at."""
+    usual = ArmJoints(gripper="")
+    found = [] if set(JOINTS) <= set(names) else joint_names.proposals(names)
+    return replace(found[0], gripper="") if found else usual
+
+
+def _in_order(message: Any, names: list[str]) -> Any:
+    """The trajectory with its columns in the order of `JOINTS`; `names`: of the columns it has."""
     trajectory = wire.trajectory(message)
-    order = [list(message.joint_names).index(name) for name in JOINTS]
+    order = [names.index(name) for name in JOINTS]
     velocities = trajectory.velocities
     positions = trajectory.positions[:, order]
     speeds = np.full_like(positions, np.nan) if velocities is None else velocities[:, order]

@@ -1,4 +1,4 @@
-"""What a report tells: columns over time, whatever they were read from. Times are seconds since the first frame."""
+"""What a report shows, whatever it was read from: columns over time. Times are seconds since the first frame."""
 
 from __future__ import annotations
 

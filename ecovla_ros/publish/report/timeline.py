@@ -1,4 +1,4 @@
-"""One frame as two lanes, main and side stream: where the time of a refresh goes. Made with plotly."""
+"""Draws one frame as two lanes, main and side stream, to show where the time of a refresh goes. Made with plotly."""
 
 from __future__ import annotations
 

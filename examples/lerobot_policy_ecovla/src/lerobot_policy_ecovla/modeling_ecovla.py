@@ -14,7 +14,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 
 from ecovla_ros import build, config
 from ecovla_ros.errors import ObservationError
-from ecovla_ros.serve.session import Keys, Session
+from ecovla_ros.serve.session import MessageKeys, Session
 
 from .configuration_ecovla import EcovlaConfig
 
@@ -29,7 +29,7 @@ class EcovlaPolicy(PreTrainedPolicy):
         """Loads and warms up. Raises what ecovla_ros raises: ConfigError, CheckpointError, PruningError."""
         super().__init__(config)
         settings = settings_of(config)
-        keys = Keys(dict(config.cameras), (config.state_key,), config.task_key)
+        keys = MessageKeys(dict(config.cameras), (config.state_key,), config.task_key)
         self._session = Session(
             build.engine(settings, serving=True), keys, settings.policy.embodiment.other, config.n_action_steps,
             gripper=config.gripper, seed=settings.policy.seed, clock=time.time_ns,

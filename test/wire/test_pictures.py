@@ -1,0 +1,106 @@
+"""Pictures as cameras send them: planes of colours, depth on a colour topic, a JPEG whose end was lost."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace as Message
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ecovla_ros import wire
+from ecovla_ros.errors import ObservationError
+
+HEIGHT, WIDTH = 48, 64
+RGB = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+RGB[:, :32], RGB[:24, 32:], RGB[24:, 32:] = (200, 40, 30), (20, 90, 210), (120, 130, 140)
+NOISE = cv2.resize(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8), (320, 240))
+
+
+def planes(encoding: str, pad: int) -> Message:
+    """The picture as a driver publishes it, each row of a plane padded."""
+    i420 = cv2.cvtColor(RGB, cv2.COLOR_RGB2YUV_I420)
+    bright, u, v = i420[:HEIGHT], i420[HEIGHT : HEIGHT * 5 // 4], i420[HEIGHT * 5 // 4 :]
+    u, v = u.reshape(HEIGHT // 2, WIDTH // 2), v.reshape(HEIGHT // 2, WIDTH // 2)
+    if encoding == "nv24":
+        u, v = (np.repeat(np.repeat(c, 2, 0), 2, 1) for c in (u, v))
+
+    def rows(plane: np.ndarray, by: int) -> bytes:
+        return np.hstack([plane, np.full((len(plane), by), 7, np.uint8)]).tobytes()
+
+    if encoding.startswith("nv"):
+        pair = np.stack([v, u] if encoding == "nv21" else [u, v], -1).reshape(len(u), -1)
+        colours = rows(pair, 2 * pad if encoding == "nv24" else pad)
+    else:
+        first, second = (v, u) if encoding == "yv12" else (u, v)
+        colours = rows(first, pad // 2) + rows(second, pad // 2)
+    return Message(encoding=encoding, height=HEIGHT, width=WIDTH, step=WIDTH + pad, data=rows(bright, pad) + colours)
+
+
+@pytest.mark.parametrize("pad", [0, 16])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24", "yuv420", "i420", "yv12"])
+def test_planes_of_brightness_and_colour_give_the_picture(encoding: str, pad: int) -> None:
+    decoded = wire.decode_image(planes(encoding, pad)).astype(int)
+    assert decoded.shape == RGB.shape and np.abs(decoded - RGB)[2:-2, 2:-2].mean() < 4
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv24", "yuv420"])
+def test_planes_that_are_short_or_odd_are_refused(encoding: str) -> None:
+    for changes in ({"data": planes(encoding, 0).data[:-1]}, {"step": 62}, {"height": 0}, {"height": 10_000}):
+        with pytest.raises(ObservationError):
+            wire.decode_image(Message(**{**vars(planes(encoding, 0)), **changes}))
+
+
+def compressed(data: bytes, kind: str = "jpeg") -> Message:
+    return Message(format=kind, data=np.frombuffer(data, np.uint8))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        compressed(png(np.full((48, 64), 800, np.uint16)), "16UC1; png compressed "),
+        compressed(png(np.full((48, 64), 800, np.uint16)), "png"),
+        compressed(bytes(12) + png(np.full((48, 64), 800, np.uint16)), "16UC1; compressedDepth png"),
+        compressed(bytes(12) + png(np.full((48, 64), 800, np.uint16)), "32FC1; compressedDepth"),
+        Message(encoding="16UC1", height=2, width=2, step=4, data=bytes(8)),
+        Message(encoding="32FC1", height=2, width=2, step=8, data=bytes(16)),
+    ],
+)
+def test_depth_on_a_colour_topic_is_called_depth(message: Any) -> None:
+    with pytest.raises(ObservationError, match="depth picture") as raised:
+        wire.decode_image(message, "wrist")
+    assert "Did you mean" not in str(raised.value)
+
+
+def test_bytes_are_read_whatever_the_format_says() -> None:
+    for kind in ("", "jpeg", "rgb8; jpeg compressed bgr8", "MJPG"):
+        assert wire.decode_image(compressed(bytes(cv2.imencode(".jpg", NOISE)[1]), kind)).shape == NOISE.shape
+
+
+OPTIONS: dict[str, list[int]] = {
+    "plain": [], "optimised": [cv2.IMWRITE_JPEG_OPTIMIZE, 1], "restarts": [cv2.IMWRITE_JPEG_RST_INTERVAL, 4],
+    "poor": [cv2.IMWRITE_JPEG_QUALITY, 30], "no subsampling": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", OPTIONS)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_a_jpeg_that_lost_its_end_is_refused_though_it_ends_with_its_marker(how: str, share: float) -> None:
+    whole = bytes(cv2.imencode(".jpg", NOISE, OPTIONS[how])[1])
+    assert wire.decode_image(compressed(whole)).shape == NOISE.shape
+    with pytest.raises(ObservationError, match="are not in the .* bytes: the JPEG was cut"):
+        wire.decode_image(compressed(whole[: int(share * len(whole))] + b"\xff\xd9"))
+
+
+@pytest.mark.parametrize("how", OPTIONS)
+@pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (255, 255, 255), (13, 90, 200)])
+def test_a_picture_that_is_of_one_colour_below_is_whole(how: str, colour: tuple[int, int, int]) -> None:
+    for rows in (240, 200, 120, 40):
+        picture = NOISE.copy()
+        picture[-rows:] = colour
+        wire.decode_image(compressed(bytes(cv2.imencode(".jpg", picture, OPTIONS[how])[1])))
