@@ -17,7 +17,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -27,6 +26,7 @@ from ecovla_ros.config import Config
 from ecovla_ros.control import limits
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import qos, settings
+from ecovla_ros.nodes.ros.intake import deserialized
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
 from ecovla_ros.stage.topics import FAULT, OK, WARNING, ExpectedTopic, Finding, TopicTraffic
@@ -61,7 +61,7 @@ class Doctor(Node):
             if topic.written:
                 self.create_subscription(topic.kind, topic.name, self._listener(topic.name), topic.profile)
         self._states = wire.JointStates(
-            lambda raw: deserialize_message(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
+            lambda raw: deserialized(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
         )
         self._malformed = ""
         self.create_subscription(JointState, "joint_states", self._on_joint_states, qos.SHARED, raw=True)
