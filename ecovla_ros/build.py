@@ -16,6 +16,8 @@ from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
+from ecovla_ros.kernels import float8
+from ecovla_ros.kernels.available import use_triton
 from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern
@@ -75,12 +77,13 @@ def dtype_of(config: PolicyConfig) -> torch.dtype:
 
 
 def prepare_process(config: PolicyConfig) -> None:
-    """Threads and memory of this process, before a policy is loaded.
+    """Threads, memory and kernels of this process, before a policy is loaded.
 
     torch gets the threads of the configuration, or one core less than there are, which the refresh then has. glibc
     keeps freed memory instead of giving large blocks back to the kernel: activations would else be page faults again in
     every frame, and the rare large ones of a frame that records cost many times what is computed with them.
     """
+    use_triton(config.kernels == "auto")
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -103,6 +106,11 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
         raise ConfigError("policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` only")
     prepare_process(config)
     device, dtype = device_of(config), dtype_of(config)
+    if config.mlp_dtype == "float8" and not (float8.runs_on(device) and dtype == torch.bfloat16):
+        raise ConfigError(
+            f"policy.mlp_dtype=float8 on {device.type} in {dtype}; valid: auto, or on CUDA of compute capability 8.9 "
+            "(RTX 40, H100) or later, in bfloat16"
+        )
     return _with_options(_made(config, device, dtype, bucket_of(config)), config)
 
 
@@ -128,6 +136,8 @@ def _with_options(made: Any, config: PolicyConfig) -> Any:
         made.reuse_tokens(
             config.vla_cache, config.vla_cache_exclude, config.vla_cache_layer, config.vla_cache_similarity
         )
+    if config.mlp_dtype == "float8" and made.device.type != "meta":
+        made.float8_mlp()
     if config.rtc:
         if not made.follows_chunks:
             raise ConfigError(

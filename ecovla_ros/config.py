@@ -28,6 +28,8 @@ ADAPTIVE_ONLY = ("p", "window", "refresh", "probe_tokens", "alpha", "decay", "hy
 REFRESHES = ("probe", "dense")
 """probe: the frame that triggers stays sparse, pruned channels are measured on sampled tokens beside it. dense: it runs
 dense and records every channel (paper)."""
+FITS = ("count", "time")
+"""count: the kept channels are those nearest to the ratio. time: see engine/fit."""
 DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
@@ -78,6 +80,12 @@ class PolicyConfig:
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")
     dtype: str = _one_of("auto", DTYPES, "of weights and products; auto: float32 on a CPU, bfloat16 on CUDA")
+    mlp_dtype: str = _one_of(
+        "auto", ("auto", "float8"), "of gate and up in the prefill; float8: e4m3, one scale a row, on CUDA from 8.9 on"
+    )
+    kernels: str = _one_of(
+        "auto", ("auto", "torch"), "auto: on CUDA kernels of our own where they were timed as faster; torch: none"
+    )
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
@@ -118,6 +126,12 @@ class PruneConfig:
 
     method: str = _one_of("ecovla", METHODS, "what chooses the channels")
     ratio: float = _between(0.25, 0.0, 0.9, "share of the selected channels that is left out")
+    fit: str = _one_of(
+        "count",
+        FITS,
+        "how many channels stay: the count nearest to `ratio`, or one near it of which this machine computes more per "
+        "second and which takes no longer; with `pattern`, as many as that file says",
+    )
     sites: tuple[str, ...] = field(
         default=("lm.mlp",), metadata={"choices": SITE_GROUPS, "doc": "which groups of channels may be pruned"}
     )

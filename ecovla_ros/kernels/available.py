@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-_alone = [0]
+_alone, _wanted = [0], [True]
 
 
 @functools.cache
@@ -26,9 +26,14 @@ def _interpreted() -> bool:
 
 def triton_runs_on(tensor: Tensor) -> bool:
     """True for a CUDA tensor where Triton is installed; torch brings it along on Linux with CUDA."""
-    if _alone[0]:
+    if _alone[0] or not _wanted[0]:
         return False
     return (tensor.is_cuda or (_interpreted() and tensor.device.type == "cpu")) and _installed()
+
+
+def use_triton(wanted: bool) -> None:
+    """Whether this process runs kernels of its own at all, from now on; what was packed for them stays so."""
+    _wanted[0] = wanted
 
 
 @contextmanager

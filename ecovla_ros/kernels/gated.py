@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ecovla_ros.errors import PruningError, unknown
+from ecovla_ros.kernels import float8
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
 from ecovla_ros.kernels.sums import Sums
 
@@ -43,20 +45,35 @@ def gated(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return reference(x, gate, up, activation)
 
 
-def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None) -> Tensor:
+class Small(NamedTuple):
+    """Weights (N, D) in e4m3, with a scale for each row."""
+
+    weights: Tensor
+    scales: Tensor
+    """(N,) float32."""
+
+    def rows(self, first: int, last: int) -> Small:
+        """Rows first..last-1."""
+        return Small(self.weights[first:last], self.scales[first:last])
+
+
+def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None, small: Small | None = None) -> Tensor:
     """X_int (L, k) of x (L, D) through `weights` (2 k, D), in which rows of gate and up take turns, where Triton runs.
 
     Few tokens: one kernel, products and all. Many: one product, and one pass over what it gave. The faster of both,
-    where warm-up has timed them. `sums` are added to by the same kernel. Raises PruningError for an unknown activation.
+    where warm-up has timed them. `sums` are added to by the same kernel. `small`: the weights in
+    e4m3, which many tokens go through instead. Raises PruningError for an unknown activation.
     """
     if activation not in ACTIVATIONS:
         raise PruningError(unknown("activation", activation, ACTIVATIONS))
+    many = small is not None and len(x) > FEW
     kernels = importlib.import_module("ecovla_ros.kernels.gated_triton")
     ways: dict[str, Callable[[Tensor], Tensor]] = {}
     if len(x) <= FEW:
         ways = {str(s): partial(_fused, kernels.gated, x, activation, sums, s) for s in FUSED}
-    ways |= {f"product {s}": partial(_product, kernels.columns, x, activation, sums, s) for s in COLUMNS}
-    key = ("gated", len(x), len(weights), x.shape[1], sums is not None)
+    ways |= {f"product {s}": partial(_product, kernels.columns, x, activation, sums, small if many else None, s)
+             for s in COLUMNS}  # fmt: skip
+    key = ("gated", len(x), len(weights), x.shape[1], sums is not None, many)
     return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)
 
 
@@ -84,6 +101,13 @@ def _fused(
 
 
 def _product(
-    kernel: Callable[..., Tensor], x: Tensor, activation: str, sums: Sums | None, shape: object, weights: Tensor
+    kernel: Callable[..., Tensor],
+    x: Tensor,
+    activation: str,
+    sums: Sums | None,
+    small: Small | None,
+    shape: object,
+    weights: Tensor,
 ) -> Tensor:
-    return kernel(F.linear(x, weights), activation, sums, shape)
+    both = F.linear(x, weights) if small is None else float8.linear(x, small.weights, small.scales)
+    return kernel(both, activation, sums, shape)

@@ -118,6 +118,8 @@ class GuardNode(Node):
         self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
         self._faults = PolledTopic(self, String, "arm_fault", qos.FAULTS, TEXT_BYTES)
         self._intakes = (self._states.intake, self._faults.intake, self._chunk_intake)
+        names = ("joint_trajectory", "joint_states", "action_chunk", "estop", "arm_fault", "status")
+        told.show("topics", {name: (self.resolve_topic_name(name), f"full name of {name}") for name in names})
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/hold", self._on_hold)

@@ -107,6 +107,37 @@ torch.testing.assert_close(product.linear(x, weights.T.contiguous()), expected)
 """)
 
 
+def test_rows_in_e4m3_carry_their_scales_and_travel_with_them():
+    interpret("""
+import torch
+from ecovla_ros.kernels import float8
+from ecovla_ros.kernels.rows import RowSwap
+from ecovla_ros.kernels.sums import Sums
+from ecovla_ros.models.core.layers import Mlp
+torch.manual_seed(0)
+x = torch.randn(70, 48) * torch.logspace(-3, 3, 70)[:, None]
+x[3] = 0.0
+small, scales = float8.by_rows(x)
+assert (small.float() * scales[:, None] - x).abs().max(1).values.le(x.abs().amax(1) / 16).all()
+mlp = Mlp(48, 64, 3)
+mlp.requires_grad_(False).pack()
+bf16, energy = mlp.made(x, 0, 64), torch.zeros(64)
+rows, factors = mlp.to_float8()
+found = mlp.made(x, 0, 64, Sums(energy))
+apart = (found - bf16).norm(dim=1) / bf16.norm(dim=1).clamp_min(1e-9)
+assert 0.0 < apart.max() < 0.1, apart.max()
+torch.testing.assert_close(energy, found.square().sum(0), rtol=1e-4, atol=1e-4)
+assert (mlp.made(x[:5], 0, 64) - bf16[:5]).abs().max() < 1e-3, "few tokens go through the weights as they are"
+a, b = torch.tensor([[0, 5, 7]]), torch.tensor([[40, 63, 50]])
+swap = RowSwap([[mlp.gate.data, mlp.up.data, mlp.down.data, rows, factors]])
+swap.apply(a, b, torch.tensor([[True, True, False]]))
+order = torch.arange(64)
+order[[0, 40, 5, 63]] = order[[40, 0, 63, 5]]
+assert torch.equal(mlp.made(x, 0, 64), found[:, order])
+assert torch.equal(mlp.made(x, 0, 32), found[:, order[:32]]), "a prefix of the channels"
+""")
+
+
 def test_queries_are_rotated_and_keys_and_values_put_where_they_are_read():
     interpret("""
 import torch

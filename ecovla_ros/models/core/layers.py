@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecovla_ros.kernels import float8
 from ecovla_ros.kernels.attention import attention
 from ecovla_ros.kernels.available import triton_runs_on
-from ecovla_ros.kernels.gated import hidden, reference
+from ecovla_ros.kernels.gated import Small, hidden, reference
 from ecovla_ros.kernels.product import linear
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core import fused
@@ -115,6 +116,8 @@ class Mlp(nn.Module):
         self.down_bias: nn.Parameter | None = None
         self.packed: Tensor | None = None
         """(2 C, width): the rows of `gate` and `up`, which are then views of it, in turn; None: not packed."""
+        self.small: Small | None = None
+        """The same in e4m3; None: not used."""
 
     def pack(self) -> None:
         """Let rows of gate and up take turns in one matrix, so that a prefix of the channels is one product.
@@ -124,6 +127,16 @@ class Mlp(nn.Module):
         both = torch.stack((self.gate.data, self.up.data), 1)
         self.packed = both.flatten(0, 1)
         self.gate.data, self.up.data = both[:, 0], both[:, 1]
+
+    def to_float8(self) -> tuple[Tensor, Tensor]:
+        """From now on let many tokens at once go through gate and up in e4m3, which must be packed.
+
+        Gives what must travel with the channels then: rows (C, 2 * width) of bytes, and scales (C, 2).
+        """
+        assert self.packed is not None
+        self.small = Small(*float8.by_rows(self.packed))
+        channels = len(self.gate)
+        return self.small.weights.view(torch.uint8).view(channels, -1), self.small.scales.view(channels, 2)
 
     def producers(self) -> tuple[Tensor, ...]:
         """Gate and up, a row of each for each channel."""
@@ -141,7 +154,8 @@ class Mlp(nn.Module):
     def made(self, x: Tensor, first: int, last: int, sums: Sums | None = None) -> Tensor:
         """X_int (L, last - first) of x (L, width) by few kernels, where Triton runs and the weights are packed."""
         assert self.packed is not None
-        return hidden(x, self.packed[2 * first : 2 * last], self.activation, sums)
+        small = None if self.small is None else self.small.rows(2 * first, 2 * last)
+        return hidden(x, self.packed[2 * first : 2 * last], self.activation, sums, small)
 
     def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels; records only at B = 1."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.fastv import TokenPruning
 from ecovla_ros.models.core.staging import Images, Upload, Words
@@ -88,6 +89,22 @@ class BatchOnePolicy:
         counts = ReuseCounts.of(cameras * self.config.tokens, layers, shares, excluded, layer, similarity)
         side = math.isqrt(self.config.tokens)
         self.reuse = None if counts is None else Reuse(counts, side, cameras, self.vision_start, self.device)
+
+    def float8_mlp(self) -> None:
+        """From now on let the prefill's gate and up run in e4m3, one scale a row. Raises ConfigError where they cannot.
+
+        Before an engine takes the policy: what the rows are in e4m3 travels with them.
+        """
+        blocks: dict[str, Any] = {f"lm.{i}.mlp": block for i, block in enumerate(self.prefill_blocks)}
+        if any(block.mlp.packed is None for block in blocks.values()):
+            raise ConfigError("policy.mlp_dtype=float8 needs kernels of our own; valid: on CUDA, with kernels: auto")
+        more = {key: block.mlp.to_float8() for key, block in blocks.items()}
+        self.sites = tuple(replace(s, extra=(*s.extra, *more.get(s.key, ()))) for s in self.sites)
+
+    @property
+    def prefill_blocks(self) -> Sequence[Any]:
+        """Layers of the language model whose MLP may be pruned."""
+        raise NotImplementedError
 
     @property
     def follows_chunks(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,11 @@ class PiPolicy(BatchOnePolicy):
             raise ConfigError("real-time chunking needs joint actions of this arm")
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
+
+    @property
+    def prefill_blocks(self) -> Sequence[Any]:
+        """Layers of the language model but the last."""
+        return list(self.model.lm)
 
     @torch.inference_mode()
     def look(self, staged: Staged) -> Mapping[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,11 @@ class PrismaticPolicy(BatchOnePolicy):
         pack((*model.lm, model.lm_last))
         self.caches: list[Cache] = []
         """K/V of every layer, where they are kept from frame to frame."""
+
+    @property
+    def prefill_blocks(self) -> Sequence[Any]:
+        """Layers of the language model but the last."""
+        return list(self._prismatic.lm)
 
     @torch.inference_mode()
     def look(self, staged: Staged) -> Mapping[str, Tensor]:
