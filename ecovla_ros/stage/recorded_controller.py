@@ -57,7 +57,7 @@ class RecordedController:
         for stamp_ns, came_ns, trajectory in self._told:
             late = not stamp_ns or came_ns - stamp_ns > LATE_NS
             controller.run(max((came_ns if late else stamp_ns + TRANSPORT_NS) - controller.now_ns, 0))
-            controller.model.accept(trajectory, controller.now_ns, stamp_ns=stamp_ns)
+            controller.accept(trajectory, stamp_ns)
         controller.run(max(self._now() - controller.now_ns, 0))
         return controller
 
