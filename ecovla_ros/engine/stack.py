@@ -58,7 +58,7 @@ class Stack:
         shape, device = (len(sites), first.rows), first.consumer.device
         parts = PARTS if triton_runs_on(first.consumer) else 1
         self._sums = torch.zeros((3 if config.compensate else 2, parts, *shape), device=device)
-        """Energies, energies of sampled tokens, sums; as a pass adds them up, by stretches of tokens: (kinds, P, L, R)."""
+        """Energies, energies of sampled tokens and sums, as a pass adds them up by stretches of tokens (kinds, P, L, R)."""
         self.history = torch.zeros(shape, device=device)
         wanda = config.method == "wanda"
         weigh = importance.wanda_factor if wanda else importance.ppsp_factor
