@@ -58,7 +58,7 @@ class Stack:
         shape, device = (len(sites), first.rows), first.consumer.device
         parts = PARTS if triton_runs_on(first.consumer) else 1
         self._sums = torch.zeros((3 if config.compensate else 2, parts, *shape), device=device)
-        """Energies, energies of sampled tokens and sums, as a pass adds them up by stretches of tokens (kinds, P, L, R)."""
+        """Energies, energies of sampled tokens and sums, as a pass adds them up, (kinds, parts, L, R)."""
         self.history = torch.zeros(shape, device=device)
         wanda = config.method == "wanda"
         weigh = importance.wanda_factor if wanda else importance.ppsp_factor
@@ -84,8 +84,9 @@ class Stack:
         """Where a pass leaves its statistics; with `probe` it also leaves samples."""
         out = {}
         for row, site in enumerate(self.sites):
-            energy, sampled, *total = self._sums[:, 0, row]
-            record = Record(energy, *total, parts=self._sums[:, :, row] if self._sums.shape[1] > 1 else None)
+            energy, sampled, *rest = self._sums[:, 0, row]
+            parts = self._sums[:, :, row] if self._sums.shape[1] > 1 else None
+            record = Record(energy, rest[0] if rest else None, parts=parts)
             if probe and self.inputs is not None:
                 record = record._replace(sampled=sampled, inputs=self.inputs[row], tokens=self._tokens)
             out[site.key] = record
@@ -97,7 +98,7 @@ class Stack:
         return self._added()[0]
 
     def _added(self) -> Tensor:
-        """Energies, energies of sampled tokens and sums of the last pass, (kinds, L, R)."""
+        """Energies, energies of sampled tokens and sums, as a pass adds them up, (kinds, parts, L, R)."""
         return self._sums[:, 0] if self._sums.shape[1] == 1 else self._sums.sum(1)
 
     def clear(self) -> None:
