@@ -14,7 +14,7 @@ ARGS ?=
 PROCESSES ?= 2
 DEVICE ?= cuda
 ONLY ?=
-FOLDER ?= results/gpu
+FOLDER ?=
 
 # A sourced ROS 2 and the wheels of .venv must not meet in one process.
 unexport PYTHONPATH PYTHONHOME CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -37,7 +37,7 @@ test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
 
 gpu:  ## tests and benches on a GPU, without setup: torch, triton, transformers, opencv and pytest suffice (ONLY, DEVICE=cpu, FOLDER)
-	@PYTHONPATH="$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))" exec "$(or $(PYTHON),python3)" -m ecovla_ros.bench.speed.gpu_steps --folder "$(FOLDER)" \
+	@PYTHONPATH="$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))" exec "$(or $(PYTHON),python3)" -m ecovla_ros.bench.speed.gpu_steps $(if $(FOLDER),--folder "$(FOLDER)") \
 	  --device "$(DEVICE)" --only "$(ONLY)" $(ARGS)
 
 EVAL = "$(VENV)/bin/ecovla" eval --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume

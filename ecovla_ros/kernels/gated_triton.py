@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch_triton import ask_for, let_next_begin, wait_for_last
 from ecovla_ros.kernels.sums import Sums
 
 
@@ -31,10 +33,18 @@ def _gated(
     x, gate, up, out, energy, total, sampled, valid, tokens, length, channels, width, weight_row, samples,
     KIND: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr, SAMPLED: tl.constexpr, VALID: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SAMPLES: tl.constexpr,
+    LINES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     m = tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows, columns = m < length, n < channels
+    if EARLY:
+        let_next_begin()
+        line = tl.minimum(tl.arange(0, LINES) * 64, width - 1)  # a line of memory holds 64 weights
+        lines = tl.minimum(n, channels - 1)[:, None] * weight_row + line[None, :]
+        ask_for(gate + lines)
+        ask_for(up + lines)
+        wait_for_last()
     if ENERGY:  # asked for early: they are there when the products are done
         before = tl.load(energy + n, mask=columns, other=0.0)
         if TOTAL:
@@ -91,11 +101,14 @@ def _made(
 
 @triton.jit
 def _columns(
-    x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, samples,
+    x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, step, samples,
     GATES: tl.constexpr, KIND: tl.constexpr, STORED: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr,
     SAMPLED: tl.constexpr, VALID: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, SAMPLES: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        let_next_begin()
+        wait_for_last()
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = n < channels
     squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
@@ -117,18 +130,21 @@ def _columns(
             if TOTAL:
                 values += tl.sum(hidden * counts[:, None], 0)
     if ENERGY:
-        tl.store(energy + n, tl.load(energy + n, mask=columns, other=0.0) + squares, mask=columns)
+        # each stretch of tokens has sums of its own: nobody else adds to them, in whatever order programs run
+        mine = tl.program_id(1).to(tl.int64) * step + n
+        tl.store(energy + mine, tl.load(energy + mine, mask=columns, other=0.0) + squares, mask=columns)
         if TOTAL:
-            tl.store(total + n, tl.load(total + n, mask=columns, other=0.0) + values, mask=columns)
-        if SAMPLED:
-            s = tl.arange(0, SAMPLES)
-            known = s < samples
-            row = tl.load(tokens + s, mask=known, other=0).to(tl.int32)
-            hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
-            if STORED:
-                hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
-            seen = tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0)
-            tl.store(sampled + n, tl.load(sampled + n, mask=columns, other=0.0) + seen, mask=columns)
+            tl.store(total + mine, tl.load(total + mine, mask=columns, other=0.0) + values, mask=columns)
+        if SAMPLED:  # noqa: SIM102 - one is known when compiled, the other is not
+            if tl.program_id(1) == 0:
+                s = tl.arange(0, SAMPLES)
+                known = s < samples
+                row = tl.load(tokens + s, mask=known, other=0).to(tl.int32)
+                hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
+                if STORED:
+                    hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
+                seen = tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0)
+                tl.store(sampled + n, tl.load(sampled + n, mask=columns, other=0.0) + seen, mask=columns)
 
 
 def gated(
@@ -145,7 +161,7 @@ def gated(
         x, gate, up, out, *_pointers(sums, x), length, channels, width, gate.stride(0), _samples(sums),
         KIND=int(activation == "silu"), **_kinds(sums), BLOCK_M=max(16, triton.next_power_of_2(length)),
         BLOCK_N=block_n, BLOCK_K=block_k, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
-        num_warps=warps, num_stages=stages,
+        LINES=triton.next_power_of_2(triton.cdiv(width, 64)), num_warps=warps, num_stages=stages, **options(x),
     )  # fmt: skip
     return out
 
@@ -161,12 +177,14 @@ def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int,
     stored = kind != "plain"
     out = torch.empty((length, channels), dtype=x.dtype, device=x.device) if stored else x
     block_l, block_n, warps, stages = shape
-    span = length if sums is not None else block_l
+    span, step = block_l, 0
+    if sums is not None:
+        span, step = triton.cdiv(triton.cdiv(length, sums.count), block_l) * block_l, sums.step
     _columns[(triton.cdiv(channels, block_n), triton.cdiv(length, span))](
-        x, out, *_pointers(sums, x), length, channels, x.stride(0), span, _samples(sums),
+        x, out, *_pointers(sums, x), length, channels, x.stride(0), span, step, _samples(sums),
         GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),
         BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
-        STAGES=stages if sums is not None else 1, num_warps=warps,
+        STAGES=stages if sums is not None else 1, num_warps=warps, **options(x),
     )  # fmt: skip
     return out
 

@@ -15,11 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.publish import gpu_tables, settings_tables
-from ecovla_ros.publish import headline as report_headline
-from ecovla_ros.publish import speed_tables as report_speed
-from ecovla_ros.publish import success_tables as report_success
-from ecovla_ros.publish import trace_tables as report_trace
+from ecovla_ros.publish import gpu_tables, headline, settings_tables, speed_tables, success_tables, trace_tables
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 
@@ -105,6 +101,33 @@ def trial(document: Document) -> str:
     return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
 
 
+def fuzz(document: Document) -> str:
+    """Hostile messages over the wire."""
+    rows = [
+        [r["node"], r["topic"], f"{r['sent']}", f"{r.get('unreadable', '-')}", f"{r['ends']}",
+         f"{r['answered']} of {r['good']}", f"{r['slowest_s']:.2f}", f"{r['memory_mb']:+.1f}",
+         "yes" if r["reached"] else "no"]
+        for r in document["rows"] if "sent" in r
+    ]  # fmt: skip
+    head = ("node", "topic", "hostile messages", "unreadable", "process ends", "good ones answered",
+            "slowest answer, s", "memory, MB", "reached")  # fmt: skip
+    return markdown(head, rows, source({**document, "commits": _commits(document)}, "ecovla fuzz"))
+
+
+def owners(document: Document) -> str:
+    """Attacks on who owns the arm."""
+    rows = [
+        [r["topic"], r["said"].replace("|", "/"), f"{r['moved_rad']:.3f}", "yes" if r["reached"] else "no"]
+        for r in document["rows"] if "moved_rad" in r
+    ]  # fmt: skip
+    head = ("attack", "what the guard says", "largest motion it commanded, rad", "held")
+    return markdown(head, rows, source({**document, "commits": _commits(document)}, "ecovla fuzz --part owners"))
+
+
+def _commits(document: Document) -> list[str]:
+    return sorted({row["commit"] for row in document["rows"]})
+
+
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
@@ -144,41 +167,43 @@ def spoilt(document: Document) -> str:
     return markdown(head, rows, source(document, command))
 
 
-SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node", "arm")
+SECTIONS = settings_tables.sections()
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
         "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",
-        report_headline.headline,
+        headline.headline,
     ),
-    "success": ("table.json", report_success.dense),
-    "study": ("table.json", report_success.study),
-    "study-latency": ("table-latency.json", report_success.study_latency),
-    "study-rtc": ("table-rtc.json", report_success.measured),
-    "waiting": ("trace-waiting.json trace-waiting-rtc.json", report_trace.waiting),
-    "expert": ("expert.json", report_success.expert),
-    "latency": ("latency.json", report_speed.latency),
-    "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),
-    "latency-mid-bf16": ("latency_mid_bf16.json", report_speed.latency),
-    "latency-back-to-back": ("latency_back_to_back.json", report_speed.latency),
+    "success": ("table.json", success_tables.dense),
+    "study": ("table.json", success_tables.study),
+    "study-latency": ("table-latency.json", success_tables.study_latency),
+    "study-rtc": ("table-rtc.json", success_tables.measured),
+    "waiting": ("trace-waiting.json trace-waiting-rtc.json", trace_tables.waiting),
+    "expert": ("expert.json", success_tables.expert),
+    "latency": ("latency.json", speed_tables.latency),
+    "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
+    "latency-mid-bf16": ("latency_mid_bf16.json", speed_tables.latency),
+    "latency-back-to-back": ("latency_back_to_back.json", speed_tables.latency),
     "gpu": ("gpu-*.json", gpu_tables.policy),
     "gpu-device": ("gpu-*.json", gpu_tables.device),
     "h100": ("h100-*.json", gpu_tables.policy),
     "h100-device": ("h100-*.json", gpu_tables.device),
-    "fidelity": ("fidelity.json", report_speed.fidelity),
-    "fidelity-looks": ("fidelity-looks.json", report_speed.fidelity_episodes),
-    "command": ("command.json", report_speed.command),
-    "parity": ("parity.json", report_speed.parity),
-    "demo": ("demo.json", report_success.demo),
+    "fidelity": ("fidelity.json", speed_tables.fidelity),
+    "fidelity-looks": ("fidelity-looks.json", speed_tables.fidelity_episodes),
+    "command": ("command.json", speed_tables.command),
+    "parity": ("parity.json", speed_tables.parity),
+    "demo": ("demo.json", success_tables.demo),
+    "fuzz": ("fuzz.json", fuzz),
+    "owners": ("fuzz.json", owners),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
     "trial": ("trial.json", trial),
-    "analytic": ("analytic.json", report_speed.analytic),
-    "families": ("families.json", report_speed.families),
-    "paper": ("", report_speed.paper),
+    "analytic": ("analytic.json", speed_tables.analytic),
+    "families": ("families.json", speed_tables.families),
+    "paper": ("", speed_tables.paper),
     "bags": ("bags.json", bags),
     "reads": ("reads.json", reads),
     "spoilt": ("inputs.json", spoilt),
-    "tokens": ("tokens.json", report_speed.tokens),
+    "tokens": ("tokens.json", speed_tables.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }
 """Name -> result files, by spaces (a pattern, or "first|second"), and what makes the table of their documents."""

@@ -9,6 +9,7 @@ from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
     MOST_RAD,
     arm_state,
+    controller_state,
     fill_gripper,
     fill_joint_state,
     fill_trajectory,
@@ -24,6 +25,7 @@ __all__ = [
     "MOST_RAD",
     "JointStates",
     "arm_state",
+    "controller_state",
     "chunk",
     "compressed",
     "decode_image",
