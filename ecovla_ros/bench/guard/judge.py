@@ -52,6 +52,11 @@ class Judge:
         self.position = start.copy()
         """What was commanded last, rad, (7,)."""
 
+    @property
+    def reference(self) -> np.ndarray:
+        """As `position`: there is no command limiter here."""
+        return self.position
+
     def close(self) -> None:
         """Let go of it."""
         self._library.judge_free(self._handle)
@@ -60,8 +65,9 @@ class Judge:
         """Raises ControlError for what the controller refuses."""
         times = np.ascontiguousarray(message.times_ns, np.int64)
         positions, velocities = (np.ascontiguousarray(part, float) for part in (message.positions, message.velocities))
+        now, stamp = now_ns + BEGIN_NS, stamp_ns and stamp_ns + BEGIN_NS
         taken = self._library.judge_send(
-            self._handle, ctypes.c_int64(now_ns + BEGIN_NS), ctypes.c_int64(stamp_ns and stamp_ns + BEGIN_NS), len(times), times.ctypes.data_as(_INT64),
+            self._handle, ctypes.c_int64(now), ctypes.c_int64(stamp), len(times), times.ctypes.data_as(_INT64),
             positions.ctypes.data_as(_DOUBLE), velocities.ctypes.data_as(_DOUBLE), int(effort),
         )  # fmt: skip
         if not taken:
