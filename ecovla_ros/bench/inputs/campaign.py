@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 import shutil
 import traceback
@@ -16,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from ecovla_ros import config
+from ecovla_ros import config, documents
 from ecovla_ros.bags import sample
 from ecovla_ros.bags.sample import Sample
 from ecovla_ros.bench.inputs import mutations
@@ -71,10 +71,10 @@ class Inputs:
         if rng.random() < 0.4:
             spoilt = rng.choice(mutations.BYTES)(rng, text)
         else:
-            value = yaml.safe_load(text) or {}
+            value = documents.from_yaml(text) or {}
             for _ in range(rng.randint(1, 3)):
                 value = mutations.odd_value(rng, value)
-            spoilt = yaml.safe_dump(value, allow_unicode=rng.random() < 0.5).encode()
+            spoilt = json.dumps(value).encode()  # which is YAML as well
         (work / "settings.yaml").write_bytes(spoilt)
         return work / "settings.yaml", source.name
 
