@@ -14,7 +14,7 @@ ARGS ?=
 PROCESSES ?= 2
 DEVICE ?= cuda
 ONLY ?=
-FOLDER ?= results/gpu
+FOLDER ?=
 
 # A sourced ROS 2 and the wheels of .venv must not meet in one process.
 unexport PYTHONPATH PYTHONHOME CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -22,7 +22,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu docs study tables clean
+.PHONY: help setup demo test gpu docs study tables clean colcon
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -37,7 +37,7 @@ test: setup  ## run every test (ARGS: more for pytest)
 	@exec "$(VENV)/bin/python" -m pytest test $(ARGS)
 
 gpu:  ## tests and benches on a GPU, without setup: torch, triton, transformers, opencv and pytest suffice (ONLY, DEVICE=cpu, FOLDER)
-	@PYTHONPATH="$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))" exec "$(or $(PYTHON),python3)" -m ecovla_ros.bench.speed.gpu_steps --folder "$(FOLDER)" \
+	@PYTHONPATH="$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))" exec "$(or $(PYTHON),python3)" -m ecovla_ros.bench.speed.gpu_steps $(if $(FOLDER),--folder "$(FOLDER)") \
 	  --device "$(DEVICE)" --only "$(ONLY)" $(ARGS)
 
 EVAL = "$(VENV)/bin/ecovla" eval --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
@@ -55,6 +55,9 @@ study: results/latency-study.json  ## the success table, 201 to 600 episodes a c
 results/latency-study.json:
 	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \
 	  --frames 100 --set policy.threads=1 --json $@
+
+colcon: setup  ## colcon build and colcon test with the wheels of .venv; leaves out/colcon/install/setup.bash
+	@exec tools/colcon.sh "$(VENV)"
 
 docs: setup  ## build the documentation into out/site; any warning is an error
 	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/python" -m mkdocs build --quiet --strict && echo "out/site/index.html"

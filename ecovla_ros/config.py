@@ -28,6 +28,8 @@ ADAPTIVE_ONLY = ("p", "window", "refresh", "probe_tokens", "alpha", "decay", "hy
 REFRESHES = ("probe", "dense")
 """probe: the frame that triggers stays sparse, pruned channels are measured on sampled tokens beside it. dense: it runs
 dense and records every channel (paper)."""
+FITS = ("count", "time")
+"""count: the kept channels are those nearest to the ratio. time: see engine/fit."""
 DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
@@ -124,6 +126,12 @@ class PruneConfig:
 
     method: str = _one_of("ecovla", METHODS, "what chooses the channels")
     ratio: float = _between(0.25, 0.0, 0.9, "share of the selected channels that is left out")
+    fit: str = _one_of(
+        "count",
+        FITS,
+        "how many channels stay: the count nearest to `ratio`, or one near it of which this machine computes more per "
+        "second and which takes no longer; with `pattern`, as many as that file says",
+    )
     sites: tuple[str, ...] = field(
         default=("lm.mlp",), metadata={"choices": SITE_GROUPS, "doc": "which groups of channels may be pruned"}
     )
@@ -170,7 +178,9 @@ class ControlConfig:
     profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
     rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate", "Hz")
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm", "s")
-    max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped", "s")
+    max_horizon_s: float = _between(
+        0.86, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped", "s"
+    )
     chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused", "s")
     chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold", "s")
     joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold", "s")
@@ -182,10 +192,13 @@ class ControlConfig:
     box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z", "m")
     singular_from: float = _between(25.0, 1.0, 1e6, "condition number of the Jacobian from which the arm is slowed")
     singular_to: float = _between(60.0, 1.0, 1e6, "condition number at which it is slowest")
-    stamp_commands: bool = _doc(
-        False,
-        "trajectories say when they begin, so that a controller that gets one late makes no step; guard and controller "
-        "need the same clock",
+    stamp_commands: str = _one_of(
+        "auto",
+        ("auto", "always", "never"),
+        "whether trajectories say when they begin; auto: as the controller's own state shows at enable",
+    )
+    start_window_s: float = _between(
+        0.06, 0.04, 0.2, "a trajectory repeats what runs for so long: the controller may start it so late", "s"
     )
     late_s: float = _between(
         0.35, 0.02, 10.0, "an older observation, when its chunk's turn comes, makes the guard slow down (DEGRADED)", "s"

@@ -111,6 +111,18 @@ class ArmState:
 
 
 @dataclass(frozen=True)
+class ControllerState:
+    """What the arm's controller says of itself: control_msgs/JointTrajectoryControllerState."""
+
+    stamp_ns: int
+    """By the controller's own clock."""
+    reference: np.ndarray
+    """What it commands, rad, (7,), with the whole turns that it counts."""
+    velocity: np.ndarray
+    """rad/s, (7,)."""
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """One `JointTrajectory` message: strictly rising times after its start, last velocity zero."""
 

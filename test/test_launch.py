@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from ecovla_ros import config
+from ecovla_ros.control import limits
 from ecovla_ros.types import CAMERAS, GRIPPER_JOINT, JOINTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,8 +123,6 @@ def resolve(context: Any, value: Any) -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_configuration_loads(path: Path) -> None:
     if path.name == "gen3_limits.yaml":
-        from ecovla_ros.control import limits
-
         limits.load("normal", path)
     elif path.name != "gen3_controllers_streaming.yaml":
         config.load(path)
@@ -135,6 +134,13 @@ def test_the_streaming_controllers_are_those_of_the_arm() -> None:
     assert controller["joints"] == list(JOINTS) and controller["interpolate_from_desired_state"] is True
     assert controller["command_interfaces"] == ["position"] and not controller["allow_partial_joints_goal"]
     assert data["robotiq_gripper_controller"]["ros__parameters"]["joint"] == GRIPPER_JOINT
+    known = {"joints", "command_interfaces", "state_interfaces", "action_monitor_rate", "allow_partial_joints_goal",
+             "interpolate_from_desired_state", "allow_nonzero_velocity_at_trajectory_end", "constraints"}  # fmt: skip
+    assert set(controller) <= known, "in every release from Jazzy on, by its parameter file"
+    stops, limit = controller["constraints"], limits.load("normal").acceleration.tolist()
+    assert stops["decelerate_on_cancel"] is True
+    assert [stops[name]["max_deceleration_on_cancel"] for name in JOINTS] == limit
+    assert set(stops) == {"stopped_velocity_tolerance", "goal_time", "decelerate_on_cancel", *JOINTS}
     assert set(data) - {"controller_manager"} <= set(data["controller_manager"]["ros__parameters"])
 
 

@@ -64,6 +64,7 @@ LIBRARIES = {
     "launch_ros": {"nodes"},
     "matplotlib": {"publish"},
     "ray": {"bench"},
+    "av": {"train"},
     "pyarrow": {"train"},
     "apsw": {"bags"},
     "mcap": {"bags"},

@@ -48,7 +48,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map", action="append", default=[], metavar="INPUT=TOPIC", help="read an input from this topic of the bags"
     )
-    parser.add_argument("--lerobot", type=Path, nargs="*", default=[], help="train on these LeRobot data sets (v3.0)")
+    parser.add_argument("--lerobot", type=Path, nargs="*", default=[], help="train on these LeRobot data sets")
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="CAMERA=KEY",
+        help="which pictures of the data sets a camera has",
+    )
     parser.add_argument(
         "--export-lerobot",
         type=Path,
@@ -130,13 +137,18 @@ def _import(options: argparse.Namespace, demos: Any) -> None:
     """Recorded episodes of bags and LeRobot folders become shards of the data set."""
     from ecovla_ros.bags import inputs
     from ecovla_ros.bags.demonstrations import demonstrations
+    from ecovla_ros.models.data.normalise import ends_of
     from ecovla_ros.train import lerobot
-    from ecovla_ros.train.dataset import import_demonstrations
+    from ecovla_ros.train.dataset import PERIOD_NS, import_demonstrations
     from ecovla_ros.train.demos import meta_of
 
-    topics, node = inputs.mapping(options.map), settings_of(options).node
-    sources = [(path, demonstrations(path, topics, node)) for path in options.bags]
-    sources += [(path, lerobot.read(path)) for path in options.lerobot]
+    topics, settings = inputs.mapping(options.map), settings_of(options)
+    sources = [(path, demonstrations(path, topics, settings.node, arm=settings.arm)) for path in options.bags]
+    how = lerobot.Reading(
+        lerobot.cameras(options.camera), settings.arm.joints, ends_of("gripper", settings.policy.embodiment.gripper),
+        PERIOD_NS * 1e-9,
+    )  # fmt: skip
+    sources += [(path, lerobot.read(path, how)) for path in options.lerobot]
     for number, (path, episodes) in enumerate(sources):
         folder = options.work / "demos" / f"shard-recorded-{number:03d}"
         count = import_demonstrations(folder, episodes, {**meta_of(demos), "source": str(path)})

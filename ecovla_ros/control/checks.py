@@ -111,6 +111,14 @@ def margin(config: ControlConfig) -> None:
         )
 
 
+def window(config: ControlConfig) -> None:
+    """Raises ConfigError where a trajectory would repeat what runs for most of its time."""
+    if config.start_window_s > config.max_horizon_s / 2.0:
+        raise ConfigError(
+            f"control.start_window_s {config.start_window_s} with max_horizon_s {config.max_horizon_s}; valid: half it"
+        )
+
+
 def joint_margin(rows: np.ndarray, limits: Limits, margin_rad: float, commanded: np.ndarray) -> tuple[np.ndarray, bool]:
     """Rows (H, 7) clamped to `margin_rad` inside the position limits; whether any was outside.
 

@@ -21,7 +21,7 @@ from ecovla_ros.control.curve import Motion
 from ecovla_ros.types import ActionChunk, Trajectory
 
 NS = 1_000_000_000
-ENTRY_S = 0.1
+ENTRY_S = 0.06
 """Earliest first knot, s. A controller that starts d seconds late sees a step of velocity * d over this time."""
 MERGE_S = 0.4
 """Chunk time over which the distance between the commanded position and the path is given up, s."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
+from ecovla_ros.engine.fit import counts
 from ecovla_ros.engine.host_copy import HostCopy
 from ecovla_ros.engine.outcome import PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
@@ -61,7 +62,9 @@ class Engine:
         """
         self.policy, self.config = policy, config
         self._streams, self._watch, self._host_copy = streams, Stopwatch(clock), HostCopy()
-        self._refresh = Refresh(policy.sites, config, clock) if config.method != "dense" else None
+        self._refresh = (
+            Refresh(policy.sites, config, clock, counts(policy, config)) if config.method != "dense" else None
+        )
         self._trigger, self._sight = Trigger(config.p, config.window), Sight()
         self._ahead = ahead and config.refresh == "probe" and config.method in ADAPTIVE
         self._deadline: Deadline | None = None

@@ -84,7 +84,8 @@ class Graphed:
         staged = self.inner.stage(obs)
         key = tuple(staged.images)
         if key not in self._looks:
-            own = replace(staged, images={name: image.clone() for name, image in staged.images.items()})
+            images = {name: image if image.is_cuda else image.clone() for name, image in staged.images.items()}
+            own = replace(staged, images=images)  # on a device the same memory every frame
             self._looks[key] = (own, *self._recorder.capture(partial(self.inner.look, own)))
         own, replay, vision = self._looks[key]
         _hand_over(list(own.images.values()), list(staged.images.values()))
@@ -148,7 +149,7 @@ def _inputs(seen: Seen) -> list[Tensor]:
 def _hand_over(there: Sequence[Tensor], here: Sequence[Tensor]) -> None:
     """A frame's tensors into the captured ones, but for those that are the captured ones."""
     for old, new in zip(there, here):
-        if old is not new:
+        if old.data_ptr() != new.data_ptr():
             old.copy_(new, non_blocking=True)
 
 

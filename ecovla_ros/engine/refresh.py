@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.fit import Count, asked
 from ecovla_ros.engine.outcome import PHASES, Outcome, Outcomes, RefreshState
 from ecovla_ros.engine.recorder import Recorder
 from ecovla_ros.engine.stack import Change, Stack
 from ecovla_ros.errors import PruningError
 from ecovla_ros.prune.energy import spread
-from ecovla_ros.prune.select import kept_count
 from ecovla_ros.prune.site import Plan, Record, Site
 
 
@@ -34,16 +34,20 @@ class Refresh:
     """
 
     def __init__(
-        self, sites: Sequence[Site], config: PruneConfig, clock: Callable[[], float] = time.perf_counter
+        self,
+        sites: Sequence[Site],
+        config: PruneConfig,
+        clock: Callable[[], float] = time.perf_counter,
+        count: Count = asked,
     ) -> None:
-        """Raises PruningError for ratios and sites that do not fit."""
+        """`count`: channels that a site keeps at a ratio. Raises PruningError for ratios and sites that do not fit."""
         chosen = [s for s in sites if s.group in config.sites and _layer(s) not in config.skip_layers]
         if config.ratio > 0 and not chosen:
             have = sorted({s.group for s in sites})
             raise PruningError(f"no site of groups {list(config.sites)} outside skip_layers; this model has {have}")
         if config.deadline_ms > 0 and not config.tiers:
             raise PruningError("prune.deadline_ms chooses among tiers; valid with prune.tiers, e.g. [0.0, 0.25, 0.5]")
-        self._config = config
+        self._config, self._count = config, count
         self.ratios = sorted({config.ratio, *config.tiers})
         self.home = self.ratios.index(config.ratio)
         """The tier of the configured ratio."""
@@ -225,12 +229,12 @@ class Refresh:
 
     def _stack(self, sites: list[Site]) -> Stack:
         first = sites[0]
-        kept = [kept_count(first.channels, ratio, first.step) for ratio in self.ratios]
+        kept = [self._count(first, ratio) for ratio in self.ratios]
         return Stack(sites, kept, self._config, self._tokens[first.phase])
 
     def _plan(self, tier: int) -> Plan:
         ratio = self.ratios[tier]
-        kept = {s.key: kept_count(s.channels, ratio, s.step) for stack in self.stacks for s in stack.sites}
+        kept = {s.key: self._count(s, ratio) for stack in self.stacks for s in stack.sites}
         bias = {
             s.key: stack.bias[kept[s.key]][row]
             for stack in self.stacks

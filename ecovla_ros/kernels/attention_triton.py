@@ -14,6 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
+
 
 class Shape(NamedTuple):
     """How a call is cut into blocks."""
@@ -33,8 +36,11 @@ def _attend(
     q_row, q_head, k_group, k_row, v_group, v_row, out_split,
     GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
     GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        let_next_begin()
+        wait_for_last()
     segment, group, split = tl.program_id(1) // GROUPS, tl.program_id(1) % GROUPS, tl.program_id(2)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = row < length * RANK
@@ -97,8 +103,11 @@ def _attend(
 @triton.jit
 def _merge(
     parts, top, weight, out, rows, SPLITS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    BLOCK_R: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        let_next_begin()
+        wait_for_last()
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     there = row < rows
     d = tl.arange(0, BLOCK_D)
@@ -146,11 +155,20 @@ def attention(
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width,
         GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
         PLACED=positions is not None, SPLIT=splits > 1, BLOCK_M=shape.rows, BLOCK_N=shape.keys,
-        num_warps=shape.warps, num_stages=shape.stages,
+        num_warps=shape.warps, num_stages=shape.stages, **options(q),
     )  # fmt: skip
     if splits > 1:
         block = 2 if rows <= 2048 else 8
         _merge[(triton.cdiv(rows, block),)](
-            parts, notes[0], notes[1], out, rows, SPLITS=splits, WIDTH=width, BLOCK_D=block_d, BLOCK_R=block
+            parts,
+            notes[0],
+            notes[1],
+            out,
+            rows,
+            SPLITS=splits,
+            WIDTH=width,
+            BLOCK_D=block_d,
+            BLOCK_R=block,
+            **options(q),
         )
     return out

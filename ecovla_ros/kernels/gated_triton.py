@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch_triton import ask_for, let_next_begin, wait_for_last
 from ecovla_ros.kernels.sums import Sums
 
 
@@ -31,10 +33,18 @@ def _gated(
     x, gate, up, out, energy, total, sampled, valid, tokens, length, channels, width, weight_row, samples,
     KIND: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr, SAMPLED: tl.constexpr, VALID: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SAMPLES: tl.constexpr,
+    LINES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     m = tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows, columns = m < length, n < channels
+    if EARLY:
+        let_next_begin()
+        line = tl.minimum(tl.arange(0, LINES) * 64, width - 1)  # a line of memory holds 64 weights
+        lines = tl.minimum(n, channels - 1)[:, None] * weight_row + line[None, :]
+        ask_for(gate + lines)
+        ask_for(up + lines)
+        wait_for_last()
     if ENERGY:  # asked for early: they are there when the products are done
         before = tl.load(energy + n, mask=columns, other=0.0)
         if TOTAL:
@@ -94,8 +104,11 @@ def _columns(
     x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, samples,
     GATES: tl.constexpr, KIND: tl.constexpr, STORED: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr,
     SAMPLED: tl.constexpr, VALID: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, SAMPLES: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        let_next_begin()
+        wait_for_last()
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = n < channels
     squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
@@ -145,7 +158,7 @@ def gated(
         x, gate, up, out, *_pointers(sums, x), length, channels, width, gate.stride(0), _samples(sums),
         KIND=int(activation == "silu"), **_kinds(sums), BLOCK_M=max(16, triton.next_power_of_2(length)),
         BLOCK_N=block_n, BLOCK_K=block_k, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
-        num_warps=warps, num_stages=stages,
+        LINES=triton.next_power_of_2(triton.cdiv(width, 64)), num_warps=warps, num_stages=stages, **options(x),
     )  # fmt: skip
     return out
 
@@ -166,7 +179,7 @@ def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int,
         x, out, *_pointers(sums, x), length, channels, x.stride(0), span, _samples(sums),
         GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),
         BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
-        STAGES=stages if sums is not None else 1, num_warps=warps,
+        STAGES=stages if sums is not None else 1, num_warps=warps, **options(x),
     )  # fmt: skip
     return out
 

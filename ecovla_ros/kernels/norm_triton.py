@@ -10,13 +10,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
+
 
 @triton.jit
 def _norm(
     x, branch, gate, bias, gain, shift, summed, out, aside, tokens, length, width, eps, offset, part_size,
     BRANCH: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, GAIN: tl.constexpr, SHIFT: tl.constexpr,
-    CENTRED: tl.constexpr, ASIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    CENTRED: tl.constexpr, ASIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        let_next_begin()
+        wait_for_last()
     program = tl.program_id(0)
     row = program
     if ASIDE:  # noqa: SIM102 - known when the kernel is compiled
@@ -81,6 +87,6 @@ def add_and_norm(
         given(tokens), length, width, eps, offset, length * width,
         BRANCH=branch is not None, GATE=gate is not None, BIAS=bias is not None, GAIN=gain is not None,
         SHIFT=shift is not None, CENTRED=centred, ASIDE=aside is not None, PARTS=parts,
-        BLOCK=triton.next_power_of_2(width), num_warps=4 if width <= 2048 else 8,
+        BLOCK=triton.next_power_of_2(width), num_warps=4 if width <= 2048 else 8, **options(x),
     )  # fmt: skip
     return summed, out

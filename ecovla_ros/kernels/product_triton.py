@@ -11,17 +11,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch_triton import ask_for, let_next_begin, wait_for_last
+
 
 @triton.jit
 def _thin(
     x, weights, out, length, depth, width, x_row, to_input, to_output, chunk, part_size,
     INPUTS_ADJACENT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     m = tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows, columns = m < length, n < width
     first = tl.program_id(1) * chunk
     last = tl.minimum(first + chunk, depth)
+    if EARLY:
+        let_next_begin()
+        if INPUTS_ADJACENT:  # a line of memory holds 64 weights
+            line = tl.minimum(first + tl.arange(0, CHUNK // 64) * 64, last - 1)
+            ask_for(weights + tl.minimum(n, width - 1)[:, None] * to_output + line[None, :])
+        else:
+            line = tl.minimum(first + tl.arange(0, CHUNK), last - 1)
+            ask_for(weights + line * to_input + tl.program_id(0) * BLOCK_N)
+        wait_for_last()
     sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(first, last, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
@@ -49,6 +62,6 @@ def thin(x: Tensor, weights: Tensor, shape: tuple[int, int, int, int, int]) -> T
         x, weights, out, length, depth, width, x.stride(0), weights.stride(0), weights.stride(1), chunk,
         length * width, INPUTS_ADJACENT=weights.stride(0) == 1 and weights.stride(1) != 1,
         BLOCK_M=max(16, triton.next_power_of_2(length)), BLOCK_N=block_n, BLOCK_K=block_k,
-        num_warps=warps, num_stages=stages,
+        CHUNK=max(64, triton.next_power_of_2(chunk)), num_warps=warps, num_stages=stages, **options(x),
     )  # fmt: skip
     return out

@@ -7,13 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
+
 
 @triton.jit
 def _place(
     q, k, v, cos, sin, queries, keys, values, length, heads, groups,
     q_row, q_head, k_row, k_head, v_row, v_head, keys_group, keys_row, values_group, values_row,
-    HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_L: tl.constexpr,
+    HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_L: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        let_next_begin()
+        wait_for_last()
     row = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
     which = tl.program_id(1)
     h = tl.arange(0, BLOCK_H)
@@ -51,6 +57,6 @@ def place(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tenso
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
         HALF=width // 2, BLOCK_H=triton.next_power_of_2(width // 2), BLOCK_L=block,
-        num_warps=4 if block > 1 else 1,
+        num_warps=4 if block > 1 else 1, **options(q),
     )  # fmt: skip
     return queries

@@ -147,6 +147,8 @@ class PolicyNode(LifecycleNode):
             topic, receive = f"{camera}/{ending}", self._receiver(camera)
             self._intakes[camera] = Intake(self, kind, topic, PIXEL_BYTES * self._config.node.image_px + STATE_BYTES)
             self._topics[camera] = self._subscription(kind, topic, receive, qos.SENSOR)
+        read = {camera: (topic, f"topic of the pictures of {camera}") for camera, topic in self._topics.items()}
+        self._settings.show("topics", read)
         joints, age_s = settings.joints(self._settings, self._config), self._config.arm.part_age_s
         self._joints = ArmStates(self, joints, age_s, qos.STATES, STATES_KEPT)
         self._made.append(self._joints.close)

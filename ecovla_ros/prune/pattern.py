@@ -22,6 +22,15 @@ def save(path: str | Path, orders: Mapping[str, Sequence[int]], kept: Mapping[st
 
 def load(path: str | Path) -> dict[str, list[int]]:
     """Site key -> channels by slot. Raises PruningError for a file that is missing or no pattern."""
+    return {key: order for key, (_, order) in _sites(path).items()}
+
+
+def kept(path: str | Path) -> dict[str, int]:
+    """Site key -> how many of its channels are kept. Raises PruningError for a file that is missing or no pattern."""
+    return {key: count for key, (count, _) in _sites(path).items()}
+
+
+def _sites(path: str | Path) -> dict[str, tuple[int, list[int]]]:
     try:
         document = documents.read_json(Path(path))
     except OSError as error:
@@ -31,6 +40,7 @@ def load(path: str | Path) -> dict[str, list[int]]:
     if not isinstance(document, dict) or document.get("form") != FORM:
         raise PruningError(f"'{path}' is not a pattern; valid: a file of `ecovla bench --save-pattern`, form {FORM}")
     try:
-        return {key: [int(c) for c in site["channels"]] for key, site in document["sites"].items()}
+        sites = document["sites"].items()
+        return {key: (int(site["kept"]), [int(c) for c in site["channels"]]) for key, site in sites}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PruningError(f"'{path}' is a malformed pattern: {error!r}") from error

@@ -13,15 +13,15 @@ def policy(*documents: Document) -> str:
     rows = []
     for document in documents:
         for row in document["rows"]:
-            if row["scope"] == "policy" and row["frames"] == "all":
+            if row.get("scope") == "policy" and row["frames"] == "all":
                 rows.append(_policy_row(row, document))
     head = ("model", "method", "refresh", "ratio", "frames", "policy call, mean ms", "p50 / p95 / p99 ms", "speed-up",
-            "MACs left", "of ideal", "prefill, ms", "action head, ms", "frames that trigger")  # fmt: skip
+            "MACs left", "of ideal", "prefill, ms", "action head, ms", "kernels", "frames that trigger")  # fmt: skip
     return markdown(head, rows, sources(documents))
 
 
 def _policy_row(row: Document, document: Document) -> list[str]:
-    phases = {s["scope"]: s for s in document["rows"] if s["frames"] == "all" and _variant(s) == _variant(row)}
+    phases = {s["scope"]: s for s in document["rows"] if s.get("frames") == "all" and _variant(s) == _variant(row)}
     return [
         _model(row, document),
         row["method"],
@@ -34,8 +34,20 @@ def _policy_row(row: Document, document: Document) -> list[str]:
         number(row.get("mac_ratio")),
         share(row.get("of_ideal")),
         *(f"{phases[p]['mean_ms']:.1f}" if p in phases else "-" for p in ("prefill", "act")),
+        _kernels(row, document),
         percent(row.get("trigger_rate")),
     ]
+
+
+def _kernels(row: Document, document: Document) -> str:
+    """Of a frame, and of one with a refresh, whose kernels are counted with it."""
+    by = {
+        s["frames"]: s.get("kernels")
+        for s in document["rows"]
+        if s.get("scope") == "policy" and _variant(s) == _variant(row)
+    }
+    found = [str(by[kind]) for kind in ("dense", "sparse", "refresh") if by.get(kind)]
+    return " / ".join(found) or "-"
 
 
 def device(*documents: Document) -> str:
@@ -53,19 +65,23 @@ def device(*documents: Document) -> str:
             str(row["n"]),
             " / ".join(f"{row[k]:.2f}" for k in ("p50_ms", "p95_ms", "p99_ms")),
             share(row.get("of_roofline")),
+            share(row.get("of_reached")),
+            number(row.get("refresh_cost_ms")),
             percent(row.get("exposed_share"), 2),
         ]
         for document in documents
         for row in document["rows"]
-        if row["scope"] in ("prefill", "act") and row["frames"] != "all"
+        if row.get("scope") in ("prefill", "act") and row["frames"] != "all"
     ]
     head = ("model", "method", "refresh", "ratio", "phase", "kind of frame", "n", "p50 / p95 / p99 ms",
-            "of the roofline bound", "waits for the refresh")  # fmt: skip
+            "of the roofline bound", "of the measured ceiling", "a refresh costs, ms",
+            "waits for the refresh")  # fmt: skip
     return markdown(head, rows, sources(documents))
 
 
 def sources(documents: tuple[Document, ...]) -> str:
     """Device, versions and commits of the documents, and the command that writes each."""
+    documents = tuple(d for d in documents if "model" in d["settings"] and "frames" in d["settings"])
     devices = sorted({row.get("device", "?") for d in documents for row in d["rows"]})
     versions = sorted({", ".join(f"{k} {v}" for k, v in d["versions"].items()) for d in documents})
     commits = sorted({d["commit"][:10] + "+" * d["commit"].endswith("+") for d in documents})

@@ -9,6 +9,17 @@ from ecovla_ros.config import Config
 from ecovla_ros.publish.markdown import markdown
 
 
+def sections(part: Any = None, name: str = "") -> tuple[str, ...]:
+    """Names of the sections of `Config`, a section inside another behind it: "policy", "policy.embodiment", ..."""
+    part = Config() if part is None else part
+    found = [name] if name else []
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            found += sections(value, f"{name}.{field.name}".lstrip("."))
+    return tuple(found)
+
+
 def section(name: str) -> str:
     """The settings of one section, "prune" or "policy.embodiment": key, default, what is valid, unit, meaning."""
     part: Any = Config()

@@ -134,15 +134,15 @@ def parity(document: Document) -> str:
 
 def analytic(document: Document) -> str:
     """Costs of the full shapes, computed from their products."""
-    gpus = list(document["settings"]["peaks"])
+    gpus, reached = list(document["settings"]["peaks"]), list(document["settings"].get("reached", {}))
     rows = [
         [r["model"], r["way"], f"{100 * r['ratio']:.4g} %", str(r["tokens"]),
          *(f"{r[f'{stage}_gmac']:.0f}" for stage in ("vision", "prefill", "act")), f"{r['weights_gb']:.1f}",
-         *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus)]
+         *(f"{r['bound_ms'][gpu]:.1f}" for gpu in gpus), *(f"{r['reached_ms'][gpu]:.1f}" for gpu in reached)]
         for r in document["rows"]
     ]  # fmt: skip
     head = ("model", "vision tokens", "ratio", "sequence", "vision GMAC", "prefill GMAC", "act GMAC",
-            "weights read, GB", *gpus)  # fmt: skip
+            "weights read, GB", *gpus, *(f"{gpu}, measured ceiling" for gpu in reached))  # fmt: skip
     command = "python -m ecovla_ros.bench.speed.analytic --json results/analytic.json"
     note = f"<sub>Computed from shapes, not measured; bfloat16; GPUs: lower bound, ms. `{command}`</sub>"
     return markdown(head, rows, note)

@@ -15,11 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.publish import gpu_tables, settings_tables
-from ecovla_ros.publish import headline as report_headline
-from ecovla_ros.publish import speed_tables as report_speed
-from ecovla_ros.publish import success_tables as report_success
-from ecovla_ros.publish import trace_tables as report_trace
+from ecovla_ros.publish import gpu_tables, headline, settings_tables, speed_tables, success_tables, trace_tables
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 
@@ -112,39 +108,39 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
-SECTIONS = ("policy", "policy.embodiment", "prune", "control", "sim", "node", "arm")
+SECTIONS = settings_tables.sections()
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
         "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",
-        report_headline.headline,
+        headline.headline,
     ),
-    "success": ("table.json", report_success.dense),
-    "study": ("table.json", report_success.study),
-    "study-latency": ("table-latency.json", report_success.study_latency),
-    "study-rtc": ("table-rtc.json", report_success.measured),
-    "waiting": ("trace-waiting.json trace-waiting-rtc.json", report_trace.waiting),
-    "expert": ("expert.json", report_success.expert),
-    "latency": ("latency.json", report_speed.latency),
-    "latency-mid-fp32": ("latency_mid_fp32.json", report_speed.latency),
-    "latency-mid-bf16": ("latency_mid_bf16.json", report_speed.latency),
-    "latency-back-to-back": ("latency_back_to_back.json", report_speed.latency),
+    "success": ("table.json", success_tables.dense),
+    "study": ("table.json", success_tables.study),
+    "study-latency": ("table-latency.json", success_tables.study_latency),
+    "study-rtc": ("table-rtc.json", success_tables.measured),
+    "waiting": ("trace-waiting.json trace-waiting-rtc.json", trace_tables.waiting),
+    "expert": ("expert.json", success_tables.expert),
+    "latency": ("latency.json", speed_tables.latency),
+    "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
+    "latency-mid-bf16": ("latency_mid_bf16.json", speed_tables.latency),
+    "latency-back-to-back": ("latency_back_to_back.json", speed_tables.latency),
     "gpu": ("gpu-*.json", gpu_tables.policy),
     "gpu-device": ("gpu-*.json", gpu_tables.device),
     "h100": ("h100-*.json", gpu_tables.policy),
     "h100-device": ("h100-*.json", gpu_tables.device),
-    "fidelity": ("fidelity.json", report_speed.fidelity),
-    "fidelity-looks": ("fidelity-looks.json", report_speed.fidelity_episodes),
-    "command": ("command.json", report_speed.command),
-    "parity": ("parity.json", report_speed.parity),
-    "demo": ("demo.json", report_success.demo),
+    "fidelity": ("fidelity.json", speed_tables.fidelity),
+    "fidelity-looks": ("fidelity-looks.json", speed_tables.fidelity_episodes),
+    "command": ("command.json", speed_tables.command),
+    "parity": ("parity.json", speed_tables.parity),
+    "demo": ("demo.json", success_tables.demo),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
     "trial": ("trial.json", trial),
-    "analytic": ("analytic.json", report_speed.analytic),
-    "families": ("families.json", report_speed.families),
-    "paper": ("", report_speed.paper),
+    "analytic": ("analytic.json", speed_tables.analytic),
+    "families": ("families.json", speed_tables.families),
+    "paper": ("", speed_tables.paper),
     "bags": ("bags.json", bags),
-    "tokens": ("tokens.json", report_speed.tokens),
+    "tokens": ("tokens.json", speed_tables.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }
 """Name -> result files, by spaces (a pattern, or "first|second"), and what makes the table of their documents."""

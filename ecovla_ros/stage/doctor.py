@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -29,9 +29,14 @@ from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import qos, settings
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
+from ecovla_ros.stage import controllers
+from ecovla_ros.stage.running import Running, ask
 from ecovla_ros.stage.topics import FAULT, OK, WARNING, ExpectedTopic, Finding, TopicTraffic
 
-CONTROLLER = "joint_trajectory_controller/joint_trajectory"
+CONTROLLER = "joint_trajectory"
+"""The guard's own name of its command topic."""
+UNTOLD = "joint_trajectory_controller/joint_trajectory"
+"""Where a guard that does not say it is taken to send its commands."""
 CLOCK_S = 0.05
 """Stamps of joint states that lie further from this clock mean that two machines do not agree, s."""
 ACTION_DIMS = (7, 8)
@@ -41,14 +46,16 @@ ACTION_DIMS = (7, 8)
 class Doctor(Node):
     """Subscribes to everything that the policy and the guard read and write."""
 
-    def __init__(self, loaded: Config, **options: Any) -> None:
-        """Start to listen."""
+    def __init__(self, loaded: Config, running: Running | None = None, **options: Any) -> None:
+        """Start to listen, to the topics that remappings of this node or the nodes of `running` name."""
         super().__init__("doctor", **options)
-        self._config = loaded
+        self._config, self._running = loaded, running or Running()
+        compressed = bool(self._running.policy.get("compressed"))
+        pictures, ending = (CompressedImage, "image/compressed") if compressed else (Image, "image")
         self.spec, self._spec_fault = _spec(loaded)
         self._cameras = tuple(self.spec.get("cameras", {})) or ("third_person", "wrist")
         self.topics = [
-            *(ExpectedTopic(f"{camera}/image", Image, qos.SENSOR, True) for camera in self._cameras),
+            *(ExpectedTopic(f"{camera}/{ending}", pictures, qos.SENSOR, True) for camera in self._cameras),
             ExpectedTopic("joint_states", JointState, qos.SENSOR, True),
             ExpectedTopic("instruction", String, qos.LATCHED, True),
             ExpectedTopic("action_chunk", ActionChunk, qos.COMMAND, True),
@@ -56,15 +63,24 @@ class Doctor(Node):
             ExpectedTopic("status", DiagnosticStatus, qos.LATCHED, True),
             ExpectedTopic(CONTROLLER, JointTrajectory, qos.COMMAND, False),
         ]
+        self._pictures_of = {camera: f"{camera}/{ending}" for camera in self._cameras}
         self.heard = {topic.name: TopicTraffic() for topic in self.topics if topic.written}
         for topic in self.topics:
             if topic.written:
-                self.create_subscription(topic.kind, topic.name, self._listener(topic.name), topic.profile)
+                self.create_subscription(topic.kind, self.place(topic.name), self._listener(topic.name), topic.profile)
         self._states = wire.JointStates(
             lambda raw: deserialize_message(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
         )
         self._malformed = ""
-        self.create_subscription(JointState, "joint_states", self._on_joint_states, qos.SHARED, raw=True)
+        self.create_subscription(JointState, self.place("joint_states"), self._on_joint_states, qos.SHARED, raw=True)
+
+    def place(self, name: str) -> str:
+        """The full name of a topic of ours: by our remappings, else as the node that uses it says, else by its name."""
+        ours = self.resolve_topic_name(name)
+        if ours != self.resolve_topic_name(name, only_expand=True):
+            return ours
+        untold = self.resolve_topic_name(UNTOLD) if name == CONTROLLER else ours
+        return self._running.topic(name) or untold
 
     def _on_joint_states(self, raw: bytes) -> None:
         try:
@@ -88,16 +104,20 @@ class Doctor(Node):
     def _topics(self) -> Iterator[Finding]:
         """Every topic is there, with its type, and with a quality of service that lets messages through."""
         for topic in self.topics:
-            name = self.resolve_topic_name(topic.name)
-            find = self.get_publishers_info_by_topic if topic.written else self.get_subscriptions_info_by_topic
-            ends = [end for end in find(name) if end.node_name != "doctor"]
-            what = "publisher" if topic.written else "subscriber"
+            name = self.place(topic.name)
+            if not topic.written:
+                yield from controllers.findings(self, name, topic)
+                continue
+            ends = [end for end in self.get_publishers_info_by_topic(name) if end.node_name != "doctor"]
             if not ends:
-                why = {CONTROLLER: "no controller listens: is joint_trajectory_controller active?",
-                       "instruction": "no instruction yet: the policy waits for one",
+                why = {"instruction": "no instruction yet: the policy waits for one",
                        "action_chunk": "no publisher: is the policy configured?"}  # fmt: skip
                 level = WARNING if topic.name in ("instruction", "latency") else FAULT
-                yield Finding(level, name, why.get(topic.name, f"no {what}; valid: remap yours to this name"))
+                yield Finding(
+                    level,
+                    name,
+                    why.get(topic.name, "no publisher; valid: remap yours to this name, or tell me: --ros-args -r"),
+                )
                 continue
             wrong = sorted({end.topic_type for end in ends} - {topic.type_name})
             deaf = [reason for end in ends if (reason := topic.deaf(end.qos_profile))]
@@ -105,16 +125,16 @@ class Doctor(Node):
                 yield Finding(FAULT, name, f"type {', '.join(wrong)}; valid: {topic.type_name}")
             elif deaf:
                 yield Finding(FAULT, name, f"quality of service does not match: {deaf[0]}")
-            elif topic.written and len(ends) > 1 and topic.name != "instruction":
+            elif len(ends) > 1 and topic.name != "instruction":
                 yield Finding(WARNING, name, f"{len(ends)} publishers: {', '.join(sorted(e.node_name for e in ends))}")
             else:
-                yield Finding(OK, name, f"{topic.type_name}, {what} {ends[0].node_name}")
+                yield Finding(OK, name, f"{topic.type_name}, publisher {ends[0].node_name}")
 
     def _pictures(self) -> Iterator[Finding]:
         """Pictures come often enough, are decodable, and are of now."""
         most_s = self._config.node.image_age_s
         for camera in self._cameras:
-            heard, check = self.heard[f"{camera}/image"], f"{camera} pictures"
+            heard, check = self.heard[self._pictures_of[camera]], f"{camera} pictures"
             if heard.last is None:
                 yield Finding(FAULT, check, "none came")
                 continue
@@ -207,16 +227,32 @@ class Doctor(Node):
         if said is None:
             yield Finding(FAULT, "guard", "says nothing: is it running?")
             return
-        state = {pair.key: pair.value for pair in said.values}.get("state", "")
+        values = {pair.key: pair.value for pair in said.values}
+        state = values.get("state", "")
         level = FAULT if state == "LATCHED" else WARNING if state not in ("DISARMED", "") else OK
         yield Finding(level, "guard", f"{state}: {said.message}")
+        yield from controllers.guarded(values)
 
 
-def main(config_name: str, overrides: list[str], seconds: float) -> int:
-    """Listen, print a line a finding, and return 1 when one is a fault."""
-    loaded = settings.load(config_name, overrides)
-    start_ros([])
-    doctor, executor = Doctor(loaded), SingleThreadedExecutor()
+def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequence[str] = ()) -> int:
+    """Listen, print a line a finding, and return 1 when one is a fault. `arguments`: remappings for ROS.
+
+    Without `config_name` the configuration is the one that the running nodes read. Raises ConfigError.
+    """
+    if config_name:
+        settings.load(config_name, overrides)  # what is wrong with it is said before anything is waited for
+    start_ros(list(arguments))
+    executor = SingleThreadedExecutor()
+    asking = rclpy.create_node("doctor_asks")
+    executor.add_node(asking)
+    running = ask(asking, executor)
+    executor.remove_node(asking)
+    asking.destroy_node()
+    told, keys = running.config
+    name = config_name or told or settings.DEFAULT_FILE
+    loaded = settings.load(name, overrides if config_name else [*keys, *overrides])
+    print(f"configuration {name}" + ("" if config_name or not told else ", as the running nodes say"))
+    doctor = Doctor(loaded, running)
     executor.add_node(doctor)
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -51,7 +51,7 @@ class RecordedController:
         controller = FakeController(self._start[1], self._start[0])
         for stamp_ns, trajectory in self._told:
             controller.run(max(stamp_ns + TRANSPORT_NS - controller.now_ns, 0))
-            controller.model.accept(trajectory, controller.now_ns, stamp_ns=stamp_ns)
+            controller.accept(trajectory, stamp_ns)
         controller.run(max(self._now() - controller.now_ns, 0))
         return controller
 

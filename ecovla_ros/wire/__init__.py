@@ -8,6 +8,7 @@ from __future__ import annotations
 from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
     arm_state,
+    controller_state,
     fill_gripper,
     fill_joint_state,
     fill_trajectory,
@@ -22,6 +23,7 @@ from ecovla_ros.wire.states import JointStates
 __all__ = [
     "JointStates",
     "arm_state",
+    "controller_state",
     "chunk",
     "compressed",
     "decode_image",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError, short
-from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, Trajectory
+from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState, Trajectory
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.joint_names import advice
 
@@ -67,6 +67,24 @@ def arm_state(msg: Any, finite: bool = True, joints: ArmJoints = GEN3) -> ArmSta
     position = np.asarray(msg.position, float)[at]
     velocity = np.asarray(msg.velocity, float)[at] if len(msg.velocity) else np.zeros(len(at))
     return state_of(stamp_ns(msg.header.stamp), position, velocity, joints, finite)
+
+
+def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerState:
+    """control_msgs/JointTrajectoryControllerState to what the controller says of itself.
+
+    Raises ObservationError for joints that are not the arm's, and for a reference without positions.
+    """
+    names, reference = list(msg.joint_names), msg.reference
+    missing = [joint for joint in joints if joint not in names]
+    if missing or len(reference.positions) != len(names):
+        raise ObservationError(
+            f"controller_state of {names} with {len(reference.positions)} positions; valid: one each of {list(joints)}"
+        )
+    order = [names.index(joint) for joint in joints]
+    velocities = reference.velocities if len(reference.velocities) == len(names) else [0.0] * len(names)
+    return ControllerState(
+        stamp_ns(msg.header.stamp), np.array(reference.positions, float)[order], np.array(velocities, float)[order]
+    )
 
 
 def state_of(ns: int, position: np.ndarray, velocity: np.ndarray, joints: ArmJoints, finite: bool) -> ArmState:

@@ -67,7 +67,7 @@ def test_the_guard_tells_profile_limits_and_file_describes_them_and_refuses_ever
 def test_a_parameter_that_is_none_or_does_not_fit_ends_the_start(ros: Graph) -> None:
     for name, value, says in (
         ("control.rate_hz", 5.0, "10.0"), ("control.profile", "quick", "gentle"), ("control.rate_hz", "fast", "rate"),
-        ("limits.velocity", [9.0] * 7, "control.profile"), ("enable_lease_s", 0.01, "0.2"),
+        ("limits.velocity", [9.0] * 7, "leave it out"), ("enable_lease_s", 0.01, "0.2"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             GuardNode(parameter_overrides=[Parameter(name, value=value)])

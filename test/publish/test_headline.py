@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecovla_ros.publish import headline as report_headline
-from ecovla_ros.publish import tables as report
+from ecovla_ros.publish import headline, tables
 from ecovla_ros.publish.markdown import MISSING
 
 KEYS = {"method": "ecovla", "refresh": "probe"}
@@ -37,7 +36,7 @@ def documents(verdict="not inferior", violations=0):
 
 
 def test_the_table_is_what_the_files_say():
-    lines = report_headline.headline(*documents()).splitlines()[2:]
+    lines = headline.headline(*documents()).splitlines()[2:]
     assert len(lines) == 8
     calm, shift, quarter, more, gpu, faults, rest, arm = lines
     for line in (calm, shift):
@@ -49,7 +48,7 @@ def test_the_table_is_what_the_files_say():
 
 
 def test_it_does_not_hide_what_went_wrong():
-    calm, *_, faults, _, _ = report_headline.headline(*documents("inferior", 3)).splitlines()[2:]
+    calm, *_, faults, _, _ = headline.headline(*documents("inferior", 3)).splitlines()[2:]
     assert "inferior (95" in calm and "not inferior" not in calm and "3 of 500" in faults
 
 
@@ -59,6 +58,6 @@ def test_a_headline_needs_every_file(missing, tmp_path: Path):
         if name != missing:
             (tmp_path / name).write_text(json.dumps(document))
     text = "<!-- table: headline -->\n<!-- end -->"
-    assert MISSING in report.fill(text, tmp_path)
+    assert MISSING in tables.fill(text, tmp_path)
     (tmp_path / missing).write_text(json.dumps(documents()[FILES.index(missing)]))
-    assert "Equal success" in report.fill(text, tmp_path)
+    assert "Equal success" in tables.fill(text, tmp_path)

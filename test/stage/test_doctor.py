@@ -22,9 +22,11 @@ from support.graph import Graph, graph, joints, picture
 from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import config
+from ecovla_ros.nodes.guard import GuardNode
 from ecovla_ros.nodes.ros import qos
-from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
+from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, ResetScene
 from ecovla_ros.stage import doctor
+from ecovla_ros.stage.running import ask
 from ecovla_ros.types import CAMERAS
 
 Change = Callable[["World"], None]
@@ -42,6 +44,7 @@ class World:
         self.picture_s, self.joint_s, self.chunk_s = 0.1, 0.02, 0.1
         self.image_kind: Any = Image
         self.stamp_s, self.position, self.policy_ms, self.state = 0.0, 0.1, 40.0, "DISARMED"
+        self.controller: bool | None
         self.controller, self.controller_profile = True, qos.COMMAND
         self.cameras: tuple[str, ...] = CAMERAS
         self.missing_joint = self.encoding = ""
@@ -65,7 +68,9 @@ class World:
         self._every(ros, DiagnosticStatus, "status", 0.1, lambda: status, qos.LATCHED)
         self._every(ros, String, "instruction", 0.5, lambda: String(data="go"), qos.LATCHED)
         if self.controller:
-            node.create_subscription(JointTrajectory, doctor.CONTROLLER, lambda _: None, self.controller_profile)
+            node.create_service(ResetScene, "sim/reset", lambda _request, response: response)  # by which it is known
+        if self.controller is not None:
+            node.create_subscription(JointTrajectory, doctor.UNTOLD, lambda _: None, self.controller_profile)
         seen = ros.add(doctor.Doctor(self.settings))
         ros.until(lambda: all(h.last is not None for t, h in seen.heard.items() if self._comes(t)), "all topics")
         ros.spin(1.2)
@@ -117,7 +122,9 @@ PLANTED: dict[str, tuple[Change, str, str]] = {
     "no camera": (lambda w: setattr(w, "cameras", ("wrist",)), "third_person/image", "no publisher"),
     "another type": (lambda w: setattr(w, "image_kind", CompressedImage), "wrist/image", "valid: sensor_msgs/msg/Im"),
     "unreliable chunks": (lambda w: setattr(w, "chunk_profile", BEST_EFFORT), "action_chunk", "does not match"),
-    "no controller": (lambda w: setattr(w, "controller", False), doctor.CONTROLLER, "is joint_trajectory_controller"),
+    "no controller": (lambda w: setattr(w, "controller", None), doctor.UNTOLD, "is joint_trajectory_controller"),
+    "one who only reads": (lambda w: setattr(w, "controller", False), doctor.UNTOLD, "tester only read along"),
+    "a deaf controller": (lambda w: setattr(w, "controller_profile", qos.LATCHED), doctor.UNTOLD, "does not match"),
     "slow pictures": (lambda w: setattr(w, "picture_s", 1.1), "wrist pictures", "valid: every 1.00 s"),
     "old stamps": (lambda w: setattr(w, "stamp_s", -3.0), "clock", "one clock"),
     "future stamps": (lambda w: setattr(w, "stamp_s", 2.0), "wrist pictures", "not from the future"),
@@ -161,3 +168,16 @@ def test_a_missing_gpu_is_a_fault_where_one_is_asked_for(ros: Graph) -> None:
     world = World()
     world.settings = config.override(world.settings, **{"policy.device": "cuda"})
     assert any(f.check == "device" and "this machine has none" in f.text for f in world.run(ros))
+
+
+def test_the_topics_and_the_file_are_those_that_the_running_nodes_say(ros: Graph) -> None:
+    ros.start(GuardNode, config="gen3.yaml", cli_args=["--ros-args", "-r", "joint_states:=/arm/joint_states"])
+    told = ask(ros.tester, ros.executor)
+    assert told.config == ("gen3.yaml", []) and told.guard["control.profile"] == "gentle"
+    seen = ros.add(doctor.Doctor(config.Config(), told))
+    assert seen.place("joint_states") == "/arm/joint_states" and seen.place(doctor.CONTROLLER) == "/joint_trajectory"
+    assert seen.place("latency") == "/latency"
+    options = {"cli_args": ["--ros-args", "-r", "joint_states:=/mine"], "use_global_arguments": False}
+    assert ros.add(doctor.Doctor(config.Config(), told, **options)).place("joint_states") == "/mine", (
+        "a word is the last"
+    )

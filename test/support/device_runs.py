@@ -35,7 +35,7 @@ STREAMS = {"side": lambda: streams_for(DEVICE), "inline": Inline, "deferred": De
 def settings(model="mini", **changes):
     """Configuration of the device at hand; `changes` by dotted name with "__" for the dot."""
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    base = {"policy.model": model, "policy.device": DEVICE.type, "policy.threads": 1}
+    base = {"policy.model": model, "policy.device": DEVICE.type, "policy.threads": 4 if CUDA else 1}
     return config.override(config.Config(), **base, **dotted)
 
 
@@ -49,7 +49,10 @@ def family(name, dtype="float32", device=DEVICE, **changes):
     drawn = shapes.random_weights
 
     def on_cpu(make, device, dtype, seed):
-        return drawn(make, "cpu", torch.float32, seed).to(device=device, dtype=dtype)
+        made = drawn(make, "cpu", torch.float32, seed).to(device)
+        for weight in made.parameters():  # tables stay as they are
+            weight.data = weight.data.to(dtype)
+        return made
 
     shapes.random_weights = on_cpu
     try:

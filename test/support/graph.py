@@ -36,9 +36,10 @@ class Graph:
         return node
 
     def start(self, make: Callable[..., Any], **parameters: Any) -> Any:
-        """A node of this package with these parameters."""
+        """A node of this package with these parameters; `cli_args`: arguments of ROS."""
+        arguments = {"cli_args": parameters.pop("cli_args")} if "cli_args" in parameters else {}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        node = self.add(make(parameter_overrides=overrides))
+        node = self.add(make(parameter_overrides=overrides, **arguments))
         self.nodes.append(node)
         return node
 

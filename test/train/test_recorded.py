@@ -24,17 +24,18 @@ TEXTS = ("place the apple in the basket", "place the banana in the basket")
 
 def demonstration(seed, frames=12, size=24, text=TEXTS[0]):
     rng = np.random.default_rng(seed)
+    joints = np.cumsum(rng.uniform(-0.05, 0.05, (frames + 1, 7)), 0).astype(np.float32).astype(float)
     seen = tuple(
         Observation(
             1 + i * 10**8,
             {c: rng.integers(0, 256, (size, size, 3), np.uint8) for c in CAMERAS},
-            rng.normal(size=7).astype(np.float32).astype(float),
+            joints[i],
             float(np.float32(rng.random())),
             text,
         )
         for i in range(frames)
     )
-    return Demonstration(seen, rng.normal(size=(frames, 7)), rng.random(frames), 0.1)
+    return Demonstration(seen, joints[1:], rng.random(frames), 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,8 @@ def test_what_is_no_lerobot_data_set_is_named(written, tmp_path):
     (tmp_path / "meta").mkdir()
     info = json.loads((folder / "meta/info.json").read_text())
     for change, match in (
-        ({"codebase_version": "v2.1"}, "format v2.1"),
-        ({"features": {"observation.state": {"shape": [6]}}}, r"shape \[6\]"),
+        ({"codebase_version": "v1.6"}, "format v1.6"),
+        ({"features": {"observation.state": {"shape": [6]}}}, "6 columns and 0 names"),
     ):
         (tmp_path / "meta/info.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(CheckpointError, match=match):

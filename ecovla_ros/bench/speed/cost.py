@@ -49,9 +49,13 @@ class Peak(NamedTuple):
 
 
 GPUS: Mapping[str, Peak] = {
-    name: Peak(PEAKS[name][0] / 1e12, PEAKS[name][1] / 1e9) for name in ("3090", "4090", "Orin", "Thor", "H200")
+    name: Peak(PEAKS[name][0] / 1e12, PEAKS[name][1] / 1e9) for name in ("3090", "4090", "Orin", "Thor", "H100", "H200")
 }
 """Vendors' numbers; real engines reach 60 to 86 % of a bound that is computed from them."""
+
+REACHED: Mapping[str, Peak] = {"H100": Peak(791.0, 3000.0)}
+"""What a bfloat16 product of 8192 x 8192 x 8192 and a copy of a gigabyte, read and written, reach on a GPU that was
+measured. Each row of `ecovla bench` on a GPU has its own, of that very device (`reached_tflops`, `reached_gb_s`)."""
 
 
 def products(policy: Any, prompt: int) -> list[Product]:

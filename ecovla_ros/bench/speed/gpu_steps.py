@@ -59,12 +59,12 @@ TESTS = ("-m", "pytest", "test/gpu", "-q", "--durations=8", "-rs")
 PROFILE = ("-m", "ecovla_ros.bench.speed.profile", *PI)
 
 STEPS = (
-    GpuStep("tests", "kernels, streams, graphs and families on the device", 120, TESTS, TESTS),
     GpuStep(
         "mini", "the shipped policy", 60,
         _bench("mini", "--ratios", "0,0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2"),
         _small("mini", "--ratios", "0.4"),
     ),
+    GpuStep("tests", "kernels, streams, graphs and families on the device", 200, TESTS, TESTS),
     GpuStep(
         "pi05", "pi0.5 at full size, random weights", 120,
         _bench("pi05", "--ratios", "0.4", "--frames", "200", "--warm-up", "20", *PI),
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="make gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=ROOT / "results" / "gpu", help="where the files go")
+    parser.add_argument("--folder", type=Path, help="where the files go: results/, or out/gpu-on-cpu/ from a CPU")
     parser.add_argument("--only", default="", help=f"comma-separated steps of {','.join(s.name for s in STEPS)}")
     parser.add_argument("--device", choices=DEVICES, default="cuda", help="cpu: a trial at reduced width")
     parser.add_argument("--limit", type=float, default=480.0, help="no step begins after so many seconds")
@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only {unknown[0]}; valid: {', '.join(s.name for s in STEPS)}")
     if not _fits(chosen.device):
         return 2
+    chosen.folder = chosen.folder or ROOT / ("results" if chosen.device == "cuda" else "out/gpu-on-cpu")
     chosen.folder.mkdir(parents=True, exist_ok=True)
     began, outcomes = time.monotonic(), []
     for step in (s for s in STEPS if not names or s.name in names):
@@ -160,7 +161,7 @@ def _fits(device: str) -> bool:
 
 def _outcome(step: GpuStep, folder: Path, device: str, left_s: float, again: bool) -> GpuOutcome:
     program = step.program if device == "cuda" else step.on_cpu
-    file = folder / f"{step.name}.json"
+    file = folder / gpu_table.NAME.format(step.name)
     if not program:
         return GpuOutcome(step, "left out", note="needs a GPU")
     if not again and _written(file, device):

@@ -22,6 +22,8 @@ the device of prefill and act in sparse (or dense) frames; what a refresh adds t
 the policy call; kernels of such a frame; multiply-accumulates left; mean over mean."""
 
 
+NAME = "gpu-{}.json"
+"""File of a step."""
 FAILED = ("failure", "error")
 
 
@@ -98,7 +100,7 @@ def text(outcomes: Sequence[Ended], folder: Path, device: str) -> str:
     cells = [list(HEAD)]
     notes: list[str] = []
     for outcome in outcomes:
-        found = _read(folder / f"{outcome.step.name}.json")
+        found = _read(folder / NAME.format(outcome.step.name))
         if found is None:
             continue
         cells += _cells(outcome.step.name, found["rows"])

@@ -8,6 +8,7 @@ context object is gone, every later call fails.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +24,6 @@ SIZE = 4096
 REPEATS = 8
 SLACK = 1.25
 """A captured graph that is this much faster than the same products without it has left the partition."""
-
-_alive: list[object] = []
-"""Contexts of this process."""
 
 
 class Part(NamedTuple):
@@ -62,13 +60,14 @@ def enter(sms: int) -> Part:
     try:
         from torch.cuda.green_contexts import GreenContext
 
+        torch.cuda.synchronize()  # the device's own context comes first
         context: Any = GreenContext.create(num_sms=sms, device_id=0)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))  # for good: not even the end of the process destroys it
         context.set_context()
     except (ImportError, RuntimeError, TypeError) as error:
         raise ConfigError(
             f"--sms {sms}: this torch ({torch.__version__}) or driver makes no such green context: {error}"
         ) from error
-    _alive.append(context)
     return measured(granted(sms), of)
 
 

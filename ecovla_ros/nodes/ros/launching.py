@@ -50,6 +50,7 @@ COMMON: tuple[Argument, ...] = (
 """Arguments of every launch file; each adds `config` with a default of its own, and `use_sim_time`."""
 
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
+CONTROLLER_STATE = "joint_trajectory_controller/controller_state"
 GRIPPER = "robotiq_gripper_controller"
 REST_S = 2.0
 """From the end of a node to the end of the launch, s: a controller plays what it has to its end, at rest, meanwhile."""
@@ -152,6 +153,7 @@ def guard(root: str = "", **more: Any) -> Node:
     """The guard in front of the controllers below `root`."""
     remappings = [
         ("joint_trajectory", root + CONTROLLER),
+        ("controller_state", root + CONTROLLER_STATE),
         ("gripper_trajectory", f"{root}{GRIPPER}/joint_trajectory"),
         ("gripper_cmd", f"{root}{GRIPPER}/gripper_cmd"),
     ]

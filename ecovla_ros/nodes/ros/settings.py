@@ -89,6 +89,8 @@ class Settings:
                 found = self._node.declare_parameter(name, plain, about).value
             except InvalidParameterTypeException as error:
                 raise ConfigError(f"parameter {name}: {error}; valid: {text}") from error
+            if found != plain and section not in self._sections:
+                raise ConfigError(f"parameter {name} only shows what holds, here {plain}; valid: leave it out")
             if found != plain:
                 given[name] = tuple(found) if isinstance(plain, list) else found
         self._showing = False
@@ -101,9 +103,7 @@ class Settings:
             name: (tuple(getattr(within, name).tolist()), f"{text}, joint_1 .. joint_7") for name, text in LIMITS
         }
         told["tool_speed"] = (within.tool_speed, "largest speed of the tool point, m/s")
-        given = self.show("limits", told)
-        if given:
-            raise ConfigError(f"parameter limits.{next(iter(given))}: limits are of a profile; valid: control.profile")
+        self.show("limits", told)
         return within
 
     def _judge(self, parameters: Sequence[Parameter]) -> SetParametersResult:

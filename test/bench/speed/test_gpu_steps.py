@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from ecovla_ros.bench.speed import gpu_steps, rows
+from ecovla_ros.bench import document
+from ecovla_ros.bench.speed import gpu_steps, latency, rows
 from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, overlap, spans, union
 from ecovla_ros.bench.speed.gpu_steps import GpuStep
 from ecovla_ros.bench.variants import Variant
@@ -35,7 +37,7 @@ def test_a_step_that_fails_or_hangs_stops_no_other_and_is_told_by_the_exit_code(
     states = {line.split()[0]: line for line in said.splitlines() if line.split(" ")[0] in ("fails", "hangs", "silent")}
     assert "failed" in states["fails"] and "why not" in states["fails"]
     assert "timed out" in states["hangs"] and "wrote no file" in states["silent"]
-    assert (tmp_path / "good.json").is_file() and "done" in (tmp_path / "good.log").read_text()
+    assert (tmp_path / "gpu-good.json").is_file() and "done" in (tmp_path / "gpu-good.log").read_text()
 
 
 def test_what_is_done_is_kept_until_the_code_changes(tmp_path, monkeypatch, capsys):
@@ -93,7 +95,7 @@ def test_pytest_s_report_becomes_a_document(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_steps, "STEPS", [GpuStep("tests", "made up", 60.0, gpu_steps.TESTS, gpu_steps.TESTS)])
     folder = tmp_path / "out"
     assert run(folder) == 1
-    found = json.loads((folder / "tests.json").read_text())
+    found = json.loads((folder / "gpu-tests.json").read_text())
     assert [r["outcome"] for r in found["rows"]] == ["passed", "failure"] and sys.version.split()[0] in str(found)
     assert "test_bad" in capsys.readouterr().out
 
@@ -127,3 +129,55 @@ def test_spans_that_lie_in_one_another_are_counted_once():
         DeviceSpan("c", "kernel", 100, 110, 1),
     ]
     assert union(inner) == [(0, 110)]
+
+
+class Frames:
+    """An engine whose frames are what a list says."""
+
+    def __init__(self, kinds):
+        self._kinds, self.settled = iter(kinds), 0
+
+    def step(self, observation):
+        return SimpleNamespace(report=SimpleNamespace(kind=next(self._kinds)))
+
+    def settle(self):
+        self.settled += 1
+
+
+def test_kernels_are_counted_of_one_frame_of_each_kind_with_its_refresh(monkeypatch):
+    counts = iter((900, 901, 1020, 902, 1021))
+
+    def seen(run):
+        run()
+        return [DeviceSpan("k", "kernel", i, i + 1, 7) for i in range(next(counts))]
+
+    monkeypatch.setattr(latency, "recorded", seen)
+    engine, common = Frames(["sparse", "sparse", "refresh", "sparse", "refresh"]), {}
+    frames = [SimpleNamespace(observation=None)] * 8
+    assert latency._kernels(engine, frames, common) == {"sparse": 900, "refresh": 1020}
+    assert engine.settled == latency.COUNTED and common == {"kernels_by": "torch.profiler"}
+
+    def broken(run):
+        raise EcovlaError("torch's profiler saw no kernel")
+
+    monkeypatch.setattr(latency, "recorded", broken)
+    assert latency._kernels(engine, frames, common) == {} and "no kernel" in common["kernels_by"]
+
+
+def test_a_document_names_the_gpu_that_its_process_used(monkeypatch):
+    seen = SimpleNamespace(name="Made up 9000", multi_processor_count=132, total_memory=80 * 2**30)
+    cuda = SimpleNamespace(is_initialized=lambda: True, get_device_properties=lambda index: seen)
+    fake = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13.0"))
+    assert "gpu" not in document.machine() and "cuda" not in document.versions(), "no process without one says so"
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setenv("PATH", "")
+    assert document.machine()["gpu"] == {"name": "Made up 9000", "sms": 132, "memory_gib": 80.0}
+    assert document.versions()["cuda"] == "13.0"
+
+
+def test_a_tree_without_its_history_is_told_its_commit(monkeypatch):
+    monkeypatch.setattr(document, "_git", lambda *_: "")
+    monkeypatch.delenv(document.COMMIT, raising=False)
+    assert document.commit() == "unknown"
+    monkeypatch.setenv(document.COMMIT, "abc")
+    assert document.commit() == "abc"

@@ -1,4 +1,4 @@
-"""Demonstrations in the LeRobot data set format, version 3.0, written and read: the same episodes train other policies.
+"""Demonstrations written in the LeRobot data set format, version 3.0: the same episodes train other policies.
 
 Layout (huggingface/lerobot): `meta/info.json` (features, rate, paths), `meta/stats.json`, `meta/tasks.parquet` (the
 sentence is the index), `meta/episodes/chunk-000/file-000.parquet` (where each episode lies), and
@@ -9,24 +9,18 @@ on. Needs pyarrow (pip install ecovla_ros[lerobot]).
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError, ConfigError
-from ecovla_ros.types import JOINTS, Demonstration, Observation
+from ecovla_ros.train.lerobot.layout import ACTION, AXES, DATA, EPISODES, IMAGE, STATE, VERSION, arrow
+from ecovla_ros.types import Demonstration
 
-VERSION = "v3.0"
-DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-EPISODES = "meta/episodes/chunk-000/file-000.parquet"
-STATE, ACTION, IMAGE = "observation.state", "action", "observation.images."
-AXES = [*JOINTS, "gripper"]
 INTEGERS = ("frame_index", "episode_index", "index", "task_index")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
@@ -37,7 +31,7 @@ def write(folder: Path, episodes: Iterable[Demonstration], robot: str = "kinova_
     Raises ConfigError: pyarrow missing, no episode, or pictures and periods that differ between episodes;
     CheckpointError where the folder holds something already.
     """
-    arrow, parquet = _arrow()
+    library, parquet = arrow()
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"'{folder}' is not empty; valid: a folder that does not exist yet")
     tasks: dict[str, int] = {}
@@ -47,16 +41,17 @@ def write(folder: Path, episodes: Iterable[Demonstration], robot: str = "kinova_
     first, total = None, 0
     try:
         for number, episode in enumerate(episodes):
+            _check_written(number, episode)
             features = _features(episode)
             if first is None:
                 first = (features, episode.period_s)
                 path = folder / DATA.format(chunk_index=0, file_index=0)
                 path.parent.mkdir(parents=True)
-                file = parquet.ParquetWriter(path, _schema(arrow, features))
+                file = parquet.ParquetWriter(path, _schema(library, features))
             elif (features, episode.period_s) != first:
                 raise ConfigError(f"episode {number} has other cameras, sizes or another period than the first")
             text = episode.observations[0].instruction
-            table, numbers = _table(arrow, episode, number, total, tasks.setdefault(text, len(tasks)), features)
+            table, numbers = _table(library, episode, number, total, tasks.setdefault(text, len(tasks)), features)
             file.write_table(table)
             rows.append(_episode_row(number, text, total, len(episode.gripper), numbers))
             total += len(episode.gripper)
@@ -67,34 +62,18 @@ def write(folder: Path, episodes: Iterable[Demonstration], robot: str = "kinova_
             file.close()
     if first is None:
         raise ConfigError("no episode to write")
-    _write_meta(folder, (arrow, parquet), first, tasks, rows, total, columns, robot)
+    _write_meta(folder, (library, parquet), first, tasks, rows, total, columns, robot)
     return len(rows)
 
 
-def read(folder: Path) -> Iterator[Demonstration]:
-    """Every episode of a data set with pictures in its tables. Raises CheckpointError, naming what does not fit."""
-    arrow, parquet = _arrow()
-    info = _info(folder)
-    cameras = [name.removeprefix(IMAGE) for name in info["features"] if name.startswith(IMAGE)]
-    texts = _tasks(folder, parquet)
-    for path in sorted((folder / "data").glob("chunk-*/file-*.parquet")):
-        file = parquet.ParquetFile(path)
-        pending: list[dict[str, Any]] = []
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group).to_pylist():
-                if pending and row["episode_index"] != pending[0]["episode_index"]:
-                    yield _episode(pending, cameras, texts, info["fps"])
-                    pending = []
-                pending.append(row)
-        if pending:
-            yield _episode(pending, cameras, texts, info["fps"])
-
-
-def _arrow() -> tuple[Any, Any]:
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise ConfigError(f"LeRobot data sets need pyarrow ({error}); run: pip install pyarrow") from error
+def _check_written(number: int, episode: Demonstration) -> None:
+    """Raises ConfigError for an episode that the format cannot hold, or whose numbers would spoil its statistics."""
+    rate = 1.0 / episode.period_s
+    if abs(rate - round(rate)) > 0.01 or rate < 0.5:
+        raise ConfigError(f"episode {number} has {rate:.3f} frames a second; the format holds whole numbers")
+    states = np.array([[*o.joints, o.gripper] for o in episode.observations])
+    if not all(np.isfinite(values).all() for values in (states, episode.joints, episode.gripper)):
+        raise ConfigError(f"episode {number} holds values that are not finite")
 
 
 def _features(episode: Demonstration) -> dict[str, Any]:
@@ -217,46 +196,3 @@ def _write_meta(
     parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), folder / "meta/tasks.parquet")
     (folder / "meta/stats.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
     (folder / "meta/info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-
-
-def _info(folder: Path) -> dict[str, Any]:
-    try:
-        info = documents.read_json(folder / "meta/info.json")
-        version, features = str(info["codebase_version"]), info["features"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"'{folder}' is no LeRobot data set ({error!r}); needed: meta/info.json") from error
-    if not version.startswith("v3"):
-        raise CheckpointError(f"'{folder}' has format {version}; read here: {VERSION} (lerobot converts older ones)")
-    for name in (STATE, ACTION):
-        shape = features.get(name, {}).get("shape")
-        if shape != [len(AXES)]:
-            raise CheckpointError(f"'{folder}': {name} has shape {shape}; needed: [{len(AXES)}], joints and gripper")
-    videos = [name for name, feature in features.items() if feature.get("dtype") == "video"]
-    if videos:
-        names = ", ".join(videos)
-        raise CheckpointError(f"'{folder}': {names} lie in video files; read here: dtype image (use_videos=False)")
-    return dict(info)
-
-
-def _tasks(folder: Path, parquet: Any) -> dict[int, str]:
-    table = parquet.read_table(folder / "meta/tasks.parquet").to_pydict()
-    name = next((n for n in table if n != "task_index"), "")
-    return dict(zip(table["task_index"], table.get(name, ())))
-
-
-def _episode(rows: list[dict[str, Any]], cameras: list[str], texts: Mapping[int, str], fps: float) -> Demonstration:
-    seen = []
-    for row in rows:
-        images = {c: _decoded(row[IMAGE + c]["bytes"], c) for c in cameras}
-        state = np.array(row[STATE], np.float64)
-        stamp = round(float(row["timestamp"]) * 1e9) + 1
-        seen.append(Observation(stamp, images, state[:7], float(state[7]), texts[row["task_index"]]))
-    action = np.array([row[ACTION] for row in rows], np.float64)
-    return Demonstration(tuple(seen), action[:, :7], action[:, 7], 1.0 / fps)
-
-
-def _decoded(data: bytes, camera: str) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise CheckpointError(f"a picture of camera '{camera}' does not decode")
-    return np.ascontiguousarray(image[..., ::-1])

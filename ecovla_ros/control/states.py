@@ -1,0 +1,83 @@
+"""The guard's states and what leads from one to another: the whole table. What is not in it does not happen."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class State(str, enum.Enum):
+    """States of the guard."""
+
+    DISARMED = "DISARMED"
+    """Silent. Left by enable."""
+    ARMED = "ARMED"
+    """Enabled; the velocity limit ramps up with the first motion."""
+    RUNNING = "RUNNING"
+    """Chunks move the arm."""
+    DEGRADED = "DEGRADED"
+    """Chunks move the arm, slower: they come late."""
+    HOLD = "HOLD"
+    """At rest because an input is missing; goes on by itself when it is back."""
+    HELD = "HELD"
+    """At rest because somebody asked for it, or because the arm may be another one now; goes on by enable."""
+    LATCHED = "LATCHED"
+    """At rest: what must not happen has happened. Left by reset, then enable."""
+
+
+class Event(enum.Enum):
+    """What can change the state."""
+
+    ENABLE = enum.auto()
+    DISABLE = enum.auto()
+    ASK = enum.auto()
+    """Hold was called, or what only a person can judge has happened."""
+    MISS = enum.auto()
+    """An input is missing, or the last chunk has ended."""
+    RAMP = enum.auto()
+    """A chunk was accepted during the first motion."""
+    RUN = enum.auto()
+    """A chunk was accepted."""
+    SLOW = enum.auto()
+    """A chunk was accepted that came late."""
+    LATCH = enum.auto()
+    RESET = enum.auto()
+
+
+def _moving() -> Mapping[Event, State]:
+    return {
+        Event.DISABLE: State.DISARMED, Event.ASK: State.HELD, Event.MISS: State.HOLD, Event.LATCH: State.LATCHED,
+        Event.RAMP: State.ARMED, Event.RUN: State.RUNNING, Event.SLOW: State.DEGRADED,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one state means."""
+
+    to: Mapping[Event, State]
+    """Event -> the state after it. An event that is not here changes nothing."""
+    listens: bool = False
+    """Chunks are taken; the first that is accepted moves the arm."""
+    watched: bool = False
+    """Joint states and chunks must come, and the arm be where it is commanded."""
+    moves: bool = False
+    """Chunks may be moving the arm now."""
+
+
+TABLE: Mapping[State, Rule] = {
+    State.DISARMED: Rule({Event.ENABLE: State.ARMED, Event.DISABLE: State.DISARMED, Event.LATCH: State.LATCHED}),
+    State.ARMED: Rule(_moving(), listens=True, watched=True, moves=True),
+    State.RUNNING: Rule(_moving(), listens=True, watched=True, moves=True),
+    State.DEGRADED: Rule(_moving(), listens=True, watched=True, moves=True),
+    State.HOLD: Rule({**_moving(), Event.ENABLE: State.ARMED}, listens=True, watched=True),
+    State.HELD: Rule(
+        {
+            Event.ENABLE: State.ARMED, Event.DISABLE: State.DISARMED, Event.ASK: State.HELD,
+            Event.LATCH: State.LATCHED,
+        },
+        watched=True,
+    ),
+    State.LATCHED: Rule({Event.RESET: State.DISARMED}),
+}  # fmt: skip

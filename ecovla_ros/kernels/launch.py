@@ -1,0 +1,42 @@
+"""Kernels that begin before the one ahead of them has ended (programmatic dependent launch, from Hopper on).
+
+A kernel launched early asks for its weights, which nothing ahead of it writes, and then waits until the kernel ahead
+has ended and all it wrote is there. So the time between two kernels, and the first bytes' way from memory, pass while
+the one ahead still runs. Every kernel waits before it reads or writes anything else, so that order stays what it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EARLY = [False]
+"""Whether kernels of this process are launched early, where the hardware can: as `choose` found it."""
+
+_tried: set[int] = set()
+
+
+@functools.cache
+def _can(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) >= (9, 0)
+
+
+def choose(device: torch.device) -> bool:
+    """Let kernels begin early if here that is right and faster, found out once a process; belongs to warm-up."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _tried:
+        _tried.add(index)
+        if _can(index):
+            EARLY[0] = importlib.import_module("ecovla_ros.kernels.launch_trial").wins(device)
+    return EARLY[0]
+
+
+def options(like: Tensor) -> dict[str, Any]:
+    """What a launch on the device of `like` is given: the kernel's constant EARLY, and how it is launched."""
+    if EARLY[0] and like.is_cuda and _can(like.get_device()):
+        return {"EARLY": True, "launch_pdl": True}
+    return {"EARLY": False}
