@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
 
-FILLED = 128
-"""Blocks that fill a large GPU."""
+FILLED = 132
+"""Blocks that fill a large GPU: as many multiprocessors as an H100 has."""
 
 
 def mask(
@@ -114,7 +114,8 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
         blocks = -(-rows // block) * groups * segments
         return kernel.Shape(block, step, max(1, min(-(-keys // step), filled // blocks)), warps, stages)
 
-    few = [cut(32, 64, 4, 2), cut(16, 64, 4, 2), cut(32, 32, 4, 2), cut(64, 64, 4, 2)]
+    few = [cut(32, 64, 4, 2), cut(32, 64, 4, 2, FILLED // 2), cut(16, 64, 4, 2), cut(32, 32, 4, 2, 2 * FILLED)]
+    few += [cut(64, 64, 4, 2), cut(64, 128, 8, 1), cut(16, 128, 4, 1)]
     many = [cut(64, 64, 4, 2), cut(128, 64, 8, 2), cut(64, 32, 4, 3), cut(64, 64, 4, 2, 2 * FILLED), cut(32, 64, 4, 2)]
     if not wide:
         many.append(cut(128, 64, 4, 3))

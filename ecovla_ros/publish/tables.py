@@ -101,6 +101,33 @@ def trial(document: Document) -> str:
     return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
 
 
+def fuzz(document: Document) -> str:
+    """Hostile messages over the wire."""
+    rows = [
+        [r["node"], r["topic"], f"{r['sent']}", f"{r.get('unreadable', '-')}", f"{r['ends']}",
+         f"{r['answered']} of {r['good']}", f"{r['slowest_s']:.2f}", f"{r['memory_mb']:+.1f}",
+         "yes" if r["reached"] else "no"]
+        for r in document["rows"] if "sent" in r
+    ]  # fmt: skip
+    head = ("node", "topic", "hostile messages", "unreadable", "process ends", "good ones answered",
+            "slowest answer, s", "memory, MB", "reached")  # fmt: skip
+    return markdown(head, rows, source({**document, "commits": _commits(document)}, "ecovla fuzz"))
+
+
+def owners(document: Document) -> str:
+    """Attacks on who owns the arm."""
+    rows = [
+        [r["topic"], r["said"].replace("|", "/"), f"{r['moved_rad']:.3f}", "yes" if r["reached"] else "no"]
+        for r in document["rows"] if "moved_rad" in r
+    ]  # fmt: skip
+    head = ("attack", "what the guard says", "largest motion it commanded, rad", "held")
+    return markdown(head, rows, source({**document, "commits": _commits(document)}, "ecovla fuzz --part owners"))
+
+
+def _commits(document: Document) -> list[str]:
+    return sorted({row["commit"] for row in document["rows"]})
+
+
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
@@ -133,6 +160,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "command": ("command.json", speed_tables.command),
     "parity": ("parity.json", speed_tables.parity),
     "demo": ("demo.json", success_tables.demo),
+    "fuzz": ("fuzz.json", fuzz),
+    "owners": ("fuzz.json", owners),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
     "trial": ("trial.json", trial),

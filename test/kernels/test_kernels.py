@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ecovla_ros.errors import PruningError
-from ecovla_ros.kernels import choice, gated, rows
+from ecovla_ros.kernels import choice, gated, launch, rows
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only")
 ROOT = Path(__file__).parents[2]
@@ -232,6 +232,7 @@ def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
 
     monkeypatch.setattr(choice, "_replayed_ms", timed)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(launch, "choose", lambda device: False)
     ways = {name: lambda name=name: ran.append(name) for name in ("slow", "broken", "fast")}
     found, first, second = choice.KernelChoice(), Cuda(device="cuda:0"), Cuda(device="cuda:1")
     assert found.of(("a", 3), first, ways) == "slow" and not ran, "outside of a warm-up nothing is timed"
