@@ -26,8 +26,8 @@ class State(str, enum.Enum):
     """At rest: what must not happen has happened. Left by reset, then enable."""
 
 
-class Event(enum.Enum):
-    """What can change the state."""
+class Transition(enum.Enum):
+    """What can change the state of the guard."""
 
     ENABLE = enum.auto()
     DISABLE = enum.auto()
@@ -45,10 +45,10 @@ class Event(enum.Enum):
     RESET = enum.auto()
 
 
-def _moving() -> Mapping[Event, State]:
+def _moving() -> Mapping[Transition, State]:
     return {
-        Event.DISABLE: State.DISARMED, Event.ASK: State.HELD, Event.MISS: State.HOLD, Event.LATCH: State.LATCHED,
-        Event.RAMP: State.ARMED, Event.RUN: State.RUNNING, Event.SLOW: State.DEGRADED,
+        Transition.DISABLE: State.DISARMED, Transition.ASK: State.HELD, Transition.MISS: State.HOLD, Transition.LATCH: State.LATCHED,
+        Transition.RAMP: State.ARMED, Transition.RUN: State.RUNNING, Transition.SLOW: State.DEGRADED,
     }  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def _moving() -> Mapping[Event, State]:
 class Rule:
     """What one state means."""
 
-    to: Mapping[Event, State]
-    """Event -> the state after it. An event that is not here changes nothing."""
+    to: Mapping[Transition, State]
+    """What happened -> the state after it. What is not here changes nothing."""
     listens: bool = False
     """Chunks are taken; the first that is accepted moves the arm."""
     watched: bool = False
@@ -67,17 +67,17 @@ class Rule:
 
 
 TABLE: Mapping[State, Rule] = {
-    State.DISARMED: Rule({Event.ENABLE: State.ARMED, Event.DISABLE: State.DISARMED, Event.LATCH: State.LATCHED}),
+    State.DISARMED: Rule({Transition.ENABLE: State.ARMED, Transition.DISABLE: State.DISARMED, Transition.LATCH: State.LATCHED}),
     State.ARMED: Rule(_moving(), listens=True, watched=True, moves=True),
     State.RUNNING: Rule(_moving(), listens=True, watched=True, moves=True),
     State.DEGRADED: Rule(_moving(), listens=True, watched=True, moves=True),
-    State.HOLD: Rule({**_moving(), Event.ENABLE: State.ARMED}, listens=True, watched=True),
+    State.HOLD: Rule({**_moving(), Transition.ENABLE: State.ARMED}, listens=True, watched=True),
     State.HELD: Rule(
         {
-            Event.ENABLE: State.ARMED, Event.DISABLE: State.DISARMED, Event.ASK: State.HELD,
-            Event.LATCH: State.LATCHED,
+            Transition.ENABLE: State.ARMED, Transition.DISABLE: State.DISARMED, Transition.ASK: State.HELD,
+            Transition.LATCH: State.LATCHED,
         },
         watched=True,
     ),
-    State.LATCHED: Rule({Event.RESET: State.DISARMED}),
+    State.LATCHED: Rule({Transition.RESET: State.DISARMED}),
 }  # fmt: skip
