@@ -26,7 +26,7 @@ class State(str, enum.Enum):
     """At rest: what must not happen has happened. Left by reset, then enable."""
 
 
-class Transition(enum.Enum):
+class Cause(enum.Enum):
     """What can change the state of the guard."""
 
     ENABLE = enum.auto()
@@ -45,10 +45,10 @@ class Transition(enum.Enum):
     RESET = enum.auto()
 
 
-def _moving() -> Mapping[Transition, State]:
+def _moving() -> Mapping[Cause, State]:
     return {
-        Transition.DISABLE: State.DISARMED, Transition.ASK: State.HELD, Transition.MISS: State.HOLD, Transition.LATCH: State.LATCHED,
-        Transition.RAMP: State.ARMED, Transition.RUN: State.RUNNING, Transition.SLOW: State.DEGRADED,
+        Cause.DISABLE: State.DISARMED, Cause.ASK: State.HELD, Cause.MISS: State.HOLD, Cause.LATCH: State.LATCHED,
+        Cause.RAMP: State.ARMED, Cause.RUN: State.RUNNING, Cause.SLOW: State.DEGRADED,
     }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def _moving() -> Mapping[Transition, State]:
 class Rule:
     """What one state means."""
 
-    to: Mapping[Transition, State]
+    to: Mapping[Cause, State]
     """What happened -> the state after it. What is not here changes nothing."""
     listens: bool = False
     """Chunks are taken; the first that is accepted moves the arm."""
@@ -67,17 +67,17 @@ class Rule:
 
 
 TABLE: Mapping[State, Rule] = {
-    State.DISARMED: Rule({Transition.ENABLE: State.ARMED, Transition.DISABLE: State.DISARMED, Transition.LATCH: State.LATCHED}),
+    State.DISARMED: Rule({Cause.ENABLE: State.ARMED, Cause.DISABLE: State.DISARMED, Cause.LATCH: State.LATCHED}),
     State.ARMED: Rule(_moving(), listens=True, watched=True, moves=True),
     State.RUNNING: Rule(_moving(), listens=True, watched=True, moves=True),
     State.DEGRADED: Rule(_moving(), listens=True, watched=True, moves=True),
-    State.HOLD: Rule({**_moving(), Transition.ENABLE: State.ARMED}, listens=True, watched=True),
+    State.HOLD: Rule({**_moving(), Cause.ENABLE: State.ARMED}, listens=True, watched=True),
     State.HELD: Rule(
         {
-            Transition.ENABLE: State.ARMED, Transition.DISABLE: State.DISARMED, Transition.ASK: State.HELD,
-            Transition.LATCH: State.LATCHED,
+            Cause.ENABLE: State.ARMED, Cause.DISABLE: State.DISARMED, Cause.ASK: State.HELD,
+            Cause.LATCH: State.LATCHED,
         },
         watched=True,
     ),
-    State.LATCHED: Rule({Transition.RESET: State.DISARMED}),
+    State.LATCHED: Rule({Cause.RESET: State.DISARMED}),
 }  # fmt: skip
