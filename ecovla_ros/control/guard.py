@@ -406,6 +406,22 @@ class Guard:
             return f"the controller has this machine's clock{measured}"
         return f"the controller's clock is {self._apart_ns / NS:+.3f} s from this one"
 
+    def controller_known(self, now_ns: int) -> dict[str, str]:
+        """What is known of the controller's clock and of the turns it counts, and whether trajectories are stamped."""
+        seen, joints = self._controller, self._arm.joints
+        clock = self._clock_said()
+        if self._measures():
+            unknown = seen.silent(now_ns) or seen.unclear(self._config.start_window_s)
+            apart = (
+                "this machine's, as measured" if unknown or seen.shared() else f"{-seen.lag_ns() / NS:+.3f} s from this"
+            )
+            clock = f"not known: {unknown}" if unknown else apart
+        turns = "not known"
+        if seen.reference is not None and joints is not None:
+            counted = np.round((seen.reference - joints) / (2.0 * np.pi)).astype(int).tolist()
+            turns = " ".join(map(str, counted)) if any(counted) else "none"
+        return {"controller_clock": clock, "controller_turns": turns, "stamps": "yes" if self._stamped else "no"}
+
     def _judge_place(self, now_ns: int) -> str:
         """Decide what the controller holds; why the arm may not be moved from there, empty when it may."""
         measured = self._measured()
