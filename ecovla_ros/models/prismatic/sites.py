@@ -60,7 +60,7 @@ def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
 def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
     attention = block.attention
     assert isinstance(attention, MultiHead)
-    q, k, v, o = (w.detach() for w in (attention.q, attention.k, attention.v, attention.o))
+    o = attention.o.detach()
     extra = () if attention.biases is None else tuple(attention.biases.detach())
     unit = attention.head_dim
     return Site(
@@ -69,7 +69,7 @@ def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
         phase,
         len(o) // unit,
         unit,
-        (q, k, v),
+        attention.producers(),
         o,
         step=1,
         calls=calls,
