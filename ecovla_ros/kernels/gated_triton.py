@@ -179,7 +179,7 @@ def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int,
     block_l, block_n, warps, stages = shape
     span, step = block_l, 0
     if sums is not None:
-        span, step = triton.cdiv(triton.cdiv(length, sums.count), block_l) * block_l, sums.step
+        span, step = triton.cdiv(triton.cdiv(length, sums.stretches), block_l) * block_l, sums.step
     _columns[(triton.cdiv(channels, block_n), triton.cdiv(length, span))](
         x, out, *_pointers(sums, x), length, channels, x.stride(0), span, step, _samples(sums),
         GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),

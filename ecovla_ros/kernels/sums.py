@@ -28,7 +28,7 @@ class Sums(NamedTuple):
     own. None: there is one part."""
 
     @property
-    def count(self) -> int:
+    def stretches(self) -> int:
         """P."""
         return 1 if self.parts is None else self.parts.shape[1]
 

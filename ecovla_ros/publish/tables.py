@@ -73,6 +73,24 @@ def faults(document: Document) -> str:
     return markdown(head, rows, source(document, command))
 
 
+def releases(document: Document) -> str:
+    """The campaign by release of the controller, by our model of its rules and, where one was built, by itself."""
+    rows = []
+    for row in document["releases"]:
+        real = row.get("by_the_real", 0)
+        off = row.get("largest_difference_rad")
+        rows.append([
+            row["release"], f"{row['judged']}", f"{row['outside']}", f"{real}",
+            f"{row['outside_by_the_real']}" if real else "not measured",
+            f"{off:.1e}" if real and off is not None else "not measured",
+        ])  # fmt: skip
+    head = ("release", "cases by the model", "outside limits", "cases by the real controller", "outside limits",
+            "largest difference, rad")  # fmt: skip
+    settings = document["settings"]
+    command = f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"
+    return markdown(head, rows, source(document, command))
+
+
 def playback(document: Document) -> str:
     """Ways to play one motion."""
     rows = [
@@ -164,6 +182,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "owners": ("fuzz.json", owners),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
+    "releases": ("faults.json", releases),
+    "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),

@@ -154,6 +154,11 @@ for length, heads, groups, width in ((5, 4, 1, 16), (260, 2, 2, 24)):
     expected = rotary.reference(q, k, v, *tables, theirs[0, :, there], theirs[1, :, there])
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(ours, theirs)
+    turns = torch.stack((q[:, :groups], k, v), -1).unbind(-1)  # the three take turns in memory
+    torch.testing.assert_close(
+        rotary.place(*turns, *tables, ours[0, :, there], ours[1, :, there]), expected[:, :groups]
+    )
+    torch.testing.assert_close(ours, theirs)
 """)
 
 
