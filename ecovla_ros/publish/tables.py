@@ -73,6 +73,35 @@ def faults(document: Document) -> str:
     return markdown(head, rows, source(document, command))
 
 
+def releases(document: Document) -> str:
+    """The campaign by release of the controller, by our model of its rules and, where one was built, by itself."""
+    rows = []
+    for row in document["releases"]:
+        real = row.get("by_the_real", 0)
+        off = row.get("largest_difference_rad")
+        rows.append([
+            row["release"], f"{row['judged']}", f"{row['outside']}", f"{real}",
+            f"{row['outside_by_the_real']}" if real else "not measured",
+            f"{off:.1e}" if real and off is not None else "not measured",
+        ])  # fmt: skip
+    head = ("release", "cases by the model", "outside limits", "cases by the real controller", "outside limits",
+            "largest difference, rad")  # fmt: skip
+    settings = document["settings"]
+    command = f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"
+    return markdown(head, rows, source(document, command))
+
+
+def stops(document: Document) -> str:
+    """Stops of the guard and of ruckig."""
+    rows = [
+        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_mean']:.2f}",
+         f"{r['knots_mean']:.0f}"]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots")
+    return markdown(head, rows, source(document, "python -m ecovla_ros.bench.guard.stops"))
+
+
 def playback(document: Document) -> str:
     """Ways to play one motion."""
     rows = [
@@ -164,6 +193,9 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "owners": ("fuzz.json", owners),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
+    "releases": ("faults.json", releases),
+    "stops": ("stops.json", stops),
+    "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),
