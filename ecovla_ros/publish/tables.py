@@ -91,6 +91,17 @@ def releases(document: Document) -> str:
     return markdown(head, rows, source(document, command))
 
 
+def stops(document: Document) -> str:
+    """Stops of the guard and of ruckig."""
+    rows = [
+        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_mean']:.2f}",
+         f"{r['knots_mean']:.0f}"]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots")
+    return markdown(head, rows, source(document, "python -m ecovla_ros.bench.guard.stops"))
+
+
 def playback(document: Document) -> str:
     """Ways to play one motion."""
     rows = [
@@ -215,6 +226,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
     "releases": ("faults.json", releases),
+    "stops": ("stops.json", stops),
     "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", speed_tables.analytic),
