@@ -50,8 +50,8 @@ MOST_PATH = 512
 
 
 @dataclass
-class Seat:
-    """Who is being served."""
+class ServedClient:
+    """The client that is being served."""
 
     socket: ServerConnection
     spoke_s: float
@@ -78,7 +78,7 @@ class PolicyServer:
         self._session, self._protocol, self._asks = session, protocol, dict(asks)
         self._access = access or Access()
         self._thread = ThreadPoolExecutor(1, "inference")
-        self._seat: Seat | None = None
+        self._seat: ServedClient | None = None
 
     async def start(self, host: str, port: int) -> Server:
         """Listen; the caller closes it. Raises OSError for a port that is taken, ConfigError for an open door."""
@@ -111,7 +111,7 @@ class PolicyServer:
                 return
             await seat.socket.close(GIVEN_UP, f"silent for {idle_s:.0f} s; another client was let in")
             await seat.ended.wait()
-        seat = self._seat = Seat(socket, time.monotonic())
+        seat = self._seat = ServedClient(socket, time.monotonic())
         try:
             await self._serve(seat)
         except ConnectionClosed:
@@ -120,7 +120,7 @@ class PolicyServer:
             self._seat = None
             seat.ended.set()
 
-    async def _serve(self, seat: Seat) -> None:
+    async def _serve(self, seat: ServedClient) -> None:
         vla_eval = self._protocol == "vla-eval"
         answer: Callable[[ServerConnection, Any], Awaitable[None]] = self._vla_eval if vla_eval else self._openpi
         await self._run(self._session.start)

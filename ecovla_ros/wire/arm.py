@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError, short
-from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState, Trajectory
+from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState, Floats, Trajectory
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.joint_names import advice
 
@@ -19,7 +19,7 @@ MOST_NAMES = 256
 
 
 @functools.lru_cache(maxsize=64)
-def places(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def places(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Floats, Floats]:
     """Which of the `wanted` joints are among `names`, as indices into `wanted`, and where they stand there.
 
     Raises ObservationError for one that is named twice.
@@ -87,7 +87,7 @@ def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerStat
     )
 
 
-def state_of(ns: int, position: np.ndarray, velocity: np.ndarray, joints: ArmJoints, finite: bool) -> ArmState:
+def state_of(ns: int, position: Floats, velocity: Floats, joints: ArmJoints, finite: bool) -> ArmState:
     """Of positions and velocities in the order of `joints.wanted`. Raises ObservationError, see `arm_state`."""
     arm = len(joints.arm)
     if finite:

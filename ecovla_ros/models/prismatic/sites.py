@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from ecovla_ros.models.base import Plan, Site
-from ecovla_ros.models.core.layers import Block, Use
+from ecovla_ros.models.base import Site
+from ecovla_ros.models.core.layers import Block
 from ecovla_ros.models.prismatic.layers import MultiHead
 
 
@@ -22,14 +22,6 @@ def sites(name: str, phase: str, calls: int, blocks: Iterable[nn.Module]) -> tup
         found.append(_mlp(f"{name}.{i}.mlp", name, phase, calls, block))
         found.append(_heads(f"{name}.{i}.heads", name, phase, calls, block))
     return tuple(found)
-
-
-def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid: Tensor | None = None) -> list[Use]:
-    """How each of the `count` blocks of `name` runs in one call of `calls` under a plan."""
-    return [
-        Use(plan.use(f"{name}.{i}.heads", call, calls), plan.use(f"{name}.{i}.mlp", call, calls, calls), valid)
-        for i in range(count)
-    ]
 
 
 def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
