@@ -86,6 +86,9 @@ class PolicyConfig:
     kernels: str = _one_of(
         "auto", ("auto", "torch"), "auto: on CUDA kernels of our own where they were timed as faster; torch: none"
     )
+    early_launch: bool = _doc(
+        False, "let kernels begin before the one ahead has ended, if a trial in warm-up says it is right and faster"
+    )
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
@@ -178,7 +181,9 @@ class ControlConfig:
     profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
     rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate", "Hz")
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm", "s")
-    max_horizon_s: float = _between(0.8, 0.1, 5.0, "longest blind motion: later points of a chunk are dropped", "s")
+    max_horizon_s: float = _between(
+        0.86, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped", "s"
+    )
     chunk_age_s: float = _between(0.5, 0.02, 10.0, "a chunk whose observation is older than this is refused", "s")
     chunk_silence_s: float = _between(0.42, 0.02, 10.0, "no new valid chunk for this long: stop and hold", "s")
     joint_state_age_s: float = _between(0.1, 0.005, 5.0, "no joint state for this long: hold", "s")
@@ -190,10 +195,13 @@ class ControlConfig:
     box_upper: tuple[float, ...] = _between((0.85, 0.5, 0.8), -2.0, 2.0, "tool point's box: highest x, y, z", "m")
     singular_from: float = _between(25.0, 1.0, 1e6, "condition number of the Jacobian from which the arm is slowed")
     singular_to: float = _between(60.0, 1.0, 1e6, "condition number at which it is slowest")
-    stamp_commands: bool = _doc(
-        False,
-        "trajectories say when they begin, so that a controller that gets one late makes no step; guard and controller "
-        "need the same clock",
+    stamp_commands: str = _one_of(
+        "auto",
+        ("auto", "always", "never"),
+        "whether trajectories say when they begin; auto: as the controller's own state shows at enable",
+    )
+    start_window_s: float = _between(
+        0.06, 0.04, 0.2, "a trajectory repeats what runs for so long: the controller may start it so late", "s"
     )
     late_s: float = _between(
         0.35, 0.02, 10.0, "an older observation, when its chunk's turn comes, makes the guard slow down (DEGRADED)", "s"

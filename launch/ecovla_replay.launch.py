@@ -25,6 +25,7 @@ ARGUMENTS = (
     ("config", "mini_sim.yaml", "configuration of policy and guard: a path, or the name of a shipped file", None),
     ("overrides", "['']", "keys over it, e.g. \"['prune.ratio=0.4']\"", None),
     ("discovery", "localhost", "who may find the nodes: this machine, or its network", ("localhost", "subnet")),
+    ("enclaves", "false", "SROS2: each node in the enclave of its name, see docs/security.md", ("true", "false")),
     ("log_level", "info", "of all three nodes", ("debug", "info", "warn", "error")),
 )
 
@@ -40,11 +41,13 @@ def generate_launch_description() -> LaunchDescription:
         "package": "ecovla_ros",
         "namespace": "",
         "output": "screen",
-        "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         "additional_env": launching.followed(),
     }
     compressed = {"compressed": ParameterValue(LaunchConfiguration("compressed"), value_type=bool)}
-    needed = {name: {"name": name, "on_exit": launching.ended(name), **common} for name in ("policy", "guard")}
+    needed = {
+        name: {"name": name, "on_exit": launching.ended(name), "arguments": launching.ros_arguments(name), **common}
+        for name in ("policy", "guard")
+    }
     policy = LifecycleNode(executable="policy", parameters=[told, compressed], **needed["policy"])
     guard = Node(executable="guard", parameters=[told], **needed["guard"])
     played = {
@@ -54,7 +57,8 @@ def generate_launch_description() -> LaunchDescription:
         "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
         "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
     }
-    replay = Node(executable="replay", name="replay", parameters=[played], on_exit=_all, **common)
+    replay = Node(executable="replay", name="replay", parameters=[played], on_exit=_all,
+                  arguments=launching.ros_arguments("replay"), **common)  # fmt: skip
     activate = EmitEvent(event=launching.change(policy, Transition.TRANSITION_ACTIVATE))
     then = (
         launching.came(policy, "configuring", "inactive", activate),

@@ -49,6 +49,7 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
         assert OTHERS[package] == program
     declared = set(re.findall(r'^    \("(\w+)", ', text, re.M)) | set(re.findall(r'^    \("(\w+)", ', common, re.M))
     used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
+    used |= {"log_level", "enclaves"} if "launching.ros_arguments" in text else set()
     used |= {"discovery"} if "launching.network()," in text else set()
     used |= {"kortex_python", "kortex_password_file"} if "KORTEX_NODE" in text else set()
     handed_on = (

@@ -21,19 +21,18 @@ class TrajectoryTopic(Arm):
 
     def __init__(
         self, publish: Callable[[Any], None], message: Callable[[], Any], point: Callable[[], Any],
-        gripper: Callable[[float], None], begins: Callable[[], int] = lambda: 0, names: Sequence[str] = JOINTS,
+        gripper: Callable[[float], None], names: Sequence[str] = JOINTS,
     ) -> None:  # fmt: skip
         """`message` and `point` make a trajectory_msgs JointTrajectory and its point; `gripper` sends a target.
 
-        `begins` gives the stamp of a trajectory, ns; 0 starts it on arrival, and no clock has to be shared. `names`:
-        of the seven joints, as the controller knows them.
+        `names`: of the seven joints, as the controller knows them.
         """
         self._publish, self._message, self._point, self._gripper = publish, message, point, gripper
-        self._begins, self._names = begins, tuple(names)
+        self._names = tuple(names)
 
-    def send(self, trajectory: Trajectory) -> None:
-        """One JointTrajectory."""
-        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point, self._names, self._begins()))
+    def send(self, trajectory: Trajectory, begin_ns: int = 0) -> None:
+        """One JointTrajectory that begins at `begin_ns` of the controller's clock; 0: on arrival."""
+        self._publish(wire.fill_trajectory(self._message(), trajectory, self._point, self._names, begin_ns))
 
     def gripper(self, closed: float) -> None:
         """Target 0 open .. 1 closed, by topic or action."""

@@ -23,7 +23,7 @@ TOPICS = {
     "/joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
     "/status": "diagnostic_msgs/msg/DiagnosticStatus",
 }
-LEVELS = {"HOLD": 1, "LATCHED": 2}
+LEVELS = {"HOLD": 1, "HELD": 1, "LATCHED": 2}
 """Guard state -> level of diagnostic_msgs/DiagnosticStatus; the others are 0, OK."""
 
 
@@ -61,11 +61,15 @@ class AnswerBag:
     def guard(self, news: Iterable[News]) -> None:
         """What the guard sent and said."""
         blank, put = self._writer.kinds.blank, self._writer.put
-        for time_ns, status, trajectory in news:
+        for time_ns, status, trajectory, begin_ns in news:
             if trajectory is not None:
                 message = blank(TOPICS["/joint_trajectory"])
                 point = "trajectory_msgs/msg/JointTrajectoryPoint"
-                put("/joint_trajectory", time_ns, wire.fill_trajectory(message, trajectory, partial(blank, point)))
+                put(
+                    "/joint_trajectory",
+                    time_ns,
+                    wire.fill_trajectory(message, trajectory, partial(blank, point), ns=begin_ns),
+                )
             said = blank(TOPICS["/status"])
             said.level, said.name, said.message = LEVELS.get(status.state, 0), "/guard", status.reason
             said.hardware_id = "kinova_gen3"

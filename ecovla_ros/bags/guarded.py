@@ -5,8 +5,11 @@ Open loop: the recorded arm does not follow what is commanded here, so a guard t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ecovla_ros import wire
 from ecovla_ros.bags.inputs import clock_offset
@@ -14,9 +17,10 @@ from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, ControlConfig
 from ecovla_ros.control import limits
 from ecovla_ros.control.guard import Guard
-from ecovla_ros.control.status import GuardStatus, State
+from ecovla_ros.control.states import State
+from ecovla_ros.control.status import GuardStatus
 from ecovla_ros.errors import BagError, ObservationError
-from ecovla_ros.types import ActionChunk, Trajectory
+from ecovla_ros.types import ActionChunk, ControllerState, Trajectory
 
 
 class News(NamedTuple):
@@ -25,6 +29,8 @@ class News(NamedTuple):
     time_ns: int
     status: GuardStatus
     trajectory: Trajectory | None
+    begin_ns: int = 0
+    """When the trajectory begins, by the clock of the stamps."""
 
 
 class Guarded:
@@ -34,7 +40,8 @@ class Guarded:
         """Raises ConfigError for limits that cannot be read."""
         self._arm = arm
         self._states: wire.JointStates | None = None
-        self._guard = Guard(config, limits.load(config.profile))
+        one_clock = dataclasses.replace(config, stamp_commands="always")
+        self._guard = Guard(one_clock, limits.load(config.profile))
         self._period_ns = round(1e9 / config.rate_hz)
         self._next_ns: int | None = None
         self._enabled = False
@@ -62,7 +69,10 @@ class Guarded:
             return
         if self._offset_ns is None:
             self._offset_ns = clock_offset(state.stamp_ns, raw.time_ns)
-        self._guard.on_joint_state(state, raw.time_ns - self._offset_ns)
+        now_ns = raw.time_ns - self._offset_ns
+        self._guard.on_joint_state(state, now_ns)
+        if not self._enabled:  # the controller is taken to hold the arm where it was recorded to stand
+            self._guard.on_controller_state(ControllerState(now_ns, state.joints, np.zeros(len(state.joints))), now_ns)
 
     def chunk(self, chunk: ActionChunk, time_ns: int) -> None:
         """A chunk that was ready at `time_ns`."""
@@ -89,7 +99,7 @@ class Guarded:
         self.state = status.state
         said = status.state, status.reason, status.refusal
         if command.trajectory is not None or said != self._said:
-            self._news.append(News(time_ns, status, command.trajectory))
+            self._news.append(News(time_ns, status, command.trajectory, command.begin_ns))
             self._said = said
 
     def _now(self, time_ns: int) -> int:

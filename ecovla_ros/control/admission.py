@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import checks, pace, playback, tool
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.curve import Motion
 from ecovla_ros.control.limits import Limits
-from ecovla_ros.types import ActionChunk, Trajectory
+from ecovla_ros.types import ActionChunk, Floats, Trajectory
 
 REFUSING = ("velocity", "acceleration", "jerk", "tool_speed", "box")
 """Checks by which a chunk is refused that no pace brings within limits; the first that holds names it."""
@@ -49,18 +47,19 @@ class AdmissionRules:
 def admit(
     chunk: ActionChunk,
     now_ns: int,
+    parts_ns: int,
     start: Motion,
-    measured: np.ndarray,
+    measured: Floats,
     shares: Mapping[str, float],
     rules: AdmissionRules,
 ) -> AdmittedChunk:
-    """The admitted `chunk`, from the commanded state `start` on. Raises Refused.
+    """The admitted `chunk`, from the commanded state `start` at `parts_ns` on. Raises Refused.
 
     `measured` (7,): where the arm reports to be. `shares`: name of a check -> share of the velocity limit it leaves.
     """
     config, limits = rules.config, rules.limits
     checks.age(chunk, now_ns, config.chunk_age_s)
-    first = playback.due(chunk, now_ns)
+    first = min(playback.due(chunk, parts_ns), chunk.horizon - 1)
     rows, turned = checks.unwrap(chunk.joints, first, start[0])
     rows, clamped = checks.joint_margin(rows, limits, config.margin_rad, start[0])
     checks.jump(rows[first], start[0], measured, config.max_jump_rad)
@@ -72,7 +71,7 @@ def admit(
     within = pace.envelope(limits, share, config.margin_rad / 2.0, start)
     route = playback.path(chunk, rows)
     course = pace.Course(route, within, bounded, pace.MAX_STRETCH / share)
-    fitted = pace.fit(course, now_ns, start, config.max_horizon_s)
+    fitted = pace.fit(course, parts_ns, start, config.max_horizon_s)
     if fitted.trajectory is None:
         check = next((name for name in REFUSING if name in fitted.causes), "position")
         what = ", ".join(sorted(fitted.causes)) or "the horizon"
@@ -81,4 +80,4 @@ def admit(
     if "velocity" in changed and share < 1.0:
         changed = changed - {"velocity"} | {name for name, left in shares.items() if left < 1.0}
     changed |= {name for name, was in (("unwrap", turned), ("joint_margin", clamped), ("box", cut)) if was}
-    return AdmittedChunk(fitted.trajectory, route, now_ns, fitted.stretch, frozenset(changed))
+    return AdmittedChunk(fitted.trajectory, route, parts_ns, fitted.stretch, frozenset(changed))

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ecovla_ros.types import Trajectory
-
-
-class State(str, enum.Enum):
-    """States of the guard."""
-
-    DISARMED = "DISARMED"
-    """Silent. Left by enable."""
-    ARMED = "ARMED"
-    """Enabled; the velocity limit ramps up with the first motion."""
-    RUNNING = "RUNNING"
-    """Chunks move the arm."""
-    DEGRADED = "DEGRADED"
-    """Chunks move the arm, slower: they come late."""
-    HOLD = "HOLD"
-    """At rest: an input is missing (goes on by itself when it is back) or hold was called (goes on by enable)."""
-    LATCHED = "LATCHED"
-    """At rest: what must not happen has happened. Left by reset, then enable."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +13,7 @@ class GuardStatus:
     """What the guard does and why."""
 
     state: str
-    """Name of a `State`."""
+    """Name of a `states.State`."""
     reason: str
     """Why it is in this state."""
     refusal: str
@@ -55,7 +37,11 @@ class Command:
     """What one tick gives."""
 
     trajectory: Trajectory | None
-    """To be sent now, its times relative to now; None on most ticks."""
+    """To be sent now, its times relative to `begin_ns`; None on most ticks."""
     gripper: float | None
     """To be sent now, 0 open .. 1 closed; None on most ticks."""
     status: GuardStatus
+    begin_ns: int = 0
+    """When the trajectory begins, ns, a little before now; 0: when it arrives."""
+    apart_ns: int | None = None
+    """What the controller's clock says more than the guard's, ns; None: it has the clock of this machine."""

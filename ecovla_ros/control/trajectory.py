@@ -1,8 +1,10 @@
 """What ros2_control's joint_trajectory_controller does with a message, in numpy: the arm's side of the command topic.
 
-Modelled with `interpolate_from_desired_state` on: a new trajectory starts from the last commanded state, replaces the
-running one, and ends at rest holding its last point. Positions alone are interpolated linearly, positions with
-velocities by cubic Hermite splines. Time is handed in as integer nanoseconds.
+Modelled with `interpolate_from_desired_state` on: a new trajectory replaces the running one and ends at rest holding
+its last point. One whose first point is still to come is joined from the last commanded state; one whose first point
+is now or past is played as it is, whatever was commanded before. Positions alone are interpolated linearly, positions
+with velocities by cubic Hermite splines. Time is handed in as integer nanoseconds. What the releases of the real
+controller do beyond that is in `bench.guard.controller`.
 """
 
 from __future__ import annotations
@@ -14,29 +16,31 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError
-from ecovla_ros.types import CONTINUOUS, JOINTS, Trajectory
+from ecovla_ros.types import CONTINUOUS, JOINTS, Floats, Trajectory
 
 NS = 1_000_000_000
-REST_VELOCITY = 1e-5
-"""Largest last velocity that still counts as zero, rad/s (the real controller compares with float epsilon)."""
+REST_VELOCITY = float(np.finfo(np.float32).eps)
+"""Largest last velocity that still counts as zero, rad/s: the real controller's figure."""
+LEAST_S = 1e-6
+"""Points nearer than this are one, s."""
 
 
 class TrajectoryController:
     """Holds one trajectory and answers what is commanded now. Not thread-safe: one owner calls it."""
 
-    def __init__(self, positions: np.ndarray) -> None:
+    def __init__(self, positions: Floats) -> None:
         """Start at rest at `positions` (7,), rad. Raises ControlError unless they are seven finite numbers."""
         self.hold(positions)
 
-    def hold(self, positions: np.ndarray) -> None:
+    def hold(self, positions: Floats) -> None:
         """Drop what is running and command `positions` (7,), rad, at rest. Raises ControlError."""
         held = np.array(positions, float)
         if held.shape != (len(JOINTS),) or not np.isfinite(held).all():
             raise ControlError(f"expected {len(JOINTS)} finite joint positions, got {positions!r}")
         self._start_ns = 0
-        self._times: np.ndarray = np.zeros(1)
+        self._times: Floats = np.zeros(1)
         self._positions = held[None]
-        self._velocities: np.ndarray | None = None
+        self._velocities: Floats | None = None
 
     def accept(
         self, trajectory: Trajectory, now_ns: int, joint_names: Sequence[str] = JOINTS, stamp_ns: int = 0
@@ -47,17 +51,26 @@ class TrajectoryController:
         the seven of the arm (any order), times that do not strictly rise, values that are not finite, wrong shapes, a
         last velocity that is not zero, or a non-zero stamp whose last point lies in the past.
         """
-        taken = ordered(trajectory, joint_names)
-        due = still_due(taken, now_ns, stamp_ns)
+        due = still_due(ordered(trajectory, joint_names), now_ns, stamp_ns)
         position, velocity = self.sample(now_ns)
-        self._install(now_ns, due, _wrap_offset(position, taken.positions[0]), (position, velocity))
+        turns = _wrap_offset(position, due.positions[0])
+        times, positions, velocities = due.times_s, due.positions + turns, due.velocities
+        if times[0] > 0.0:
+            times, positions = np.concatenate(([0.0], times)), np.vstack((position, positions))
+            velocities = None if velocities is None else np.vstack((velocity, velocities))
+        self.play(Trajectory(times, positions, velocities), now_ns)
 
-    def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    def play(self, trajectory: Trajectory, start_ns: int) -> None:
+        """Run `trajectory`, whose first point is at time 0, as it is from `start_ns` on; nothing is checked."""
+        self._start_ns = start_ns
+        self._times, self._positions, self._velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
+
+    def sample(self, now_ns: int) -> tuple[Floats, Floats]:
         """Commanded position (7,), rad, and velocity (7,), rad/s, at `now_ns`."""
         position, velocity, _ = self.state(now_ns)
         return position, velocity
 
-    def state(self, now_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def state(self, now_ns: int) -> tuple[Floats, Floats, Floats]:
         """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2, at `now_ns`."""
         times = self._times
         elapsed = (now_ns - self._start_ns) / NS
@@ -73,14 +86,14 @@ class TrajectoryController:
             return p0 + slope * into, slope, np.zeros(len(JOINTS))
         return _hermite(p0, p1, self._velocities[i - 1], self._velocities[i], span, into)
 
-    def states(self, now_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def states(self, now_ns: Floats) -> tuple[Floats, Floats, Floats]:
         """`state` at many instants (N,), ns, at once: three of (N, 7)."""
         elapsed = (np.asarray(now_ns) - self._start_ns) / NS
         ended = (elapsed >= self._times[-1]) | (len(self._times) == 1)
         if ended.all():
             still = np.zeros((len(elapsed), len(JOINTS)))
             return np.tile(self._positions[-1], (len(elapsed), 1)), still, still
-        into: np.ndarray = np.clip(elapsed, self._times[0], self._times[-1])
+        into: Floats = np.clip(elapsed, self._times[0], self._times[-1])
         i = np.clip(np.searchsorted(self._times, into, side="right"), 1, len(self._times) - 1)
         span, since = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
         p0, p1 = self._positions[i - 1], self._positions[i]
@@ -95,13 +108,6 @@ class TrajectoryController:
         """When the running trajectory comes to rest."""
         return self._start_ns + round(float(self._times[-1]) * NS)
 
-    def _install(self, now_ns: int, due: Trajectory, turns: np.ndarray, state: tuple[np.ndarray, np.ndarray]) -> None:
-        """Prepend the commanded `state` at `now_ns` to the points still `due`, whole `turns` (7,), rad, added."""
-        self._start_ns = now_ns
-        self._times = np.concatenate(([0.0], due.times_s))
-        self._positions = np.vstack((state[0], due.positions + turns))
-        self._velocities = None if due.velocities is None else np.vstack((state[1], due.velocities))
-
 
 def ordered(trajectory: Trajectory, joint_names: Sequence[str] = JOINTS) -> Trajectory:
     """A trajectory whose columns are named `joint_names`, with its columns in the order of `JOINTS`.
@@ -114,19 +120,36 @@ def ordered(trajectory: Trajectory, joint_names: Sequence[str] = JOINTS) -> Traj
 
 
 def still_due(trajectory: Trajectory, now_ns: int, stamp_ns: int = 0) -> Trajectory:
-    """The points after `now_ns`, and the last one whenever it is, with times from `now_ns` on; never none, all above 0.
+    """What of a trajectory is left at `now_ns`: the points after that, and the last whenever it is; times from then on.
 
-    `stamp_ns` is when the trajectory starts; 0: now. Raises ControlError when it has ended.
+    Where its first point is past, what it commands at `now_ns` comes first, at time 0. `stamp_ns` is when the
+    trajectory starts; 0: now. Raises ControlError when it has ended.
     """
     start_ns = stamp_ns or now_ns
     if start_ns + trajectory.times_s[-1] * NS < now_ns:
         late = (now_ns - start_ns) / NS - trajectory.times_s[-1]
         raise ControlError(f"the trajectory ended {late:.3f} s ago; stamp it 0 or later than now minus its length")
     times = trajectory.times_s + (start_ns - now_ns) / NS
-    due = times > 0.0
+    due = times > LEAST_S
     due[-1] = True
+    left = np.maximum(times[due], LEAST_S)
+    positions = trajectory.positions[due]
     velocities = None if trajectory.velocities is None else trajectory.velocities[due]
-    return Trajectory(np.maximum(times[due], 1e-9), trajectory.positions[due], velocities)
+    if times[0] > LEAST_S:
+        return Trajectory(left, positions, velocities)
+    position, velocity = _at(trajectory, (now_ns - start_ns) / NS)
+    return Trajectory(
+        np.concatenate(([0.0], left)),
+        np.vstack((position, positions)),
+        None if velocities is None else np.vstack((velocity, velocities)),
+    )
+
+
+def _at(trajectory: Trajectory, elapsed_s: float) -> tuple[Floats, Floats]:
+    """Position (7,) and velocity (7,) of a trajectory between its first point and its last."""
+    playing = TrajectoryController(trajectory.positions[0])
+    playing.play(trajectory, 0)
+    return playing.sample(round(elapsed_s * NS))
 
 
 def _order(names: Sequence[str]) -> list[int]:
@@ -135,7 +158,7 @@ def _order(names: Sequence[str]) -> list[int]:
     return [list(names).index(joint) for joint in JOINTS]
 
 
-def _checked(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _checked(trajectory: Trajectory) -> tuple[Floats, Floats, Floats | None]:
     times = np.asarray(trajectory.times_s, float)
     positions = np.asarray(trajectory.positions, float)
     shape = (len(times) if times.ndim == 1 else 0, len(JOINTS))
@@ -155,15 +178,13 @@ def _checked(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return times, positions, velocities
 
 
-def _wrap_offset(commanded: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _wrap_offset(commanded: Floats, first: Floats) -> Floats:
     """Whole turns (7,), rad, that bring the continuous joints of a first point nearest to what is commanded."""
     turns = np.round((commanded - first) / math.tau)
     return np.where(CONTINUOUS, turns * math.tau, 0.0)
 
 
-def _hermite(
-    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: Any, into: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hermite(p0: Floats, p1: Floats, v0: Floats, v1: Floats, span: Any, into: Any) -> tuple[Floats, Floats, Floats]:
     """Cubic through (p0, v0) and (p1, v1), `into` seconds after its start of `span` seconds, with two derivatives."""
     s, slope = into / span, (p1 - p0) / span
     b, c = 6.0 * slope - 4.0 * v0 - 2.0 * v1, 3.0 * (v0 + v1 - 2.0 * slope)

@@ -9,19 +9,13 @@ import numpy as np
 
 from ecovla_ros.control.checks import distance
 from ecovla_ros.control.playback import NS
-from ecovla_ros.types import JOINTS, ArmState
+from ecovla_ros.types import JOINTS, ArmState, Floats
 
 BACK_S = 0.001
 """A clock that steps back by less than this is taken to stand still, s."""
 STILL_S = 0.1
 """A clock that stood still while the guard ticked for this time, s, and then goes on is taken to have jumped: it may
 have lost time, or may have been set back unseen. Even a slow simulation clock steps more often than that."""
-SET_S = 0.002
-"""Two clocks that move apart by more than this between two calls, s: one of them was set. If it was set by e, an arm
-that moves at the speed v is v e away from where the guard believes it to be. A curve over a time t that starts at the
-wrong place needs 6 v e / t^2 more acceleration than was planned, which is why e must be small."""
-READ_S = 0.0005
-"""Two clocks read further apart than this cannot be compared, s."""
 LOST_S = 1.0
 """Joint states that come again after a longer gap, s, and after twice the time that makes them stale, may come from a
 driver that was started anew, together with its controller."""
@@ -68,30 +62,12 @@ class Clock:
 
 
 @dataclass
-class SetWatch:
-    """Tells by a steady clock when the clock that stamps everything is set. Slewing (NTP) moves both alike."""
-
-    _apart_ns: int | None = None
-
-    def see(self, now_ns: int, steady_ns: int, read_s: float = 0.0) -> float:
-        """By how many seconds the clock that says `now_ns` was set since the last call; 0.0: it was not.
-
-        `read_s`: time that passed while both were read.
-        """
-        if read_s > READ_S:
-            return 0.0
-        before, self._apart_ns = self._apart_ns, now_ns - steady_ns
-        step_s = 0.0 if before is None else (self._apart_ns - before) / NS
-        return step_s if abs(step_s) > SET_S else 0.0
-
-
-@dataclass
 class ArmWatch:
     """The last joint states."""
 
     age_s: float
     """A joint state older than this is stale, s."""
-    joints: np.ndarray | None = None
+    joints: Floats | None = None
     """Newest measured positions, rad, (7,)."""
     gripper: float = 0.0
     stamp_ns: int = 0
@@ -100,8 +76,8 @@ class ArmWatch:
     it clears it."""
     _ahead_s: float = 0.0
     _broken: bool = False
-    _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
-    _before: np.ndarray | None = None
+    _velocity: Floats = field(default_factory=lambda: np.zeros(len(JOINTS)))
+    _before: Floats | None = None
     _received_ns: int | None = None
     _missing_s: float = 0.0
 
@@ -208,7 +184,7 @@ class GripperGate:
         return target
 
 
-def _seven(values: object) -> np.ndarray | None:
+def _seven(values: object) -> Floats | None:
     """Seven finite floats, or None."""
     try:
         array = np.array(values, float)

@@ -24,12 +24,13 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
 from ecovla_ros.arms.trajectory_topic import TrajectoryTopic
+from ecovla_ros.control.clocks import READ_S, PlanClock
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.lease import EnableLease
-from ecovla_ros.control.status import Command, GuardStatus, State
-from ecovla_ros.control.watch import READ_S, SetWatch
+from ecovla_ros.control.states import State
+from ecovla_ros.control.status import Command, GuardStatus
 from ecovla_ros.errors import ConfigError, ControlError, ObservationError, short
-from ecovla_ros.nodes.ros import diagnostics, gripper, process, qos, settings
+from ecovla_ros.nodes.ros import controller_state, diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.arm_states import ArmStates
 from ecovla_ros.nodes.ros.estop import EStop
 from ecovla_ros.nodes.ros.intake import Intake, Reach, sender
@@ -67,7 +68,8 @@ AROUND_S = 1.0
 CHUNK_BYTES, TEXT_BYTES = 2**18, 2**12
 """Longest chunk and text that is read, bytes."""
 LEVELS = {
-    State.HOLD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN, State.LATCHED.value: diagnostics.ERROR,
+    State.HOLD.value: diagnostics.WARN, State.HELD.value: diagnostics.WARN, State.DEGRADED.value: diagnostics.WARN,
+    State.LATCHED.value: diagnostics.ERROR,
 }  # fmt: skip
 """State -> diagnostic level; the others are OK."""
 
@@ -83,7 +85,7 @@ class GuardNode(Node):
         config, joints = loaded.control, settings.joints(told, loaded)
         self._lease = EnableLease(lease_s(told["enable_lease_s"]))
         simulated = self._simulated_time = bool(self.get_parameter("use_sim_time").value)
-        self._guard, self._set = Guard(config, within, steady=not simulated), SetWatch()
+        self._guard, self._plan = Guard(config, within, steady=not simulated), PlanClock()
         grips = str(told["gripper"])
         topics = ["joint_trajectory"] + ["gripper_trajectory"] * (grips in ("topic", "auto"))
         self._commands = Commands(self, [(JointTrajectory, topic) for topic in topics])
@@ -96,20 +98,19 @@ class GuardNode(Node):
         self._said_s = self._looked_s = 0.0
         self._claiming = False
         self._last: GuardStatus | None = None
+        self._acted_ns = 0
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
-        self._planned_ns = 0
         self._answers, self._delay_ms = 0, float("nan")  # of the last trajectory that answers a chunk
         self._commands.own()
-        self._arm = TrajectoryTopic(
-            publish, JointTrajectory, JointTrajectoryPoint, send_gripper,
-            lambda: self._planned_ns if config.stamp_commands else 0, joints.arm,
-        )  # fmt: skip
+        self._arm = TrajectoryTopic(publish, JointTrajectory, JointTrajectoryPoint, send_gripper, joints.arm)
         self._status = self.create_publisher(DiagnosticStatus, "status", qos.LATCHED)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
         self._states = ArmStates(self, joints, loaded.arm.part_age_s, qos.SHARED, 1, config.joint_state_age_s)
         self._others: list[str] = []  # joints of others on the same topic, as told
+        self._names = joints.arm
+        self._controller = controller_state.topic(self) if config.stamp_commands != "never" else None
         create: Any = self.create_subscription  # raw callbacks get bytes
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
         self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.REPORT, TEXT_BYTES)
@@ -284,6 +285,7 @@ class GuardNode(Node):
         self._overhear(now_ns)
         self._see_lease(now_ns)
         self._read_joint_state(now_ns)
+        self._read_controller_state(now_ns)
         if self._mended:
             self._end_complaints()
         self._carry_out(self._guard.tick(now_ns), now_ns)
@@ -341,12 +343,27 @@ class GuardNode(Node):
                 f"enable was not asked for again for {self._lease.lease_s:.1f} s: whoever enabled is gone", now_ns
             )
 
+    def _read_controller_state(self, now_ns: int) -> None:
+        """Take the newest: its stamp tells the controller's clock."""
+        if self._controller is None:
+            return
+        for raw, gid in self._controller.newest():
+            msg = self._controller.intake.read(raw, gid)
+            if msg is None:
+                continue  # unreadable: counted
+            try:
+                self._guard.on_controller_state(wire.controller_state(msg, self._names), now_ns)
+                self._mend("controller_state")
+            except ObservationError as error:
+                self._complain("controller_state", str(error))
+            return
+
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
-        self._planned_ns = now_ns
-        if command.trajectory is not None:
-            self._arm.send(command.trajectory)
+        self._acted_ns = now_ns
+        if command.trajectory is not None and self._guard.in_time(self._now_ns()):
+            self._arm.send(command.trajectory, self._stamp(command))
         if command.gripper is not None:
             self._arm.gripper(command.gripper)
         answered = command.trajectory is not None and status.chunk_age_s == status.chunk_age_s
@@ -361,6 +378,12 @@ class GuardNode(Node):
             if said[:2] != self._said[:2] or status.state != State.DISARMED.value:
                 self._log(status)
             self._said = said
+
+    def _stamp(self, command: Command) -> int:
+        """When a trajectory begins by the controller's clock, ns; 0: on arrival."""
+        if not command.begin_ns or command.apart_ns is not None:
+            return command.begin_ns + (command.apart_ns or 0)
+        return command.begin_ns if self._simulated_time else self._plan.stamp(command.begin_ns)
 
     def _calm(self) -> bool:
         """Whether what is no change of state was told a moment ago."""
@@ -423,6 +446,7 @@ class GuardNode(Node):
             "chunks_of_others": self._chunk_source.refused,
             "unreadable": sum(intake.dropped for intake in self._intakes) + self._estop.broken,
             "tick_jitter_p99_ms": self._jitter(),
+            **self._guard.controller_known(self._acted_ns),
             **{f"count_{name}": count for name, count in status.counters.items()},
         }
 
@@ -439,15 +463,19 @@ class GuardNode(Node):
         return name if not name or name.startswith("/") else f"{self.get_namespace().rstrip('/')}/{name}"
 
     def _now_ns(self) -> int:
-        """Time of the node's clock, ns: the system's unless time is simulated. The guard is told if it was set."""
+        """What the guard plans with, ns: steady time with the system's date, or simulated time.
+
+        The guard is told when the system's clock was set.
+        """
         if self._simulated_time:  # the controller has the same clock
             return int(self.get_clock().now().nanoseconds)
         for _ in range(READS):
             before_ns = time.monotonic_ns()
-            now_ns, after_ns = time.time_ns(), time.monotonic_ns()
+            system_ns, after_ns = time.time_ns(), time.monotonic_ns()
             if after_ns - before_ns < 1e9 * READ_S:
                 break
-        set_s = self._set.see(now_ns, (before_ns + after_ns) // 2, (after_ns - before_ns) / 1e9)
+        between_ns = after_ns - before_ns
+        now_ns, set_s = self._plan.now(system_ns, before_ns + between_ns // 2, self._guard.resting, between_ns / 1e9)
         if set_s:
             self._guard.on_clock_set(set_s, now_ns)
         return now_ns

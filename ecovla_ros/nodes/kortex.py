@@ -23,7 +23,7 @@ from ecovla_ros import wire
 from ecovla_ros.arms.kortex.process import KortexArm
 from ecovla_ros.control.trajectory import ordered, still_due
 from ecovla_ros.errors import ConfigError, ControlError, EcovlaError
-from ecovla_ros.nodes.ros import diagnostics, process, qos, settings
+from ecovla_ros.nodes.ros import diagnostics, intake, process, qos, settings
 from ecovla_ros.types import Trajectory
 
 RATE_HZ = 40.0
@@ -58,12 +58,11 @@ class KortexNode(Node):
         self._fault, self._stamp_ns, self._refused = "starting", 0, 0
         self._alive_s, self._woke_s = time.monotonic(), -AFTER_S
         self._diagnostics = diagnostics.Diagnostics(self, lambda: {"fault": self._fault, "refused": self._refused})
-        self.create_subscription(
-            JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on_trajectory, qos.COMMAND
-        )
-        self.create_subscription(
-            JointTrajectory, "robotiq_gripper_controller/joint_trajectory", self._on_gripper, qos.COMMAND
-        )
+        for topic, receive in (
+            ("joint_trajectory_controller/joint_trajectory", self._on_trajectory),
+            ("robotiq_gripper_controller/joint_trajectory", self._on_gripper),
+        ):
+            intake.subscribe(self, JointTrajectory, topic, receive, qos.COMMAND, intake.TRAJECTORY_BYTES)
         self.create_service(Trigger, "~/clear_faults", self._on_clear)
         self.create_timer(1.0 / RATE_HZ, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 

@@ -24,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
 from ecovla_ros.errors import ConfigError, ControlError, EcovlaError, SimulationError, unknown
-from ecovla_ros.nodes.ros import process, qos, settings
+from ecovla_ros.nodes.ros import intake, process, qos, settings
 from ecovla_ros.nodes.ros.interfaces import ApplyEvent, ResetScene
 from ecovla_ros.nodes.ros.sim_cameras import SimCameras
 from ecovla_ros.sim import events
@@ -72,7 +72,7 @@ class SimNode(Node):
             ("joint_trajectory_controller/joint_trajectory", self._on_trajectory),
             ("robotiq_gripper_controller/joint_trajectory", self._on_gripper),
         ):
-            self.create_subscription(JointTrajectory, topic, receive, qos.COMMAND)
+            intake.subscribe(self, JointTrajectory, topic, receive, qos.COMMAND, intake.TRAJECTORY_BYTES)
         self.create_service(ResetScene, "~/reset", self._on_reset)
         self.create_service(ApplyEvent, "~/event", self._on_event)
         self.create_service(Trigger, "~/step", self._on_step)

@@ -73,6 +73,35 @@ def faults(document: Document) -> str:
     return markdown(head, rows, source(document, command))
 
 
+def releases(document: Document) -> str:
+    """The campaign by release of the controller, by our model of its rules and, where one was built, by itself."""
+    rows = []
+    for row in document["releases"]:
+        real = row.get("by_the_real", 0)
+        off = row.get("largest_difference_rad")
+        rows.append([
+            row["release"], f"{row['judged']}", f"{row['outside']}", f"{real}",
+            f"{row['outside_by_the_real']}" if real else "not measured",
+            f"{off:.1e}" if real and off is not None else "not measured",
+        ])  # fmt: skip
+    head = ("release", "cases by the model", "outside limits", "cases by the real controller", "outside limits",
+            "largest difference, rad")  # fmt: skip
+    settings = document["settings"]
+    command = f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"
+    return markdown(head, rows, source(document, command))
+
+
+def stops(document: Document) -> str:
+    """Stops of the guard and of ruckig."""
+    rows = [
+        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_mean']:.2f}",
+         f"{r['knots_mean']:.0f}"]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots")
+    return markdown(head, rows, source(document, "python -m ecovla_ros.bench.guard.stops"))
+
+
 def playback(document: Document) -> str:
     """Ways to play one motion."""
     rows = [
@@ -101,11 +130,70 @@ def trial(document: Document) -> str:
     return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
 
 
+def fuzz(document: Document) -> str:
+    """Hostile messages over the wire."""
+    rows = [
+        [r["node"], r["topic"], f"{r['sent']}", f"{r.get('unreadable', '-')}", f"{r['ends']}",
+         f"{r['answered']} of {r['good']}", f"{r['slowest_s']:.2f}", f"{r['memory_mb']:+.1f}",
+         "yes" if r["reached"] else "no"]
+        for r in document["rows"] if "sent" in r
+    ]  # fmt: skip
+    head = ("node", "topic", "hostile messages", "unreadable", "process ends", "good ones answered",
+            "slowest answer, s", "memory, MB", "reached")  # fmt: skip
+    return markdown(head, rows, source({**document, "commits": _commits(document)}, "ecovla fuzz"))
+
+
+def owners(document: Document) -> str:
+    """Attacks on who owns the arm."""
+    rows = [
+        [r["topic"], r["said"].replace("|", "/"), f"{r['moved_rad']:.3f}", "yes" if r["reached"] else "no"]
+        for r in document["rows"] if "moved_rad" in r
+    ]  # fmt: skip
+    head = ("attack", "what the guard says", "largest motion it commanded, rad", "held")
+    return markdown(head, rows, source({**document, "commits": _commits(document)}, "ecovla fuzz --part owners"))
+
+
+def _commits(document: Document) -> list[str]:
+    return sorted({row["commit"] for row in document["rows"]})
+
+
 def bags(document: Document) -> str:
     """Speed, size, memory and damage of bags."""
     rows = [[r["case"], r["what"], f"{number(r['value'])} {r['unit']}", r["wanted"]] for r in document["rows"]]
     command = "python -m ecovla_ros.bench.speed.bags"
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
+
+
+def reads(document: Document) -> str:
+    """What is read, and what is refused by name: of tests that ran."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in document["rows"]:
+        before, colon, after = _plain(row["what"]).rpartition(": ")
+        held = groups.setdefault(row["kind"], {}).setdefault(before, [])
+        held += [] if row["failed"] else [after]
+    rows = [
+        [
+            kind,
+            "; ".join(f"{before}: {', '.join(held)}" if before else "; ".join(held) for before, held in parts.items()),
+        ]
+        for kind, parts in groups.items()
+    ]
+    return markdown(("kind", "what"), rows, source(document, "make reads"))
+
+
+def _plain(pattern: str) -> str:
+    """A pattern that a test looks for, as text."""
+    return pattern.replace(".*", " ... ").replace("\\", "").replace("|", "\\|")
+
+
+def spoilt(document: Document) -> str:
+    """The campaign of spoilt inputs."""
+    keys = ("kind", "inputs", "read", "refused", "wrong")
+    rows = [[f"{row[key]}" for key in keys] for row in document["rows"]]
+    settings = document["settings"]
+    command = f"ecovla spoil --count {settings['count']} --seed {settings['seed']}"
+    head = ("input", "spoilt", "read", "refused in one line, exit code 2", "anything else")
+    return markdown(head, rows, source(document, command))
 
 
 SECTIONS = settings_tables.sections()
@@ -133,13 +221,20 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "command": ("command.json", speed_tables.command),
     "parity": ("parity.json", speed_tables.parity),
     "demo": ("demo.json", success_tables.demo),
+    "fuzz": ("fuzz.json", fuzz),
+    "owners": ("fuzz.json", owners),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
+    "releases": ("faults.json", releases),
+    "stops": ("stops.json", stops),
+    "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),
     "paper": ("", speed_tables.paper),
     "bags": ("bags.json", bags),
+    "reads": ("reads.json", reads),
+    "spoilt": ("inputs.json", spoilt),
     "tokens": ("tokens.json", speed_tables.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }

@@ -56,13 +56,16 @@ class KinovaEnv:
         times = np.array([PERIOD_TICKS * TICK_NS * 1e-9])
         return self.follow(Trajectory(times, target), gripper, PERIOD_TICKS)
 
-    def follow(self, trajectory: Trajectory | None, gripper: float | None, ticks: int) -> bool:
+    def follow(
+        self, trajectory: Trajectory | None, gripper: float | None, ticks: int, begin_ns: int = 0
+    ) -> bool:  # fmt: skip
         """Hand over a trajectory and a gripper target now (None: keep the present one), then advance `ticks` of 10 ms.
 
-        Returns whether the task is solved. Raises ControlError when the controller refuses the trajectory.
+        The trajectory begins at `begin_ns`; 0: now. Returns whether the task is solved. Raises ControlError when the
+        controller refuses it.
         """
         if trajectory is not None:
-            self.world.accept(trajectory)
+            self.world.accept(trajectory, stamp_ns=begin_ns)
         if gripper is not None:
             self.world.gripper(gripper)
         for _ in range(ticks):

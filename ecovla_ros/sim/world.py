@@ -29,7 +29,7 @@ from ecovla_ros.sim.props import (
     REST_HEIGHT,
 )
 from ecovla_ros.sim.tasks import Task, find
-from ecovla_ros.types import CONTINUOUS, JOINTS, ArmState, Trajectory
+from ecovla_ros.types import CONTINUOUS, JOINTS, ArmState, ControllerState, Trajectory
 
 TICK_NS = 10_000_000
 PERIOD_TICKS = 10
@@ -125,6 +125,10 @@ class World:
     def accept(self, trajectory: Trajectory, joint_names: Sequence[str] = JOINTS, stamp_ns: int = 0) -> None:
         """Hand a trajectory to the controller as the command topic would. Raises ControlError when it refuses."""
         self._controller.accept(trajectory, self.now_ns, joint_names, stamp_ns)
+
+    def controller_state(self) -> ControllerState:
+        """What the controller commands now."""
+        return ControllerState(self.now_ns, *self._controller.sample(self.now_ns))
 
     def gripper(self, closed: float) -> None:
         """Set the gripper's target: 0 open .. 1 closed. Raises SimulationError outside."""

@@ -17,7 +17,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -27,6 +26,7 @@ from ecovla_ros.config import Config
 from ecovla_ros.control import limits
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import qos, settings
+from ecovla_ros.nodes.ros.intake import deserialized
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
 from ecovla_ros.stage import controllers
@@ -69,7 +69,7 @@ class Doctor(Node):
             if topic.written:
                 self.create_subscription(topic.kind, self.place(topic.name), self._listener(topic.name), topic.profile)
         self._states = wire.JointStates(
-            lambda raw: deserialize_message(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
+            lambda raw: deserialized(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
         )
         self._malformed = ""
         self.create_subscription(JointState, self.place("joint_states"), self._on_joint_states, qos.SHARED, raw=True)
@@ -98,7 +98,7 @@ class Doctor(Node):
     def findings(self) -> list[Finding]:
         """What was found. Call it after some seconds of spinning."""
         parts = (self._topics, self._pictures, self._joints, self._stamps, self._checkpoint, self._device, self._pace,
-                 self._guard)  # fmt: skip
+                 self._guard, self._estop, self._owners)  # fmt: skip
         return [finding for part in parts for finding in part()]
 
     def _topics(self) -> Iterator[Finding]:
@@ -168,7 +168,8 @@ class Doctor(Node):
             f"{name} at {at:.2f} rad" for name, at, low, high in zip(names, state.joints, within.lower, within.upper)
             if not low <= at <= high
         ]  # fmt: skip
-        text = f"{', '.join(out)}, outside limits" if out else "within limits"
+        degrees = "; are these degrees? valid: rad" if np.abs(state.joints).max() > wire.MOST_RAD else ""
+        text = f"{', '.join(out)}, outside limits{degrees}" if out else "within limits"
         yield Finding(FAULT if out else OK, "joint ranges", text)
 
     def _stamps(self) -> Iterator[Finding]:
@@ -232,6 +233,29 @@ class Doctor(Node):
         level = FAULT if state == "LATCHED" else WARNING if state not in ("DISARMED", "") else OK
         yield Finding(level, "guard", f"{state}: {said.message}")
         yield from controllers.guarded(values)
+
+    def _estop(self) -> Iterator[Finding]:
+        """Somebody can stop the arm by message, and can be heard."""
+        name = self.place("estop")
+        ends = self.get_publishers_info_by_topic(name)
+        wrong = sorted({end.topic_type for end in ends} - {"std_msgs/msg/Bool"})
+        beat_s = self._config.control.estop_timeout_s
+        if wrong:
+            yield Finding(FAULT, "e-stop", f"{name}: type {', '.join(wrong)} is not heard; valid: std_msgs/msg/Bool")
+        elif not ends:
+            text = f"nobody publishes {name}: only the arm's own button stops it"
+            yield Finding(FAULT if beat_s else WARNING, "e-stop", text)
+        else:
+            beat = f"a heartbeat every {beat_s} s" if beat_s else "no heartbeat (control.estop_timeout_s is 0)"
+            yield Finding(OK, "e-stop", f"{name} by {', '.join(sorted(e.node_name for e in ends))}; {beat}")
+
+    def _owners(self) -> Iterator[Finding]:
+        """Nobody but the guard can command the controller's topic."""
+        name = self.place(CONTROLLER)
+        ends = self.get_publishers_info_by_topic(name)
+        if len(ends) > 1:
+            text = f"{', '.join(sorted(e.node_name for e in ends))} publish to {name}; valid: the guard alone"
+            yield Finding(FAULT, "owner", text)
 
 
 def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequence[str] = ()) -> int:

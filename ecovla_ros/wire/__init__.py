@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
+    MOST_RAD,
     arm_state,
+    controller_state,
     fill_gripper,
     fill_joint_state,
     fill_trajectory,
@@ -20,8 +22,10 @@ from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
 from ecovla_ros.wire.states import JointStates
 
 __all__ = [
+    "MOST_RAD",
     "JointStates",
     "arm_state",
+    "controller_state",
     "chunk",
     "compressed",
     "decode_image",

@@ -20,6 +20,7 @@ from ecovla_ros.arms.kortex import server
 from ecovla_ros.arms.kortex.process import SERVER, KortexArm
 from ecovla_ros.control.flight import Flight
 from ecovla_ros.control.limits import load
+from ecovla_ros.control.trajectory import still_due
 from ecovla_ros.types import Trajectory
 
 HOME = np.array([0.1, 0.3, 0.5, -1.8, -0.4, 0.9, 1.5])
@@ -165,11 +166,14 @@ def test_a_stop_is_carried_out_while_nobody_sees_the_arm(lost: int) -> None:
     bench, flight = Bench(), Flight()
     flight.start(HOME)
     bench.send(move())
-    flight.send(move(), round(bench.now * 1e9))
+    now_ns = round(bench.now * 1e9)
+    flight.send(move(), now_ns, now_ns)
     while bench.now < 0.45:
         bench.turn()
-    stop = flight.stop(round(bench.now * 1e9), LIMITS)
-    assert stop is not None
+    now_ns = round(bench.now * 1e9)
+    stopped = flight.stop(now_ns, LIMITS, 0.0)
+    assert stopped is not None
+    stop = still_due(stopped[0], now_ns, stopped[1])
     rest = stop.positions[-1][0] - HOME[0]
     bench.send(stop)
     late = bench.speed[0] * 1e-3 * server.CALL_MS * min(lost, 1)

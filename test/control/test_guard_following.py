@@ -70,7 +70,7 @@ def test_a_chunk_too_fast_is_slowed_along_its_own_path() -> None:
     rest_within(arm, 1.2)
     start = arm.position
     direction = np.array([1.0, 0.5, -1.0, 0.2, 1.0, -0.5, 0.8])
-    arm.chunk(start + AHEAD * direction * 1.5)
+    arm.chunk(start + (AHEAD - arm.config.start_window_s) * direction * 1.5)
     begin = len(arm.track)
     command = arm.run(0.7)
     assert 2.0 < command.status.stretch < 4.0 and command.status.counters["velocity"] == 1

@@ -9,7 +9,7 @@ from support.guarded_arm import AHEAD, HOME, NS, TICK, GuardedArm, moving_arm, s
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import load
-from ecovla_ros.control.watch import GripperGate, SetWatch
+from ecovla_ros.control.watch import GripperGate
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.types import ArmState
 
@@ -19,6 +19,7 @@ STAY = np.zeros((16, 1))
 def displaced(off: float) -> tuple[GuardedArm, np.ndarray]:
     """An arm that came to rest and was then pushed `off` rad away in half a second; where it stands."""
     arm = moving_arm(chunk_silence_s=0.42)
+    arm.silent = True
     arm.run(1.5)
     away = np.zeros(7)
     away[3] = off
@@ -104,7 +105,7 @@ def test_after_a_driver_may_have_been_started_anew_only_enable_goes_on() -> None
         arm.now += TICK
     begin = len(arm.speed)
     follow(arm, place, 1.0)
-    assert arm.last is not None and arm.last.status.state == "HOLD" and "call enable" in arm.last.status.reason
+    assert arm.last is not None and arm.last.status.state == "HELD" and "call enable" in arm.last.status.reason
     assert arm.last.status.counters["state_lost"] == 1
     allow(arm, place)
     follow(arm, place, 12.0)
@@ -123,19 +124,10 @@ def test_a_clock_that_is_set_in_mid_motion_breaks_no_limit(step_s: float, phase_
     arm.skew += round(step_s * NS)
     arm.run(0.01)
     assert arm.last is not None and arm.last.status.state == "HOLD" and "clock jumped" in arm.last.status.reason
+    arm.run(0.5)
     stream(arm, 3.0)
     assert arm.last.status.counters["clock_jump"] == 1 and arm.last.status.state == "RUNNING"
     arm.assert_law()
-
-
-def test_two_clocks_part_only_when_one_is_set() -> None:
-    watch, ms = SetWatch(), 1_000_000
-    assert watch.see(5 * NS, 0) == 0.0
-    assert watch.see(5 * NS + 10 * ms, 10 * ms) == 0.0
-    assert watch.see(5 * NS + 20 * ms + 100_000, 20 * ms) == 0.0
-    assert watch.see(5 * NS + 60 * ms, 30 * ms, read_s=0.02) == 0.0  # read too far apart to be compared
-    assert watch.see(5 * NS + 60 * ms, 40 * ms) == pytest.approx(0.02, abs=1e-3)
-    assert watch.see(5 * NS + 70 * ms, 50 * ms) == 0.0
 
 
 def test_after_a_clock_set_back_the_ramp_begins_anew_and_ends() -> None:
@@ -251,7 +243,7 @@ def test_a_driver_that_was_gone_is_not_forgotten_over_a_clock_that_is_set_or_a_g
         arm.now += 3 * NS
     begin = len(arm.speed)
     follow(arm, place, 2.0)
-    assert arm.last is not None and arm.last.status.state == "HOLD" and "call enable" in arm.last.status.reason
+    assert arm.last is not None and arm.last.status.state == "HELD" and "call enable" in arm.last.status.reason
     assert arm.last.status.counters["state_lost"] == 1 and not np.array(arm.speed[begin + 1 :]).any()
 
 
@@ -267,7 +259,7 @@ def test_a_slowing_that_would_not_grow_towards_a_singularity_is_refused() -> Non
 
 def test_states_of_a_stopped_driver_are_no_place_to_start_from() -> None:
     """The first state after a long silence is fresh: that it follows a silence must not be forgotten."""
-    guard = Guard(ControlConfig(), load("normal"))
+    guard = Guard(ControlConfig(stamp_commands="always"), load("normal"))
     now = 100 * NS
     for k in (0, 1, 300, 301):
         guard.on_joint_state(ArmState(now + k * TICK, HOME, np.zeros(7), 0.0), now + k * TICK)

@@ -13,7 +13,7 @@ def test_a_dead_policy_leaves_the_arm_at_rest_within_the_horizon() -> None:
     arm = moving_arm()
     arm.chunk(arm.position + np.outer(AHEAD[:, 0], arm.speed[-1]))
     arm.tick()
-    rest_within(arm, 0.8)
+    rest_within(arm, arm.config.max_horizon_s)
     arm.run(0.1)
     assert arm.last is not None and arm.last.status.state == "HOLD" and "no new chunk" in arm.last.status.reason
     sent = len(arm.sent)
@@ -65,7 +65,7 @@ def test_every_way_to_stop_is_smooth_short_and_then_silent(cause: str) -> None:
     rest_within(arm, 0.4)
     arm.run(0.5)
     assert len(arm.sent) == sent + 1 and arm.last is not None
-    expected = {"hold": "HOLD", "stale state": "HOLD", "disable": "DISARMED"}.get(cause, "LATCHED")
+    expected = {"hold": "HELD", "stale state": "HOLD", "disable": "DISARMED"}.get(cause, "LATCHED")
     assert arm.last.status.state == expected
 
 
@@ -73,7 +73,7 @@ def test_after_hold_only_enable_goes_on() -> None:
     arm = moving_arm()
     arm.guard.hold(arm.clock)
     stream(arm, 0.8)
-    assert arm.last is not None and arm.last.status.state == "HOLD" and not arm.speed[-1].any()
+    assert arm.last is not None and arm.last.status.state == "HELD" and not arm.speed[-1].any()
     arm.arm()
     stream(arm, 0.8)
     assert arm.last.status.state == "ARMED"

@@ -53,7 +53,7 @@ def test_jerk_slows_the_whole_chunk_and_its_path_stays() -> None:
 
 def test_acceleration_alone_slows_the_whole_chunk() -> None:
     arm = armed(POSE, jerk=1e4)
-    direction = np.array([0.3, 0.3, -0.3, 0.2, 0.3, -0.3, 0.3])
+    direction = np.array([0.25, 0.25, -0.25, 0.2, 0.25, -0.25, 0.25])
     bend = 4.0 * np.minimum(AHEAD, 0.2) ** 2 + 1.6 * np.maximum(AHEAD - 0.2, 0.0)  # 8 rad/s^2 for 0.2 s, then even
     arm.chunk(POSE + bend * direction)
     begin = len(arm.track)
@@ -179,7 +179,7 @@ def test_a_policy_that_asks_for_exactly_the_limits_is_followed() -> None:
         here, speed = arm.position, np.where(np.abs(arm.speed[-1]) > 0.3, 0.6 * AHEAD, ahead)
         arm.chunk(here + sign * speed)
         arm.run(0.4)
-        assert arm.last is not None and arm.last.status.refusals == 0 and arm.last.status.stretch < 1.6
+        assert arm.last is not None and arm.last.status.refusals == 0 and arm.last.status.stretch < 1.9
     assert arm.last.status.state == "RUNNING" and np.abs(np.array(arm.speed)).max() > 0.55
     arm.assert_law()
 

@@ -102,7 +102,7 @@ def test_a_file_that_is_missing_or_not_yaml_is_one_clear_error(tmp_path: Path) -
     with pytest.raises(ConfigError, match="cannot read limits"):
         load("normal", tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("joints: [", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="not YAML"):
         load("normal", tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected a mapping of joints, profiles"):

@@ -63,12 +63,24 @@ def test_replacing_a_cubic_keeps_position_and_velocity_continuous() -> None:
     assert after[0] == pytest.approx(before[0]) and after[1] == pytest.approx(before[1])
 
 
-def test_a_stamp_in_the_past_drops_the_points_that_are_over() -> None:
+def test_a_stamp_in_the_past_drops_the_points_that_are_over_and_nothing_is_blended() -> None:
     controller = TrajectoryController(np.full(7, 0.5))
     controller.accept(line(0.1, 0.2, 0.3), NOW, stamp_ns=NOW - 150 * MS)
-    assert controller.sample(NOW)[0] == pytest.approx(np.full(7, 0.5))
+    assert controller.sample(NOW)[0] == pytest.approx(np.full(7, 0.15))
     assert controller.sample(NOW + 50 * MS)[0] == pytest.approx(np.full(7, 0.2))
     assert controller.sample(NOW + 150 * MS)[0] == pytest.approx(np.full(7, 0.3))
+
+
+def test_what_repeats_the_running_motion_changes_nothing_whenever_it_comes() -> None:
+    velocities = np.tile(np.array([[0.0], [1.0], [0.5], [0.0]]), (1, 7))
+    times, levels = np.array([0.0, 0.1, 0.2, 0.3]), np.tile(np.array([0.0, 0.1, 0.2, 0.25])[:, None], (1, 7))
+    controller, again = TrajectoryController(np.zeros(7)), TrajectoryController(np.zeros(7))
+    for each in (controller, again):
+        each.accept(Trajectory(times, levels, velocities), NOW, stamp_ns=NOW)
+    for ms in (20, 70, 150, 260):
+        again.accept(Trajectory(times, levels, velocities), NOW + ms * MS, stamp_ns=NOW)
+        for at in range(ms, 320, 7):
+            assert again.sample(NOW + at * MS)[0] == pytest.approx(controller.sample(NOW + at * MS)[0], abs=1e-12)
 
 
 def test_joints_are_taken_by_name() -> None:

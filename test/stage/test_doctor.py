@@ -43,6 +43,8 @@ class World:
         )
         self.picture_s, self.joint_s, self.chunk_s = 0.1, 0.02, 0.1
         self.image_kind: Any = Image
+        self.estop_kind: Any = None
+        self.commanders = 0
         self.stamp_s, self.position, self.policy_ms, self.state = 0.0, 0.1, 40.0, "DISARMED"
         self.controller: bool | None
         self.controller, self.controller_profile = True, qos.COMMAND
@@ -67,6 +69,10 @@ class World:
         status = DiagnosticStatus(message="so", values=values)
         self._every(ros, DiagnosticStatus, "status", 0.1, lambda: status, qos.LATCHED)
         self._every(ros, String, "instruction", 0.5, lambda: String(data="go"), qos.LATCHED)
+        if self.estop_kind is not None:
+            node.create_publisher(self.estop_kind, "estop", 1)
+        for _ in range(self.commanders):
+            node.create_publisher(JointTrajectory, doctor.UNTOLD, qos.COMMAND)
         if self.controller:
             node.create_service(ResetScene, "sim/reset", lambda _request, response: response)  # by which it is known
         if self.controller is not None:
@@ -134,6 +140,8 @@ PLANTED: dict[str, tuple[Change, str, str]] = {
     "outside its limits": (lambda w: setattr(w, "position", 2.3), "joint ranges", "joint_2 at 2.30 rad"),
     "a slow policy": (lambda w: setattr(w, "chunk_s", 1.15), "chunks", "the guard stops after"),
     "a deadline missed": (lambda w: setattr(w, "policy_ms", 300.0), "deadline", "not feasible"),
+    "an e-stop of another type": (lambda w: setattr(w, "estop_kind", String), "e-stop", "is not heard"),
+    "two commanders": (lambda w: setattr(w, "commanders", 2), "owner", "the guard alone"),
     "a latched guard": (lambda w: setattr(w, "state", "LATCHED"), "guard", "LATCHED"),
 }
 

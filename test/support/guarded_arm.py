@@ -11,17 +11,18 @@ import numpy as np
 
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import kinematics
+from ecovla_ros.control.clocks import PlanClock
+from ecovla_ros.control.flight import BACK_S
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import Limits, load
 from ecovla_ros.control.pace import STOP_JERK
 from ecovla_ros.control.status import Command
 from ecovla_ros.control.trajectory import TrajectoryController
-from ecovla_ros.control.watch import SetWatch
-from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, Trajectory
+from ecovla_ros.types import CONTINUOUS, ActionChunk, ArmState, ControllerState, Trajectory
 
 WIDE = {
     "box_lower": (-2.0, -2.0, -2.0), "box_upper": (2.0, 2.0, 2.0), "singular_from": 1e5, "singular_to": 1e6,
-    "chunk_silence_s": 10.0,
+    "chunk_silence_s": 10.0, "stamp_commands": "always",
 }  # fmt: skip
 """No box, no singularity and no watch over silence, but where a test asks for one."""
 Motion = Callable[[float], np.ndarray]
@@ -52,7 +53,9 @@ class GuardedArm:
         self.guard = Guard(self.config, self.limits, steady=second_clock)
         self.plant = TrajectoryController(start)
         self.now, self.skew = START, 0
-        self.steady = SetWatch() if second_clock else None
+        self.plan = PlanClock() if second_clock else None
+        self.silent = False
+        """Whether the controller says nothing of itself."""
         self.enabled = False
         self.sent: list[Trajectory] = []
         self.grips: list[float] = []
@@ -62,10 +65,17 @@ class GuardedArm:
 
     @property
     def clock(self) -> int:
-        clock = self.now + self.skew
-        if self.steady is not None and (step_s := self.steady.see(clock, self.now)):
-            self.guard.on_clock_set(step_s, clock)
+        if self.plan is None:
+            return self.now + self.skew
+        clock, set_s = self.plan.now(self.now + self.skew, self.now, self.guard.resting)
+        if set_s:
+            self.guard.on_clock_set(set_s, clock)
         return clock
+
+    @property
+    def skewed(self) -> int:
+        """What the guard's clock says more than the controller's, ns."""
+        return self.clock - self.now
 
     @property
     def position(self) -> np.ndarray:
@@ -77,11 +87,15 @@ class GuardedArm:
         position = position + offset
         wrapped = np.where(CONTINUOUS, (position + math.pi) % math.tau - math.pi, position)
         self.guard.on_joint_state(ArmState(self.clock - late_ns, wrapped, velocity, 0.0), self.clock)
+        if not self.silent:
+            self.guard.on_controller_state(ControllerState(self.clock, *self.plant.sample(self.now)), self.clock)
 
     def tick(self) -> Command:
         command = self.guard.tick(self.clock)
         if command.trajectory is not None:
-            self.plant.accept(command.trajectory, self.now)
+            self.plant.accept(
+                command.trajectory, self.now, stamp_ns=command.begin_ns and command.begin_ns - self.skewed
+            )
             self.sent.append(command.trajectory)
         if command.gripper is not None:
             self.grips.append(command.gripper)
@@ -129,8 +143,8 @@ class GuardedArm:
         _, tool = kinematics.tool_motion(track[::20], speed[::20])
         assert (tool <= self.limits.tool_speed * (1 + 1e-3)).all(), tool.max()
         for trajectory in self.sent:
-            assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] > 0
-            assert trajectory.times_s[-1] <= self.config.max_horizon_s + 1e-9
+            assert (np.diff(trajectory.times_s) > 0).all() and trajectory.times_s[0] >= 0
+            assert trajectory.times_s[-1] <= self.config.max_horizon_s + BACK_S + 2e-3
             assert trajectory.velocities is not None and not trajectory.velocities[-1].any()
         assert all(0.0 <= grip <= 1.0 for grip in self.grips)
 

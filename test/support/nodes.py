@@ -30,13 +30,24 @@ ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]")
 """An arm that stands straight up is outside the box of a table."""
 
 
+ONE_CLOCK = ("control.stamp_commands=always", "control.start_window_s=0.2")
+"""No controller says what its clock is; and a processor that other tests need too may take long to plan."""
+
+
 class Arm:
     """A guard with an arm that stands still, and a policy that wants to move it a little."""
 
     def __init__(self, ros: Graph, age_s: float = 1.0, overrides: Sequence[str] = (), **more: Any) -> None:
         """`age_s`: joint states older than this are stale; long, since tests share their processors."""
         self.ros = ros
-        told = [f"control.joint_state_age_s={age_s}", *ANYWHERE, *overrides]
+        told = [
+            f"control.joint_state_age_s={age_s}",
+            "control.stamp_commands=always",
+            "control.start_window_s=0.2",
+            *ANYWHERE,
+            *overrides,
+        ]
+        self._seated = False
         self.node = ros.start(GuardNode, overrides=told, **more)
         create = ros.tester.create_publisher
         self.states = ros.matched(create(JointState, "joint_states", qos.COMMAND))
@@ -65,8 +76,18 @@ class Arm:
             setattr(msg, name, value)
         self.chunks.publish(msg)
 
-    def enable(self, on: bool = True) -> Any:
-        return self.ros.call(SetBool, "guard/enable", SetBool.Request(data=on))
+    def enable(self, on: bool = True, seat: bool = True) -> Any:
+        answer = self.ros.call(SetBool, "guard/enable", SetBool.Request(data=on))
+        if on and seat and answer.success and not self._seated:
+            self._seat()
+        return answer
+
+    def _seat(self) -> None:
+        """Nobody tells what the controller holds: the first time it is brought to where the arm stands."""
+        self._seated = True
+        self.ros.until(lambda: self.sent, "the way to the seat")
+        self.ros.spin(self.sent[0].points[0].time_from_start.nanosec / 1e9 + 0.3)
+        self.sent.clear()
 
     def values(self) -> dict[str, str]:
         return {pair.key: pair.value for pair in self.status[-1].values}

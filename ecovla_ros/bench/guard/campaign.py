@@ -7,25 +7,28 @@ against position, velocity, acceleration, jerk, tool speed and box; that nothing
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ecovla_ros.bench.guard.controller import FakeController
-from ecovla_ros.bench.guard.faults import CASES, NS, Fault, Rig, healthy
+from ecovla_ros.bench.guard.faults import CASES, NS, Fault, Rig, healthy, scene
+from ecovla_ros.bench.guard.judge import library
+from ecovla_ros.bench.guard.release import GUARDED
 from ecovla_ros.config import PROFILES, ControlConfig
 from ecovla_ros.control.guard import Guard
-from ecovla_ros.control.limits import load
-from ecovla_ros.control.status import State
+from ecovla_ros.control.limits import Limits, load
+from ecovla_ros.control.states import State
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import CONTINUOUS
 
 HOME = np.array([0.0, 0.5, 3.14, -1.6, 0.0, -1.0, 1.57])
 SPREAD = np.array([0.4, 0.25, 0.3, 0.3, 0.4, 0.4, 1.0])
-HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 80, 40, 85
-"""Ticks of 10 ms: healthy policy before the fault, and after it, and silence at the end."""
+SEEN_TICKS, HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 25, 60, 40, 85
+"""Ticks of 10 ms: before the guard is enabled; healthy policy before the fault, and after it; silence at the end."""
 
 
 def case(name: str, seed: int) -> dict[str, Any]:
@@ -33,9 +36,12 @@ def case(name: str, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, list(CASES).index(name)])
     config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
     limits = load(config.profile)
-    turns = np.where(CONTINUOUS, 2 * np.pi * rng.integers(-1, 2, 7), 0.0)
+    where = scene(rng)
+    if where.clock == "never":
+        config = dataclasses.replace(config, stamp_commands="never")
+    turns = np.where(CONTINUOUS, 2 * np.pi * rng.integers(-1, 2, 7), 0.0) if where.turned else 0.0
     start = HOME + SPREAD * rng.uniform(-1.0, 1.0, 7) + turns
-    rig = Rig(Guard(config, limits), FakeController(start, 100 * NS), rng)
+    rig = Rig(Guard(config, limits, steady=True), FakeController(start, 100 * NS, where.release), rng, where)
     error, status = "", None
     try:
         _live(rig, CASES[name])
@@ -45,18 +51,42 @@ def case(name: str, seed: int) -> dict[str, Any]:
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as raised:
         error = f"{type(raised).__name__}: {raised}"
     box = np.array(config.box_lower), np.array(config.box_upper)
+    judged = {where.release: sorted(rig.controller.violations(limits, box))}
+    try:
+        for release in GUARDED:
+            if release != where.release and not (release == "humble" and rig.clock_set):
+                judged[release] = sorted(rig.again(release).violations(limits, box))
+    except ControlError as refused:
+        error = error or f"another controller refused: {refused}"
+    real = _real(rig, judged, limits, box)
     latched = status is not None and status.state == State.LATCHED.value
     return {
-        "case": name, "seed": seed, "violations": sorted(rig.controller.violations(limits, box)), "crash": error,
+        "case": name, "seed": seed, **vars(where), "crash": error,
+        "violations": sorted({name for found in judged.values() for name in found}), "judged": judged, "real": real,
         "commands": status.commands if status else 0, "refusals": status.refusals if status else 0,
         "state": status.state if status else "", "latched": latched,
         "unexplained": bool(latched and status is not None and len(status.reason) < 8),
-        "moving": bool(status is not None and rig.controller.model.sample(rig.controller.now_ns)[1].any()),
+        "moving": bool(status is not None and rig.controller.moving),
     }  # fmt: skip
 
 
+def _real(rig: Rig, judged: Iterable[str], limits: Limits, box: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """What the real controllers of the `judged` releases made of it, where there are some (see `judge`).
+
+    Release -> limits they were outside of, and how far from the model they were at most, rad.
+    """
+    found: dict[str, Any] = {}
+    for release in judged:
+        if library(release) is None:
+            continue
+        real = rig.again(release, real=True)
+        off = np.abs(rig.again(release).commanded()[0] - real.commanded()[0]).max()
+        found[release] = {"violations": sorted(real.violations(limits, box)), "off_rad": float(off)}
+    return found
+
+
 def _live(rig: Rig, fault: Fault) -> None:
-    for _ in range(3):
+    for _ in range(SEEN_TICKS):
         rig.report()
         rig.tick()
     rig.guard.enable(True, rig.clock)
@@ -75,19 +105,37 @@ def _live(rig: Rig, fault: Fault) -> None:
         rig.tick()
 
 
-def run(count: int, seed: int, processes: int) -> Iterator[dict[str, Any]]:
-    """`count` cases, the kinds in turn; in several processes when asked."""
+def run(count: int, seed: int, processes: int, done: int = 0) -> Iterator[dict[str, Any]]:
+    """`count` cases, the kinds in turn, without the first `done`; in several processes when asked, in this order."""
     names = list(CASES)
-    jobs = [(names[i % len(names)], seed + i // len(names)) for i in range(count)]
+    jobs = [(names[i % len(names)], seed + i // len(names)) for i in range(done, count)]
     if processes <= 1:
         yield from (case(*job) for job in jobs)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_case, jobs, chunksize=8)
+        yield from pool.imap(_case, jobs, chunksize=8)
 
 
 def _case(job: tuple[str, int]) -> dict[str, Any]:
     return case(*job)
+
+
+def releases(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a release: the cases judged by its rules, how many of them drove the guard, and those outside limits."""
+    return [
+        {
+            "release": release,
+            "judged": sum(release in o["judged"] for o in outcomes),
+            "drove": sum(o["release"] == release for o in outcomes),
+            "outside": sum(bool(o["judged"].get(release)) for o in outcomes),
+            "by_the_real": sum(release in o["real"] for o in outcomes),
+            "outside_by_the_real": sum(bool(o["real"].get(release, {}).get("violations")) for o in outcomes),
+            "largest_difference_rad": max(
+                (o["real"][release]["off_rad"] for o in outcomes if release in o["real"]), default=None
+            ),
+        }
+        for release in GUARDED
+    ]
 
 
 def table(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:

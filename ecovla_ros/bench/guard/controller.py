@@ -1,7 +1,6 @@
-"""A joint trajectory controller for tests and figures: the real one's rules, 1 kHz, and what it made the arm do.
+"""A joint trajectory controller for tests and figures: the rules of a release, 1 kHz, and what it made the arm do.
 
-`control.trajectory` holds the rules (joint names, rising times, last velocity, stale stamps, the wrap at the first
-point) and the interpolation; this runs it and keeps what was commanded.
+`release` holds the rules; this runs it on clocks that may be wrong and keeps what was commanded.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecovla_ros.bench.guard.judge import Judge
+from ecovla_ros.bench.guard.release import CYCLE_NS, RELEASES, ReleasedController, points
 from ecovla_ros.control import kinematics
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.pace import STOP_JERK
-from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.types import CONTINUOUS, ArmState, Trajectory
 
-CYCLE_NS = 1_000_000
 REST_RAD_S = 0.01
 """An arm slower than this, in every joint, counts as at rest, rad/s."""
 ROUNDING = 1e-6
@@ -46,33 +45,59 @@ class Smoothness:
 
 
 class FakeController:
-    """Runs what it accepts. `now_ns` is its clock; `run` moves it on."""
+    """Runs what it accepts. `now_ns` is the true time; `run` moves it on. Its own clock is `apart_ns` ahead of that."""
 
-    def __init__(self, positions: np.ndarray, now_ns: int) -> None:
-        self.model, self.now_ns = TrajectoryController(positions), now_ns
+    def __init__(self, positions: np.ndarray, now_ns: int, release: str = "kilted", real: bool = False) -> None:
+        """Holds `positions` (7,), rad. `release`: one of `release.RELEASES`; `real`: see `judge`."""
+        self.now_ns, self.apart_ns = now_ns, 0
+        self.model: ReleasedController | Judge = (
+            Judge(positions, release) if real else ReleasedController(positions, RELEASES[release])
+        )
+        self.rate = 0.0
+        """By how much its clock is too fast."""
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._velocity = np.zeros(len(positions))
 
-    def accept(self, trajectory: Trajectory) -> None:
-        """Raises ControlError for what the real controller would drop."""
-        self.model.accept(trajectory, self.now_ns)
+    @property
+    def clock(self) -> int:
+        """The controller's own clock, ns."""
+        return self.now_ns + self.apart_ns
+
+    def accept(self, trajectory: Trajectory, stamp_ns: int = 0) -> None:
+        """`stamp_ns`, by its clock: when the trajectory begins; 0: now. Raises ControlError for what it would drop."""
+        self.model.accept(points(trajectory), self.clock, stamp_ns)
 
     def run(self, span_ns: int) -> None:
         """Command for so long, one cycle a millisecond."""
-        times = self.now_ns + CYCLE_NS * np.arange(span_ns // CYCLE_NS)
-        position, velocity, _ = self.model.states(times)
-        self._parts.append((position, velocity))
-        self.now_ns += span_ns // CYCLE_NS * CYCLE_NS
+        cycles = CYCLE_NS * np.arange(span_ns // CYCLE_NS)
+        if len(cycles):
+            own = cycles if not self.rate else cycles + np.round(self.rate * cycles).astype(np.int64)
+            position, velocity = self.model.run(self.clock + own, self.now_ns + cycles)
+            self._parts.append((position, velocity))
+            self._velocity = velocity[-1]
+        self.now_ns += len(cycles) * CYCLE_NS
+        self.apart_ns += round(self.rate * len(cycles) * CYCLE_NS)
 
     def state(self, stamp_ns: int) -> ArmState:
         """As the real driver reports it: continuous joints in [-pi, pi]."""
-        position, velocity = self.model.sample(self.now_ns)
+        position = self.position
         wrapped = np.where(CONTINUOUS, (position + math.pi) % math.tau - math.pi, position)
-        return ArmState(stamp_ns, wrapped, velocity, 0.0)
+        return ArmState(stamp_ns, wrapped, self._velocity.copy(), 0.0)
 
     @property
     def position(self) -> np.ndarray:
         """Commanded position now (7,), rad."""
-        return self.model.sample(self.now_ns)[0]
+        return self.model.position
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """Commanded velocity now (7,), rad/s."""
+        return self._velocity
+
+    @property
+    def moving(self) -> bool:
+        """Whether the last command was one of a motion."""
+        return bool(self._velocity.any())
 
     def commanded(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities of every cycle so far, (T, 7)."""
@@ -90,9 +115,17 @@ class FakeController:
         )
 
     def violations(self, limits: Limits, box: tuple[np.ndarray, np.ndarray] | None = None) -> set[str]:
-        """Names of the limits that any command was outside of. `box`: lowest and highest tool point, m."""
+        """Names of the limits that any command was outside of. `box`: lowest and highest tool point, m.
+
+        step: what the positions of two cycles make for a velocity. felt: the acceleration of positions 10 ms apart: the
+        arm is commanded by position, and a step that no velocity shows is felt all the same.
+        """
         position, velocity = self.commanded()
         acceleration = np.diff(velocity, axis=0) / 1e-3
+        span = 1e-3 * JERK_CYCLES
+        felt = (
+            position[2 * JERK_CYCLES :] - 2.0 * position[JERK_CYCLES:-JERK_CYCLES] + position[: -2 * JERK_CYCLES]
+        ) / span**2
         jerk = (acceleration[JERK_CYCLES:] - acceleration[:-JERK_CYCLES]) / (1e-3 * JERK_CYCLES)
         steps = np.diff(position, axis=0) / 1e-3
         tool, speed = kinematics.tool_motion(position[::TOOL_STEP], velocity[::TOOL_STEP])
@@ -103,6 +136,7 @@ class FakeController:
             "velocity": bool((np.abs(velocity) > limits.velocity * one).any()),
             "step": bool((np.abs(steps) > limits.velocity * one + more).any()),
             "acceleration": bool((np.abs(acceleration) > limits.acceleration * one + more).any()),
+            "felt": bool((np.abs(felt) > limits.acceleration * one + 1e-4).any()),
             "jerk": bool((np.abs(jerk) > STOP_JERK * limits.jerk * (1.0 + JERK_ROUNDING)).any()),
             "tool_speed": bool((speed > limits.tool_speed * 1.001).any()),
         }

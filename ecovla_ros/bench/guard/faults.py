@@ -9,39 +9,116 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.bench.guard.controller import FakeController
+from ecovla_ros.bench.guard.release import CYCLE_NS, GUARDED
+from ecovla_ros.control.clocks import PlanClock
 from ecovla_ros.control.guard import Guard
-from ecovla_ros.control.watch import SetWatch
-from ecovla_ros.types import CONTINUOUS, ActionChunk
+from ecovla_ros.control.status import Command
+from ecovla_ros.types import CONTINUOUS, ActionChunk, ControllerState, Trajectory
 
 NS = 1_000_000_000
 TICK_NS = 10_000_000
+START_S = 0.03
+"""A controller begins what it is sent at most so late, s."""
 AHEAD = 0.1 * np.arange(1, 17)[:, None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is so through a whole case: which controller, on which clock, and how late it begins what it is sent."""
+
+    release: str
+    """One of `release.GUARDED`."""
+    clock: str
+    """Of the controller: "same" machine as the guard's, "other" machine, or "never": nothing is stamped."""
+    delay_s: tuple[float, float]
+    """Least and most time from a trajectory being published to the controller having it, s."""
+    turned: bool
+    """Whether the controller counts its joints a whole turn from what the arm reports."""
+
+
+def scene(rng: np.random.Generator) -> Scene:
+    """One at random: no delay, a constant one, or jitter, up to `START_S`."""
+    low, high = sorted(map(float, rng.uniform(0.0, START_S, 2)))
+    delays = ((0.0, 0.001), (high, high), (0.0, high), (low, high))
+    return Scene(
+        str(rng.choice(GUARDED)),
+        str(rng.choice(("same", "other", "never"), p=(0.6, 0.3, 0.1))),
+        delays[int(rng.integers(len(delays)))],
+        bool(rng.random() < 0.5),
+    )
 
 
 @dataclass
 class Rig:
-    """Guard, controller and what a fault may turn: the guard's clock runs `skew_ns` ahead of the true one."""
+    """Guard, controller and what a fault may turn: the system's clock runs `skew_ns` ahead of the true one.
+
+    The true time is the controller's `now_ns`. The guard's process reads its clocks `phase_ns` after a cycle of it.
+    """
 
     guard: Guard
     controller: FakeController
     rng: np.random.Generator
+    scene: Scene
     skew_ns: int = 0
     frozen_ns: int | None = None
+    stopped_s: float = 0.0
+    """The guard's process is stopped for so long between its next tick and what that publishes, s."""
     drift: np.ndarray = field(default_factory=lambda: np.zeros(7))
     kept: list[ActionChunk] = field(default_factory=list)
-    steady: SetWatch = field(default_factory=SetWatch)
-    """The second clock, which a node has where time is not simulated."""
+    plan: PlanClock = field(default_factory=PlanClock)
     mixed: Callable[[Rig, int], None] | None = None
     """The fault of a mixture that acts now."""
+    phase_ns: int = 0
+    clock_set: bool = False
+    """Whether the controller's clock was set in this case: then Humble is not judged, see `set_clock`."""
+    _heard: list[tuple[int, int, Trajectory | None, int]] = field(default_factory=list)
+    """What the controller was sent, and when its clock was set: true time, how far its clock is ahead from then on,
+    trajectory and stamp."""
+    _queue: list[tuple[int, Trajectory, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.phase_ns = int(self.rng.integers(NS // 1000))
+        if self.scene.clock != "same":
+            self.controller.apart_ns = int(self.rng.uniform(-1e4, 1e4) * NS)
+            self.controller.rate = float(self.rng.uniform(-1e-4, 1e-4))
+        self._apart_ns = self.controller.apart_ns
+        self._begin = self.controller.position.copy(), self.controller.now_ns, self.controller.apart_ns
+
+    @property
+    def system(self) -> int:
+        """The clock of the guard's machine, which also stamps what is observed, ns."""
+        return self.frozen_ns if self.frozen_ns is not None else self.controller.now_ns + self.phase_ns + self.skew_ns
 
     @property
     def clock(self) -> int:
         """What the guard takes for now, ns."""
-        return self.frozen_ns if self.frozen_ns is not None else self.controller.now_ns + self.skew_ns
+        if self.frozen_ns is not None:
+            return self.frozen_ns
+        steady = self.controller.now_ns + self.phase_ns
+        now, set_s = self.plan.now(self.system, steady, self.guard.resting)
+        if set_s:
+            self.guard.on_clock_set(set_s, now)
+        return now
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no message is under way."""
+        return not self._queue
+
+    def set_clock(self, step_s: float) -> None:
+        """The system's clock of the guard's machine is set.
+
+        Not where it is the controller's clock too and a message is under way, whose stamp would be wrong by that step;
+        and not where that controller is Humble's, which follows it in the middle of a motion. Whatever is sent, such an
+        arm makes a step when its clock does.
+        """
+        if self.scene.clock != "same" or (self.scene.release != "humble" and self.quiet):
+            self.skew_ns += round(step_s * NS)
+            self.clock_set |= self.scene.clock == "same"
 
     def report(self, offset: np.ndarray | float = 0.0) -> None:
         """The arm says where it is."""
-        state = self.controller.state(self.clock)
+        state = self.controller.state(self.system)
         self.guard.on_joint_state(type(state)(state.stamp_ns, state.joints + offset, state.velocity, 0.0), self.clock)
 
     def chunk(self, rows: Any = None, age_s: float = 0.1, period_s: float = 0.1) -> ActionChunk:
@@ -49,7 +126,7 @@ class Rig:
         if rows is None:
             self.drift = np.clip(self.drift + self.rng.normal(0.0, 0.08, 7), -0.4, 0.4)
             rows = self.controller.position + self.drift * (AHEAD - age_s)
-        made = ActionChunk(self.clock - round(age_s * NS), period_s, rows, self.rng.uniform(0.0, 1.0, len(AHEAD)))
+        made = ActionChunk(self.system - round(age_s * NS), period_s, rows, self.rng.uniform(0.0, 1.0, len(AHEAD)))
         return made
 
     def say(self, chunk: ActionChunk) -> None:
@@ -58,11 +135,61 @@ class Rig:
         self.guard.on_chunk(chunk, self.clock)
 
     def tick(self) -> None:
-        """The guard's tick, and 10 ms at the controller."""
-        command = self.guard.tick(self.clock)
-        if command.trajectory is not None:
-            self.controller.accept(command.trajectory)
-        self.controller.run(TICK_NS)
+        """The controller says what it does, the guard ticks, and 10 ms pass at the controller."""
+        if self.frozen_ns is None:
+            stamp = self.controller.clock - int(self.rng.uniform(0.0, 0.003) * NS)
+            self.guard.on_controller_state(
+                ControllerState(stamp, self.controller.model.reference, self.controller.velocity), self.clock
+            )
+        ticked = self.clock
+        command = self.guard.tick(ticked)
+        stopped_ns, self.stopped_s = round(1e3 * self.stopped_s) * NS // 1000, 0.0
+        self.advance(stopped_ns)
+        if command.trajectory is not None and self.guard.in_time(self.clock):
+            self._publish(command)
+        self.advance(TICK_NS)
+
+    def _publish(self, command: Command) -> None:
+        assert command.trajectory is not None
+        stamp = command.begin_ns and (
+            self.plan.stamp(command.begin_ns) if command.apart_ns is None else command.begin_ns + command.apart_ns
+        )
+        arrives = self.controller.now_ns + self.phase_ns + int(self.rng.uniform(*self.scene.delay_s) * NS)
+        earliest = self._queue[-1][0] if self._queue else 0
+        self._queue.append((max(arrives, earliest), command.trajectory, stamp))
+
+    def advance(self, span_ns: int) -> None:
+        """Time passes at the controller, and what was published arrives."""
+        end = self.controller.now_ns + span_ns
+        while self._queue and self._queue[0][0] <= end - CYCLE_NS:
+            arrives, trajectory, stamp = self._queue.pop(0)
+            self._run(-(-max(arrives - self.controller.now_ns, 0) // CYCLE_NS) * CYCLE_NS)
+            self._heard.append((self.controller.now_ns, self.controller.apart_ns, trajectory, stamp))
+            self.controller.accept(trajectory, stamp)
+        self._run(end - self.controller.now_ns)
+
+    def _run(self, span_ns: int) -> None:
+        if self.scene.clock == "same":
+            self.controller.apart_ns = self.skew_ns
+        if self.controller.apart_ns != self._apart_ns:
+            self._heard.append((self.controller.now_ns, self.controller.apart_ns, None, 0))
+        self.controller.run(span_ns)
+        self._apart_ns = self.controller.apart_ns
+
+    def again(self, release: str, real: bool = False) -> FakeController:
+        """The controller of any release, after the same messages at the same times. The guard hears nothing of it.
+
+        Raises ControlError for what it would refuse.
+        """
+        other = FakeController(*self._begin[:2], release, real)
+        other.apart_ns, other.rate = self._begin[2], self.controller.rate
+        for now_ns, apart_ns, trajectory, stamp in self._heard:
+            other.run(now_ns - other.now_ns)
+            other.apart_ns = apart_ns
+            if trajectory is not None:
+                other.accept(trajectory, stamp)
+        other.run(self.controller.now_ns - other.now_ns)
+        return other
 
 
 Fault = Callable[[Rig, int], None]
@@ -137,27 +264,61 @@ def _dead_camera(rig: Rig, k: int) -> None:
 def _clock(step_s: float, every: int) -> Fault:
     def act(rig: Rig, k: int) -> None:
         if k % every == 1:
-            rig.skew_ns += round(step_s * float(rig.rng.uniform(0.5, 1.5)) * NS)
+            rig.set_clock(step_s * float(rig.rng.uniform(0.5, 1.5)))
         healthy(rig, k)
 
     return act
 
 
 def _set(rig: Rig, k: int) -> None:
-    """The clock is set, by less than shows in one clock alone; the guard is told by whoever has two."""
-    rig.steady.see(rig.clock, rig.controller.now_ns)  # what another fault of a mixture did to the clock is not told
+    """The clock is set, by less than shows in one clock alone."""
     if k % 30 == 1:
         size = float(np.exp(rig.rng.uniform(np.log(0.002), np.log(0.5))))
-        rig.skew_ns += round(size * float(rig.rng.choice([-1.0, 1.0])) * NS)
-    step_s = rig.steady.see(rig.clock, rig.controller.now_ns)
-    if step_s:
-        rig.guard.on_clock_set(step_s, rig.clock)
+        rig.set_clock(size * float(rig.rng.choice([-1.0, 1.0])))
     healthy(rig, k)
 
 
 def _slewed(rig: Rig, k: int) -> None:
     """As fast as NTP may slew a clock: 500 parts in a million."""
-    rig.skew_ns += round(500e-6 * TICK_NS) * (1 if rig.drift[0] > 0.0 else -1)
+    rig.set_clock(500e-6 * TICK_NS / NS * (1.0 if rig.drift[0] > 0.0 else -1.0))
+    healthy(rig, k)
+
+
+def _crept(rig: Rig, k: int) -> None:
+    """Steps that are too small to be told from reading two clocks one after the other, and their sums."""
+    if k % int(rig.rng.choice((1, 3, 10))) == 0:
+        rig.set_clock(float(rig.rng.choice((0.0004, 0.00083, 0.0019))) * (1.0 if rig.drift[0] > 0.0 else -1.0))
+    healthy(rig, k)
+
+
+def _stopped(rig: Rig, k: int) -> None:
+    """The guard's process is stopped now and then, between its tick and what that publishes or where it is."""
+    if rig.rng.random() < 0.1:
+        rig.stopped_s = float(rig.rng.choice((0.004, 0.012, 0.02, 0.05, 0.1, 0.2, 0.45)))
+    healthy(rig, k)
+
+
+def _struck(rig: Rig, k: int) -> None:
+    """The e-stop, or another stop, at any instant of a motion, and everything allowed again as soon as it can be."""
+    healthy(rig, k)
+    if rig.rng.random() < 0.08:
+        stop = int(rig.rng.integers(3))
+        if stop == 0:
+            rig.guard.on_estop(True, rig.clock)
+            rig.guard.on_estop(False, rig.clock)
+        elif stop == 1:
+            rig.guard.hold(rig.clock)
+        else:
+            rig.guard.enable(False, rig.clock)
+    rig.guard.reset(rig.clock)
+    rig.guard.enable(True, rig.clock)
+
+
+def _other_clock(rig: Rig, k: int) -> None:
+    """The controller's machine has its clock set, by what shows; not Humble's: see `Rig.set_clock`."""
+    if k % 25 == 1 and rig.scene.clock == "other" and rig.scene.release != "humble" and rig.quiet:
+        rig.controller.apart_ns += round(float(rig.rng.choice((-0.3, -0.05, 0.05, 0.3))) * NS)
+        rig.clock_set = True
     healthy(rig, k)
 
 
@@ -231,6 +392,10 @@ FAULTS: dict[str, Fault] = {
     "clock set": _set,
     "clock slewed": _slewed,
     "clock frozen": _frozen,
+    "clock crept": _crept,
+    "controller's clock set": _other_clock,
+    "process stopped": _stopped,
+    "stopped anywhere": _struck,
     "joint states at 1 kHz": _fast_states,
     "joint states stopped": _no_states,
     "joint states NaN": _states(lambda rig: np.where(rig.rng.random(7) < 0.05, np.nan, 0.0)),
@@ -243,8 +408,8 @@ def mixture(rig: Rig, k: int) -> None:
     """Another fault every 0.15 s."""
     if k % 15 == 0:
         rig.mixed = FAULTS[str(rig.rng.choice(list(FAULTS)))]
-    assert rig.mixed is not None
-    rig.mixed(rig, k)
+    if rig.mixed is not None:
+        rig.mixed(rig, k)
 
 
 CASES: dict[str, Fault] = {**FAULTS, "mixture": mixture}

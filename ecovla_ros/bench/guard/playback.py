@@ -15,7 +15,7 @@ from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import load
-from ecovla_ros.types import ActionChunk, Trajectory
+from ecovla_ros.types import ActionChunk, ControllerState, Trajectory
 
 NS = 1_000_000_000
 TICK_NS = 10_000_000
@@ -91,13 +91,14 @@ def _chunk(velocities: bool, aligned: bool) -> Callable[[FakeController, np.rand
 
 def guarded(controller: FakeController, rng: np.random.Generator) -> None:
     """What this package does: chunk, stamp, guard."""
-    guard = Guard(ControlConfig(), load("normal"))
+    guard = Guard(ControlConfig(stamp_commands="always"), load("normal"))
     waiting: list[tuple[int, ActionChunk]] = []
     observed_ns = controller.now_ns
     ahead = PERIOD_S * np.arange(1, ROWS + 1)
     for tick in range(round((SETTLE_S + MEASURED_S) * NS) // TICK_NS):
         now = controller.now_ns
         guard.on_joint_state(controller.state(now), now)
+        guard.on_controller_state(ControllerState(now, controller.model.reference, controller.velocity), now)
         if tick == 3:
             guard.enable(True, now)
         if not waiting:
@@ -109,7 +110,7 @@ def guarded(controller: FakeController, rng: np.random.Generator) -> None:
             observed_ns = now
         command = guard.tick(now)
         if command.trajectory is not None:
-            controller.accept(command.trajectory)
+            controller.accept(command.trajectory, command.begin_ns)
         controller.run(TICK_NS)
 
 

@@ -6,6 +6,7 @@ was measured, and the arm goes on meanwhile with the one before; in the others i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,7 @@ class Runner:
                 guard.on_chunk(waiting, env.now_ns)
                 waiting = None
             command = guard.tick(env.now_ns)
-            solved = env.follow(command.trajectory, command.gripper, 1)
+            solved = env.follow(command.trajectory, command.gripper, 1, command.begin_ns)
             ticks, reason = ticks + 1, f"{command.status.state}: {command.status.reason}"
             state = env.world.arm_state()
             motion.add(env.world.tcp()[0], state)
@@ -125,12 +126,14 @@ class Runner:
 
     def _armed_guard(self) -> Guard:
         """An enabled guard that has seen the arm stand still. Raises ControlError with its reason when it refuses."""
-        guard = Guard(self._settings.control, load_limits(self._settings.control.profile))
+        one_clock = dataclasses.replace(self._settings.control, stamp_commands="always")
+        guard = Guard(one_clock, load_limits(one_clock.profile))
         for _ in range(ARMING_TICKS):
             guard.on_joint_state(self._env.world.arm_state(), self._env.now_ns)
             guard.tick(self._env.now_ns)
             self._env.follow(None, None, 1)
         guard.on_joint_state(self._env.world.arm_state(), self._env.now_ns)
+        guard.on_controller_state(self._env.world.controller_state(), self._env.now_ns)
         enabled, why = guard.enable(True, self._env.now_ns)
         if not enabled:
             raise ControlError(f"the guard does not allow motion: {why}")

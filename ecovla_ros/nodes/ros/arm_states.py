@@ -8,11 +8,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from rclpy.qos import QoSProfile
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from ecovla_ros.errors import ObservationError, short
-from ecovla_ros.nodes.ros.intake import UNREADABLE, Intake
+from ecovla_ros.nodes.ros.intake import Intake, deserialized
 from ecovla_ros.nodes.ros.owners import Source
 from ecovla_ros.nodes.ros.polling import PolledTopic
 from ecovla_ros.types import ArmJoints, ArmState
@@ -92,6 +91,6 @@ class ArmStates:
 def message(raw: bytes) -> JointState:
     """The message in these bytes. Raises ObservationError."""
     try:
-        return deserialize_message(raw, JointState)
-    except UNREADABLE as error:
-        raise ObservationError(f"{TOPIC}: {len(raw)} bytes that are no JointState") from error
+        return deserialized(raw, JointState)
+    except ObservationError as error:
+        raise ObservationError(f"{TOPIC}: {error}") from error

@@ -5,17 +5,20 @@ from __future__ import annotations
 import struct
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.serialization import deserialize_message
 
-from ecovla_ros.errors import short
+from ecovla_ros.errors import ObservationError, short
+from ecovla_ros.wire import cdr
 
 UNREADABLE = (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, SystemError, struct.error)
 """What rclpy raises for bytes that are no message: RMWError is a RuntimeError."""
+TRAJECTORY_BYTES = 2**20
+"""Longest trajectory that is read, bytes."""
 KNOWN = 64
 """Publishers that are told apart; what others send is counted together."""
 LOOK_S = 0.1
@@ -97,6 +100,30 @@ class PublisherNames:
         return name or (f"a publisher {gid.hex()}" if gid else "a publisher")
 
 
+def deserialized(raw: bytes, kind: Any) -> Any:
+    """The message in these bytes. Raises ObservationError; what would end the process is not handed to the reader."""
+    name = str(kind.__name__)
+    cdr.check(raw, name)
+    try:
+        return deserialize_message(raw, kind)
+    except UNREADABLE as error:
+        raise ObservationError(f"{len(raw)} bytes that are no {name} ({type(error).__name__})") from error
+
+
+def subscribe(
+    node: Any, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile, most: int
+) -> None:
+    """As `create_subscription`, for messages of others: of at most `most` bytes, and those that can be read."""
+    intake = Intake(node, kind, topic, most)
+
+    def receive(raw: bytes, info: Any) -> None:
+        message = intake.read(raw, sender(info))
+        if message is not None:
+            callback(message)
+
+    node.create_subscription(kind, topic, receive, profile, raw=True)
+
+
 class Intake:
     """One topic. `read` may be called from any one thread."""
 
@@ -115,9 +142,9 @@ class Intake:
         if len(raw) > self._most:
             return self.drop(gid, f"{len(raw)} bytes; valid: up to {self._most}")
         try:
-            message = deserialize_message(raw, self._kind)
-        except UNREADABLE as error:
-            return self.drop(gid, f"{len(raw)} bytes that are no {self._kind.__name__} ({type(error).__name__})")
+            message = deserialized(raw, self._kind)
+        except ObservationError as error:
+            return self.drop(gid, str(error))
         self.complaint = ""
         return message
 

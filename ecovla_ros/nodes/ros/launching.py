@@ -45,11 +45,13 @@ COMMON: tuple[Argument, ...] = (
     ("namespace", "", "namespace of our nodes", None),
     ("enable_lease_s", "2.0", "whoever enables must ask again within so long, s, as `ecovla enable` does; 0: no", None),
     ("autostart", "true", "configure and activate the policy; the guard stays disarmed", YES_NO),
+    ("enclaves", "false", "SROS2: each node in the enclave of its name, see docs/security.md", YES_NO),
     ("log_level", "info", "of our nodes", ("debug", "info", "warn", "error")),
 )
 """Arguments of every launch file; each adds `config` with a default of its own, and `use_sim_time`."""
 
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
+CONTROLLER_STATE = "joint_trajectory_controller/controller_state"
 GRIPPER = "robotiq_gripper_controller"
 REST_S = 2.0
 """From the end of a node to the end of the launch, s: a controller plays what it has to its end, at rest, meanwhile."""
@@ -95,7 +97,13 @@ def network() -> SetEnvironmentVariable:
 
 def node(executable: str, **more: Any) -> Node:
     """One of our nodes; the launch ends with it. `parameters` and `remappings` are added to the common ones."""
-    return Node(executable=executable, name=executable, on_exit=ended(executable), **_common(more))
+    return Node(executable=executable, name=executable, on_exit=ended(executable), **_common(executable, more))
+
+
+def ros_arguments(name: str) -> list[Any]:
+    """Of one of our nodes: how much it logs, and its enclave (SROS2); "/" is the one that every node has by itself."""
+    enclave = PythonExpression([f"'/{name}' if '", LaunchConfiguration("enclaves"), "' == 'true' else '/'"])
+    return ["--ros-args", "--log-level", LaunchConfiguration("log_level"), "--enclave", enclave]
 
 
 def ended(name: str) -> Callable[[Any, LaunchContext], list[TimerAction]]:
@@ -121,7 +129,7 @@ def _end(why: str) -> TimerAction:
 
 def policy(**more: Any) -> list[Any]:
     """The policy, configured now and activated when it is inactive, unless autostart is off."""
-    made = LifecycleNode(executable="policy", name="policy", on_exit=ended("policy"), **_common(more))
+    made = LifecycleNode(executable="policy", name="policy", on_exit=ended("policy"), **_common("policy", more))
     wanted = IfCondition(LaunchConfiguration("autostart"))
     activate = EmitEvent(event=change(made, Transition.TRANSITION_ACTIVATE))
     return [
@@ -152,6 +160,7 @@ def guard(root: str = "", **more: Any) -> Node:
     """The guard in front of the controllers below `root`."""
     remappings = [
         ("joint_trajectory", root + CONTROLLER),
+        ("controller_state", root + CONTROLLER_STATE),
         ("gripper_trajectory", f"{root}{GRIPPER}/joint_trajectory"),
         ("gripper_cmd", f"{root}{GRIPPER}/gripper_cmd"),
     ]
@@ -165,7 +174,7 @@ def followed() -> dict[str, str]:
     return {PARENT: str(os.getpid())}
 
 
-def _common(more: dict[str, Any]) -> dict[str, Any]:
+def _common(name: str, more: dict[str, Any]) -> dict[str, Any]:
     told = {
         "config": LaunchConfiguration("config"),
         "overrides": ParameterValue(LaunchConfiguration("overrides"), value_type=List[str]),  # noqa: UP006
@@ -175,7 +184,7 @@ def _common(more: dict[str, Any]) -> dict[str, Any]:
         "package": "ecovla_ros",
         "namespace": LaunchConfiguration("namespace"),
         "output": "screen",
-        "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        "arguments": ros_arguments(name),
         "additional_env": followed(),
         **more,
         "parameters": [told, *more.get("parameters", ())],

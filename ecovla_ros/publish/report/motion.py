@@ -14,7 +14,7 @@ from ecovla_ros.types import JOINTS
 
 STATES = {
     "DISARMED": "#b0b7bf", "ARMED": "#f2b701", "RUNNING": "#54a24b", "DEGRADED": "#d98e04", "HOLD": "#4c78a8",
-    "LATCHED": "#d62728",
+    "HELD": "#2f5d8a",    "LATCHED": "#d62728",
 }  # fmt: skip
 
 

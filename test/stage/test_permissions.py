@@ -1,0 +1,59 @@
+"""SROS2's policies say what the nodes ask the middleware for, no more and no less."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("ecovla_ros.msg")
+
+from ecovla_ros.stage import permissions
+from ecovla_ros.stage.children import free_domain
+
+SHIPPED = Path(__file__).parents[2] / "config" / "sros2"
+NEWER = ("get_type_description",)
+"""Services that not every release has."""
+
+
+def granted(text: str) -> dict[str, set[tuple[str, str]]]:
+    """Enclave -> (kind, name) of everything it may do."""
+    return {
+        enclave.get("path", ""): {
+            (kind, str(entry.text))
+            for group in enclave.iterfind("profiles/profile/*")
+            for kind in group.attrib
+            for entry in group
+            if not str(entry.text).endswith(NEWER)
+        }
+        for enclave in ElementTree.fromstring(text).iterfind("enclaves/enclave")
+    }
+
+
+def test_every_launch_has_a_policy() -> None:
+    assert {path.name for path in SHIPPED.iterdir()} == {f"{launch}.policy.xml" for launch in permissions.LAUNCHES}
+
+
+def test_a_policy_grants_what_the_nodes_ask_for(tmp_path: Path) -> None:
+    surroundings = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_DOMAIN_ID": str(free_domain())}
+    command = [sys.executable, "-m", "ecovla_ros.stage.permissions", str(tmp_path)]
+    subprocess.run(command, env=surroundings, check=True, capture_output=True, timeout=120)
+    for launch in permissions.LAUNCHES:
+        name = f"{launch}.policy.xml"
+        shipped, asked = (granted((folder / name).read_text(encoding="utf-8")) for folder in (SHIPPED, tmp_path))
+        assert shipped == asked, "make them anew: python -m ecovla_ros.stage.permissions config/sros2"
+
+
+def test_only_the_guard_may_command_the_arm_and_only_the_policy_sends_chunks() -> None:
+    for launch in permissions.LAUNCHES:
+        may = granted((SHIPPED / f"{launch}.policy.xml").read_text(encoding="utf-8"))
+        commanding = {path for path, rights in may.items() for kind, name in rights
+                      if kind == "publish" and name.endswith("joint_trajectory")}  # fmt: skip
+        sending = {path for path, rights in may.items() if ("publish", "/action_chunk") in rights}
+        assert commanding == {"/guard"} and sending == {"/policy"}
+        assert not any(kind == "publish" and name == "/estop" for rights in may.values() for kind, name in rights)
