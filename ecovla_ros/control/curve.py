@@ -39,7 +39,7 @@ class Bounds:
     """
 
 
-def rates(trajectory: Trajectory) -> np.ndarray:
+def rates(trajectory: Trajectory) -> Floats:
     """Velocities (N, 7) of a curve, rad/s. Raises ControlError for one that is given by positions alone."""
     if trajectory.velocities is None:
         raise ControlError("a curve needs velocities at its knots")
