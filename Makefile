@@ -60,7 +60,7 @@ colcon: setup  ## colcon build and colcon test with the wheels of .venv; leaves 
 	@exec tools/colcon.sh "$(VENV)"
 
 docs: setup  ## build the documentation into out/site; any warning is an error
-	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/python" -m mkdocs build --quiet --strict && echo "out/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/python" -m mkdocs build --strict && echo "out/site/index.html"
 
 tables:  ## write the tables of README.md and docs/ from results/*.json (ARGS=--check: only tell whether they are)
 	@"$(VENV)/bin/python" -m ecovla_ros.publish.tables $(ARGS)
