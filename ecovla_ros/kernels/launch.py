@@ -32,6 +32,16 @@ def _can(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (9, 0)
 
 
+def block_bytes(like: Tensor) -> int:
+    """Shared memory that one block may have on the device of `like`; without end where Triton is interpreted."""
+    return _block_bytes(like.get_device()) if like.is_cuda else 1 << 30
+
+
+@functools.cache
+def _block_bytes(index: int) -> int:
+    return int(getattr(torch.cuda.get_device_properties(index), "shared_memory_per_block_optin", 99 * 1024))
+
+
 def choose(device: torch.device) -> bool:
     """Let kernels begin early if here that is right and faster, found out once a process; belongs to warm-up."""
     index = torch.cuda.current_device() if device.index is None else device.index

@@ -164,6 +164,38 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
+def reads(document: Document) -> str:
+    """What is read, and what is refused by name: of tests that ran."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in document["rows"]:
+        before, colon, after = _plain(row["what"]).rpartition(": ")
+        held = groups.setdefault(row["kind"], {}).setdefault(before, [])
+        held += [] if row["failed"] else [after]
+    rows = [
+        [
+            kind,
+            "; ".join(f"{before}: {', '.join(held)}" if before else "; ".join(held) for before, held in parts.items()),
+        ]
+        for kind, parts in groups.items()
+    ]
+    return markdown(("kind", "what"), rows, source(document, "make reads"))
+
+
+def _plain(pattern: str) -> str:
+    """A pattern that a test looks for, as text."""
+    return pattern.replace(".*", " ... ").replace("\\", "").replace("|", "\\|")
+
+
+def spoilt(document: Document) -> str:
+    """The campaign of spoilt inputs."""
+    keys = ("kind", "inputs", "read", "refused", "wrong")
+    rows = [[f"{row[key]}" for key in keys] for row in document["rows"]]
+    settings = document["settings"]
+    command = f"ecovla spoil --count {settings['count']} --seed {settings['seed']}"
+    head = ("input", "spoilt", "read", "refused in one line, exit code 2", "anything else")
+    return markdown(head, rows, source(document, command))
+
+
 SECTIONS = settings_tables.sections()
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
@@ -201,6 +233,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "families": ("families.json", speed_tables.families),
     "paper": ("", speed_tables.paper),
     "bags": ("bags.json", bags),
+    "reads": ("reads.json", reads),
+    "spoilt": ("inputs.json", spoilt),
     "tokens": ("tokens.json", speed_tables.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }

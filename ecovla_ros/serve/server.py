@@ -35,6 +35,8 @@ PING_S, GONE_S = 30.0, 300.0
 """How often a client is pinged, and after what silence its connection ends, s; simulators block for tens of seconds."""
 IDLE_S = 60.0
 """A client that has said nothing for so long gives its seat to the next one, s."""
+ALIVE_S = 5.0
+"""An openpi client that does not answer a ping within this time has vanished, s; asked when another one comes."""
 CLOSE_S = 2.0
 """A client has so long to answer a close, s."""
 BUSY = 1013
@@ -106,7 +108,8 @@ class PolicyServer:
     async def _client(self, socket: ServerConnection) -> None:
         while (seat := self._seat) is not None:
             idle_s = time.monotonic() - seat.spoke_s
-            if not self._access.takeover and idle_s <= self._access.idle_s:
+            keeps = not self._access.takeover and idle_s <= self._access.idle_s
+            if keeps and not await self._vanished(seat):
                 await socket.close(BUSY, "another client is being served")
                 return
             await seat.socket.close(GIVEN_UP, f"silent for {idle_s:.0f} s; another client was let in")
@@ -119,6 +122,17 @@ class PolicyServer:
         finally:
             self._seat = None
             seat.ended.set()
+
+    async def _vanished(self, seat: ServedClient) -> bool:
+        """Whether the machine of a client is gone: openpi's client answers pings from a thread of its own, whatever it
+        does. vla-eval's does not while its simulator runs, and keeps its seat."""
+        if self._protocol != "openpi":
+            return False
+        try:
+            await asyncio.wait_for(await seat.socket.ping(), ALIVE_S)
+        except (asyncio.TimeoutError, ConnectionClosed):
+            return True
+        return False
 
     async def _serve(self, seat: ServedClient) -> None:
         vla_eval = self._protocol == "vla-eval"
@@ -135,9 +149,12 @@ class PolicyServer:
         """An observation in, a chunk out; text tells what was wrong."""
         began = time.monotonic()
         try:
-            chunk = await self._run(lambda: self._session.chunk(unpack(data)))
+            chunk = await self._run(lambda: self._session.answer(unpack(data)))
         except Exception as error:  # whatever a message raises, its sender is told, and the next is answered
             await socket.send(_told(error))
+            return
+        if chunk is None:
+            await socket.send(pack({"reset": True}, "openpi"))
             return
         timing = {"infer_ms": (time.monotonic() - began) * 1e3}
         await socket.send(pack({"actions": chunk, "server_timing": timing}, "openpi"))

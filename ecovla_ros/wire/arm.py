@@ -14,6 +14,8 @@ from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState,
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.joint_names import advice
 
+MOST_RAD = 4.0 * math.pi
+"""No joint of this arm is ever reported further from zero; a number of degrees soon is."""
 MOST_NAMES = 256
 """Joint names of a message at most: what has more is no robot of ours, and is not searched."""
 
@@ -67,6 +69,16 @@ def arm_state(msg: Any, finite: bool = True, joints: ArmJoints = GEN3) -> ArmSta
     position = np.asarray(msg.position, float)[at]
     velocity = np.asarray(msg.velocity, float)[at] if len(msg.velocity) else np.zeros(len(at))
     return state_of(stamp_ns(msg.header.stamp), position, velocity, joints, finite)
+
+
+def check_radians(state: ArmState, joints: ArmJoints = GEN3) -> None:
+    """Raises ObservationError for positions that cannot be radians."""
+    worst = int(np.abs(state.joints).argmax())
+    if abs(state.joints[worst]) > MOST_RAD:
+        raise ObservationError(
+            f"{joints.arm[worst]} on joint_states is at {state.joints[worst]:.4g}, more than two turns; are these "
+            "degrees? valid: rad"
+        )
 
 
 def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerState:
