@@ -37,7 +37,7 @@ POINT = (F8S, F8S, F8S, F8S, TIME)
 def check(raw: bytes, kind: str) -> None:
     """Raises ObservationError for bytes that do not hold a whole message of `kind`.
 
-    Of a kind that is not in `LAYOUTS` only the encoding is looked at, and that as much is there as is said to be padding.
+    Of a kind that is not in `LAYOUTS` only the encoding is looked at, and that what it says is padding is there.
     """
     if len(raw) < HEAD or raw[0] or raw[1] > 1 or len(raw) - HEAD < raw[3] & 3:
         raise ObservationError(f"{len(raw)} bytes that are no {kind}; valid: plain CDR")
