@@ -16,7 +16,7 @@ from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
-from ecovla_ros.kernels import float8
+from ecovla_ros.kernels import float8, launch
 from ecovla_ros.kernels.available import use_triton
 from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.weights import read_json
@@ -84,6 +84,7 @@ def prepare_process(config: PolicyConfig) -> None:
     every frame, and the rare large ones of a frame that records cost many times what is computed with them.
     """
     use_triton(config.kernels == "auto")
+    launch.allow(config.early_launch)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

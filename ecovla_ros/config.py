@@ -86,6 +86,9 @@ class PolicyConfig:
     kernels: str = _one_of(
         "auto", ("auto", "torch"), "auto: on CUDA kernels of our own where they were timed as faster; torch: none"
     )
+    early_launch: bool = _doc(
+        False, "let kernels begin before the one ahead has ended, if a trial in warm-up says it is right and faster"
+    )
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+"""An array of numbers: joints, times, points."""
+Pixels = NDArray[np.uint8]
+"""An image, RGB, (H, W, 3)."""
 
 JOINTS: tuple[str, ...] = tuple(f"joint_{i}" for i in range(1, 8))
 """Arm joint names in the order of every (7,) array of this package."""
@@ -54,14 +61,14 @@ class Observation:
 
     stamp_ns: int
     """Stamp of the newest image, nanoseconds of the ROS clock."""
-    images: Mapping[str, np.ndarray]
+    images: Mapping[str, Pixels]
     """Camera name -> RGB image, uint8, (H, W, 3)."""
-    joints: np.ndarray
+    joints: Floats
     """Measured joint positions, rad, (7,), in the order of `JOINTS`."""
     gripper: float
     """Measured gripper opening: 0 open, 1 closed."""
     instruction: str
-    state: np.ndarray | None = None
+    state: Floats | None = None
     """State of another arm than this one, as its data have it; only `ecovla serve` fills it."""
 
 
@@ -72,11 +79,11 @@ class ActionChunk:
     stamp_ns: int
     """Stamp of the observation this chunk answers."""
     period_s: float
-    joints: np.ndarray
+    joints: Floats
     """Absolute joint position targets, rad, (H, 7)."""
-    gripper: np.ndarray
+    gripper: Floats
     """Gripper targets, 0 open .. 1 closed, (H,)."""
-    raw: np.ndarray | None = None
+    raw: Floats | None = None
     """Actions of another arm, (H, D), in the units of its data: joints and gripper then mean nothing."""
 
     @property
@@ -90,9 +97,9 @@ class Demonstration:
     """One episode somebody drove: what was seen, and where the arm was sent, once a period."""
 
     observations: tuple[Observation, ...]
-    joints: np.ndarray
+    joints: Floats
     """Absolute joint targets due one period after each observation, rad, (T, 7)."""
-    gripper: np.ndarray
+    gripper: Floats
     """Gripper targets due then, 0 open .. 1 closed, (T,)."""
     period_s: float
 
@@ -102,9 +109,9 @@ class ArmState:
     """What the arm reports."""
 
     stamp_ns: int
-    joints: np.ndarray
+    joints: Floats
     """Positions, rad, (7,)."""
-    velocity: np.ndarray
+    velocity: Floats
     """Velocities, rad/s, (7,)."""
     gripper: float
     """0 open .. 1 closed."""
@@ -116,9 +123,9 @@ class ControllerState:
 
     stamp_ns: int
     """By the controller's own clock."""
-    reference: np.ndarray
+    reference: Floats
     """What it commands, rad, (7,), with the whole turns that it counts."""
-    velocity: np.ndarray
+    velocity: Floats
     """rad/s, (7,)."""
 
 
@@ -126,11 +133,11 @@ class ControllerState:
 class Trajectory:
     """One `JointTrajectory` message: strictly rising times after its start, last velocity zero."""
 
-    times_s: np.ndarray
+    times_s: Floats
     """Seconds after the start of the trajectory, (N,)."""
-    positions: np.ndarray
+    positions: Floats
     """rad, (N, 7)."""
-    velocities: np.ndarray | None = None
+    velocities: Floats | None = None
     """rad/s, (N, 7); None: linear interpolation."""
 
 

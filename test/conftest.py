@@ -12,4 +12,4 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Not where only torch and its company are (`make gpu`): no test there reads a bag.
 BAGS = all(importlib.util.find_spec(name) for name in ("apsw", "mcap", "rosbags"))
-pytest_plugins = [*(["ecovla_ros.bags.fixture"] if BAGS else []), "pytester"]
+pytest_plugins = [*(["ecovla_ros.bags.fixture"] if BAGS else []), "pytester", "support.reads"]

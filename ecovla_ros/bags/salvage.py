@@ -103,7 +103,8 @@ class Remains:
         vfs = _WholePages(self.path)
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
-            kinds = {i: (name, kind) for i, name, kind in base.execute("SELECT id, name, type FROM topics")}
+            found = base.execute("SELECT id, name, type FROM topics")
+            kinds = {i: (n, kind) for i, n, kind in found if isinstance(n, str) and isinstance(kind, str)}
             self.contents.topics.update(kinds.values())
             return kinds
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "replay": "run the policy over a recorded bag; the same bag always gives the same answers",
     "report": "write one HTML file with the charts of a bag, a result file or a live run",
     "serve": "offer the policy over a websocket, to clients of vla-eval and openpi",
+    "spoil": "read bags, data sets, settings and checkpoints that were spoilt, and count what is said",
     "train": "collect demonstrations and train the built-in policy, from scratch or from a checkpoint",
 }
 """Command -> what it does. Command `x` is the module cli/x.py (eval: cli/evaluate.py): `add_options` and `run`."""

@@ -76,6 +76,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="CAMERA=KEY",
         help="the key of a camera's image in the messages of the client",
     )
+    parser.add_argument(
+        "--keys",
+        default="",
+        choices=("", "libero", "droid", "aloha"),
+        help="openpi: what the client calls images, state and instruction (default: as in its LIBERO example)",
+    )
+    parser.add_argument("--prompt", default="", help="instruction of messages that have none")
     parser.add_argument("--state", default="", help="keys of the state in these messages, separated by commas")
     parser.add_argument("--text", default="", help="key of the instruction in these messages")
     parser.add_argument(
@@ -112,11 +119,11 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     averaged = ensemble.Ensemble(options.ensemble, options.alpha) if options.ensemble else None
     engine = build.engine(settings, serving=True)
-    protocol = session.VLA_EVAL if options.protocol == "vla-eval" else session.OPENPI
+    protocol = session.VLA_EVAL if options.protocol == "vla-eval" else session.PRESETS[options.keys or "libero"]
     made = session.Session(
         engine, session.keys_of(protocol, options.image, options.state, options.text),
         settings.policy.embodiment.other, options.execute, averaged, options.gripper, settings.policy.seed,
-        time.time_ns,
+        time.time_ns, options.prompt,
     )  # fmt: skip
     asks = {"send_wrist_image": "wrist" in engine.policy.spec.cameras, "send_state": True, **values_of(options.ask)}
     try:

@@ -1,4 +1,4 @@
-"""`ecovla trial`: kills each process in mid-motion, over ROS 2, and checks how the arm comes to rest."""
+"""`ecovla trial`: kills or freezes each process in mid-motion, over ROS 2, and checks how the arm comes to rest."""
 
 from __future__ import annotations
 

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import checks, pace, playback, tool
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.control.curve import Motion
 from ecovla_ros.control.limits import Limits
-from ecovla_ros.types import ActionChunk, Trajectory
+from ecovla_ros.types import ActionChunk, Floats, Trajectory
 
 REFUSING = ("velocity", "acceleration", "jerk", "tool_speed", "box")
 """Checks by which a chunk is refused that no pace brings within limits; the first that holds names it."""
@@ -51,7 +49,7 @@ def admit(
     now_ns: int,
     parts_ns: int,
     start: Motion,
-    measured: np.ndarray,
+    measured: Floats,
     shares: Mapping[str, float],
     rules: AdmissionRules,
 ) -> AdmittedChunk:

@@ -16,7 +16,7 @@ from ecovla_ros.config import ControlConfig
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS, due
 from ecovla_ros.errors import ConfigError, ControlError
-from ecovla_ros.types import CONTINUOUS, JOINTS, ActionChunk
+from ecovla_ros.types import CONTINUOUS, JOINTS, ActionChunk, Floats
 
 ORDER = (
     "finite", "shape", "age", "order", "enabled", "clock", "unwrap", "joint_margin", "jump", "box", "singularity",
@@ -92,7 +92,7 @@ def order(chunk: ActionChunk, newest_ns: int | None) -> None:
         raise Refused("order", f"its observation is not newer than the last one's ({late:.3f} s before it)")
 
 
-def unwrap(rows: np.ndarray, first: int, commanded: np.ndarray) -> tuple[np.ndarray, bool]:
+def unwrap(rows: Floats, first: int, commanded: Floats) -> tuple[Floats, bool]:
     """Rows (H, 7) without a turn between them and with row `first` nearest to `commanded` (7,); whether any changed.
 
     Continuous joints are reported, and so learned, in [-pi, pi]: a step over the seam would be a turn of the arm.
@@ -119,7 +119,7 @@ def window(config: ControlConfig) -> None:
         )
 
 
-def joint_margin(rows: np.ndarray, limits: Limits, margin_rad: float, commanded: np.ndarray) -> tuple[np.ndarray, bool]:
+def joint_margin(rows: Floats, limits: Limits, margin_rad: float, commanded: Floats) -> tuple[Floats, bool]:
     """Rows (H, 7) clamped to `margin_rad` inside the position limits; whether any was outside.
 
     Clamping bends the path, but only where it would end in a limit: the other joints go on, as near an obstacle. An arm
@@ -132,7 +132,7 @@ def joint_margin(rows: np.ndarray, limits: Limits, margin_rad: float, commanded:
     return clamped, bool((clamped != rows).any())
 
 
-def jump(target: np.ndarray, commanded: np.ndarray, measured: np.ndarray, limit_rad: float) -> None:
+def jump(target: Floats, commanded: Floats, measured: Floats, limit_rad: float) -> None:
     """Refuses a first due row (7,) that is further than `limit_rad` from where the arm is commanded or measured."""
     for what, position in (("commanded", commanded), ("measured", measured)):
         off = np.abs(distance(target, position))
@@ -144,13 +144,13 @@ def jump(target: np.ndarray, commanded: np.ndarray, measured: np.ndarray, limit_
             )
 
 
-def distance(to: np.ndarray, start: np.ndarray) -> np.ndarray:
+def distance(to: Floats, start: Floats) -> Floats:
     """`to` minus `start`, rad, the short way round for continuous joints."""
     off = to - start
     return np.where(_TURNING, off - np.round(off / math.tau) * math.tau, off)
 
 
-def _array(values: Any, name: str) -> np.ndarray:
+def _array(values: Any, name: str) -> Floats:
     try:
         array = np.asarray(values)
     except ValueError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ecovla_ros.control.checks import distance
 from ecovla_ros.control.trajectory import NS
-from ecovla_ros.types import JOINTS, ControllerState
+from ecovla_ros.types import JOINTS, ControllerState, Floats
 
 SET_S = 0.002
 """A system clock that parts by more from the steady one between two calls was set, s."""
@@ -85,12 +85,12 @@ class PlanClock:
 class ControllerWatch:
     """What the controller says of itself: its clock, and what it commands."""
 
-    reference: np.ndarray | None = None
+    reference: Floats | None = None
     """Last commanded positions, rad, (7,), with the turns that the controller counts."""
     heard_ns: int = 0
     stamp_ns: int = 0
     """When the reference was commanded, by the controller's clock."""
-    _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
+    _velocity: Floats = field(default_factory=lambda: np.zeros(len(JOINTS)))
     _lags: deque[tuple[int, int]] = field(default_factory=deque)
 
     def see(self, state: ControllerState, now_ns: int) -> None:
@@ -161,10 +161,10 @@ class ControllerWatch:
         """Whether the controller has this machine's clock."""
         return -EARLY_S <= self.lag_ns() / NS <= LATE_S
 
-    def away(self, expected: np.ndarray) -> float:
+    def away(self, expected: Floats) -> float:
         """How far the reference is from where it is `expected` (7,), rad; whole turns count."""
         return 0.0 if self.reference is None else float(np.abs(self.reference - expected).max())
 
-    def turned(self, measured: np.ndarray) -> float:
+    def turned(self, measured: Floats) -> float:
         """How far the reference is from the arm `measured` (7,), rad, whole turns not counted."""
         return 0.0 if self.reference is None else float(np.abs(distance(measured, self.reference)).max())

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecovla_ros.types import Trajectory
+from ecovla_ros.types import Floats, Trajectory
 
-Motion = tuple[np.ndarray, np.ndarray, np.ndarray]
+Motion = tuple[Floats, Floats, Floats]
 """Position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2."""
 STEP_S = 0.001
 """A step of the acceleration counts as jerk over one cycle of the arm's controller, s."""
@@ -23,15 +23,15 @@ STEP_S = 0.001
 class Bounds:
     """What a curve reaches, per joint, each (7,) unless said otherwise."""
 
-    lower: np.ndarray
+    lower: Floats
     """Lowest position, rad."""
-    upper: np.ndarray
+    upper: Floats
     """Highest position, rad."""
-    velocity: np.ndarray
+    velocity: Floats
     """Largest speed in each of the N segments, rad/s, (N, 7)."""
-    acceleration: np.ndarray
+    acceleration: Floats
     """Largest magnitude of acceleration, rad/s^2."""
-    jerk: np.ndarray
+    jerk: Floats
     """Largest magnitude of jerk in each of the N segments, rad/s^3, (N, 7).
 
     A step of the acceleration at its beginning (and at the end of the last) counts over `STEP_S`.
@@ -57,7 +57,7 @@ def bounds(trajectory: Trajectory, start: Motion) -> Bounds:
     return Bounds(positions.min(axis=0), positions.max(axis=0), speed, acceleration, jerk)
 
 
-def samples(trajectory: Trajectory, start: Motion, step_s: float) -> tuple[np.ndarray, np.ndarray]:
+def samples(trajectory: Trajectory, start: Motion, step_s: float) -> tuple[Floats, Floats]:
     """Positions (N, 7) and velocities (N, 7) of the curve at most `step_s` apart, its end included."""
     span, p, v, b, c = _segments(trajectory, start)
     times = np.concatenate(([0.0], trajectory.times_s))
@@ -68,9 +68,7 @@ def samples(trajectory: Trajectory, start: Motion, step_s: float) -> tuple[np.nd
     return positions, v[i] + s * (b[i] + s * c[i])
 
 
-def _segments(
-    trajectory: Trajectory, start: Motion
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _segments(trajectory: Trajectory, start: Motion) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """Spans (N, 1), positions and velocities at the N + 1 ends, and the coefficients b and c (N, 7)."""
     assert trajectory.velocities is not None
     times = np.concatenate(([0.0], trajectory.times_s))
@@ -82,7 +80,7 @@ def _segments(
     return span, p, v, 6.0 * slope - 4.0 * v0 - 2.0 * v1, 3.0 * (v0 + v1 - 2.0 * slope)
 
 
-def _inside(s: np.ndarray) -> np.ndarray:
+def _inside(s: Floats) -> Floats:
     """Share of the segment, moved into [0, 1]; a root that does not exist becomes one of the segment's ends."""
-    inside: np.ndarray = np.fmin(np.fmax(s, 0.0), 1.0)  # fmax takes 0 for NaN
+    inside: Floats = np.fmin(np.fmax(s, 0.0), 1.0)  # fmax takes 0 for NaN
     return inside

@@ -12,7 +12,7 @@ import numpy as np
 from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import kinematics
 from ecovla_ros.errors import ControlError
-from ecovla_ros.types import ActionChunk
+from ecovla_ros.types import ActionChunk, Floats
 
 STEPS = 5
 """Steps of integration a row: the error left grows with the square of a step."""
@@ -21,11 +21,11 @@ SINGULAR = (ControlConfig.singular_from, ControlConfig.singular_to)
 FRAMES = ("base", "tool")
 LOST_M = 0.01
 """A tool that is left so far behind its goal does not reach it, m."""
-Pose = tuple[np.ndarray, np.ndarray]
+Pose = tuple[Floats, Floats]
 """Position (3,) and rotation (3, 3)."""
 
 
-def chunk(stamp_ns: int, period_s: float, rows: np.ndarray, joints: np.ndarray, frame: str) -> ActionChunk:
+def chunk(stamp_ns: int, period_s: float, rows: Floats, joints: Floats, frame: str) -> ActionChunk:
     """Joint chunk of a delta-pose chunk `rows` (H, 7) observed at `joints` (7,), rad.
 
     `frame`: whether translations and rotations are given along the axes of the base or of the tool. The gripper is
@@ -46,7 +46,7 @@ def chunk(stamp_ns: int, period_s: float, rows: np.ndarray, joints: np.ndarray, 
     return ActionChunk(stamp_ns, period_s, np.array(targets), np.clip(rows[:, 6], 0.0, 1.0))
 
 
-def _moved(q: np.ndarray, goal: Pose, delta: np.ndarray, period_s: float, frame: str) -> tuple[np.ndarray, Pose]:
+def _moved(q: Floats, goal: Pose, delta: Floats, period_s: float, frame: str) -> tuple[Floats, Pose]:
     """Joints (7,) after the tool's goal has made one motion `delta` (6,), and the goal.
 
     A goal that limits or a singularity keep the tool from is given up: the next motion starts where the tool is.
@@ -66,7 +66,7 @@ def _moved(q: np.ndarray, goal: Pose, delta: np.ndarray, period_s: float, frame:
     return q, here if lost else aim
 
 
-def _share(jacobian: np.ndarray) -> float:
+def _share(jacobian: Floats) -> float:
     """Share of the speed that is left at this Jacobian, 1 .. 0."""
     values = np.linalg.svd(jacobian, compute_uv=False)
     near = (values[0] / max(values[-1], 1e-9) - SINGULAR[0]) / (SINGULAR[1] - SINGULAR[0])

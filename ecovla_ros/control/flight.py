@@ -10,6 +10,7 @@ between these two the controller changes over at, it commands the same before an
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecovla_ros.control.checks import distance
 from ecovla_ros.control.curve import STEP_S, Motion
@@ -17,7 +18,7 @@ from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.pace import smooth_stop
 from ecovla_ros.control.trajectory import NS, TrajectoryController, ordered
 from ecovla_ros.errors import ControlError
-from ecovla_ros.types import JOINTS, Trajectory
+from ecovla_ros.types import JOINTS, Floats, Trajectory
 
 BACK_S = 0.02
 """A trajectory begins so long before it is sent, s: the controller's clock may be behind the guard's by as much."""
@@ -42,8 +43,8 @@ class Flight:
     def __init__(self) -> None:
         self._model: TrajectoryController | None = None
         self._before: TrajectoryController | None = None
-        self._knots: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-        self._known_before = self._knots
+        self._knots: tuple[NDArray[np.int64], Floats, Floats] = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        self._known_before: tuple[NDArray[np.int64], Floats, Floats] = self._knots
         self._settled_ns = 0
         self._settles = ""
 
@@ -64,16 +65,16 @@ class Flight:
         """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2. Raises ControlError."""
         return self._running().state(now_ns)
 
-    def away(self, measured: np.ndarray) -> float:
+    def away(self, measured: Floats) -> float:
         """How far an arm at `measured` (7,) is from where its last motion ends, rad; 0 when nothing was commanded."""
         return 0.0 if self._model is None else float(np.abs(distance(measured, self._end())).max())
 
-    def start(self, held: np.ndarray) -> None:
+    def start(self, held: Floats) -> None:
         """Nothing was commanded yet, or what was is void: the controller holds the arm at `held` (7,)."""
         self._model = TrajectoryController(held)
         self._forget_knots()
 
-    def seat(self, measured: np.ndarray, now_ns: int, limits: Limits, anew: bool) -> Trajectory | None:
+    def seat(self, measured: Floats, now_ns: int, limits: Limits, anew: bool) -> Trajectory | None:
         """Let the next motion start where the arm rests, at `measured` (7,), rad.
 
         None where the last command ends near that place: then nothing is to be sent. Otherwise the arm was blocked or
@@ -174,6 +175,6 @@ class Flight:
             raise ControlError("nothing is known of what the controller commands; enable first")
         return self._model
 
-    def _end(self) -> np.ndarray:
+    def _end(self) -> Floats:
         running = self._running()
         return running.sample(running.end_ns + 1)[0]

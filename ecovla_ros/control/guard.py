@@ -23,11 +23,11 @@ from ecovla_ros.control.clocks import ControllerWatch
 from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS
-from ecovla_ros.control.states import TABLE, Event, State
+from ecovla_ros.control.states import TABLE, Cause, State
 from ecovla_ros.control.status import Command, GuardStatus
 from ecovla_ros.control.watch import STILL_S, ArmWatch, Clock, GripperGate, LateWatch
 from ecovla_ros.errors import ControlError
-from ecovla_ros.types import JOINTS, ActionChunk, ArmState, ControllerState, Trajectory
+from ecovla_ros.types import JOINTS, ActionChunk, ArmState, ControllerState, Floats, Trajectory
 
 WATCHES = (
     "state_finite",
@@ -180,7 +180,7 @@ class Guard:
         """Allow or forbid motion. Returns whether it is so now, and why. Forbidding stops the arm smoothly."""
         now_ns = self._see(now_ns)
         if not on:
-            self._rest(Event.DISABLE, "disabled")
+            self._rest(Cause.DISABLE, "disabled")
             return True, f"{self._state.value}: {self._reason}"
         if TABLE[self._state].moves:
             return True, "already enabled"
@@ -189,7 +189,7 @@ class Guard:
         fault = self._unready(now_ns) or self._judge_clock(now_ns) or self._judge_place(now_ns)
         if fault:
             return False, f"cannot enable: {fault}"
-        self._enter(Event.ENABLE, FIRST)
+        self._enter(Cause.ENABLE, FIRST)
         self._ramp_ns, self._jumps, self._strays, self._others = None, 0, 0, 0
         self._arm.lost_s, self._missed = 0.0, ""
         self._gate.start(self._arm.gripper)
@@ -199,7 +199,7 @@ class Guard:
         """The permission to move has run out: a smooth stop, and enable is needed again. A latch stays."""
         self._see(now_ns)
         if TABLE[self._state].watched:
-            self._rest(Event.DISABLE, why)
+            self._rest(Cause.DISABLE, why)
 
     def reset(self, now_ns: int) -> tuple[bool, str]:
         """Leave LATCHED for DISARMED, unless the e-stop is still pressed."""
@@ -210,13 +210,13 @@ class Guard:
             return False, "release the e-stop first"
         if self._fault:
             return False, f"clear the arm's fault first: {self._fault}"
-        self._enter(Event.RESET, "reset; call enable to move")
+        self._enter(Cause.RESET, "reset; call enable to move")
         return True, "reset; call enable to move"
 
     def hold(self, now_ns: int) -> tuple[bool, str]:
         """Stop smoothly and stay until enable is called."""
         self._see(now_ns)
-        if not self._rest(Event.ASK, "asked to hold; call enable to go on"):
+        if not self._rest(Cause.ASK, "asked to hold; call enable to go on"):
             return True, f"nothing moves: {self._state.value}, {self._reason}"
         return True, "holding; call enable to go on"
 
@@ -242,7 +242,7 @@ class Guard:
         if self._moves() and self._pending is None and not self._flight.running(now_ns) and self._stamped:
             self._counters["chunk_end"] += 1
             since = f"those after it were refused ({self._refusal})" if self._refusal else "no new chunk came"
-            self._rest(Event.MISS, f"the last chunk has ended, {since}")
+            self._rest(Cause.MISS, f"the last chunk has ended, {since}")
         gripper = None
         if self._plan is not None and self._moves():
             gripper = self._gate.command(self._plan.gripper(now_ns), self._arm.gripper, now_ns)
@@ -286,9 +286,9 @@ class Guard:
         self._controller.forget()
         said = f"the clock jumped by {jump_s:+.3f} s"
         if self._state is State.HELD:
-            self._rest(Event.ASK, f"{said}; call enable to go on")
+            self._rest(Cause.ASK, f"{said}; call enable to go on")
         else:
-            self._rest(Event.MISS, f"{said}; waiting for the arm to come to rest")
+            self._rest(Cause.MISS, f"{said}; waiting for the arm to come to rest")
         self._stopping = False
         return now_ns
 
@@ -305,7 +305,7 @@ class Guard:
         silent_s = (now_ns - self._heard_ns) / NS
         if self._moves() and silent_s > self._config.chunk_silence_s + 1e-6:
             self._counters["silence"] += 1
-            self._rest(Event.MISS, f"no new chunk for {silent_s:.2f} s: policy or camera is silent")
+            self._rest(Cause.MISS, f"no new chunk for {silent_s:.2f} s: policy or camera is silent")
         if self._flight.known and not self._flight.settling(now_ns):
             self._watch_controller(now_ns)
         if not stale and not self._flight.settling(now_ns) and self._arm.stamp_ns != self._followed_ns:
@@ -316,7 +316,7 @@ class Guard:
         jumped = self._arm.joints is None and self._flight.settling(now_ns)
         if stale and not self._missed and not jumped and self._state is not State.HELD:
             self._counters["state_age"] += self._state is not State.HOLD
-            self._rest(Event.MISS, stale)
+            self._rest(Cause.MISS, stale)
             self._missed = stale
         if self._missed and not stale:
             self._missed = ""
@@ -325,7 +325,7 @@ class Guard:
         if self._arm.lost_s and self._state is not State.HELD:
             self._counters["state_lost"] += 1
             gone = f"joint states were missing for {self._arm.lost_s:.1f} s, the driver may have been started anew"
-            self._rest(Event.ASK, f"{gone}; call enable to go on")
+            self._rest(Cause.ASK, f"{gone}; call enable to go on")
 
     def _watch_place(self, now_ns: int) -> None:
         """Whether the arm is where it is commanded."""
@@ -344,7 +344,7 @@ class Guard:
         silent = self._controller.silent(now_ns)
         if silent:
             self._counters["controller_silent"] += self._moves()
-            self._rest(Event.MISS, silent)
+            self._rest(Cause.MISS, silent)
             return
         if not self._controller.measured():
             return
@@ -353,7 +353,7 @@ class Guard:
             self._measure_anew(moved_ns)
         elif moved_ns and TABLE[self._state].moves:
             self._counters["controller_clock"] += 1
-            self._rest(Event.MISS, f"the controller's clock moved by {moved_ns / NS:+.3f} s; waiting for a chunk")
+            self._rest(Cause.MISS, f"the controller's clock moved by {moved_ns / NS:+.3f} s; waiting for a chunk")
         if not moved_ns and self._controller.stamp_ns != self._referred_ns:
             self._watch_reference(now_ns)
 
@@ -406,6 +406,22 @@ class Guard:
             return f"the controller has this machine's clock{measured}"
         return f"the controller's clock is {self._apart_ns / NS:+.3f} s from this one"
 
+    def controller_known(self, now_ns: int) -> dict[str, str]:
+        """What is known of the controller's clock and of the turns it counts, and whether trajectories are stamped."""
+        seen, joints = self._controller, self._arm.joints
+        clock = self._clock_said()
+        if self._measures():
+            unknown = seen.silent(now_ns) or seen.unclear(self._config.start_window_s)
+            apart = (
+                "this machine's, as measured" if unknown or seen.shared() else f"{-seen.lag_ns() / NS:+.3f} s from this"
+            )
+            clock = f"not known: {unknown}" if unknown else apart
+        turns = "not known"
+        if seen.reference is not None and joints is not None:
+            counted = np.round((seen.reference - joints) / (2.0 * np.pi)).astype(int).tolist()
+            turns = " ".join(map(str, counted)) if any(counted) else "none"
+        return {"controller_clock": clock, "controller_turns": turns, "stamps": "yes" if self._stamped else "no"}
+
     def _judge_place(self, now_ns: int) -> str:
         """Decide what the controller holds; why the arm may not be moved from there, empty when it may."""
         measured = self._measured()
@@ -427,7 +443,7 @@ class Guard:
         self._seat = Seat.UNKNOWN if unknown else Seat.KEPT
         return ""
 
-    def _measured(self) -> np.ndarray:
+    def _measured(self) -> Floats:
         """Where the arm is (7,), rad. Raises ControlError when nobody said."""
         if self._arm.joints is None:
             raise ControlError("no joint state yet")
@@ -485,13 +501,13 @@ class Guard:
         self._enter(*self._motion(shares))
         return sent
 
-    def _motion(self, shares: Mapping[str, float]) -> tuple[Event, str]:
+    def _motion(self, shares: Mapping[str, float]) -> tuple[Cause, str]:
         """What an accepted chunk does, and why."""
         if shares["ramp"] < 1.0:
-            return Event.RAMP, f"first motion, at {shares['ramp']:.0%} of the velocity limit"
+            return Cause.RAMP, f"first motion, at {shares['ramp']:.0%} of the velocity limit"
         if shares["late"] < 1.0:
-            return Event.SLOW, f"chunks come late: at {shares['late']:.0%} of the velocity limit"
-        return Event.RUN, "following chunks"
+            return Cause.SLOW, f"chunks come late: at {shares['late']:.0%} of the velocity limit"
+        return Cause.RUN, "following chunks"
 
     def _stop(self, now_ns: int) -> Sent | None:
         """A smooth stop of what is in flight, sent once."""
@@ -504,7 +520,7 @@ class Guard:
         self._counters["stop"] += sent is None
         return sent
 
-    def _enter(self, event: Event, reason: str) -> bool:
+    def _enter(self, event: Cause, reason: str) -> bool:
         """Follow `states.TABLE`; whether it knows this event here."""
         to = TABLE[self._state].to.get(event)
         if to is None:
@@ -512,7 +528,7 @@ class Guard:
         self._state, self._reason = to, reason
         return True
 
-    def _rest(self, event: Event, reason: str) -> bool:
+    def _rest(self, event: Cause, reason: str) -> bool:
         """Enter a state in which the arm stands; whatever is in flight is stopped at the next tick."""
         ramping = self._state is State.ARMED
         if not self._enter(event, reason):
@@ -524,7 +540,7 @@ class Guard:
         return True
 
     def _latch(self, reason: str) -> None:
-        self._rest(Event.LATCH, reason)
+        self._rest(Cause.LATCH, reason)
 
     def _refuse(self, refused: Refused) -> None:
         self._counters[refused.check] += 1

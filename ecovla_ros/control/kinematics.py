@@ -7,8 +7,12 @@ is pure; `test_control_kinematics` compares them with MuJoCo's.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
+from ecovla_ros.types import Floats
 
 OFFSETS: tuple[tuple[float, float, float], ...] = (
     (0.0, 0.0, 0.15643),
@@ -44,12 +48,12 @@ TOOL_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Rotation of a tool that points straight down: columns are the jaw axis x, the camera side y, the approach z."""
 
 
-def _rotation_x(angle: float) -> np.ndarray:
+def _rotation_x(angle: float) -> Floats:
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
 
 
-def _joint_terms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _joint_terms() -> tuple[Floats, Floats, Floats]:
     """Each joint transform is fixed @ Rz(q) = A + cos(q) B + sin(q) C; returns A, B, C, each (7, 4, 4)."""
     fixed = np.tile(np.eye(4), (7, 1, 1))
     for i, (offset, turn) in enumerate(zip(OFFSETS, TURNS)):
@@ -60,7 +64,7 @@ def _joint_terms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return fixed @ constant, fixed @ cosine, fixed @ sine
 
 
-def _tool_transform() -> np.ndarray:
+def _tool_transform() -> Floats:
     transform = np.eye(4)
     transform[:3, :3] = _rotation_x(math.pi)
     transform[:3, 3] = np.array(FLANGE_OFFSET) + transform[:3, :3] @ np.array([0.0, 0.0, TOOL_LENGTH])
@@ -72,7 +76,7 @@ _TOOL = _tool_transform()
 _DAMPED = DAMPING**2 * np.eye(6)
 
 
-def _frames(q: np.ndarray) -> list[np.ndarray]:
+def _frames(q: Floats) -> list[NDArray[np.float64]]:
     """Transforms of the seven joint frames and the tool point in the base frame, eight of (..., 4, 4), q (..., 7)."""
     q = np.asarray(q, float)
     local = _CONSTANT + np.cos(q)[..., None, None] * _COSINE + np.sin(q)[..., None, None] * _SINE
@@ -83,7 +87,7 @@ def _frames(q: np.ndarray) -> list[np.ndarray]:
     return frames
 
 
-def _geometric(frames: list[np.ndarray]) -> np.ndarray:
+def _geometric(frames: Sequence[Floats]) -> Floats:
     """Column i is (z_i x (tcp - o_i), z_i), z_i and o_i being axis and origin of joint i; (..., 6, 7)."""
     chain = np.stack(frames, axis=-3)
     axis, arm = chain[..., :7, :3, 2], chain[..., 7:, :3, 3] - chain[..., :7, :3, 3]
@@ -95,38 +99,38 @@ def _geometric(frames: list[np.ndarray]) -> np.ndarray:
     return jacobian
 
 
-def tool_motion(q: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tool_motion(q: Floats, velocity: Floats) -> tuple[Floats, Floats]:
     """Tool point (N, 3), m, and its speed (N,), m/s, at joint positions `q` (N, 7) with `velocity` (N, 7), rad/s."""
     frames = _frames(q)
     linear = _geometric(frames)[:, :3]
     return frames[7][:, :3, 3], np.linalg.norm((linear @ velocity[:, :, None])[:, :, 0], axis=1)
 
 
-def condition(q: np.ndarray) -> np.ndarray:
+def condition(q: Floats) -> Floats:
     """Condition number (N,) of the Jacobian (rows in m/rad and rad/rad) at `q` (N, 7): large near a singularity."""
     squared = np.linalg.eigvalsh((slope := _geometric(_frames(q))) @ np.swapaxes(slope, -1, -2))
-    number: np.ndarray = np.sqrt(squared[:, -1] / np.maximum(squared[:, 0], 1e-12))
+    number: Floats = np.sqrt(squared[:, -1] / np.maximum(squared[:, 0], 1e-12))
     return number
 
 
-def pose(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pose(q: Floats) -> tuple[Floats, Floats]:
     """Tool point at joint positions `q` (7,): position (3,) in m and rotation (3, 3), in the base frame."""
     tool = _frames(q)[7]
     return tool[:3, 3].copy(), tool[:3, :3].copy()
 
 
-def jacobian(q: np.ndarray) -> np.ndarray:
+def jacobian(q: Floats) -> Floats:
     """Geometric Jacobian (6, 7) of the tool point at `q` (7,): rows are linear (m/rad), then angular (rad/rad)."""
     return _geometric(_frames(q))
 
 
-def pose_jacobian(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pose_jacobian(q: Floats) -> tuple[Floats, Floats, Floats]:
     """`pose` and `jacobian` for the price of one chain: position (3,), rotation (3, 3), Jacobian (6, 7)."""
     frames = _frames(q)
     return frames[7][:3, 3].copy(), frames[7][:3, :3].copy(), _geometric(frames)
 
 
-def rotation_vector(rotation: np.ndarray) -> np.ndarray:
+def rotation_vector(rotation: Floats) -> Floats:
     """Axis times angle (3,), rad, of a rotation matrix (3, 3); the angle is in [0, pi]."""
     r = rotation.tolist() if isinstance(rotation, np.ndarray) else rotation
     x, y, z = r[2][1] - r[1][2], r[0][2] - r[2][0], r[1][0] - r[0][1]
@@ -141,24 +145,24 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     return angle * column / np.linalg.norm(column)
 
 
-def rotation_of(vector: np.ndarray) -> np.ndarray:
+def rotation_of(vector: Floats) -> Floats:
     """Rotation matrix (3, 3) of an axis times angle (3,), rad: Rodrigues' formula, the inverse of `rotation_vector`."""
     x, y, z = vector
     angle = math.sqrt(x * x + y * y + z * z)
     skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    turned: np.ndarray = np.eye(3) + skew
+    turned: Floats = np.eye(3) + skew
     if angle >= 1e-9:
         turned = np.eye(3) + math.sin(angle) / angle * skew + (1.0 - math.cos(angle)) / angle**2 * (skew @ skew)
     return turned
 
 
 def joint_velocity(
-    q: np.ndarray,
-    twist: np.ndarray,
-    posture: np.ndarray | None = None,
-    limit: np.ndarray = VELOCITY_LIMIT,
-    jacobian: np.ndarray | None = None,
-) -> np.ndarray:
+    q: Floats,
+    twist: Floats,
+    posture: Floats | None = None,
+    limit: Floats = VELOCITY_LIMIT,
+    jacobian: Floats | None = None,
+) -> Floats:
     """Joint velocity (7,), rad/s, that moves the tool point with `twist` (6,) (m/s, rad/s), by damped least squares.
 
     `posture` (7,) is a joint velocity wished for in the null space. A joint about to pass its position limit is
@@ -183,8 +187,8 @@ def joint_velocity(
 
 
 def inverse(
-    start: np.ndarray, position: np.ndarray, rotation: np.ndarray, iterations: int = 200, tolerance: float = 1e-6
-) -> tuple[np.ndarray, float]:
+    start: Floats, position: Floats, rotation: Floats, iterations: int = 200, tolerance: float = 1e-6
+) -> tuple[Floats, float]:
     """Joint positions (7,) near `start` (7,) that put the tool point at `position` (3,) and `rotation` (3, 3).
 
     Returns them with the norm of the error left (m and rad together); position limits are kept.

@@ -13,7 +13,7 @@ import numpy as np
 from ecovla_ros import documents
 from ecovla_ros.config import PROFILES, shipped
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.types import CONTINUOUS, JOINTS
+from ecovla_ros.types import CONTINUOUS, JOINTS, Floats
 
 FILE = "gen3_limits.yaml"
 _BOUNDED = ("lower", "upper", "velocity", "acceleration")
@@ -26,15 +26,15 @@ class Limits:
     """Limits of one profile. Arrays are (7,), in the order of `JOINTS`, and read-only."""
 
     profile: str
-    lower: np.ndarray
+    lower: Floats
     """Lowest position, rad; minus infinity for a continuous joint."""
-    upper: np.ndarray
+    upper: Floats
     """Highest position, rad; infinity for a continuous joint."""
-    velocity: np.ndarray
+    velocity: Floats
     """Largest speed, rad/s."""
-    acceleration: np.ndarray
+    acceleration: Floats
     """Largest acceleration, rad/s^2."""
-    jerk: np.ndarray
+    jerk: Floats
     """Largest jerk, rad/s^3."""
     tool_speed: float
     """Largest speed of the tool point, m/s."""
@@ -43,7 +43,7 @@ class Limits:
     ramp_start: float
     """Share of the velocity limit at the first motion, in (0, 1]."""
 
-    def outside(self, joints: np.ndarray) -> str:
+    def outside(self, joints: Floats) -> str:
         """Which joint of `joints` (7,), rad, stands outside its position limits; empty when none does."""
         beyond = (joints < self.lower) | (joints > self.upper)
         if not beyond.any():
@@ -126,7 +126,7 @@ def _joint(data: Any, turns: bool, where: str) -> tuple[float, float, float, flo
     return lower, upper, rates[0], rates[1]
 
 
-def _within(values: Any, arm: np.ndarray, where: str) -> np.ndarray:
+def _within(values: Any, arm: Floats, where: str) -> Floats:
     if not isinstance(values, list) or len(values) != len(JOINTS):
         raise ConfigError(f"{where}: expected a list of {len(JOINTS)} numbers, {JOINTS[0]} to {JOINTS[-1]}")
     asked = [_positive(value, f"{where}: {name}") for name, value in zip(JOINTS, values)]
@@ -149,7 +149,7 @@ def _positive(value: Any, where: str) -> float:
     return number
 
 
-def _frozen(values: Iterable[float]) -> np.ndarray:
+def _frozen(values: Iterable[float]) -> Floats:
     array = np.array(list(values), float)
     array.setflags(write=False)
     return array

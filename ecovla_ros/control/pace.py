@@ -14,7 +14,7 @@ from ecovla_ros.control import playback, smooth
 from ecovla_ros.control.curve import Motion, bounds
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.tool import ToolLimits
-from ecovla_ros.types import Trajectory
+from ecovla_ros.types import Floats, Trajectory
 
 MAX_STRETCH = 8.0
 """A chunk that must be slowed by more is not a motion for this arm (the slowing by a share not counted)."""
@@ -43,12 +43,12 @@ SOFTER = (1.0, 0.7, 0.5)
 class Envelope:
     """What a curve must stay within: limits at this moment, arrays (7,)."""
 
-    lower: np.ndarray
-    upper: np.ndarray
-    velocity: np.ndarray
-    acceleration: np.ndarray
-    jerk: np.ndarray
-    entry_velocity: np.ndarray
+    lower: Floats
+    upper: Floats
+    velocity: Floats
+    acceleration: Floats
+    jerk: Floats
+    entry_velocity: Floats
     """For segments that end within `ENTER_S`: an arm that is faster than it may be from now on must first slow down."""
 
     def excess(self, trajectory: Trajectory, following: int, start: Motion) -> Excess:

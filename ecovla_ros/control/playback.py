@@ -18,7 +18,7 @@ import numpy as np
 
 from ecovla_ros.control import smooth
 from ecovla_ros.control.curve import Motion
-from ecovla_ros.types import ActionChunk, Trajectory
+from ecovla_ros.types import ActionChunk, Floats, Trajectory
 
 NS = 1_000_000_000
 ENTRY_S = 0.06
@@ -58,9 +58,9 @@ class Path:
 
     stamp_ns: int
     period_s: float
-    cells: np.ndarray
+    cells: Floats
     """Cubic coefficients (H + 1, 4, 7), lowest power first; cell c runs from x = c - 1 to x = c."""
-    gripper: np.ndarray
+    gripper: Floats
     """Gripper targets (H,), 0 open .. 1 closed."""
 
     @property
@@ -72,14 +72,14 @@ class Path:
         """Row coordinate x of the instant `now_ns`."""
         return (now_ns - self.stamp_ns) / NS / self.period_s - 1.0
 
-    def speed(self, now_ns: int, horizon_s: float) -> np.ndarray:
+    def speed(self, now_ns: int, horizon_s: float) -> Floats:
         """Largest speed (7,), rad/s, at the rows from row 1 on that are due within `horizon_s` of `now_ns`."""
         first = int(min(max(self.coordinate(now_ns), 0.0), self.rows - 1.0)) + 1
         last = first + max(int(horizon_s / self.period_s), 1)
-        fastest: np.ndarray = np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0)
+        fastest: Floats = np.abs(self.cells[first + 1 : last + 1, 1]).max(axis=0, initial=0.0)
         return fastest / self.period_s
 
-    def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def at(self, x: Floats) -> tuple[Floats, Floats]:
         """Position (N, 7), rad, and derivative by x (N, 7), rad per row, at row coordinates `x` (N,).
 
         Defined from the observation (-1) to one row after the last (H), where it rests; outside, its ends are held.
@@ -91,7 +91,7 @@ class Path:
         return a + s * (b + s * (c + s * d)), b + s * (2.0 * c + 3.0 * s * d)
 
 
-def path(chunk: ActionChunk, rows: np.ndarray) -> Path:
+def path(chunk: ActionChunk, rows: Floats) -> Path:
     """Path of a chunk whose checked (unwrapped, clamped) joint rows are `rows` (H, 7).
 
     Control points are two rows before the first, the rows, and the last row twice more.
@@ -138,9 +138,9 @@ class Pace:
     """At least 1: the path takes this many times as long as the chunk asked for."""
     horizon_s: float
     """Longest trajectory, s."""
-    braking: np.ndarray
+    braking: Floats
     """Deceleration with which speed is given up, rad/s^2, (7,)."""
-    jerk: np.ndarray
+    jerk: Floats
     """Jerk with which braking is built up, rad/s^3, (7,)."""
 
 
@@ -194,17 +194,17 @@ class _Joined:
     """Row coordinate at time zero."""
     row_s: float
     """Time from row to row once the path is played evenly, s."""
-    distance: np.ndarray
+    distance: Floats
     """What the path is moved by at its beginning, rad, (7,)."""
     first: float
     """Rate of the row coordinate at time zero, rows/s."""
     ramp_s: float
     """Time in which the rate becomes even, s."""
-    off: np.ndarray
+    off: Floats
     """Difference in velocity that is left at time zero, rad/s, (7,)."""
     turn_s: float
 
-    def at(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def at(self, times: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Row coordinate (N,), its rate (N,), position (N, 7) and velocity (N, 7) at `times` (N,)."""
         even, into = 1.0 / self.row_s, np.minimum(times / self.ramp_s, 1.0)
         x = self.begin + even * times + (self.first - even) * self.ramp_s * into * (1.0 - into / 2.0)
@@ -237,7 +237,7 @@ def _join(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> 
     return _Joined(route, begin, row_s, distance, first, ramp_s, start[1] - along * first, entry.turn_s)
 
 
-def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moved(route: Path, begin: float, distance: Floats, x: Floats) -> tuple[Floats, Floats]:
     """Position (N, 7) and slope (N, 7), rad per row, at `x` of the path moved by `distance` (7,) at `begin`.
 
     What is left of the distance falls as 1 - 3/2 s + 1/2 s^3, s in [0, 1]: at once, and without curvature at its start.
@@ -248,7 +248,7 @@ def _moved(route: Path, begin: float, distance: np.ndarray, x: np.ndarray) -> tu
     return positions + (1.0 - 1.5 * s + 0.5 * s**3) * distance, slopes + (1.5 * s**2 - 1.5) / length * distance
 
 
-def _knots(joined: _Joined, first_s: float, last_s: float) -> np.ndarray:
+def _knots(joined: _Joined, first_s: float, last_s: float) -> Floats:
     """Times of the knots, s: when an evenly played path is at a row, or at equal parts between rows, and `last_s`."""
     parts = max(1, math.ceil(joined.row_s / KNOT_S - 1e-9))
     span = joined.row_s / parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ecovla_ros.control.curve import Motion
-from ecovla_ros.types import Trajectory
+from ecovla_ros.types import Floats, Trajectory
 
 VELOCITY_WEIGHT = 0.1
 """s: an error of 1 rad/s counts as much as one of 0.1 rad."""
@@ -24,7 +24,7 @@ ROUNDS = 12
 """Lengths of that time that are tried."""
 
 
-def nearest(times: np.ndarray, wished: Motion, start: Motion, give: float) -> Motion:
+def nearest(times: Floats, wished: Motion, start: Motion, give: float) -> Motion:
     """Motion at `times` (K,) that begins in `start`, is nearest to the motion `wished` (each (K, 7)), and is smooth.
 
     Least squares over the accelerations at the knots. `give`, rad / (rad/s^3): a jerk of 1 counts as much as an error
@@ -54,16 +54,16 @@ def nearest(times: np.ndarray, wished: Motion, start: Motion, give: float) -> Mo
 
 
 def stop_times(
-    velocity: np.ndarray, acceleration: np.ndarray, braking: np.ndarray, jerk: np.ndarray, shortest_s: float = REST_S
-) -> tuple[np.ndarray, np.ndarray]:
+    velocity: Floats, acceleration: Floats, braking: Floats, jerk: Floats, shortest_s: float = REST_S
+) -> tuple[Floats, Floats]:
     """Time to come to rest from `velocity` and `acceleration` (N, 7), and time in which braking is built up, s, (N,).
 
     That time is at least `shortest_s`.
 
     The acceleration goes to its braking value, stays, and goes to zero, linearly; all joints at the same times.
     """
-    build_s: np.ndarray = np.full(len(velocity), shortest_s)
-    span_s: np.ndarray = 2.0 * build_s
+    build_s: Floats = np.full(len(velocity), shortest_s)
+    span_s: Floats = 2.0 * build_s
     for _ in range(ROUNDS):
         given_up = velocity + acceleration * build_s[:, None] / 2.0
         span_s = np.maximum(build_s + (np.abs(given_up) / braking).max(axis=1), 2.0 * build_s)
@@ -75,7 +75,7 @@ def stop_times(
     return span_s, build_s
 
 
-def stop(state: Motion, braking: np.ndarray, jerk: np.ndarray, shortest_s: float = REST_S) -> Trajectory:
+def stop(state: Motion, braking: Floats, jerk: Floats, shortest_s: float = REST_S) -> Trajectory:
     """Short smooth stop from `state` with `braking` (7,), rad/s^2, and `jerk` (7,), rad/s^3, where these allow it.
 
     Its first knot comes after `shortest_s` or later.

@@ -26,8 +26,8 @@ class State(str, enum.Enum):
     """At rest: what must not happen has happened. Left by reset, then enable."""
 
 
-class Event(enum.Enum):
-    """What can change the state."""
+class Cause(enum.Enum):
+    """What can change the state of the guard."""
 
     ENABLE = enum.auto()
     DISABLE = enum.auto()
@@ -45,10 +45,10 @@ class Event(enum.Enum):
     RESET = enum.auto()
 
 
-def _moving() -> Mapping[Event, State]:
+def _moving() -> Mapping[Cause, State]:
     return {
-        Event.DISABLE: State.DISARMED, Event.ASK: State.HELD, Event.MISS: State.HOLD, Event.LATCH: State.LATCHED,
-        Event.RAMP: State.ARMED, Event.RUN: State.RUNNING, Event.SLOW: State.DEGRADED,
+        Cause.DISABLE: State.DISARMED, Cause.ASK: State.HELD, Cause.MISS: State.HOLD, Cause.LATCH: State.LATCHED,
+        Cause.RAMP: State.ARMED, Cause.RUN: State.RUNNING, Cause.SLOW: State.DEGRADED,
     }  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def _moving() -> Mapping[Event, State]:
 class Rule:
     """What one state means."""
 
-    to: Mapping[Event, State]
-    """Event -> the state after it. An event that is not here changes nothing."""
+    to: Mapping[Cause, State]
+    """What happened -> the state after it. What is not here changes nothing."""
     listens: bool = False
     """Chunks are taken; the first that is accepted moves the arm."""
     watched: bool = False
@@ -67,17 +67,17 @@ class Rule:
 
 
 TABLE: Mapping[State, Rule] = {
-    State.DISARMED: Rule({Event.ENABLE: State.ARMED, Event.DISABLE: State.DISARMED, Event.LATCH: State.LATCHED}),
+    State.DISARMED: Rule({Cause.ENABLE: State.ARMED, Cause.DISABLE: State.DISARMED, Cause.LATCH: State.LATCHED}),
     State.ARMED: Rule(_moving(), listens=True, watched=True, moves=True),
     State.RUNNING: Rule(_moving(), listens=True, watched=True, moves=True),
     State.DEGRADED: Rule(_moving(), listens=True, watched=True, moves=True),
-    State.HOLD: Rule({**_moving(), Event.ENABLE: State.ARMED}, listens=True, watched=True),
+    State.HOLD: Rule({**_moving(), Cause.ENABLE: State.ARMED}, listens=True, watched=True),
     State.HELD: Rule(
         {
-            Event.ENABLE: State.ARMED, Event.DISABLE: State.DISARMED, Event.ASK: State.HELD,
-            Event.LATCH: State.LATCHED,
+            Cause.ENABLE: State.ARMED, Cause.DISABLE: State.DISARMED, Cause.ASK: State.HELD,
+            Cause.LATCH: State.LATCHED,
         },
         watched=True,
     ),
-    State.LATCHED: Rule({Event.RESET: State.DISARMED}),
+    State.LATCHED: Rule({Cause.RESET: State.DISARMED}),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import curve, kinematics
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.errors import ConfigError
-from ecovla_ros.types import Trajectory
+from ecovla_ros.types import Floats, Trajectory
 
 STEP_S = 0.02
 """A curve is sampled so often, s: at 0.25 m/s the tool moves 5 mm between two samples."""
@@ -28,12 +28,12 @@ AXES = "xyz"
 class Box:
     """Where the tool point may be, base frame, m, arrays (3,)."""
 
-    lower: np.ndarray
-    upper: np.ndarray
+    lower: Floats
+    upper: Floats
 
-    def outside(self, points: np.ndarray) -> np.ndarray:
+    def outside(self, points: Floats) -> Floats:
         """How far each of `points` (N, 3) lies outside, m, (N,); 0 inside."""
-        beyond: np.ndarray = np.maximum(np.maximum(self.lower - points, points - self.upper), 0.0).max(axis=1)
+        beyond: Floats = np.maximum(np.maximum(self.lower - points, points - self.upper), 0.0).max(axis=1)
         return beyond
 
 
@@ -74,13 +74,13 @@ class ToolLimits:
         return float(speeds.max()) / (SPEED_SHARE * self.speed), inside
 
 
-def limits(box: Box, speed: float, commanded: np.ndarray) -> ToolLimits:
+def limits(box: Box, speed: float, commanded: Floats) -> ToolLimits:
     """Limits for an arm commanded to be at `commanded` (7,), rad."""
     points = np.array(kinematics.pose(commanded)[0])[None]
     return ToolLimits(box, speed, float(box.outside(points)[0]), bool(_kept(box).outside(points)[0] > 0.0))
 
 
-def cut(rows: np.ndarray, first: int, tool: ToolLimits) -> tuple[np.ndarray, bool]:
+def cut(rows: Floats, first: int, tool: ToolLimits) -> tuple[Floats, bool]:
     """Rows (H, 7) that end where the tool would leave its box; whether any did. Refuses when row `first` already does.
 
     What follows is replaced by the last row inside: the arm comes to rest there.
@@ -103,14 +103,14 @@ def _kept(box: Box) -> Box:
     return Box(box.lower + KEEP_M, box.upper - KEEP_M)
 
 
-def singular_share(rows: np.ndarray, config: ControlConfig) -> float:
+def singular_share(rows: Floats, config: ControlConfig) -> float:
     """Share of the velocity limit for a path along `rows` (N, 7): 1 far from singularities, `SLOWEST` in one."""
     worst = float(kinematics.condition(rows).max())
     near = (worst - config.singular_from) / (config.singular_to - config.singular_from)
     return 1.0 - (1.0 - SLOWEST) * min(max(near, 0.0), 1.0)
 
 
-def _place(point: np.ndarray) -> str:
+def _place(point: Floats) -> str:
     return "(" + ", ".join(f"{value:.3f}" for value in point) + ")"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError
-from ecovla_ros.types import CONTINUOUS, JOINTS, Trajectory
+from ecovla_ros.types import CONTINUOUS, JOINTS, Floats, Trajectory
 
 NS = 1_000_000_000
 REST_VELOCITY = float(np.finfo(np.float32).eps)
@@ -28,19 +28,19 @@ LEAST_S = 1e-6
 class TrajectoryController:
     """Holds one trajectory and answers what is commanded now. Not thread-safe: one owner calls it."""
 
-    def __init__(self, positions: np.ndarray) -> None:
+    def __init__(self, positions: Floats) -> None:
         """Start at rest at `positions` (7,), rad. Raises ControlError unless they are seven finite numbers."""
         self.hold(positions)
 
-    def hold(self, positions: np.ndarray) -> None:
+    def hold(self, positions: Floats) -> None:
         """Drop what is running and command `positions` (7,), rad, at rest. Raises ControlError."""
         held = np.array(positions, float)
         if held.shape != (len(JOINTS),) or not np.isfinite(held).all():
             raise ControlError(f"expected {len(JOINTS)} finite joint positions, got {positions!r}")
         self._start_ns = 0
-        self._times: np.ndarray = np.zeros(1)
+        self._times: Floats = np.zeros(1)
         self._positions = held[None]
-        self._velocities: np.ndarray | None = None
+        self._velocities: Floats | None = None
 
     def accept(
         self, trajectory: Trajectory, now_ns: int, joint_names: Sequence[str] = JOINTS, stamp_ns: int = 0
@@ -65,12 +65,12 @@ class TrajectoryController:
         self._start_ns = start_ns
         self._times, self._positions, self._velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
 
-    def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, now_ns: int) -> tuple[Floats, Floats]:
         """Commanded position (7,), rad, and velocity (7,), rad/s, at `now_ns`."""
         position, velocity, _ = self.state(now_ns)
         return position, velocity
 
-    def state(self, now_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def state(self, now_ns: int) -> tuple[Floats, Floats, Floats]:
         """Commanded position (7,), rad, velocity (7,), rad/s, and acceleration (7,), rad/s^2, at `now_ns`."""
         times = self._times
         elapsed = (now_ns - self._start_ns) / NS
@@ -86,14 +86,14 @@ class TrajectoryController:
             return p0 + slope * into, slope, np.zeros(len(JOINTS))
         return _hermite(p0, p1, self._velocities[i - 1], self._velocities[i], span, into)
 
-    def states(self, now_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def states(self, now_ns: Floats) -> tuple[Floats, Floats, Floats]:
         """`state` at many instants (N,), ns, at once: three of (N, 7)."""
         elapsed = (np.asarray(now_ns) - self._start_ns) / NS
         ended = (elapsed >= self._times[-1]) | (len(self._times) == 1)
         if ended.all():
             still = np.zeros((len(elapsed), len(JOINTS)))
             return np.tile(self._positions[-1], (len(elapsed), 1)), still, still
-        into: np.ndarray = np.clip(elapsed, self._times[0], self._times[-1])
+        into: Floats = np.clip(elapsed, self._times[0], self._times[-1])
         i = np.clip(np.searchsorted(self._times, into, side="right"), 1, len(self._times) - 1)
         span, since = (self._times[i] - self._times[i - 1])[:, None], (into - self._times[i - 1])[:, None]
         p0, p1 = self._positions[i - 1], self._positions[i]
@@ -145,7 +145,7 @@ def still_due(trajectory: Trajectory, now_ns: int, stamp_ns: int = 0) -> Traject
     )
 
 
-def _at(trajectory: Trajectory, elapsed_s: float) -> tuple[np.ndarray, np.ndarray]:
+def _at(trajectory: Trajectory, elapsed_s: float) -> tuple[Floats, Floats]:
     """Position (7,) and velocity (7,) of a trajectory between its first point and its last."""
     playing = TrajectoryController(trajectory.positions[0])
     playing.play(trajectory, 0)
@@ -158,7 +158,7 @@ def _order(names: Sequence[str]) -> list[int]:
     return [list(names).index(joint) for joint in JOINTS]
 
 
-def _checked(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _checked(trajectory: Trajectory) -> tuple[Floats, Floats, Floats | None]:
     times = np.asarray(trajectory.times_s, float)
     positions = np.asarray(trajectory.positions, float)
     shape = (len(times) if times.ndim == 1 else 0, len(JOINTS))
@@ -178,15 +178,13 @@ def _checked(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return times, positions, velocities
 
 
-def _wrap_offset(commanded: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _wrap_offset(commanded: Floats, first: Floats) -> Floats:
     """Whole turns (7,), rad, that bring the continuous joints of a first point nearest to what is commanded."""
     turns = np.round((commanded - first) / math.tau)
     return np.where(CONTINUOUS, turns * math.tau, 0.0)
 
 
-def _hermite(
-    p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray, span: Any, into: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hermite(p0: Floats, p1: Floats, v0: Floats, v1: Floats, span: Any, into: Any) -> tuple[Floats, Floats, Floats]:
     """Cubic through (p0, v0) and (p1, v1), `into` seconds after its start of `span` seconds, with two derivatives."""
     s, slope = into / span, (p1 - p0) / span
     b, c = 6.0 * slope - 4.0 * v0 - 2.0 * v1, 3.0 * (v0 + v1 - 2.0 * slope)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ecovla_ros.control.checks import distance
 from ecovla_ros.control.playback import NS
-from ecovla_ros.types import JOINTS, ArmState
+from ecovla_ros.types import JOINTS, ArmState, Floats
 
 BACK_S = 0.001
 """A clock that steps back by less than this is taken to stand still, s."""
@@ -67,7 +67,7 @@ class ArmWatch:
 
     age_s: float
     """A joint state older than this is stale, s."""
-    joints: np.ndarray | None = None
+    joints: Floats | None = None
     """Newest measured positions, rad, (7,)."""
     gripper: float = 0.0
     stamp_ns: int = 0
@@ -76,8 +76,8 @@ class ArmWatch:
     it clears it."""
     _ahead_s: float = 0.0
     _broken: bool = False
-    _velocity: np.ndarray = field(default_factory=lambda: np.zeros(len(JOINTS)))
-    _before: np.ndarray | None = None
+    _velocity: Floats = field(default_factory=lambda: np.zeros(len(JOINTS)))
+    _before: Floats | None = None
     _received_ns: int | None = None
     _missing_s: float = 0.0
 
@@ -184,7 +184,7 @@ class GripperGate:
         return target
 
 
-def _seven(values: object) -> np.ndarray | None:
+def _seven(values: object) -> Floats | None:
     """Seven finite floats, or None."""
     try:
         array = np.array(values, float)

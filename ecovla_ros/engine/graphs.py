@@ -155,10 +155,10 @@ def _hand_over(there: Sequence[Tensor], here: Sequence[Tensor]) -> None:
 
 def _saved(plan: Plan) -> list[Tensor]:
     """What the runs of a capture would add to the records twice."""
-    return [t.clone() for record in (plan.record or {}).values() for t in record[:3] if t is not None]
+    return [t.clone() for record in (plan.record or {}).values() for t in record.added()]
 
 
 def _restore(plan: Plan, kept: list[Tensor]) -> None:
-    buffers = [t for record in (plan.record or {}).values() for t in record[:3] if t is not None]
+    buffers = [t for record in (plan.record or {}).values() for t in record.added()]
     for buffer, value in zip(buffers, kept):
         buffer.copy_(value)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.errors import PruningError
+from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.probe import GatedProbe
+from ecovla_ros.kernels.sums import PARTS
 from ecovla_ros.prune import importance
 from ecovla_ros.prune.energy import estimate
 from ecovla_ros.prune.partition import Partition, travel
@@ -54,9 +56,9 @@ class Stack:
         self.borders = sorted({k for k in kept if k < first.channels})
         self._config, self._tokens = config, tokens
         shape, device = (len(sites), first.rows), first.consumer.device
-        self._sums = torch.zeros((3 if config.compensate else 2, *shape), device=device)
-        self.energy, self.sampled = self._sums[0], self._sums[1]
-        self.total = self._sums[2] if config.compensate else None
+        parts = PARTS if triton_runs_on(first.consumer) else 1
+        self._sums = torch.zeros((3 if config.compensate else 2, parts, *shape), device=device)
+        """Energies, energies of sampled tokens and sums, as a pass adds them up, (kinds, parts, L, R)."""
         self.history = torch.zeros(shape, device=device)
         wanda = config.method == "wanda"
         weigh = importance.wanda_factor if wanda else importance.ppsp_factor
@@ -82,12 +84,22 @@ class Stack:
         """Where a pass leaves its statistics; with `probe` it also leaves samples."""
         out = {}
         for row, site in enumerate(self.sites):
-            total = None if self.total is None else self.total[row]
-            record = Record(self.energy[row], total)
+            energy, sampled, *rest = self._sums[:, 0, row]
+            parts = self._sums[:, :, row] if self._sums.shape[1] > 1 else None
+            record = Record(energy, rest[0] if rest else None, parts=parts)
             if probe and self.inputs is not None:
-                record = record._replace(sampled=self.sampled[row], inputs=self.inputs[row], tokens=self._tokens)
+                record = record._replace(sampled=sampled, inputs=self.inputs[row], tokens=self._tokens)
             out[site.key] = record
         return out
+
+    @property
+    def energy(self) -> Tensor:
+        """What the last pass recorded, (L, R)."""
+        return self._added()[0]
+
+    def _added(self) -> Tensor:
+        """Energies, energies of sampled tokens and sums, as a pass adds them up, (kinds, parts, L, R)."""
+        return self._sums[:, 0] if self._sums.shape[1] == 1 else self._sums.sum(1)
 
     def clear(self) -> None:
         """Zero what a pass adds to."""
@@ -110,10 +122,11 @@ class Stack:
 
         `kept`: channels that pass ran, None: all. `tokens`: tokens of the pass, for means.
         """
-        rows = self.energy.shape[1] if kept is None else kept * self.unit
-        probed = self._probe(rows) if rows < self.energy.shape[1] and self.inputs is not None else None
-        now = self._energies(rows, probed)
-        mean = self._means(rows, probed, tokens)
+        rows = self.history.shape[1] if kept is None else kept * self.unit
+        probed = self._probe(rows) if rows < self.history.shape[1] and self.inputs is not None else None
+        energy, sampled, *total = self._added()
+        now = self._energies(rows, energy, sampled, probed)
+        mean = self._means(rows, total[0], probed, tokens) if total else None
         finite = torch.isfinite(now).all()
         history = now if not self.seen else self.history
         fused = importance.fuse(history, now, self._config.alpha)
@@ -180,13 +193,13 @@ class Stack:
         scores = wanted.to(self.history.device).gather(1, self.partition.channel)
         self.arrange(self.exchanges(scores, torch.ones((), dtype=torch.bool, device=scores.device), settled=False))
 
-    def _energies(self, rows: int, probed: Tensor | None) -> Tensor:
+    def _energies(self, rows: int, energy: Tensor, sampled: Tensor, probed: Tensor | None) -> Tensor:
         """(L, R): exact where the pass ran, estimated from the probe or as the history has it elsewhere."""
-        if rows == self.energy.shape[1]:
-            return self.energy.clone()
+        if rows == energy.shape[1]:
+            return energy.clone()
         if probed is None:
-            return torch.cat((self.energy[:, :rows], self.history[:, rows:]), 1)
-        return estimate(self.energy, self.sampled, probed[0], rows)
+            return torch.cat((energy[:, :rows], self.history[:, rows:]), 1)
+        return estimate(energy, sampled, probed[0], rows)
 
     def _probe(self, rows: int) -> Tensor:
         """Sums of squares and of values of the rows that did not run, over the sampled tokens, (2, L, R - rows)."""
@@ -201,14 +214,13 @@ class Stack:
             found.append(torch.stack((hidden.square().sum(0), hidden.sum(0))))
         return torch.stack(found, 1)
 
-    def _means(self, rows: int, probed: Tensor | None, tokens: int) -> Tensor | None:
+    def _means(self, rows: int, total: Tensor, probed: Tensor | None, tokens: int) -> Tensor:
         """Mean activation of every row, averaged over time like the history; None without compensation.
 
         A token that runs besides the `tokens` of each call (the state token, once a frame) is in the sum alone.
         """
-        if self.mean is None or self.total is None:
-            return None
-        now = self.total / (tokens * self.sites[0].calls)
+        assert self.mean is not None, "sums are recorded for means alone"
+        now = total / (tokens * self.sites[0].calls)
         if rows < now.shape[1]:
             sampled = self.sites[0].samples * len(self._tokens)
             now = torch.cat((now[:, :rows], self.mean[:, rows:] if probed is None else probed[1] / sampled), 1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
+from ecovla_ros.kernels.launch import block_bytes
 
 FILLED = 132
 """Blocks that fill a large GPU: as many multiprocessors as an H100 has."""
@@ -119,4 +120,12 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
     many = [cut(64, 64, 4, 2), cut(128, 64, 8, 2), cut(64, 32, 4, 3), cut(64, 64, 4, 2, 2 * FILLED), cut(32, 64, 4, 2)]
     if not wide:
         many.append(cut(128, 64, 4, 3))
-    return list(dict.fromkeys(few if rows * groups * segments <= 2048 else many))
+    shapes = list(dict.fromkeys(few if rows * groups * segments <= 2048 else many))
+    width, room = max(16, 1 << (q.shape[2] - 1).bit_length()) * q.element_size(), block_bytes(q)
+    return [s for s in shapes if _bytes(s, width) <= room] or [cut(16, 16, 4, 1)]
+
+
+def _bytes(shape: Any, width: int) -> int:
+    """Shared memory of one block, about: its queries, and the keys and values that are under way."""
+    held: int = shape.rows + 2 * shape.keys * (shape.stages if shape.rows >= 64 else 1)
+    return held * width + 4096

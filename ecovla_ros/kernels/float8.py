@@ -38,7 +38,8 @@ def linear(x: Tensor, weights: Tensor, scales: Tensor) -> Tensor:
     """
     small, scale = by_rows(x)
     if x.is_cuda:
-        given = {"scale_a": scale[:, None], "scale_b": scales[None, :], "out_dtype": x.dtype}
-        out: Tensor = torch._scaled_mm(small, weights.T, **given)
+        out: Tensor = torch._scaled_mm(
+            small, weights.T, scale_a=scale[:, None], scale_b=scales[None], out_dtype=x.dtype
+        )
         return out
     return ((small.float() @ weights.float().T) * scale[:, None] * scales).to(x.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ecovla_ros.errors import PruningError, unknown
 from ecovla_ros.kernels import float8
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
+from ecovla_ros.kernels.launch import block_bytes
 from ecovla_ros.kernels.sums import Sums
 
 
@@ -70,7 +71,9 @@ def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None
     kernels = importlib.import_module("ecovla_ros.kernels.gated_triton")
     ways: dict[str, Callable[[Tensor], Tensor]] = {}
     if len(x) <= FEW:
-        ways = {str(s): partial(_fused, kernels.gated, x, activation, sums, s) for s in FUSED}
+        room = block_bytes(x)
+        fit = [s for s in FUSED if s[3] * (FEW + 2 * s[0]) * s[1] * x.element_size() <= room]
+        ways = {str(s): partial(_fused, kernels.gated, x, activation, sums, s) for s in fit}
     ways |= {f"product {s}": partial(_product, kernels.columns, x, activation, sums, small if many else None, s)
              for s in COLUMNS}  # fmt: skip
     key = ("gated", len(x), len(weights), x.shape[1], sums is not None, many)

@@ -101,7 +101,7 @@ def _made(
 
 @triton.jit
 def _columns(
-    x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, samples,
+    x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, step, samples,
     GATES: tl.constexpr, KIND: tl.constexpr, STORED: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr,
     SAMPLED: tl.constexpr, VALID: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, SAMPLES: tl.constexpr,
     STAGES: tl.constexpr, EARLY: tl.constexpr,
@@ -130,18 +130,21 @@ def _columns(
             if TOTAL:
                 values += tl.sum(hidden * counts[:, None], 0)
     if ENERGY:
-        tl.store(energy + n, tl.load(energy + n, mask=columns, other=0.0) + squares, mask=columns)
+        # each stretch of tokens has sums of its own: nobody else adds to them, in whatever order programs run
+        mine = tl.program_id(1).to(tl.int64) * step + n
+        tl.store(energy + mine, tl.load(energy + mine, mask=columns, other=0.0) + squares, mask=columns)
         if TOTAL:
-            tl.store(total + n, tl.load(total + n, mask=columns, other=0.0) + values, mask=columns)
-        if SAMPLED:
-            s = tl.arange(0, SAMPLES)
-            known = s < samples
-            row = tl.load(tokens + s, mask=known, other=0).to(tl.int32)
-            hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
-            if STORED:
-                hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
-            seen = tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0)
-            tl.store(sampled + n, tl.load(sampled + n, mask=columns, other=0.0) + seen, mask=columns)
+            tl.store(total + mine, tl.load(total + mine, mask=columns, other=0.0) + values, mask=columns)
+        if SAMPLED:  # noqa: SIM102 - one is known when compiled, the other is not
+            if tl.program_id(1) == 0:
+                s = tl.arange(0, SAMPLES)
+                known = s < samples
+                row = tl.load(tokens + s, mask=known, other=0).to(tl.int32)
+                hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
+                if STORED:
+                    hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
+                seen = tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0)
+                tl.store(sampled + n, tl.load(sampled + n, mask=columns, other=0.0) + seen, mask=columns)
 
 
 def gated(
@@ -174,9 +177,11 @@ def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int,
     stored = kind != "plain"
     out = torch.empty((length, channels), dtype=x.dtype, device=x.device) if stored else x
     block_l, block_n, warps, stages = shape
-    span = length if sums is not None else block_l
+    span, step = block_l, 0
+    if sums is not None:
+        span, step = triton.cdiv(triton.cdiv(length, sums.stretches), block_l) * block_l, sums.step
     _columns[(triton.cdiv(channels, block_n), triton.cdiv(length, span))](
-        x, out, *_pointers(sums, x), length, channels, x.stride(0), span, _samples(sums),
+        x, out, *_pointers(sums, x), length, channels, x.stride(0), span, step, _samples(sums),
         GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),
         BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
         STAGES=stages if sums is not None else 1, num_warps=warps, **options(x),

@@ -18,6 +18,13 @@ EARLY = [False]
 """Whether kernels of this process are launched early, where the hardware can: as `choose` found it."""
 
 _tried: set[int] = set()
+_allowed = [False]
+
+
+def allow(early: bool) -> None:
+    """Whether `choose` may find it; what it has found before stays unless `early` is False."""
+    _allowed[0] = early
+    EARLY[0] = EARLY[0] and early
 
 
 @functools.cache
@@ -25,10 +32,20 @@ def _can(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (9, 0)
 
 
+def block_bytes(like: Tensor) -> int:
+    """Shared memory that one block may have on the device of `like`; without end where Triton is interpreted."""
+    return _block_bytes(like.get_device()) if like.is_cuda else 1 << 30
+
+
+@functools.cache
+def _block_bytes(index: int) -> int:
+    return int(getattr(torch.cuda.get_device_properties(index), "shared_memory_per_block_optin", 99 * 1024))
+
+
 def choose(device: torch.device) -> bool:
     """Let kernels begin early if here that is right and faster, found out once a process; belongs to warm-up."""
     index = torch.cuda.current_device() if device.index is None else device.index
-    if index not in _tried:
+    if _allowed[0] and index not in _tried:
         _tried.add(index)
         if _can(index):
             EARLY[0] = importlib.import_module("ecovla_ros.kernels.launch_trial").wins(device)

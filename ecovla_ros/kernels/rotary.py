@@ -19,7 +19,8 @@ def place(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tenso
     """Rotated queries (L, heads, head_dim), contiguous, of q of that shape, on a device where Triton runs.
 
     Writes the rotated k and v (L, G, head_dim) to `keys` and `values` (G, L, head_dim). `cos`, `sin` (L, head_dim),
-    contiguous, `sin` with the sign of the half rotation. The last dimension of all others is contiguous.
+    contiguous, `sin` with the sign of the half rotation. The last dimension of `keys` and `values` is contiguous, and
+    that of q, k, v has one stride.
     """
     out: Tensor = importlib.import_module("ecovla_ros.kernels.rotary_triton").place(q, k, v, cos, sin, keys, values)
     return out

@@ -15,7 +15,8 @@ from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
 def _place(
     q, k, v, cos, sin, queries, keys, values, length, heads, groups,
     q_row, q_head, k_row, k_head, v_row, v_head, keys_group, keys_row, values_group, values_row,
-    HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_L: tl.constexpr, EARLY: tl.constexpr,
+    HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_L: tl.constexpr, STEP: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         let_next_begin()
@@ -25,16 +26,16 @@ def _place(
     h = tl.arange(0, BLOCK_H)
     inside = (row < length)[:, None] & (h < HALF)[None, :]
     if which < heads:
-        source = q + row[:, None] * q_row + which * q_head + h[None, :]
+        source = q + row[:, None] * q_row + which * q_head + h[None, :] * STEP
         target = queries + (row[:, None] * heads + which) * (2 * HALF) + h[None, :]
     elif which < heads + groups:
-        source = k + row[:, None] * k_row + (which - heads) * k_head + h[None, :]
+        source = k + row[:, None] * k_row + (which - heads) * k_head + h[None, :] * STEP
         target = keys + (which - heads) * keys_group + row[:, None] * keys_row + h[None, :]
     else:
-        source = v + row[:, None] * v_row + (which - heads - groups) * v_head + h[None, :]
+        source = v + row[:, None] * v_row + (which - heads - groups) * v_head + h[None, :] * STEP
         target = values + (which - heads - groups) * values_group + row[:, None] * values_row + h[None, :]
     left = tl.load(source, mask=inside, other=0.0)
-    right = tl.load(source + HALF, mask=inside, other=0.0)
+    right = tl.load(source + HALF * STEP, mask=inside, other=0.0)
     if which < heads + groups:
         table = row[:, None] * (2 * HALF) + h[None, :]
         first, second = left.to(tl.float32), right.to(tl.float32)
@@ -56,7 +57,7 @@ def place(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tenso
         q, k, v, cos, sin, queries, keys, values, length, heads, groups,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
-        HALF=width // 2, BLOCK_H=triton.next_power_of_2(width // 2), BLOCK_L=block,
+        HALF=width // 2, BLOCK_H=triton.next_power_of_2(width // 2), BLOCK_L=block, STEP=q.stride(2),
         num_warps=4 if block > 1 else 1, **options(q),
     )  # fmt: skip
     return queries

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+PARTS = 8
+"""Stretches of tokens that are recorded apart on a GPU: with one, a program would go through all tokens alone."""
+
 
 class Sums(NamedTuple):
     """Buffers of at least k float32, to whose first k a call with k channels adds."""
@@ -20,6 +23,19 @@ class Sums(NamedTuple):
     """(m,) int64."""
     valid: Tensor | None = None
     """(L,) float32: 0 for a token that counts in neither energy nor total; None: all count."""
+    parts: Tensor | None = None
+    """(kinds, P, R) float32: the buffers above are its part 0; a kernel may add stretches of tokens to parts of their
+    own. None: there is one part."""
+
+    @property
+    def stretches(self) -> int:
+        """P."""
+        return 1 if self.parts is None else self.parts.shape[1]
+
+    @property
+    def step(self) -> int:
+        """Elements from one part to the next."""
+        return 0 if self.parts is None else self.parts.stride(1)
 
     def add(self, hidden: Tensor) -> None:
         """Add those of X_int (L, k), by torch."""

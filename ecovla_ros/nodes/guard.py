@@ -99,6 +99,7 @@ class GuardNode(Node):
         self._strangers = 0
         self._claiming = False
         self._last: GuardStatus | None = None
+        self._acted_ns = 0
         self._period_s, self._ticked_s = 1.0 / config.rate_hz, 0.0
         self._late_ms: deque[float] = deque(maxlen=TICKS)
         self._judged_s = self._jitter_ms = 0.0
@@ -363,6 +364,7 @@ class GuardNode(Node):
         status = self._last = command.status
         if status.counters.get("reference", 0) > self._strangers:
             self._name_strangers(status)
+        self._acted_ns = now_ns
         if command.trajectory is not None and self._guard.in_time(self._now_ns()):
             self._arm.send(command.trajectory, self._stamp(command))
         if command.gripper is not None:
@@ -454,6 +456,7 @@ class GuardNode(Node):
             "chunks_of_others": self._chunk_source.refused,
             "unreadable": sum(intake.dropped for intake in self._intakes) + self._estop.broken,
             "tick_jitter_p99_ms": self._jitter(),
+            **self._guard.controller_known(self._acted_ns),
             **{f"count_{name}": count for name, count in status.counters.items()},
         }
 

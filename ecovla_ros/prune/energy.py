@@ -55,9 +55,11 @@ def estimate(record: Tensor, sampled: Tensor, probed: Tensor, kept: int) -> Tens
     """Energies of all channels from a sparse pass and a probe, (L, R) in slot order.
 
     `record` (L, R): exact energies of the first `kept` rows. `sampled` (L, R): the same over the sampled tokens.
-    `probed` (L, R - kept): energies of the other rows over the sampled tokens. The latter are scaled by how much the
-    kept rows hold in the whole sequence for each part they hold in the sample (ratio estimator), per layer; with every
-    token sampled the scale is 1 and the estimate is exact.
+    `probed` (L, R - kept): energies of the other rows over the sampled tokens.
+
+    This is a ratio estimator, layer by layer: the energy of a pruned row is its energy over the sampled tokens, times
+    what all kept rows hold in the whole sequence, divided by what they hold in the sample. With every token sampled
+    the two are equal and the estimate is exact.
     """
     whole, part = record[:, :kept].sum(1, keepdim=True), sampled[:, :kept].sum(1, keepdim=True)
     scale = torch.where(part > 0, whole / part.clamp_min(torch.finfo(part.dtype).tiny), torch.ones_like(part))

@@ -73,6 +73,13 @@ class Record(NamedTuple):
     """Inputs of the layer at the sampled tokens, (samples, m, D), in the model's dtype."""
     tokens: Tensor | None = None
     """Which tokens of the pass are sampled, (m,) int64."""
+    parts: Tensor | None = None
+    """Where kernels add for stretches of tokens apart, so that these run side by side: (kinds, P, R) float32, of which
+    part 0 is `energy`, `sampled` and `total`. What was recorded is the sum over the parts. None: there is one part."""
+
+    def added(self) -> list[Tensor]:
+        """Everything a pass adds to."""
+        return [t for t in self[:3] if t is not None] if self.parts is None else [self.parts]
 
 
 class SiteUse(NamedTuple):

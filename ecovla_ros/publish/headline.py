@@ -65,7 +65,7 @@ def _rest(document: Document) -> Row:
     rest = max(row["rest_s"] for row in document["rows"] if "rest_s" in row)
     return [
         "Safe?",
-        "a process killed or a camera stopped in mid-motion, simulated arm",
+        "a process killed or frozen or a camera stopped in mid-motion, simulated arm",
         f"at rest after {rest:.2f} s at most",
         "[safety](docs/results/safety.md)",
     ]

@@ -73,6 +73,35 @@ def faults(document: Document) -> str:
     return markdown(head, rows, source(document, command))
 
 
+def releases(document: Document) -> str:
+    """The campaign by release of the controller, by our model of its rules and, where one was built, by itself."""
+    rows = []
+    for row in document["releases"]:
+        real = row.get("by_the_real", 0)
+        off = row.get("largest_difference_rad")
+        rows.append([
+            row["release"], f"{row['judged']}", f"{row['outside']}", f"{real}",
+            f"{row['outside_by_the_real']}" if real else "not measured",
+            f"{off:.1e}" if real and off is not None else "not measured",
+        ])  # fmt: skip
+    head = ("release", "cases by the model", "outside limits", "cases by the real controller", "outside limits",
+            "largest difference, rad")  # fmt: skip
+    settings = document["settings"]
+    command = f"ecovla faults --cases {settings['cases']} --seed {settings['seed']}"
+    return markdown(head, rows, source(document, command))
+
+
+def stops(document: Document) -> str:
+    """Stops of the guard and of ruckig."""
+    rows = [
+        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_mean']:.2f}",
+         f"{r['knots_mean']:.0f}"]
+        for r in document["rows"]
+    ]  # fmt: skip
+    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots")
+    return markdown(head, rows, source(document, "python -m ecovla_ros.bench.guard.stops"))
+
+
 def playback(document: Document) -> str:
     """Ways to play one motion."""
     rows = [
@@ -135,6 +164,38 @@ def bags(document: Document) -> str:
     return markdown(("case", "bag", "measured", "wanted"), rows, source(document, command))
 
 
+def reads(document: Document) -> str:
+    """What is read, and what is refused by name: of tests that ran."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in document["rows"]:
+        before, colon, after = _plain(row["what"]).rpartition(": ")
+        held = groups.setdefault(row["kind"], {}).setdefault(before, [])
+        held += [] if row["failed"] else [after]
+    rows = [
+        [
+            kind,
+            "; ".join(f"{before}: {', '.join(held)}" if before else "; ".join(held) for before, held in parts.items()),
+        ]
+        for kind, parts in groups.items()
+    ]
+    return markdown(("kind", "what"), rows, source(document, "make reads"))
+
+
+def _plain(pattern: str) -> str:
+    """A pattern that a test looks for, as text."""
+    return pattern.replace(".*", " ... ").replace("\\", "").replace("|", "\\|")
+
+
+def spoilt(document: Document) -> str:
+    """The campaign of spoilt inputs."""
+    keys = ("kind", "inputs", "read", "refused", "wrong")
+    rows = [[f"{row[key]}" for key in keys] for row in document["rows"]]
+    settings = document["settings"]
+    command = f"ecovla spoil --count {settings['count']} --seed {settings['seed']}"
+    head = ("input", "spoilt", "read", "refused in one line, exit code 2", "anything else")
+    return markdown(head, rows, source(document, command))
+
+
 SECTIONS = settings_tables.sections()
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
@@ -164,11 +225,16 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "owners": ("fuzz.json", owners),
     "faults": ("faults.json", faults),
     "playback": ("faults.json", playback),
+    "releases": ("faults.json", releases),
+    "stops": ("stops.json", stops),
+    "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),
     "paper": ("", speed_tables.paper),
     "bags": ("bags.json", bags),
+    "reads": ("reads.json", reads),
+    "spoilt": ("inputs.json", spoilt),
     "tokens": ("tokens.json", speed_tables.tokens),
     **{f"settings-{name}": ("", partial(settings_tables.section, name)) for name in SECTIONS},
 }

@@ -35,6 +35,8 @@ PING_S, GONE_S = 30.0, 300.0
 """How often a client is pinged, and after what silence its connection ends, s; simulators block for tens of seconds."""
 IDLE_S = 60.0
 """A client that has said nothing for so long gives its seat to the next one, s."""
+ALIVE_S = 5.0
+"""An openpi client that does not answer a ping within this time has vanished, s; asked when another one comes."""
 CLOSE_S = 2.0
 """A client has so long to answer a close, s."""
 BUSY = 1013
@@ -50,8 +52,8 @@ MOST_PATH = 512
 
 
 @dataclass
-class Seat:
-    """Who is being served."""
+class ServedClient:
+    """The client that is being served."""
 
     socket: ServerConnection
     spoke_s: float
@@ -78,7 +80,7 @@ class PolicyServer:
         self._session, self._protocol, self._asks = session, protocol, dict(asks)
         self._access = access or Access()
         self._thread = ThreadPoolExecutor(1, "inference")
-        self._seat: Seat | None = None
+        self._seat: ServedClient | None = None
 
     async def start(self, host: str, port: int) -> Server:
         """Listen; the caller closes it. Raises OSError for a port that is taken, ConfigError for an open door."""
@@ -106,12 +108,13 @@ class PolicyServer:
     async def _client(self, socket: ServerConnection) -> None:
         while (seat := self._seat) is not None:
             idle_s = time.monotonic() - seat.spoke_s
-            if not self._access.takeover and idle_s <= self._access.idle_s:
+            keeps = not self._access.takeover and idle_s <= self._access.idle_s
+            if keeps and not await self._vanished(seat):
                 await socket.close(BUSY, "another client is being served")
                 return
             await seat.socket.close(GIVEN_UP, f"silent for {idle_s:.0f} s; another client was let in")
             await seat.ended.wait()
-        seat = self._seat = Seat(socket, time.monotonic())
+        seat = self._seat = ServedClient(socket, time.monotonic())
         try:
             await self._serve(seat)
         except ConnectionClosed:
@@ -120,7 +123,18 @@ class PolicyServer:
             self._seat = None
             seat.ended.set()
 
-    async def _serve(self, seat: Seat) -> None:
+    async def _vanished(self, seat: ServedClient) -> bool:
+        """Whether the machine of a client is gone: openpi's client answers pings from a thread of its own, whatever it
+        does. vla-eval's does not while its simulator runs, and keeps its seat."""
+        if self._protocol != "openpi":
+            return False
+        try:
+            await asyncio.wait_for(await seat.socket.ping(), ALIVE_S)
+        except (asyncio.TimeoutError, ConnectionClosed):
+            return True
+        return False
+
+    async def _serve(self, seat: ServedClient) -> None:
         vla_eval = self._protocol == "vla-eval"
         answer: Callable[[ServerConnection, Any], Awaitable[None]] = self._vla_eval if vla_eval else self._openpi
         await self._run(self._session.start)
@@ -135,9 +149,12 @@ class PolicyServer:
         """An observation in, a chunk out; text tells what was wrong."""
         began = time.monotonic()
         try:
-            chunk = await self._run(lambda: self._session.chunk(unpack(data)))
+            chunk = await self._run(lambda: self._session.answer(unpack(data)))
         except Exception as error:  # whatever a message raises, its sender is told, and the next is answered
             await socket.send(_told(error))
+            return
+        if chunk is None:
+            await socket.send(pack({"reset": True}, "openpi"))
             return
         timing = {"infer_ms": (time.monotonic() - began) * 1e3}
         await socket.send(pack({"actions": chunk, "server_timing": timing}, "openpi"))

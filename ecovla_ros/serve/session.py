@@ -33,6 +33,16 @@ OPENPI = MessageKeys(
     {"third_person": "observation/image", "wrist": "observation/wrist_image"}, ("observation/state",), "prompt"
 )
 """LIBERO's names, of vla-eval's benchmark and of openpi's example."""
+DROID = MessageKeys(
+    {"third_person": "observation/exterior_image_1_left", "wrist": "observation/wrist_image_left"},
+    ("observation/joint_position", "observation/gripper_position"),
+    "prompt",
+)
+ALOHA = MessageKeys({"third_person": "images/cam_high", "wrist": "images/cam_right_wrist"}, ("state",), "prompt")
+PRESETS = {"libero": OPENPI, "droid": DROID, "aloha": ALOHA}
+"""What openpi's examples call things."""
+RESET = "reset"
+"""Key of an openpi client's message that begins an episode."""
 
 
 @dataclass
@@ -52,18 +62,34 @@ class Session:
     seed: int = 0
     clock: Callable[[], int] = field(default=lambda: 0)
     """Nanoseconds, for stamps."""
+    prompt: str = ""
+    """The instruction of messages that have none."""
     _left: list[NDArray[np.float32]] = field(default_factory=list)
+    _text: str = ""
 
     def start(self) -> None:
         """A new episode: forget the last one."""
         self.engine.reset(self.seed)
-        self._left = []
+        self._left, self._text = [], ""
         if self.ensemble is not None:
             self.ensemble.reset()
 
     def chunk(self, message: Any) -> NDArray[np.float32]:
-        """Actions (H, D) for an observation. Raises ObservationError, ControlError, PruningError."""
+        """Actions (H, D) for an observation; one with another instruction begins an episode.
+
+        Raises ObservationError, ControlError, PruningError.
+        """
         return self._turned(self._infer(message))
+
+    def answer(self, message: Any) -> NDArray[np.float32] | None:
+        """As `chunk`. A message with `reset` set begins an episode; None where it holds nothing else."""
+        if isinstance(message, Mapping) and message.get(RESET) is not None:
+            if bool(message[RESET]):
+                self.start()
+            message = {key: value for key, value in message.items() if key != RESET}
+            if not message:
+                return None
+        return self.chunk(message)
 
     def action(self, message: Any) -> NDArray[np.float32]:
         """The next action (D,): of the chunk at hand, or of a new one. Raises as `chunk`."""
@@ -79,8 +105,9 @@ class Session:
         if not isinstance(message, Mapping):
             raise ObservationError(f"an observation must be a mapping, got {type(message).__name__}")
         cameras = self.engine.policy.spec.cameras
-        images = {camera: self._look(message, self.keys.images.get(camera, camera)) for camera in cameras}
-        text = self._look(message, self.keys.text)
+        keys = {camera: self.keys.images.get(camera, camera) for camera in cameras}
+        images = {camera: picture(self._look(message, key), key) for camera, key in keys.items()}
+        text = self._instruction(message)
         if not isinstance(text, str):
             raise ObservationError(f"'{self.keys.text}' must be text, got {type(text).__name__}")
         if len(text) > MOST_INSTRUCTION:
@@ -91,8 +118,21 @@ class Session:
         arm = np.zeros(7) if self.other else state[:7]
         return Observation(self.clock(), images, arm, 0.0 if self.other else float(state[7]), text, state)
 
+    def _instruction(self, message: Mapping[str, Any]) -> Any:
+        """The message's, or the default one where it has none."""
+        if not self.prompt:
+            return self._look(message, self.keys.text)
+        try:
+            return self._look(message, self.keys.text) or self.prompt
+        except ObservationError:
+            return self.prompt
+
     def _infer(self, message: Any) -> NDArray[np.float32]:
-        made = self.engine.step(self.observation(message)).chunk
+        seen = self.observation(message)
+        if self._text and seen.instruction != self._text:
+            self.start()
+        self._text = seen.instruction
+        made = self.engine.step(seen).chunk
         values = np.concatenate((made.joints, made.gripper[:, None]), 1) if made.raw is None else made.raw
         return values.astype(np.float32)
 
@@ -130,6 +170,22 @@ class Session:
                 raise ObservationError(f"no '{key}' in the observation; it has {', '.join(map(str, _paths(message)))}")
             place = place[part]
         return place
+
+
+def picture(value: Any, key: str) -> Any:
+    """An image as openpi's clients send them: (H, W, 3), or (3, H, W); uint8, or floats from 0 to 1.
+
+    Raises ObservationError for floats that are none of these; other arrays are the policy's to judge.
+    """
+    image = np.asarray(value)
+    if image.ndim == 3 and image.shape[0] == 3 and image.shape[2] != 3:
+        image = np.moveaxis(image, 0, 2)
+    if image.dtype.kind != "f":
+        return np.ascontiguousarray(image)
+    if not image.size or not np.isfinite(image).all() or image.min() < 0.0 or image.max() > 1.0:
+        low, high = image.min(initial=0), image.max(initial=0)
+        raise ObservationError(f"'{key}' is floats from {low:.4g} to {high:.4g}; valid: 0 to 1, or uint8")
+    return np.ascontiguousarray((255.0 * image).astype(np.uint8))
 
 
 def keys_of(protocol: MessageKeys, images: Sequence[str], state: str, text: str) -> MessageKeys:

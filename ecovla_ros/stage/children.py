@@ -70,10 +70,15 @@ class Child:
         self._process.kill()
         self._process.wait()
 
+    def freeze(self, on: bool) -> None:
+        """SIGSTOP, as a machine that swaps or a debugger would; off: SIGCONT."""
+        self._process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+
     def stop(self) -> int:
         """SIGTERM, and SIGKILL if that does not help; returns its exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGCONT)  # one that stands still would not hear it
         try:
             return self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:

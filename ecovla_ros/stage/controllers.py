@@ -15,6 +15,7 @@ STATE = "control_msgs/msg/JointTrajectoryControllerState"
 """Published by ros2_control's joint_trajectory_controller."""
 SCENE = "ecovla_ros/srv/ResetScene"
 """Offered by our simulator."""
+DECIDED = (("controller_clock", "its clock"), ("controller_turns", "its whole turns"), ("stamps", "commands stamped"))
 FAULTS = "arm_fault"
 """Published by our node kortex."""
 
@@ -61,6 +62,6 @@ def findings(node: Node, name: str, topic: ExpectedTopic) -> Iterator[Finding]:
 
 def guarded(values: dict[str, str]) -> Iterator[Finding]:
     """What the guard decided about the controller's clock, the turns of its joints, and stamps."""
-    keys = [key for key in values if key.startswith(("stamp", "controller", "clock", "turn")) and "count" not in key]
-    text = ", ".join(f"{key} {values[key]}" for key in keys)
-    yield Finding(OK if text else WARNING, "guard: controller", text or "it does not say what it knows of its clock")
+    said = [f"{text}: {values[key]}" for key, text in DECIDED if key in values]
+    level = OK if said and not values["controller_clock"].startswith("not known") else WARNING
+    yield Finding(level, "guard: controller", "; ".join(said) or "it does not say what it knows of the controller")

@@ -168,7 +168,8 @@ class Doctor(Node):
             f"{name} at {at:.2f} rad" for name, at, low, high in zip(names, state.joints, within.lower, within.upper)
             if not low <= at <= high
         ]  # fmt: skip
-        text = f"{', '.join(out)}, outside limits" if out else "within limits"
+        degrees = "; are these degrees? valid: rad" if np.abs(state.joints).max() > wire.MOST_RAD else ""
+        text = f"{', '.join(out)}, outside limits{degrees}" if out else "within limits"
         yield Finding(FAULT if out else OK, "joint ranges", text)
 
     def _stamps(self) -> Iterator[Finding]:

@@ -96,6 +96,10 @@ class Stage:
         self._killed.add(name)
         self._children[name].kill()
 
+    def freeze(self, name: str, on: bool) -> None:
+        """SIGSTOP a process; off: SIGCONT."""
+        self._children[name].freeze(on)
+
     def shoot(self, picture: np.ndarray) -> None:
         """Publish the (H, W, 3) picture as both cameras', stamped now. Only where they are relayed."""
         now_ns = self.now_ns()

@@ -18,6 +18,8 @@ from ecovla_ros.types import Trajectory
 COMMANDS = "joint_trajectory_controller/joint_trajectory"
 TRANSPORT_NS = 3_000_000
 """A command reaches the controller so much later than it was planned, ns."""
+LATE_NS = 50_000_000
+"""This process may hear a command so much later than the controller, ns: the processors have other work."""
 
 
 class RecordedController:
@@ -25,7 +27,7 @@ class RecordedController:
 
     def __init__(self, node: Any) -> None:
         self._node = node
-        self._told: list[tuple[int, Trajectory]] = []
+        self._told: list[tuple[int, int, Trajectory]] = []  # stamp, arrival here, ns
         self._live: TrajectoryController | None = None
         self._start: tuple[int, np.ndarray] | None = None
         self._joints: np.ndarray | None = None
@@ -46,11 +48,15 @@ class RecordedController:
         return float(np.abs(self._live.sample(self._now())[1]).max()) if self._live else 0.0
 
     def again(self) -> FakeController:
-        """The commands from `begin` to now, by a controller that gets each `TRANSPORT_NS` after it was planned."""
+        """The commands from `begin` to now, by a controller that gets each `TRANSPORT_NS` after it was planned.
+
+        One that came here later than `LATE_NS` was held up on its way out, and the controller got it then too.
+        """
         assert self._start is not None
         controller = FakeController(self._start[1], self._start[0])
-        for stamp_ns, trajectory in self._told:
-            controller.run(max(stamp_ns + TRANSPORT_NS - controller.now_ns, 0))
+        for stamp_ns, came_ns, trajectory in self._told:
+            late = not stamp_ns or came_ns - stamp_ns > LATE_NS
+            controller.run(max((came_ns if late else stamp_ns + TRANSPORT_NS) - controller.now_ns, 0))
             controller.accept(trajectory, stamp_ns)
         controller.run(max(self._now() - controller.now_ns, 0))
         return controller
@@ -58,8 +64,9 @@ class RecordedController:
     def _on(self, msg: JointTrajectory) -> None:
         if self._live is not None:
             stamp_ns, trajectory = wire.stamp_ns(msg.header.stamp), wire.trajectory(msg)
-            self._told.append((stamp_ns, trajectory))
-            self._live.accept(trajectory, self._now(), stamp_ns=stamp_ns)
+            now_ns = self._now()
+            self._told.append((stamp_ns, now_ns, trajectory))
+            self._live.accept(trajectory, now_ns, stamp_ns=stamp_ns)
 
     def _on_joints(self, msg: JointState) -> None:
         try:

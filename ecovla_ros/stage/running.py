@@ -51,7 +51,7 @@ def _parameters(node: Node, executor: SingleThreadedExecutor, name: str) -> dict
 
 def _call(node: Node, executor: SingleThreadedExecutor, kind: Any, name: str, request: Any) -> Any:
     """The answer; None when nobody answers in time."""
-    client = node.create_client(kind, name)
+    client: Any = node.create_client(kind, name)
     try:
         end = time.monotonic() + READY_S
         while not client.service_is_ready():

@@ -1,4 +1,5 @@
-"""`ecovla trial` kills a process or stops a camera in mid-motion and checks how the simulated arm comes to rest.
+"""`ecovla trial` kills or freezes a process, or stops a camera, in mid-motion and checks how the simulated arm comes to
+rest. A frozen process (SIGSTOP) goes on later (SIGCONT), and what it does then is judged too.
 
 It also measures how evenly the guard ticks, and the time from a picture to the command. The processes run over ROS 2
 on this machine. The commands that the controller got are run again here at 1 kHz, to see every step of the motion.
@@ -21,7 +22,10 @@ from ecovla_ros.wire import stamp_ns
 
 MOVE_RAD_S = 0.15
 """The arm is in mid-motion when a joint is commanded to be faster, rad/s."""
-RAMPED_S, MOVE_S, AFTER_S = 2.2, 30.0, 1.6
+RAMPED_S, MOVE_S, AFTER_S, THAWED_S = 2.2, 30.0, 1.6, 2.0
+"""The ramp is over after the first, s; motion must come within the second; the third is watched, and the fourth after a
+frozen process goes on."""
+KILLED, FROZEN = ("policy", "guard"), ("policy", "guard", "sim")
 STILL_RAD_S = 1e-4
 """A joint slower than this is at rest, rad/s."""
 REST_S, JITTER_MS, SHARE, BESIDE_MS = 0.8, 5.0, 0.15, 15.0
@@ -39,9 +43,10 @@ def main(repeat: int, out: Path, json: Path | None) -> int:
     """Run the trials. Exit code 1 when a figure that was asked for is not reached."""
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    for what in ("policy", "guard", "camera"):
+    trials = [*(("killed", name) for name in KILLED), ("stopped", "camera"), *(("frozen", name) for name in FROZEN)]
+    for how, what in trials:
         for seed in range(repeat):
-            rows.append(stop(what, seed, out))
+            rows.append(stop(what, how, seed, out))
             print(rows[-1], flush=True)
     jitter, share = (max(row[key] for row in rows) for key in ("tick_jitter_p99_ms", "guard_share"))
     rows += [
@@ -57,8 +62,11 @@ def main(repeat: int, out: Path, json: Path | None) -> int:
     return int(not all(row["reached"] for row in rows))
 
 
-def stop(what: str, seed: int, out: Path) -> dict[str, Any]:
-    """Drive, kill `what` with signal 9 (or stop passing pictures on) in mid-motion, and look at the commands."""
+def stop(what: str, how: str, seed: int, out: Path) -> dict[str, Any]:
+    """Drive, kill `what` with signal 9, freeze it, or stop passing pictures on in mid-motion, and look at the commands.
+
+    With the simulator frozen, joint states stop, and the controller that is judged is the recorded one, which runs on.
+    """
     with Stage(out, DRAWN, relayed=what == "camera") as stage:
         stage.begin("apple", seed)
         stage.arm.begin()
@@ -67,22 +75,28 @@ def stop(what: str, seed: int, out: Path) -> dict[str, Any]:
         stage.driver.until(lambda: stage.arm.speed() > MOVE_RAD_S, MOVE_S, "motion")
         speed = stage.arm.speed()
         share = (stage.cpu_s("guard") - used) / (time.monotonic() - began)
-        if what == "camera":
+        if how == "stopped":
             stage.passing = False
-        else:
+        elif how == "killed":
             stage.kill(what)
+        else:
+            stage.freeze(what, True)
         cycle = len(stage.arm.again().commanded()[0])
         stage.driver.spin(AFTER_S, lambda: True)
+        watched = len(stage.arm.again().commanded()[0])
+        if how == "frozen":
+            stage.freeze(what, False)
+            stage.driver.spin(THAWED_S, lambda: True)
         controller = stage.arm.again()
         velocity = controller.commanded()[1]
-        moving = np.abs(velocity[cycle:]).max(axis=1) > STILL_RAD_S
+        moving = np.abs(velocity[cycle:watched]).max(axis=1) > STILL_RAD_S
         rest_s = 1e-3 * (int(np.flatnonzero(moving)[-1]) + 1) if moving.any() else 0.0
         limits = load("normal")
         broken = sorted(controller.violations(limits) - {"jerk"})  # said as a step: stamps and transport blur jerk
         step = float(np.abs(np.diff(velocity, 2, axis=0)).max()) * 1e3
         calm = rest_s <= REST_S and not moving[-1] and not broken and step <= limits.acceleration.min()
         return {
-            "trial": f"{what} {'stopped' if what == 'camera' else 'killed'}", "seed": seed, "speed_rad_s": speed,
+            "trial": f"{what} {how}", "seed": seed, "speed_rad_s": speed,
             "rest_s": rest_s, "violations": broken, "step_rad_s2": step, "guard": stage.values.get("state", ""),
             "reached": calm, "tick_jitter_p99_ms": float(stage.values.get("tick_jitter_p99_ms", "nan")),
             "guard_share": share,

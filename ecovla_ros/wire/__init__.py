@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ecovla_ros.wire import compressed
 from ecovla_ros.wire.arm import (
+    MOST_RAD,
     arm_state,
     controller_state,
     fill_gripper,
@@ -21,6 +22,7 @@ from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
 from ecovla_ros.wire.states import JointStates
 
 __all__ = [
+    "MOST_RAD",
     "JointStates",
     "arm_state",
     "controller_state",

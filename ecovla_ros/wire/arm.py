@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError, short
-from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState, Trajectory
+from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState, Floats, Trajectory
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.joint_names import advice
 
+MOST_RAD = 4.0 * math.pi
+"""No joint of this arm is ever reported further from zero; a number of degrees soon is."""
 MOST_NAMES = 256
 """Joint names of a message at most: what has more is no robot of ours, and is not searched."""
 
 
 @functools.lru_cache(maxsize=64)
-def places(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def places(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Floats, Floats]:
     """Which of the `wanted` joints are among `names`, as indices into `wanted`, and where they stand there.
 
     Raises ObservationError for one that is named twice.
@@ -69,6 +71,16 @@ def arm_state(msg: Any, finite: bool = True, joints: ArmJoints = GEN3) -> ArmSta
     return state_of(stamp_ns(msg.header.stamp), position, velocity, joints, finite)
 
 
+def check_radians(state: ArmState, joints: ArmJoints = GEN3) -> None:
+    """Raises ObservationError for positions that cannot be radians."""
+    worst = int(np.abs(state.joints).argmax())
+    if abs(state.joints[worst]) > MOST_RAD:
+        raise ObservationError(
+            f"{joints.arm[worst]} on joint_states is at {state.joints[worst]:.4g}, more than two turns; are these "
+            "degrees? valid: rad"
+        )
+
+
 def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerState:
     """control_msgs/JointTrajectoryControllerState to what the controller says of itself.
 
@@ -87,7 +99,7 @@ def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerStat
     )
 
 
-def state_of(ns: int, position: np.ndarray, velocity: np.ndarray, joints: ArmJoints, finite: bool) -> ArmState:
+def state_of(ns: int, position: Floats, velocity: Floats, joints: ArmJoints, finite: bool) -> ArmState:
     """Of positions and velocities in the order of `joints.wanted`. Raises ObservationError, see `arm_state`."""
     arm = len(joints.arm)
     if finite:

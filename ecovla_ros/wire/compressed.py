@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from ecovla_ros.errors import ObservationError
+from ecovla_ros.types import Pixels
 
 MOST_PX = 2 * 1920 * 1080
 """Pixels of a picture at most, unless told otherwise."""
@@ -31,7 +32,7 @@ BARE = frozenset((0x01, *range(0xD0, 0xD8)))
 """JPEG markers without a length."""
 
 
-def decode(data: Any, name: str, most_px: int = MOST_PX) -> np.ndarray:
+def decode(data: Any, name: str, most_px: int = MOST_PX) -> Pixels:
     """Bytes of a whole JPEG or PNG to RGB, uint8, (H, W, 3). Raises ObservationError, naming the picture `name`."""
     raw = bytes(data)
     if depth := _depth(raw):
@@ -45,7 +46,7 @@ def decode(data: Any, name: str, most_px: int = MOST_PX) -> np.ndarray:
     if not 0 < height * width <= most_px:
         raise ObservationError(f"{name}: an image of {width} x {height} px; valid: 1 to {most_px} px in all")
     try:
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+        image: Any = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as error:
         raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG") from error
     if image is None:
@@ -69,7 +70,7 @@ def _depth(raw: bytes) -> str:
     return ""
 
 
-def _missing_rows(raw: bytes, image: np.ndarray) -> int:
+def _missing_rows(raw: bytes, image: Pixels) -> int:
     """Rows at the bottom that a JPEG does not hold: cameras that lose half of one still end it with its marker.
 
     The decoder fills them with one colour. So does a picture that is really of one colour there; but that costs bits,
@@ -88,7 +89,7 @@ def _missing_rows(raw: bytes, image: np.ndarray) -> int:
     return 0 if len(tail) < 8 or any(tail[p:] == tail[:-p] for p in range(1, len(tail) - 3)) else rows
 
 
-def encode(image: np.ndarray) -> bytes:
+def encode(image: Pixels) -> bytes:
     """RGB, uint8, (H, W, 3) to a PNG."""
     return bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 

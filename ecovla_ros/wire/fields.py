@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.errors import ObservationError
+from ecovla_ros.types import Floats, Pixels
 
 NS = 1_000_000_000
 
@@ -31,7 +32,7 @@ def set_stamp(stamp: Any, ns: int) -> None:
     stamp.sec, stamp.nanosec = divmod(int(ns), NS)
 
 
-def sequence(like: Any, code: str, values: np.ndarray) -> Any:
+def sequence(like: Any, code: str, values: Floats | Pixels) -> Any:
     """Values as a message holds them: numpy from a bag, array.array in rclpy (whose setters copy all else slowly)."""
     flat = np.ascontiguousarray(values, np.uint8 if code == "B" else np.float64).ravel()
     if isinstance(like, np.ndarray):

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from ecovla_ros.errors import ObservationError, short, unknown
+from ecovla_ros.types import Pixels
 from ecovla_ros.wire import compressed
 from ecovla_ros.wire.fields import sequence, set_stamp
 
@@ -55,7 +56,7 @@ _BYTES = {
 }  # fmt: skip
 
 
-def decode_image(msg: Any, name: str = "image", most_px: int = compressed.MOST_PX) -> np.ndarray:
+def decode_image(msg: Any, name: str = "image", most_px: int = compressed.MOST_PX) -> Pixels:
     """sensor_msgs/Image or CompressedImage to RGB, uint8, (H, W, 3). Row padding (`step`) is honoured.
 
     Raises ObservationError, naming the camera `name`, for another encoding, for data that do not fit the size, and,
@@ -66,7 +67,7 @@ def decode_image(msg: Any, name: str = "image", most_px: int = compressed.MOST_P
     return compressed.decode(msg.data, f"{name} ('{short(msg.format)}')", most_px)
 
 
-def _raw(msg: Any, name: str, most_px: int) -> np.ndarray:
+def _raw(msg: Any, name: str, most_px: int) -> Pixels:
     if msg.encoding in DEPTH:
         raise ObservationError(
             f"{name}: {msg.encoding} is a depth picture; valid: the colour topic of the camera, or as one of "
@@ -89,7 +90,7 @@ def _raw(msg: Any, name: str, most_px: int) -> np.ndarray:
     return _colours(rows, msg.encoding, bool(getattr(msg, "is_bigendian", 0)), name)
 
 
-def _planar(msg: Any, name: str, most_px: int) -> np.ndarray:
+def _planar(msg: Any, name: str, most_px: int) -> Pixels:
     """Brightness of every pixel, then the colours, in a plane of pairs (nv) or in two."""
     height, width, step = int(msg.height), int(msg.width), int(msg.step) or int(msg.width)
     conversion, share = PLANAR[msg.encoding]
@@ -115,7 +116,7 @@ def _planar(msg: Any, name: str, most_px: int) -> np.ndarray:
     return np.asarray(cv2.cvtColor(np.vstack([bright, colours]), conversion))
 
 
-def _colours(rows: np.ndarray, encoding: str, big_endian: bool, name: str) -> np.ndarray:
+def _colours(rows: Pixels, encoding: str, big_endian: bool, name: str) -> Pixels:
     """Bytes (H, W, B) of an encoding to RGB, uint8, (H, W, 3)."""
     if encoding in CONVERTED:
         if rows.shape[0] < 2 or rows.shape[1] % 2 or (encoding.startswith("bayer") and rows.shape[0] % 2):
@@ -130,7 +131,7 @@ def _colours(rows: np.ndarray, encoding: str, big_endian: bool, name: str) -> np
     return np.array(rows[..., :3] if first < last else rows[..., 2::-1])  # a copy: the message may go
 
 
-def fill_image(msg: Any, image: np.ndarray, ns: int, frame: str) -> Any:
+def fill_image(msg: Any, image: Pixels, ns: int, frame: str) -> Any:
     """RGB uint8 (H, W, 3) into a sensor_msgs/Image."""
     set_stamp(msg.header.stamp, ns)
     msg.header.frame_id = frame

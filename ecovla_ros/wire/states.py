@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecovla_ros.errors import ObservationError, short
-from ecovla_ros.types import GEN3, ArmJoints, ArmState
+from ecovla_ros.types import GEN3, ArmJoints, ArmState, Floats
 from ecovla_ros.wire.arm import checked_lengths, checked_names, places, state_of
 from ecovla_ros.wire.fields import NS, raw_stamp_ns, stamp_ns
 from ecovla_ros.wire.joint_names import advice
@@ -32,9 +33,9 @@ class _Layout:
     """One tuple of names, as a publisher sends it every time."""
 
     names: tuple[str, ...]
-    columns: np.ndarray
+    columns: Floats
     """Which of `ArmJoints.wanted` it holds; empty for somebody else's message."""
-    places: np.ndarray
+    places: Floats
     """Where in the message these stand."""
     history: History
 
@@ -51,7 +52,7 @@ class _Head:
     def behind(self) -> int:
         return self.positions + 8 * self.count
 
-    def numbers(self, raw: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    def numbers(self, raw: bytes) -> tuple[Floats, Floats] | None:
         """Positions and velocities of all its joints; None where their number is not what it was."""
         if len(raw) < self.behind + 4:
             return None
@@ -153,7 +154,7 @@ class JointStates:
         self._check_apart(stamps, parts[0][1])
         return state_of(ns, position, velocity, self.joints, finite)
 
-    def _check_apart(self, stamps: np.ndarray, ns: int) -> None:
+    def _check_apart(self, stamps: NDArray[np.int64], ns: int) -> None:
         """Raises ObservationError for a joint that is not of the same time as the preferred part."""
         far = int(np.abs(stamps - ns).argmax())
         apart_s, name = abs(int(stamps[far]) - ns) / NS, self.joints.wanted[far]
@@ -171,7 +172,7 @@ class JointStates:
         told = short(", ".join(held[:20])) + (f" and {len(held) - 20} more" if len(held) > 20 else "")
         return f"joint_states lacks {', '.join(missing)}; it holds: {told or 'no joint'}{advice(held, self.joints)}"
 
-    def _numbers(self, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+    def _numbers(self, raw: bytes) -> tuple[Floats, Floats]:
         head = self._head(raw)
         found = None if head is None else head.numbers(raw)
         assert found is not None, "what is kept as bytes was read before"

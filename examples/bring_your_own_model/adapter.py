@@ -19,7 +19,7 @@ from ecovla_ros.kernels.gated import gated
 from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site
 from ecovla_ros.models.core.layers import add_bias
 from ecovla_ros.models.data.inputs import camera_images, joint_state
-from ecovla_ros.prune.energy import add_samples
+from ecovla_ros.prune.energy import add_energy, add_samples
 from ecovla_ros.types import ActionChunk, Observation
 
 IMAGES = SimpleNamespace(cameras=CAMERAS, optional_cameras=False, fit="area", image_size=SIZE)
@@ -43,8 +43,8 @@ class PrunedMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         use = self.plan.use(self.site.key)
         kept = self.site.channels if use.kept is None else use.kept
-        energy = None if use.record is None else use.record.energy[:kept]
-        hidden = gated(x[0], self.gate[:kept], self.up[:kept], "silu", energy)
+        hidden = self.hidden(x[0], None, 0, kept)
+        add_energy(use, hidden)
         add_samples(use, x[0], hidden)
         return add_bias(hidden @ self.down[:kept], use.bias)[None]
 

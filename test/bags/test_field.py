@@ -98,11 +98,13 @@ def test_other_channels_are_none_of_our_business(tmp_path: Path, index: bool, ch
             bag.decode(next(iter(bag.raw(["/state"]))))
 
 
+@pytest.mark.reads("storage", "MCAP beside a channel of others: {what}")
 @pytest.mark.parametrize("what", FOREIGN)
 def test_each_foreign_channel_alone_leaves_ours_whole(tmp_path: Path, what: str) -> None:
     assert heard(mcap(tmp_path / "bag", FOREIGN[what])) == (SENT, "")
 
 
+@pytest.mark.reads("storage", "sqlite3 with definitions encoded as '{encoding}'")
 @pytest.mark.parametrize("encoding", ["unknown", "", "jsonschema"])
 def test_an_sqlite_bag_with_definitions_nobody_reads_is_whole(tmp_path: Path, encoding: str) -> None:
     bag = sample.write(tmp_path / "bag", EVENTS, "sqlite3")
@@ -117,6 +119,7 @@ def test_an_sqlite_bag_with_definitions_nobody_reads_is_whole(tmp_path: Path, en
     assert heard(bag) == (SENT, "")
 
 
+@pytest.mark.reads("storage", "{storage} with a metadata.yaml that is wrong")
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_metadata_that_says_otherwise_or_nothing_changes_no_message(tmp_path: Path, storage: str) -> None:
     """QoS that people empty so that an older ros2 bag plays the bag; counts of before; no YAML at all."""
@@ -148,6 +151,7 @@ def split(tmp_path: Path, storage: str) -> Path:
     return bag
 
 
+@pytest.mark.reads("storage", "split {storage}, a file lost: the rest, then exit code 2")
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("lost", [0, 1, 2])
 @pytest.mark.parametrize("metadata", [True, False])
@@ -175,6 +179,7 @@ def test_files_that_belong_to_another_bag_are_not_read(tmp_path: Path) -> None:
     assert heard(bag) == (SENT, "")
 
 
+@pytest.mark.reads("storage", "sqlite3 with a -wal beside it")
 def test_what_the_recorder_had_not_yet_written_into_an_sqlite_file_is_read(tmp_path: Path) -> None:
     bag = sample.write(tmp_path / "bag", EVENTS, "sqlite3")
     file = next(bag.glob("*.db3"))
@@ -199,6 +204,7 @@ def test_what_the_recorder_had_not_yet_written_into_an_sqlite_file_is_read(tmp_p
     assert len(found) == 40
 
 
+@pytest.mark.reads("storage", "{storage}, compression {mode}, with and without metadata.yaml")
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
 @pytest.mark.parametrize("metadata", [True, False])
@@ -257,6 +263,7 @@ CAUSES: dict[str, Callable[[Path], bytes]] = {
 }
 
 
+@pytest.mark.reads("refused as a bag, by its cause", "{says}")
 @pytest.mark.parametrize("says", CAUSES)
 @pytest.mark.parametrize("folder", [True, False])
 def test_what_is_no_bag_is_told_by_its_cause(tmp_path: Path, says: str, folder: bool) -> None:

@@ -60,6 +60,7 @@ def written_by_hand(path: Path, storage: StoragePlugin, mode: CompressionMode | 
     return path
 
 
+@pytest.mark.reads("storage", "{storage}, compression {mode}")
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("mode", [None, CompressionMode.FILE, CompressionMode.MESSAGE, CompressionMode.STORAGE])
 def test_every_storage_and_compression_reads_alike(
@@ -112,6 +113,7 @@ def test_a_sqlite_bag_with_a_deep_tree_is_read_up_to_the_cut(tmp_path: Path) -> 
     assert found == sorted(found, key=lambda m: m[1])
 
 
+@pytest.mark.reads("storage", "{storage} that was cut off: up to the cut, then exit code 2")
 @pytest.mark.parametrize("storage, ending", [("mcap", ".mcap"), ("sqlite3", ".db3")])
 @pytest.mark.parametrize("folder", [True, False])
 @pytest.mark.parametrize("metadata", [True, False])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from support.guarded_arm import AHEAD, HOME, MS, NS, GuardedArm, moving_arm, stream
 
+from ecovla_ros.control import pace
+from ecovla_ros.control.limits import Limits
 from ecovla_ros.types import ActionChunk, ArmState
 
 
@@ -132,3 +134,41 @@ def test_a_single_jump_is_refused_and_the_next_good_chunk_goes_on() -> None:
         stream(arm, 0.4, 0.1, 0.4)
     assert arm.last is not None and arm.last.status.counters["jump"] == 4
     arm.assert_law()
+
+
+def test_a_chunk_that_grew_too_old_before_its_turn_came_is_refused() -> None:
+    arm = moving_arm(replan_s=0.4, chunk_age_s=0.3)
+    arm.chunk(np.tile(arm.position, (16, 1)), 0.0)
+    arm.run(0.02)
+    before = arm.last.status.counters["age"] if arm.last else 0
+    arm.chunk(np.tile(arm.position, (16, 1)), 0.01)  # fresh now, but another runs for 0.4 s
+    arm.run(0.1)
+    assert arm.last is not None and arm.last.status.counters["age"] == before, "it waits"
+    arm.run(0.4)
+    assert arm.last.status.counters["age"] == before + 1 and "observation is" in arm.last.status.refusal
+
+
+@pytest.mark.parametrize("margin_rad", [0.05, 0.3])
+def test_a_curve_may_use_half_the_margin_of_a_position_limit_and_no_more(
+    margin_rad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows end at the margin; what joins them from a motion towards the limit may go on by half of it."""
+    asked: list[float] = []
+    envelope = pace.envelope
+
+    def listening(limits: Limits, share: float, kept: float, *more: Any) -> pace.Envelope:
+        asked.append(kept)
+        return envelope(limits, share, kept, *more)
+
+    monkeypatch.setattr("ecovla_ros.control.admission.pace.envelope", listening)
+    start = np.array([0.0, 1.2, 3.0, -1.6, 0.0, 1.0, 1.57])
+    arm = GuardedArm(start, margin_rad=margin_rad, max_jump_rad=1.0)
+    arm.arm()
+    for _ in range(12):
+        arm.chunk(arm.position + np.outer(AHEAD[:, 0], [0, 0.6, 0, 0, 0, 0.6, 0]))
+        arm.run(0.4)
+    assert asked and set(asked) == {margin_rad / 2.0}
+    highest = np.array(arm.track).max(axis=0)
+    for joint in (1, 5):
+        assert arm.limits.upper[joint] - margin_rad - 0.02 < highest[joint]
+        assert highest[joint] <= arm.limits.upper[joint] - margin_rad / 2.0 + 1e-9

@@ -108,3 +108,23 @@ def test_the_chain_is_the_one_of_kinovas_user_guide() -> None:
         position, rotation = kinematics.pose(q)
         assert position == pytest.approx(frame[:3, 3], abs=5e-4)
         assert rotation == pytest.approx(frame[:3, :3], abs=1e-9)
+
+
+def test_pinocchio_says_the_same_of_pose_and_jacobian() -> None:
+    """Another's algebra on the same offsets: `pip install pin` (about 400 MB with what it needs), so not in CI."""
+    pin = pytest.importorskip("pinocchio")
+    model, parent = pin.Model(), 0
+    for i, (offset, turn) in enumerate(zip(kinematics.OFFSETS, kinematics.TURNS)):
+        place = pin.SE3(pin.rpy.rpyToMatrix(turn, 0.0, 0.0), np.array(offset))
+        parent = model.addJoint(parent, pin.JointModelRZ(), place, f"joint_{i + 1}")
+    flange = pin.SE3(pin.rpy.rpyToMatrix(np.pi, 0.0, 0.0), np.array(kinematics.FLANGE_OFFSET))
+    tcp = flange * pin.SE3(np.eye(3), np.array([0.0, 0.0, kinematics.TOOL_LENGTH]))
+    frame = model.addFrame(pin.Frame("tcp", parent, 0, tcp, pin.FrameType.OP_FRAME))
+    data, rng = model.createData(), np.random.default_rng(0)
+    for q in rng.uniform(-3.0, 3.0, (50, 7)):
+        jacobian = pin.computeFrameJacobian(model, data, q, frame, pin.ReferenceFrame.LOCAL_WORLD_ALIGNED)
+        pin.framesForwardKinematics(model, data, q)
+        position, rotation = kinematics.pose(q)
+        assert np.abs(data.oMf[frame].translation - position).max() < 1e-12
+        assert np.abs(data.oMf[frame].rotation - rotation).max() < 1e-12
+        assert np.abs(jacobian - kinematics.jacobian(q)).max() < 1e-12

@@ -13,6 +13,7 @@ import torch
 
 from ecovla_ros.errors import PruningError
 from ecovla_ros.kernels import choice, gated, launch, rows
+from ecovla_ros.prune.site import Record
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only")
 ROOT = Path(__file__).parents[2]
@@ -153,6 +154,11 @@ for length, heads, groups, width in ((5, 4, 1, 16), (260, 2, 2, 24)):
     expected = rotary.reference(q, k, v, *tables, theirs[0, :, there], theirs[1, :, there])
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(ours, theirs)
+    turns = torch.stack((q[:, :groups], k, v), -1).unbind(-1)  # the three take turns in memory
+    torch.testing.assert_close(
+        rotary.place(*turns, *tables, ours[0, :, there], ours[1, :, there]), expected[:, :groups]
+    )
+    torch.testing.assert_close(ours, theirs)
 """)
 
 
@@ -272,3 +278,30 @@ torch.testing.assert_close(  # views into a cache
     attention.reference(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], gap(3, 9)), rtol=1e-4, atol=1e-5,
 )
 """)
+
+
+def test_stretches_of_tokens_are_summed_apart_and_give_the_same():
+    interpret("""
+import torch
+from ecovla_ros.kernels.gated_triton import columns
+from ecovla_ros.kernels.sums import Sums
+g = torch.Generator().manual_seed(0)
+length, channels = 200, 40
+x, tokens = torch.randn(length, 2 * channels, generator=g), torch.tensor([3, 77, 199, 77])
+valid = (torch.arange(length) < 190).float()
+for kind, parts in (("silu", 4), ("gelu", 8), ("silu", 1)):
+    whole, apart = torch.zeros(3, 1, 64), torch.zeros(3, parts, 64)
+    found = [
+        columns(x, kind, Sums(b[0, 0], b[2, 0], b[1, 0], tokens, valid, b), (32, 16, 4, 1)) for b in (whole, apart)
+    ]
+    assert torch.equal(*found)
+    torch.testing.assert_close(apart.sum(1), whole[:, 0], rtol=1e-5, atol=1e-4)
+    assert parts == 1 or (apart[0, :, :channels] > 0).all(1).sum() > 1, "more than one stretch"
+    assert (apart[..., channels:] == 0).all()
+""")
+
+
+def test_what_a_pass_adds_to_is_known_whole():
+    parts = torch.zeros(2, 4, 6)
+    assert Record(parts[0, 0], sampled=parts[1, 0], parts=parts).added()[0] is parts
+    assert len(Record(parts[0, 0], sampled=parts[1, 0]).added()) == 2

@@ -39,6 +39,7 @@ CAUSES: dict[str, dict[str, str | bytes]] = {
 }
 
 
+@pytest.mark.reads("refused as a checkpoint, by its cause", "{says}")
 @pytest.mark.parametrize("says", CAUSES)
 def test_a_folder_that_is_no_checkpoint_says_what_it_is(tmp_path: Path, says: str) -> None:
     for name, content in CAUSES[says].items():
@@ -85,6 +86,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.reads("checkpoint", "names of a wrapped or compiled model: {how}")
 @pytest.mark.parametrize("how", WRAPPED)
 def test_what_wrappers_leave_in_names_is_taken_off(tmp_path: Path, how: str) -> None:
     from contextlib import ExitStack
@@ -102,6 +104,7 @@ def test_lora_that_is_not_merged_is_refused_by_name(name: str) -> None:
         weights.unwrapped()
 
 
+@pytest.mark.reads("refused as a checkpoint, by its cause", "OpenVLA-OFT with {says}")
 @pytest.mark.parametrize(
     "file, says",
     [("vision_backbone--1000_checkpoint.pt", "FiLM"), ("noisy_action_projector--5_checkpoint.pt", "diffusion head")],
@@ -113,6 +116,7 @@ def test_variants_of_openvla_oft_are_refused_by_name(tmp_path: Path, file: str, 
         oft.load(tmp_path, "meta", torch.float32, EmbodimentConfig())
 
 
+@pytest.mark.reads("checkpoint", "statistics padded with zeros, {mode}")
 @pytest.mark.parametrize("mode", statistics.MODES)
 def test_statistics_padded_with_zeros_are_those_without(mode: str) -> None:
     first, second = statistics.MODES[mode]
@@ -131,6 +135,7 @@ def test_statistics_padded_with_zeros_are_those_without(mode: str) -> None:
     assert isinstance(statistics._unpadded(Affine(np.zeros(32), np.ones(32)), 8), Affine)
 
 
+@pytest.mark.reads("checkpoint", "lerobot: pictures by name or by type")
 @pytest.mark.parametrize(
     "features, slots",
     [

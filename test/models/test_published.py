@@ -190,6 +190,7 @@ FULL = {
 EVERY = pytest.mark.parametrize("name", FULL)
 
 
+@pytest.mark.reads("checkpoint", "{name}")
 @EVERY
 def test_the_published_keys_and_shapes_fill_the_model_exactly(name):
     make, names = FULL[name]

@@ -209,6 +209,12 @@ def test_commands_are_commands(capsys):
     assert {"ecovla", "make", "ros2"} <= seen
 
 
+def test_getting_started_has_every_command():
+    text = (ROOT / "docs/getting-started.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `ecovla (\w+)` \|", text, re.MULTILINE)
+    assert sorted(listed) == sorted([*cli.COMMANDS, "demo"])
+
+
 def _parse(arguments: list[str], page: Path) -> None:
     if arguments[0] == "demo":
         return

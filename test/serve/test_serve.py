@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import threading
 from contextlib import contextmanager
@@ -324,7 +325,7 @@ WRONG = [
     ({"observation/state": [np.nan] * 4}, "finite"),
     ({"prompt": 3}, "must be text"),
     ({"prompt": "fetch"}, "unknown words"),
-    ({"observation/image": np.zeros((28, 28, 3), np.float32)}, "uint8"),
+    ({"observation/image": np.full((28, 28, 3), 200.0, np.float32)}, "uint8"),
     ({"observation/image": np.zeros((28, 28), np.uint8)}, "RGB"),
 ]
 
@@ -463,3 +464,22 @@ def test_a_model_of_liberos_shape_serves_free_text():
     with pytest.raises(ObservationError, match="unknown words: é"):
         made.observation(message)
         made.engine.step(made.observation(message | {"task_description": "café"}))
+
+
+def test_an_openpi_client_that_vanished_gives_way_and_one_that_only_waits_does_not(monkeypatch):
+    """A machine that left the network answers no ping; a client that has nothing to ask does."""
+    monkeypatch.setattr(server, "ALIVE_S", 0.3)
+    with serving("openpi") as (address, _):
+        with connect(address) as waiting:
+            waiting.recv()
+            with connect(address) as second, pytest.raises(ConnectionClosed, match="another client is being served"):
+                second.recv()
+        host, _, port = address.removeprefix("ws://").partition(":")
+        with socket.create_connection((host, int(port))) as vanished:  # it reads nothing, and so answers nothing
+            vanished.sendall(
+                b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            assert b"101" in vanished.recv(200)
+            with connect(address) as third:
+                assert third.recv()

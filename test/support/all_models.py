@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from torch.utils.flop_counter import FlopCounterMode
 
 from ecovla_ros.models.data.prompt import Prompt, state_prompt
 from ecovla_ros.models.pi.policy import PiPolicy
@@ -52,3 +53,10 @@ def moved(obs, camera, patches, seed=0, side=4, **changes):
         i, j = divmod(patch, side)
         image[i * size : (i + 1) * size, j * size : (j + 1) * size] = rng.integers(0, 256, (size, size, 3), np.uint8)
     return dataclasses.replace(obs, images={**obs.images, camera: image}, **changes)
+
+
+def counted_macs(run):
+    """Multiply-accumulates of a call, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2

@@ -17,6 +17,7 @@ from ecovla_ros.models.openvla_oft.policy import OftPolicy
 from ecovla_ros.models.prismatic.config import IMAGENET_MEAN, IMAGENET_STD, PrismaticConfig, TowerConfig
 from ecovla_ros.models.prismatic.prompt import QUESTION, QuestionPrompt
 from ecovla_ros.types import Observation
+from support.pi_models import actions, noise  # noqa: F401  the same for every family
 
 TEXTS = ("Place the apple in the basket", "put the pill bottle in the cabinet now")
 SHAPE = {
@@ -61,15 +62,6 @@ def observation(config, seed=0, text=TEXTS[0]):
     shape = (config.image_size, config.image_size, 3)
     images = {name: rng.integers(0, 256, shape, dtype=np.uint8) for name in config.cameras}
     return Observation(7, images, rng.normal(size=7), 0.25, text)
-
-
-def noise(config, seed=0):
-    return torch.randn(config.horizon, config.action_dim, generator=torch.Generator().manual_seed(seed))
-
-
-def actions(of, obs, plan, start):
-    seen = of.encode(obs)
-    return of.act(seen, of.prefill(seen, plan), plan, start)
 
 
 def llama(model, config, sequence, causal):

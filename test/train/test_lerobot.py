@@ -119,6 +119,7 @@ def same(found: list[Demonstration], pictures: float) -> None:
                 assert np.abs(b.images[ours].astype(int) - a.images[theirs]).mean() <= pictures
 
 
+@pytest.mark.reads("LeRobot data set", "videos by {codec}, versions 2.1 and 3.0")
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1", "mpeg4"])
 @pytest.mark.parametrize("make", [with_videos, as_old])
 def test_videos_give_the_frame_of_each_time(folder: Path, codec: str, make: Callable[..., Path]) -> None:
@@ -144,6 +145,7 @@ def test_what_is_wrong_with_videos_is_named(folder: Path) -> None:
         list(lerobot.read(folder))
 
 
+@pytest.mark.reads("LeRobot data set", "version 3.0 with pictures in its tables")
 def test_pictures_of_tables_are_read_under_the_names_asked_for(folder: Path) -> None:
     same(list(lerobot.read(folder, Reading(CAMERAS))), 0.0)
     with pytest.raises(CheckpointError, match="no pictures 'front'; it has: observation.images.scene"):
@@ -180,6 +182,7 @@ ORDERS: dict[str, tuple[list[int], Any, ArmJoints]] = {
 }  # fmt: skip
 
 
+@pytest.mark.reads("LeRobot data set", "names of the columns: {how}")
 @pytest.mark.parametrize("how", ORDERS)
 def test_joints_are_taken_by_name_whatever_their_order(folder: Path, how: str) -> None:
     order, names, joints = ORDERS[how]
@@ -221,6 +224,7 @@ MEANINGS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] 
 }  # fmt: skip
 
 
+@pytest.mark.reads("refused as a data set", "{says}")
 @pytest.mark.parametrize("says", MEANINGS)
 def test_numbers_that_cannot_be_this_arm_are_refused_by_episode_and_column(folder: Path, says: str) -> None:
     change, names = MEANINGS[says]

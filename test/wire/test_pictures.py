@@ -38,6 +38,7 @@ def planes(encoding: str, pad: int) -> Message:
     return Message(encoding=encoding, height=HEIGHT, width=WIDTH, step=WIDTH + pad, data=rows(bright, pad) + colours)
 
 
+@pytest.mark.reads("image encoding", "{encoding}")
 @pytest.mark.parametrize("pad", [0, 16])
 @pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24", "yuv420", "i420", "yv12"])
 def test_planes_of_brightness_and_colour_give_the_picture(encoding: str, pad: int) -> None:
@@ -60,6 +61,7 @@ def png(pixels: np.ndarray) -> bytes:
     return bytes(cv2.imencode(".png", pixels)[1])
 
 
+@pytest.mark.reads("refused as a picture", "depth, raw or compressed")
 @pytest.mark.parametrize(
     "message",
     [
@@ -77,6 +79,7 @@ def test_depth_on_a_colour_topic_is_called_depth(message: Any) -> None:
     assert "Did you mean" not in str(raised.value)
 
 
+@pytest.mark.reads("image encoding", "JPEG and PNG, whatever `format` says")
 def test_bytes_are_read_whatever_the_format_says() -> None:
     for kind in ("", "jpeg", "rgb8; jpeg compressed bgr8", "MJPG"):
         assert wire.decode_image(compressed(bytes(cv2.imencode(".jpg", NOISE)[1]), kind)).shape == NOISE.shape
@@ -88,6 +91,7 @@ OPTIONS: dict[str, list[int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.reads("refused as a picture", "a JPEG whose end was lost")
 @pytest.mark.parametrize("how", OPTIONS)
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_a_jpeg_that_lost_its_end_is_refused_though_it_ends_with_its_marker(how: str, share: float) -> None:

@@ -85,6 +85,7 @@ def test_known_places_need_no_message() -> None:
     assert len(made) == 2 and states.others == ["wheel"] and states.passed_over == 5
 
 
+@pytest.mark.reads("joint states", "beside joints of other robots")
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=30, max_size=60))
 def test_whoever_else_publishes_the_arm_is_read_as_if_alone(order: list[int]) -> None:
@@ -108,6 +109,7 @@ def test_whoever_else_publishes_the_arm_is_read_as_if_alone(order: list[int]) ->
     assert set(among.others) <= {"wheel_left", "wheel_right", "pan", "tilt", *(f"right_{n}" for n in NAMES)}
 
 
+@pytest.mark.reads("joint states", "arm and gripper in messages of their own")
 @pytest.mark.parametrize("parts", [(NAMES[:7], NAMES[7:]), (NAMES[4:], NAMES[:4]), tuple((n,) for n in NAMES)])
 def test_parts_are_put_together_by_name_and_are_as_old_as_the_oldest(parts: tuple[tuple[str, ...], ...]) -> None:
     values = dict(zip(NAMES, 0.1 * np.arange(8)))
@@ -149,6 +151,7 @@ def test_the_state_of_a_picture_is_the_nearest_and_a_clock_that_jumps_back_forge
         states.nearest(5)
 
 
+@pytest.mark.reads("joint states", "an arm without a gripper")
 def test_an_arm_without_a_gripper_is_whole_without_it() -> None:
     bare = replace(GEN3, gripper="")
     for names in (JOINTS, NAMES):
@@ -161,6 +164,7 @@ def test_an_arm_without_a_gripper_is_whole_without_it() -> None:
         wire.gripper(Message(joint_names=[GRIPPER_JOINT], points=[]), bare)
 
 
+@pytest.mark.reads("joint states", "other names, by the settings of section arm")
 @pytest.mark.parametrize(
     "arm",
     [

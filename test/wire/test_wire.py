@@ -49,6 +49,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 ALPHA = np.full((6, 5, 1), 9, np.uint8)
 
 
+@pytest.mark.reads("image encoding", "{encoding}")
 @pytest.mark.parametrize("pad", [0, 7])
 @pytest.mark.parametrize(
     "encoding, pixels",
@@ -69,6 +70,7 @@ def test_every_colour_encoding_gives_the_same_rgb(encoding: str, pixels: np.ndar
     assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous and decoded.flags.writeable
 
 
+@pytest.mark.reads("image encoding", "{encoding}")
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
 def test_a_mosaic_of_one_colour_gives_that_colour(encoding: str) -> None:
     colour = dict(zip("rgb", (200, 90, 30)))

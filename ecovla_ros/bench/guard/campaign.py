@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.bench.guard.faults import CASES, NS, Fault, Rig, healthy, scene
+from ecovla_ros.bench.guard.judge import library
 from ecovla_ros.bench.guard.release import GUARDED
 from ecovla_ros.config import PROFILES, ControlConfig
 from ecovla_ros.control.guard import Guard
-from ecovla_ros.control.limits import load
+from ecovla_ros.control.limits import Limits, load
 from ecovla_ros.control.states import State
 from ecovla_ros.errors import ControlError
 from ecovla_ros.types import CONTINUOUS
@@ -57,15 +58,31 @@ def case(name: str, seed: int) -> dict[str, Any]:
                 judged[release] = sorted(rig.again(release).violations(limits, box))
     except ControlError as refused:
         error = error or f"another controller refused: {refused}"
+    real = _real(rig, judged, limits, box)
     latched = status is not None and status.state == State.LATCHED.value
     return {
         "case": name, "seed": seed, **vars(where), "crash": error,
-        "violations": sorted({name for found in judged.values() for name in found}), "judged": judged,
+        "violations": sorted({name for found in judged.values() for name in found}), "judged": judged, "real": real,
         "commands": status.commands if status else 0, "refusals": status.refusals if status else 0,
         "state": status.state if status else "", "latched": latched,
         "unexplained": bool(latched and status is not None and len(status.reason) < 8),
         "moving": bool(status is not None and rig.controller.moving),
     }  # fmt: skip
+
+
+def _real(rig: Rig, judged: Iterable[str], limits: Limits, box: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """What the real controllers of the `judged` releases made of it, where there are some (see `judge`).
+
+    Release -> limits they were outside of, and how far from the model they were at most, rad.
+    """
+    found: dict[str, Any] = {}
+    for release in judged:
+        if library(release) is None:
+            continue
+        real = rig.again(release, real=True)
+        off = np.abs(rig.again(release).commanded()[0] - real.commanded()[0]).max()
+        found[release] = {"violations": sorted(real.violations(limits, box)), "off_rad": float(off)}
+    return found
 
 
 def _live(rig: Rig, fault: Fault) -> None:
@@ -111,6 +128,11 @@ def releases(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "judged": sum(release in o["judged"] for o in outcomes),
             "drove": sum(o["release"] == release for o in outcomes),
             "outside": sum(bool(o["judged"].get(release)) for o in outcomes),
+            "by_the_real": sum(release in o["real"] for o in outcomes),
+            "outside_by_the_real": sum(bool(o["real"].get(release, {}).get("violations")) for o in outcomes),
+            "largest_difference_rad": max(
+                (o["real"][release]["off_rad"] for o in outcomes if release in o["real"]), default=None
+            ),
         }
         for release in GUARDED
     ]

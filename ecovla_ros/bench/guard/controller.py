@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecovla_ros.bench.guard.judge import Judge
 from ecovla_ros.bench.guard.release import CYCLE_NS, RELEASES, ReleasedController, points
 from ecovla_ros.control import kinematics
 from ecovla_ros.control.limits import Limits
@@ -46,9 +47,12 @@ class Smoothness:
 class FakeController:
     """Runs what it accepts. `now_ns` is the true time; `run` moves it on. Its own clock is `apart_ns` ahead of that."""
 
-    def __init__(self, positions: np.ndarray, now_ns: int, release: str = "kilted") -> None:
-        """Holds `positions` (7,), rad. `release`: one of `release.RELEASES`."""
-        self.model, self.now_ns, self.apart_ns = ReleasedController(positions, RELEASES[release]), now_ns, 0
+    def __init__(self, positions: np.ndarray, now_ns: int, release: str = "kilted", real: bool = False) -> None:
+        """Holds `positions` (7,), rad. `release`: one of `release.RELEASES`; `real`: see `judge`."""
+        self.now_ns, self.apart_ns = now_ns, 0
+        self.model: ReleasedController | Judge = (
+            Judge(positions, release) if real else ReleasedController(positions, RELEASES[release])
+        )
         self.rate = 0.0
         """By how much its clock is too fast."""
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []

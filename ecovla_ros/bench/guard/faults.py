@@ -71,8 +71,9 @@ class Rig:
     phase_ns: int = 0
     clock_set: bool = False
     """Whether the controller's clock was set in this case: then Humble is not judged, see `set_clock`."""
-    _heard: list[tuple[int, int, Trajectory, int]] = field(default_factory=list)
-    """What the controller was sent: true time, how far its clock was ahead then, trajectory and stamp."""
+    _heard: list[tuple[int, int, Trajectory | None, int]] = field(default_factory=list)
+    """What the controller was sent, and when its clock was set: true time, how far its clock is ahead from then on,
+    trajectory and stamp."""
     _queue: list[tuple[int, Trajectory, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class Rig:
         if self.scene.clock != "same":
             self.controller.apart_ns = int(self.rng.uniform(-1e4, 1e4) * NS)
             self.controller.rate = float(self.rng.uniform(-1e-4, 1e-4))
+        self._apart_ns = self.controller.apart_ns
         self._begin = self.controller.position.copy(), self.controller.now_ns, self.controller.apart_ns
 
     @property
@@ -169,19 +171,23 @@ class Rig:
     def _run(self, span_ns: int) -> None:
         if self.scene.clock == "same":
             self.controller.apart_ns = self.skew_ns
+        if self.controller.apart_ns != self._apart_ns:
+            self._heard.append((self.controller.now_ns, self.controller.apart_ns, None, 0))
         self.controller.run(span_ns)
+        self._apart_ns = self.controller.apart_ns
 
-    def again(self, release: str) -> FakeController:
-        """The controller of another release, after the same messages at the same times. The guard hears nothing of it.
+    def again(self, release: str, real: bool = False) -> FakeController:
+        """The controller of any release, after the same messages at the same times. The guard hears nothing of it.
 
         Raises ControlError for what it would refuse.
         """
-        other = FakeController(*self._begin[:2], release)
+        other = FakeController(*self._begin[:2], release, real)
         other.apart_ns, other.rate = self._begin[2], self.controller.rate
         for now_ns, apart_ns, trajectory, stamp in self._heard:
             other.run(now_ns - other.now_ns)
             other.apart_ns = apart_ns
-            other.accept(trajectory, stamp)
+            if trajectory is not None:
+                other.accept(trajectory, stamp)
         other.run(self.controller.now_ns - other.now_ns)
         return other
 

@@ -24,6 +24,8 @@ from ecovla_ros.errors import ControlError
 from ecovla_ros.types import JOINTS
 
 FOLDER = "ECOVLA_JUDGE"
+BEGIN_NS = 20_000_000_000_000
+"""Added to every time: the real one's clock never is before zero, and a campaign's may be."""
 _INT64, _DOUBLE = ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_double)
 
 
@@ -47,6 +49,13 @@ class Judge:
         start = np.ascontiguousarray(positions, float)
         self._handle = ctypes.c_void_p(self._library.judge_new(start.ctypes.data_as(_DOUBLE)))
         self._passed_ns: int | None = None
+        self.position = start.copy()
+        """What was commanded last, rad, (7,)."""
+
+    @property
+    def reference(self) -> np.ndarray:
+        """As `position`: there is no command limiter here."""
+        return self.position
 
     def close(self) -> None:
         """Let go of it."""
@@ -56,8 +65,9 @@ class Judge:
         """Raises ControlError for what the controller refuses."""
         times = np.ascontiguousarray(message.times_ns, np.int64)
         positions, velocities = (np.ascontiguousarray(part, float) for part in (message.positions, message.velocities))
+        now, stamp = now_ns + BEGIN_NS, stamp_ns and stamp_ns + BEGIN_NS
         taken = self._library.judge_send(
-            self._handle, ctypes.c_int64(now_ns), ctypes.c_int64(stamp_ns), len(times), times.ctypes.data_as(_INT64),
+            self._handle, ctypes.c_int64(now), ctypes.c_int64(stamp), len(times), times.ctypes.data_as(_INT64),
             positions.ctypes.data_as(_DOUBLE), velocities.ctypes.data_as(_DOUBLE), int(effort),
         )  # fmt: skip
         if not taken:
@@ -70,9 +80,10 @@ class Judge:
         periods = np.ascontiguousarray(np.diff(np.concatenate(([first], passed_ns))), np.int64)
         self._passed_ns = int(passed_ns[-1])
         positions, velocities = np.empty((n, len(JOINTS))), np.empty((n, len(JOINTS)))
-        times = np.ascontiguousarray(times_ns, np.int64)
+        times = np.ascontiguousarray(times_ns + BEGIN_NS, np.int64)
         self._library.judge_run(
             self._handle, n, times.ctypes.data_as(_INT64), periods.ctypes.data_as(_INT64),
             positions.ctypes.data_as(_DOUBLE), velocities.ctypes.data_as(_DOUBLE),
         )  # fmt: skip
+        self.position = positions[-1].copy()
         return positions, velocities

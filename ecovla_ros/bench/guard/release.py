@@ -183,7 +183,11 @@ class ReleasedController:
             n, self._last_ns = len(times_ns), int(times_ns[-1])
             return np.tile(self._sent, (n, 1)), np.zeros((n, len(JOINTS)))
         now = self._active.first_ns + (passed_ns - self._passed_ns) if self.release.own_time else times_ns
-        position, velocity = self._active.at(now + CYCLE_NS if self.release.ahead else now)
+        wanted = now + CYCLE_NS if self.release.ahead else now
+        position, velocity = self._active.at(wanted)
+        early = wanted < self._active.before_ns  # a clock that was set back: nothing is commanded until it is there
+        if early.any():
+            position[early], velocity[early] = self._last[0], self._last[1]
         self._last, self._last_ns = (position[-1], velocity[-1]), int(times_ns[-1])
         self._cursor_ns = int(now[-1])
         if self.release.limiter:

@@ -15,10 +15,11 @@ from ecovla_ros.models.base import Plan, PolicySpec, Seen
 from ecovla_ros.models.cogact.ddim import ddim_steps
 from ecovla_ros.models.cogact.model import CogactModel
 from ecovla_ros.models.core.layers import pack
+from ecovla_ros.models.core.uses import uses
 from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.prismatic.policy import PrismaticPolicy
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
-from ecovla_ros.models.prismatic.sites import sites, uses
+from ecovla_ros.models.prismatic.sites import sites
 from ecovla_ros.types import ActionChunk
 
 

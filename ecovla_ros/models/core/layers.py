@@ -231,6 +231,9 @@ class Attention(KeyValue):
         """K and V of normed inputs (B, L, width), and Q of the first `rows` query rows, as `split` gives them."""
         return self.split(F.linear(normed, self.vkq[: self.kv_rows + rows]), rope)
 
+    def pack(self) -> None:
+        """V, K and Q are one matrix as they are."""
+
     def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Q (L, heads, head_dim) of the first `rows` query rows, and K and V (L, G, head_dim), not rotated."""
         parts = linear(normed, self.vkq[: self.kv_rows + rows]).unflatten(-1, (-1, self.head_dim))
@@ -309,6 +312,7 @@ def pack(blocks: Iterable[nn.Module]) -> None:
     for block in blocks:
         if isinstance(block, Block) and triton_runs_on(block.mlp.down):
             block.mlp.pack()
+            block.attention.pack()
 
 
 def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:

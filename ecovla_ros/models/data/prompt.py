@@ -40,6 +40,8 @@ class Prompt:
         """Read tokenizer.json. Raises CheckpointError."""
         try:
             return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")), max_tokens)
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"'{path}' is not a tokenizer.json: it is not text in UTF-8") from error
         except OSError as error:
             raise CheckpointError(f"cannot read tokenizer '{path}': {error.strerror}") from error
         except Exception as error:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.models.base import Plan, PolicySpec, Seen
+from ecovla_ros.models.core.uses import uses
 from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.openvla_oft.model import OftModel
 from ecovla_ros.models.prismatic.policy import PrismaticPolicy
 from ecovla_ros.models.prismatic.prompt import QuestionPrompt
-from ecovla_ros.models.prismatic.sites import sites, uses
+from ecovla_ros.models.prismatic.sites import sites
 
 
 class OftPolicy(PrismaticPolicy):

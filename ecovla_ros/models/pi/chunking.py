@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.data.normalise import Normaliser
-from ecovla_ros.types import ActionChunk, Observation
+from ecovla_ros.types import ActionChunk, Floats, Observation
 
 LIMIT = 10.0
 """Largest pull, lerobot's default."""
@@ -88,7 +88,7 @@ class RealTimeChunking:
         return self._normaliser.actions(chunk.joints[first:], chunk.gripper[first:], obs.joints)
 
 
-def reached(joints: NDArray[np.float64], measured: NDArray[np.float64]) -> int | None:
+def reached(joints: Floats, measured: Floats) -> int | None:
     """How many of the rows (n, 7), rad, that are due the arm has reached; None where it is astray.
 
     Where the arm is counts, not the time: a guard that slows a chunk keeps its path and not its pace, and a chunk drawn

@@ -23,13 +23,14 @@ from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
 from ecovla_ros.models.core.keys import Keys
 from ecovla_ros.models.core.layers import Extend, Rope, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
+from ecovla_ros.models.core.uses import uses
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt, state_bins, state_prompt
 from ecovla_ros.models.data.units import Units
 from ecovla_ros.models.pi.chunking import RealTimeChunking
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.pi.sites import sites, uses
+from ecovla_ros.models.pi.sites import sites
 from ecovla_ros.models.pi.steps import flow_step_parts
 from ecovla_ros.prune.site import Hidden
 from ecovla_ros.types import ActionChunk

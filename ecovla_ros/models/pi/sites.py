@@ -1,4 +1,4 @@
-"""Which rows of a pi0 model may be reordered, and how a plan restricts a pass to the first of them."""
+"""Which rows of a pi0 model may be reordered."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ecovla_ros.models.base import Plan, Site
-from ecovla_ros.models.core.layers import Block, Use
+from ecovla_ros.models.base import Site
+from ecovla_ros.models.core.layers import Block
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.prune.site import Hidden
 
@@ -27,14 +27,6 @@ def sites(model: PiModel, flow_steps: int, heads: HeadProbe | None = None) -> tu
             probe = None if heads is None else heads(phase, i)
             found += _of_block(f"{name}.{i}", name, phase, calls, block, probe)
     return tuple(found)
-
-
-def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid: Tensor | None = None) -> list[Use]:
-    """How each of the `count` blocks of `name` ("lm" or "expert") runs in one call of `calls` under a plan."""
-    return [
-        Use(plan.use(f"{name}.{i}.heads", call, calls), plan.use(f"{name}.{i}.mlp", call, calls, calls), valid)
-        for i in range(count)
-    ]
 
 
 def _of_block(key: str, name: str, phase: str, calls: int, block: Block, probe: Hidden | None) -> tuple[Site, ...]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.kernels.gated import activated
+from ecovla_ros.kernels.product import linear
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mask, Mlp, RMSNorm, Rope, rotate, weight
 from ecovla_ros.models.core.modulation import Modulation
@@ -36,7 +37,22 @@ class MultiHead(Attention):
         self.q, self.k, self.v = (weight(rows, width, fan_in=width) for _ in range(3))
         self.o = weight(rows, width, fan_in=2 * depth * rows)
         self.biases = nn.Parameter(torch.zeros(3, rows)) if bias else None
+        self.packed: Tensor | None = None
+        """(3 rows, width): the rows of q, k and v, which are then views of it, in turn; None: not packed."""
         self.o_bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def pack(self) -> None:
+        """Let rows of q, k and v take turns in one matrix, so that the first heads are one product."""
+        if self.rotary and self.biases is None:
+            every = torch.stack((self.q.data, self.k.data, self.v.data), 1)
+            self.packed = every.flatten(0, 1)
+            self.q.data, self.k.data, self.v.data = every.unbind(1)
+
+    def producers(self) -> tuple[Tensor, ...]:
+        """What of the weights makes a head: rows of q, k and v, or all three side by side, (rows, 3 * width)."""
+        if self.packed is not None:
+            return (self.packed.view(len(self.o), -1),)
+        return self.q.detach(), self.k.detach(), self.v.detach()
 
     def project(self, normed: Tensor, rows: int, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, width) to K, V (B, heads, L, head_dim) and Q (B, L, heads, head_dim) of the first `rows` rows."""
@@ -47,7 +63,11 @@ class MultiHead(Attention):
 
     def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Q, K and V (L, heads, head_dim) of the first `rows` rows, not rotated."""
-        q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
+        if self.packed is not None:
+            every = linear(normed, self.packed[: 3 * rows]).unflatten(-1, (-1, self.head_dim, 3))
+            q, k, v = every.unbind(-1)
+        else:
+            q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
         return q, k, v
 
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:

@@ -44,7 +44,7 @@ class PrismaticPolicy(BatchOnePolicy):
         like = model.embedding
         super().__init__(model.config, spec, normaliser, prompt, like, calibration, bucket, lead=1)
         self._prismatic = model.requires_grad_(False).eval()
-        pack((*model.lm, model.lm_last))
+        pack(model.lm)
         self.caches: list[Cache] = []
         """K/V of every layer, where they are kept from frame to frame."""
 

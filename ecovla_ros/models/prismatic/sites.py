@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from ecovla_ros.models.base import Plan, Site
-from ecovla_ros.models.core.layers import Block, Use
+from ecovla_ros.models.base import Site
+from ecovla_ros.models.core.layers import Block
 from ecovla_ros.models.prismatic.layers import MultiHead
 
 
@@ -22,14 +22,6 @@ def sites(name: str, phase: str, calls: int, blocks: Iterable[nn.Module]) -> tup
         found.append(_mlp(f"{name}.{i}.mlp", name, phase, calls, block))
         found.append(_heads(f"{name}.{i}.heads", name, phase, calls, block))
     return tuple(found)
-
-
-def uses(name: str, count: int, plan: Plan, call: int = 0, calls: int = 1, valid: Tensor | None = None) -> list[Use]:
-    """How each of the `count` blocks of `name` runs in one call of `calls` under a plan."""
-    return [
-        Use(plan.use(f"{name}.{i}.heads", call, calls), plan.use(f"{name}.{i}.mlp", call, calls, calls), valid)
-        for i in range(count)
-    ]
 
 
 def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
@@ -60,7 +52,7 @@ def _mlp(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
 def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
     attention = block.attention
     assert isinstance(attention, MultiHead)
-    q, k, v, o = (w.detach() for w in (attention.q, attention.k, attention.v, attention.o))
+    o = attention.o.detach()
     extra = () if attention.biases is None else tuple(attention.biases.detach())
     unit = attention.head_dim
     return Site(
@@ -69,7 +61,7 @@ def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
         phase,
         len(o) // unit,
         unit,
-        (q, k, v),
+        attention.producers(),
         o,
         step=1,
         calls=calls,

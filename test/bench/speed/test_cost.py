@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support import pi_models, prismatic_models
-from torch.utils.flop_counter import FlopCounterMode
+from support.all_models import counted_macs
 
 from ecovla_ros.bench.speed import analytic, cost
 from ecovla_ros.models.base import DENSE, Plan
@@ -22,12 +22,6 @@ ALL = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
 def observation(policy):
     module = pi_models if hasattr(policy.config, "variant") else prismatic_models
     return module.observation(policy.config), module.noise(policy.config)
-
-
-def counted_macs(run):
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 2
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])

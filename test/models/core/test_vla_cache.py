@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import all_models as small
-from torch.utils.flop_counter import FlopCounterMode
+from support.all_models import counted_macs
 
 from ecovla_ros import build
 from ecovla_ros.bench.speed import macs
@@ -276,19 +276,13 @@ def test_with_reuse_a_prefix_is_still_the_masked_model(family):
     assert (sparse - masked).abs().max() < 2e-5
 
 
-def work(run):
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 2
-
-
 @FAMILIES
 def test_fewer_tokens_are_less_work_by_the_exact_count(family):
     policy = caching(family, (0.25, 0.5))
     obs = scene(policy)
     answer(policy, obs)
     seen = policy.encode(obs)
-    whole, part = (work(lambda s=s: policy.prefill(s, DENSE)) for s in (replace(seen, reuse=None), seen))
+    whole, part = (counted_macs(lambda s=s: policy.prefill(s, DENSE)) for s in (replace(seen, reuse=None), seen))
     block = sum(w.numel() for w in policy.model.lm[0].parameters() if w.dim() > 1)
     k = policy.model.lm_last.attention.k if family in small.PRISMATIC else policy.model.lm_last.vkq.chunk(2)[0]
     *counts, last = policy.reuse.counts.counts

@@ -16,7 +16,7 @@ from ecovla_ros.config import Config, override_texts
 from ecovla_ros.errors import ConfigError, ObservationError
 from ecovla_ros.serve.session import MessageKeys, Session
 
-SOURCE = Path(__file__).parents[1] / "examples" / "lerobot_policy_ecovla" / "src"
+SOURCE = Path(__file__).parents[2] / "examples" / "lerobot_policy_ecovla" / "src"
 SET = ["policy.model=libero", "policy.embodiment.other=true", "policy.threads=1", "prune.ratio=0.25"]
 KEYS = {"third_person": "observation.images.image", "wrist": "observation.images.image2"}
 
