@@ -60,7 +60,7 @@ colcon: setup  ## colcon build and colcon test with the wheels of .venv; leaves 
 	@exec tools/colcon.sh "$(VENV)"
 
 docs: setup  ## build the documentation into out/site; any warning is an error
-	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/python" -m mkdocs build --quiet --strict && echo "out/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/python" -m mkdocs build --strict && echo "out/site/index.html"
 
 READS = test/bags/test_field.py test/bags/test_read.py test/wire test/train/test_lerobot.py test/serve/test_clients.py test/models
 reads:  ## run the tests that show what is read, and write results/reads.json, of which a table is made

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecovla_ros.errors import ControlError
 from ecovla_ros.types import Floats, Trajectory
 
 Motion = tuple[Floats, Floats, Floats]
@@ -36,6 +37,13 @@ class Bounds:
 
     A step of the acceleration at its beginning (and at the end of the last) counts over `STEP_S`.
     """
+
+
+def rates(trajectory: Trajectory) -> Floats:
+    """Velocities (N, 7) of a curve, rad/s. Raises ControlError for one that is given by positions alone."""
+    if trajectory.velocities is None:
+        raise ControlError("a curve needs velocities at its knots")
+    return trajectory.velocities
 
 
 def bounds(trajectory: Trajectory, start: Motion) -> Bounds:
@@ -70,11 +78,11 @@ def samples(trajectory: Trajectory, start: Motion, step_s: float) -> tuple[Float
 
 def _segments(trajectory: Trajectory, start: Motion) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """Spans (N, 1), positions and velocities at the N + 1 ends, and the coefficients b and c (N, 7)."""
-    assert trajectory.velocities is not None
+    velocities = rates(trajectory)
     times = np.concatenate(([0.0], trajectory.times_s))
     span = (times[1:] - times[:-1])[:, None]
     p = np.concatenate((start[0][None], trajectory.positions))
-    v = np.concatenate((start[1][None], trajectory.velocities))
+    v = np.concatenate((start[1][None], velocities))
     slope = (p[1:] - p[:-1]) / span
     v0, v1 = v[:-1], v[1:]
     return span, p, v, 6.0 * slope - 4.0 * v0 - 2.0 * v1, 3.0 * (v0 + v1 - 2.0 * slope)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecovla_ros.control.checks import distance
-from ecovla_ros.control.curve import STEP_S, Motion
+from ecovla_ros.control.curve import STEP_S, Motion, rates
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.pace import smooth_stop
 from ecovla_ros.control.trajectory import NS, TrajectoryController, ordered
@@ -118,12 +118,11 @@ class Flight:
         kept = (times > begin_ns) & (times < parts_ns)
         ends = np.array([begin_ns, parts_ns], np.int64) if parts_ns > begin_ns else np.array([begin_ns], np.int64)
         here = [running.sample(int(at_ns)) for at_ns in ends]
-        assert motion.velocities is not None  # every curve of this package has them
         after_ns = parts_ns + np.round(motion.times_s * NS).astype(np.int64)
         knots = (
             np.concatenate((ends[:1], times[kept], ends[1:], after_ns)),
             np.vstack((here[0][0][None], self._knots[1][kept], *(p[None] for p, _ in here[1:]), motion.positions)),
-            np.vstack((here[0][1][None], self._knots[2][kept], *(v[None] for _, v in here[1:]), motion.velocities)),
+            np.vstack((here[0][1][None], self._knots[2][kept], *(v[None] for _, v in here[1:]), rates(motion))),
         )
         message = Trajectory((knots[0] - begin_ns) / NS, knots[1], knots[2])
         ordered(message)

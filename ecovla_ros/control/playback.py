@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecovla_ros.control import smooth
-from ecovla_ros.control.curve import Motion
+from ecovla_ros.control.curve import Motion, rates
 from ecovla_ros.types import ActionChunk, Floats, Trajectory
 
 NS = 1_000_000_000
@@ -177,11 +177,10 @@ def play(route: Path, now_ns: int, start: Motion, entry: Entry, pace: Pace) -> t
 
 def after(first: Trajectory, then: Trajectory) -> Trajectory:
     """Both in a row, both with velocities."""
-    assert first.velocities is not None and then.velocities is not None
     return Trajectory(
         np.concatenate((first.times_s, first.times_s[-1] + then.times_s)),
         np.vstack((first.positions, then.positions)),
-        np.vstack((first.velocities, then.velocities)),
+        np.vstack((rates(first), rates(then))),
     )
 
 

@@ -96,6 +96,7 @@ class GuardNode(Node):
         self._mended: set[str] = set()  # topics on which a good message came since
         self._said: tuple[str, ...] = ()
         self._said_s = self._looked_s = 0.0
+        self._strangers = 0
         self._claiming = False
         self._last: GuardStatus | None = None
         self._acted_ns = 0
@@ -361,6 +362,8 @@ class GuardNode(Node):
     def _carry_out(self, command: Command, now_ns: int) -> None:
         """Publish what the guard decided, and say so."""
         status = self._last = command.status
+        if status.counters.get("reference", 0) > self._strangers:
+            self._name_strangers(status)
         self._acted_ns = now_ns
         if command.trajectory is not None and self._guard.in_time(self._now_ns()):
             self._arm.send(command.trajectory, self._stamp(command))
@@ -384,6 +387,13 @@ class GuardNode(Node):
         if not command.begin_ns or command.apart_ns is not None:
             return command.begin_ns + (command.apart_ns or 0)
         return command.begin_ns if self._simulated_time else self._plan.stamp(command.begin_ns)
+
+    def _name_strangers(self, status: GuardStatus) -> None:
+        """The controller runs what this guard did not send: say who could have sent it by action."""
+        self._strangers = status.counters["reference"]
+        found = self._commands.by_action()
+        if found:
+            self._complain("follow_joint_trajectory", f"{', '.join(found)} can command the controller by its action")
 
     def _calm(self) -> bool:
         """Whether what is no change of state was told a moment ago."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ecovla_ros.errors import ObservationError
 
@@ -36,12 +35,15 @@ POINT = (F8S, F8S, F8S, F8S, TIME)
 
 
 def check(raw: bytes, kind: str) -> None:
-    """Raises ObservationError for bytes that do not hold a whole message of `kind`, one of `LAYOUTS`."""
-    if len(raw) < HEAD or raw[0] or raw[1] > 1:
+    """Raises ObservationError for bytes that do not hold a whole message of `kind`.
+
+    Of a kind that is not in `LAYOUTS` only the encoding is looked at, and that what it says is padding is there.
+    """
+    if len(raw) < HEAD or raw[0] or raw[1] > 1 or len(raw) - HEAD < raw[3] & 3:
         raise ObservationError(f"{len(raw)} bytes that are no {kind}; valid: plain CDR")
     walk = _Walk(raw, "<I" if raw[1] else ">I")
     try:
-        for field in LAYOUTS[kind]:
+        for field in LAYOUTS.get(kind, ()):
             walk.over(field)
     except (IndexError, struct.error) as error:
         raise ObservationError(f"{len(raw)} bytes that are no {kind}; valid: a whole message") from error
@@ -81,8 +83,3 @@ class _Walk:
         self._at += -(self._at - HEAD) % alignment + size
         if self._at > self._end:
             raise IndexError
-
-
-def known(kind: Any) -> bool:
-    """Whether messages of this class can be checked."""
-    return str(getattr(kind, "__name__", "")) in LAYOUTS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.guarded_arm import GuardedArm, moving_arm, stream
 
-from ecovla_ros.control.states import TABLE, Event, State
+from ecovla_ros.control.states import TABLE, Cause, State
 
 
 def test_every_state_has_its_rule_and_every_one_can_be_reached_and_left() -> None:
@@ -18,8 +18,8 @@ def test_every_state_has_its_rule_and_every_one_can_be_reached_and_left() -> Non
 
 
 def test_nothing_but_reset_leaves_a_latch_and_everything_can_latch() -> None:
-    assert set(TABLE[State.LATCHED].to) == {Event.RESET}
-    assert all(rule.to[Event.LATCH] is State.LATCHED for state, rule in TABLE.items() if state is not State.LATCHED)
+    assert set(TABLE[State.LATCHED].to) == {Cause.RESET}
+    assert all(rule.to[Cause.LATCH] is State.LATCHED for state, rule in TABLE.items() if state is not State.LATCHED)
 
 
 def test_only_enable_leads_from_where_chunks_are_not_heard_to_where_they_move_the_arm() -> None:
@@ -27,7 +27,7 @@ def test_only_enable_leads_from_where_chunks_are_not_heard_to_where_they_move_th
         ((state, item) for item in rule.to.items()) for state, rule in TABLE.items()
     ):
         if TABLE[to].moves and not TABLE[state].listens:
-            assert event is Event.ENABLE
+            assert event is Cause.ENABLE
 
 
 @pytest.mark.parametrize("wish", ["hold", "silence", "estop", "disable"])

@@ -175,6 +175,15 @@ def test_another_commander_refuses_enable_and_its_first_command_latches(ros: Gra
     arm.is_in("LATCHED", "/moveit commands the arm by /joint_trajectory")
 
 
+def test_who_could_command_by_action_is_named_when_the_controller_runs_something_else(ros: Graph) -> None:
+    arm = Arm(ros)
+    other = rclpy_node(ros, "planner")
+    other.create_client(Trigger, "follow_joint_trajectory/_action/send_goal")
+    ros.until(lambda: arm.node._commands.by_action() == ["/planner"], "the planner's client")
+    arm.node._guard._counters["reference"] += 1
+    ros.until(lambda: "/planner can command the controller" in arm.status[-1].message, "named")
+
+
 def test_a_second_guard_does_not_start(ros: Graph) -> None:
     first = ros.start(GuardNode)
     second = GuardNode(namespace="/two", cli_args=["--ros-args", "-r", "joint_trajectory:=/joint_trajectory"])

@@ -61,12 +61,17 @@ def site(tmp_path_factory):
     """The built site."""
     pytest.importorskip("mkdocs", reason="the documentation needs Python 3.11 or newer: extra docs")
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(out)]
-    run = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={"PATH": "", "NO_MKDOCS_2_WARNING": "1"}
-    )
+    run = built(out)
     assert run.returncode == 0, run.stdout + run.stderr
     return out
+
+
+def built(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`make docs` into `out`. Not --quiet: what is not said is not counted as a warning."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out), *options]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={"PATH": "", "NO_MKDOCS_2_WARNING": "1"}
+    )
 
 
 class Loads(HTMLParser):
@@ -94,6 +99,18 @@ def test_the_site_builds_and_every_page_loads_only_what_lies_beside_it(site):
         assert loads
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_a_dead_anchor_fails_the_build(tmp_path):
+    pytest.importorskip("mkdocs", reason="the documentation needs Python 3.11 or newer: extra docs")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text("# One\n\n[there](two.md#nowhere)\n")
+    (tmp_path / "docs/two.md").write_text("# Two\n")
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    rules = settings[settings.index("validation:") : settings.index("nav:")]
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: x\nstrict: true\n{rules}")
+    run = built(tmp_path / "out", "--config-file", str(tmp_path / "mkdocs.yml"))
+    assert run.returncode == 1 and "anchor '#nowhere'" in run.stdout + run.stderr
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

@@ -84,6 +84,13 @@ def test_what_would_end_a_process_is_not_handed_on(raw: bytes) -> None:
         cdr.check(raw, "String")
 
 
+@pytest.mark.parametrize("raw", [b"", b"\0\1\0", b"\0\1\0\3", b"\1\1\0\0abcd", b"\0\7\0\0abcd"])
+def test_of_a_kind_that_is_not_known_the_encoding_is_looked_at(raw: bytes) -> None:
+    with pytest.raises(ObservationError, match="are no JointTrajectoryControllerState"):
+        cdr.check(raw, "JointTrajectoryControllerState")
+    cdr.check(b"\0\1\0\3" + bytes(8), "JointTrajectoryControllerState")
+
+
 def test_a_million_texts_are_not_counted() -> None:
     with pytest.raises(ObservationError):
         cdr.check(b"\0\1\0\0" + bytes(12) + b"\0\0\x10\0" + bytes(2**22), "JointState")

@@ -51,10 +51,6 @@ class Keys:
             gap = torch.searchsorted(stay, gap.long()).int()
         return replace(self, length=len(places), count=len(places), gap=gap, positions=None)
 
-    def extended(self, length: int, more: int) -> Keys:
-        """`length` rows that see these keys and `more` behind them."""
-        return replace(self, length=length, count=self.count + more, causal=False, positions=None)
-
 
 def gap_of(valid: Tensor) -> Tensor:
     """(2,) int32: where the one stretch of zeros in `valid` (S,) begins and ends; (0, 0) where there is none."""

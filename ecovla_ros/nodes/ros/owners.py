@@ -108,6 +108,19 @@ class Commands:
             if peer.gid not in self._own
         ]
 
+    def by_action(self) -> list[str]:
+        """Nodes that can command the same controller by its action, whose goals nobody else can see."""
+        place = self._node.resolve_topic_name(self._topics[0]).rpartition("/")[0]
+        goal, found = f"{place}/follow_joint_trajectory/_action/send_goal", []
+        for name, namespace in self._node.get_node_names_and_namespaces():
+            try:
+                asked = self._node.get_client_names_and_types_by_node(name, namespace)
+            except RuntimeError:  # it has just gone
+                continue
+            if any(service == goal for service, _ in asked):
+                found.append(f"{namespace.rstrip('/')}/{name}")
+        return found
+
     def intruder(self) -> str:
         """Who else has commanded the arm since the last look; empty when nobody did."""
         who = ""
