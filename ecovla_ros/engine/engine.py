@@ -65,7 +65,8 @@ class Engine:
         self._refresh = (
             Refresh(policy.sites, config, clock, counts(policy, config)) if config.method != "dense" else None
         )
-        self._trigger, self._sight = Trigger(config.p, config.window), Sight()
+        self._trigger = Trigger(config.p, config.window)
+        self._sight = Sight(None if streams.recorder is None else streams.recorder.apart())
         self._ahead = ahead and config.refresh == "probe" and config.method in ADAPTIVE
         self._deadline: Deadline | None = None
         self._refreshes = 0
@@ -98,7 +99,11 @@ class Engine:
                 with KERNEL_CHOICE.tuning():
                     self._answer(obs, plan)
                 self._rehearse(plan)
-            if self.policy.encode(obs).reuse is not None:
+            with torch.inference_mode():
+                seen = self.policy.encode(obs)
+                if self.config.method == "ecovla":
+                    self._sight.rehearse(seen)
+            if seen.reuse is not None:
                 for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)
         if refresh is not None and self.config.deadline_ms > 0:

@@ -22,6 +22,10 @@ class Recorder(Protocol):
         """
         ...
 
+    def apart(self) -> Recorder:
+        """Another one, whose work may run beside what this one captured."""
+        ...
+
 
 class CudaRecorder:
     """CUDA graphs out of one memory pool, captured on one stream, whose priority their kernels keep.
@@ -33,6 +37,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
         """`stream`: None for a new one of high priority."""
         _, high = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
+        self._device = device
         self._stream = stream or torch.cuda.Stream(device, priority=high)
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -48,6 +53,10 @@ class CudaRecorder:
             value = run()
         return graph.replay, value
 
+    def apart(self) -> Recorder:
+        """One with a memory pool and a stream of its own."""
+        return CudaRecorder(self._device)
+
 
 class EagerRecorder:
     """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
@@ -61,6 +70,10 @@ class EagerRecorder:
                 old.copy_(new)
 
         return replay, value
+
+    def apart(self) -> Recorder:
+        """Itself: nothing is shared."""
+        return self
 
 
 def tensors_of(value: Any) -> list[Tensor]:

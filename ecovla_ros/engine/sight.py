@@ -2,40 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from ecovla_ros.engine.host_copy import HostCopy
+from ecovla_ros.engine.recorder import Recorder
 from ecovla_ros.models.base import Seen
 from ecovla_ros.prune.similarity import scene_similarity
+
+Shapes = tuple[tuple[str, torch.Size], ...]
+Places = tuple[int, ...]
 
 
 class Sight:
     """Compares each frame with the one before (Eq. 5). `compare` issues the work, `read` waits for its one number."""
 
-    def __init__(self) -> None:
-        self._before: Mapping[str, Tensor] | None = None
-        self._copy = HostCopy()
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        """`recorder`: captures the comparison of frames whose tokens lie where those of the warm-up lay."""
+        self._recorder, self._copy = recorder, HostCopy()
+        self._stores: dict[Shapes, dict[str, Tensor]] = {}
+        """Tokens of the frame before, by cameras: a captured tower writes those of the next frame over its own."""
+        self._replays: dict[tuple[Shapes, Places], tuple[Callable[[], None], Tensor]] = {}
+        self._before: Shapes = ()
         self._compared = False
 
     def reset(self) -> None:
         """Forget the scene: nothing is known of the frame before the next one."""
-        self._before, self._compared = None, False
+        self._before, self._compared = (), False
+
+    def rehearse(self, seen: Seen) -> None:
+        """In warm-up: capture the comparison of frames like `seen`, twice run and then forgotten."""
+        if self._recorder is None:
+            return
+        for _ in range(2):
+            self.compare(seen)
+        shapes, vision = _shapes(seen.vision), dict(seen.vision)
+        value = torch.zeros((), device=next(iter(vision.values())).device)
+
+        def run() -> None:
+            similarity = scene_similarity(vision, self._stores[shapes])
+            assert similarity is not None, "equal shapes can be compared"
+            value.copy_(similarity)
+            self._keep(shapes, vision)
+
+        if (key := (shapes, _places(vision))) not in self._replays:
+            self._replays[key] = self._recorder.capture(run, warm_ups=0)[0], value
+        self.reset()
 
     def compare(self, seen: Seen) -> None:
-        """Begin to compare `seen` with the frame before. Nothing is waited for.
-
-        The tokens are copied, as a captured tower writes the next frame's over them.
-        """
-        similarity = scene_similarity(seen.vision, self._before)
-        self._compared = similarity is not None
+        """Begin to compare `seen` with the frame before. Nothing is waited for."""
+        shapes = _shapes(seen.vision)
+        self._compared, self._before = shapes == self._before, shapes
+        replay = self._replays.get((shapes, _places(seen.vision))) if self._compared else None
+        if replay is not None:
+            replay[0]()
+            self._copy.start(replay[1])
+            return
+        similarity = scene_similarity(seen.vision, self._stores[shapes] if self._compared else None)
         if similarity is not None:
             self._copy.start(similarity)
-        parts = torch.cat(list(seen.vision.values())).split([len(tokens) for tokens in seen.vision.values()])
-        self._before = dict(zip(seen.vision, parts))
+        self._keep(shapes, seen.vision)
 
     def read(self) -> float:
         """s_t of the frame compared last; NaN where nothing could be compared (see `scene_similarity`)."""
         return float(self._copy.take()) if self._compared else float("nan")
+
+    def _keep(self, shapes: Shapes, vision: Mapping[str, Tensor]) -> None:
+        if shapes not in self._stores:
+            self._stores[shapes] = {name: torch.empty_like(tokens) for name, tokens in vision.items()}
+        for name, tokens in vision.items():
+            self._stores[shapes][name].copy_(tokens)
+
+
+def _shapes(vision: Mapping[str, Tensor]) -> Shapes:
+    return tuple((name, tokens.shape) for name, tokens in vision.items())
+
+
+def _places(vision: Mapping[str, Tensor]) -> Places:
+    return tuple(tokens.data_ptr() for tokens in vision.values())

@@ -130,3 +130,22 @@ def test_a_refresh_that_was_captured_is_replayed_and_does_the_same():
     plain = frames(fresh, SCENES)
     same(plain, frames(engine, SCENES))
     assert len(replayed) == 2, "the first frame's two jobs, whose histories were not known"
+
+
+@pytest.mark.parametrize("family", ["pi0", "cogact"])
+def test_a_comparison_that_was_captured_says_the_same(family):
+    class Captures(Inline):
+        recorder = EagerRecorder()
+
+    observations = [models.observation(models.policy(family), seed=i // 3) for i in range(9)]
+    config = replace(PROBE, sites=("lm.mlp",), p=0.5)
+    runs, replayed = [], []
+    for streams in (Inline(), Captures()):
+        engine = Engine(Graphed(models.policy(family), EagerRecorder()), config, streams)
+        engine.warm_up()
+        for key, (replay, value) in list(engine._sight._replays.items()):
+            engine._sight._replays[key] = (lambda r=replay: (replayed.append(1), r())[1]), value
+        runs.append(frames(engine, observations))
+    same(*runs)
+    assert len(replayed) == 8, "all frames but the first, whose scene is new"
+    assert {s.report.triggered for s in runs[0][0]} == {True, False}
