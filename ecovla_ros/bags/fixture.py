@@ -51,14 +51,15 @@ def golden_replay(request: pytest.FixtureRequest) -> Callable[..., list[dict[str
             k.replace("__", "."): v for k, v in overrides.items()
         }
         options = replay.Options(topics=mapping(topics), instruction=instruction)
+        file = here / "golden" / f"{name or Path(bag).stem}-{method}-{ratio:g}.json"
+        anew = request.config.getoption(FLAG)
+        if not anew and not file.is_file():
+            pytest.fail(f"no golden actions at {file}; make them: pytest {FLAG}")
         found = replay.run(config.override(loaded, **changes), here / bag, options)
         if found.damage:
             pytest.fail(found.damage)
-        file = here / "golden" / f"{name or Path(bag).stem}-{method}-{ratio:g}.json"
-        if request.config.getoption(FLAG):
+        if anew:
             golden.write(file, found.rows)
-        elif not file.is_file():
-            pytest.fail(f"no golden actions at {file}; make them: pytest {FLAG}")
         wrong = golden.differences(found.rows, golden.read(file), allowed)
         if wrong:
             pytest.fail(

@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla replay`. Exit code 1: the chunks differ from the golden ones. 2: the bag is damaged."""
-    from ecovla_ros.bags import inputs
+    from ecovla_ros.bags import golden, inputs
     from ecovla_ros.bags import replay as program
     from ecovla_ros.bench import document
 
@@ -72,19 +72,21 @@ def run(options: argparse.Namespace) -> int:
         options.guard,
         real_time() if options.pace == "real" else lambda time_ns: None,
     )
+    # read first: who named a file that is none need not wait for a replay to hear it
+    expected = golden.read(options.golden) if options.golden and not options.regenerate else []
     began = time.perf_counter()
     found = program.run(_settings(options), options.bag, how, options.out)
     _show(found, time.perf_counter() - began)
     if options.json:
         document.write(options.json, found.rows, plain(options))
-    code = _golden(options, found.rows) if options.golden else 0
+    code = _golden(options, found.rows, expected) if options.golden else 0
     if found.damage:
         print(f"ecovla: {found.damage}", file=sys.stderr)
         return 2
     return code
 
 
-def _golden(options: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+def _golden(options: argparse.Namespace, rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> int:
     """Write the golden actions or compare with them; 1 when they differ."""
     from ecovla_ros.bags import golden
 
@@ -92,7 +94,6 @@ def _golden(options: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
         golden.write(options.golden, rows)
         print(f"golden actions of {len(rows)} frames written to {options.golden}")
         return 0
-    expected = golden.read(options.golden)
     wrong = golden.differences(rows, expected)
     if wrong:
         print(golden.table(wrong))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ecovla_ros import cli
 from ecovla_ros.bags import golden, sample
 from ecovla_ros.bags.sample import Sample
 from ecovla_ros.errors import BagError
@@ -119,3 +120,10 @@ def test_the_example_makes_golden_actions_and_notices_a_change(pytester: pytest.
     failed = pytester.runpytest_subprocess(*options, "-k", "dense")
     failed.assert_outcomes(failed=1)
     failed.stdout.fnmatch_lines(["*1 of 10 frames differ*", "*joint_3, row 5*0.01*1e-05*"])
+
+
+def test_a_golden_file_that_is_none_is_told_before_the_replay(bag: Path, tmp_path: Path, capsys: Any) -> None:
+    missing = tmp_path / "none.json"
+    code = cli.main(["replay", str(bag), "--golden", str(missing)])
+    said = capsys.readouterr()
+    assert code == 2 and str(missing) in said.err and "frames" not in said.out
