@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ecovla_ros import config, documents
+from ecovla_ros.bags import sample
 from ecovla_ros.bags.read import Bag
-from ecovla_ros.errors import BagError, ConfigError
+from ecovla_ros.bags.sample import Sample
+from ecovla_ros.errors import ConfigError
 
 DEEP = {
     "flow": "a: " + "[" * 20_000 + "]" * 20_000,
@@ -27,12 +29,10 @@ DEEP = {
 def test_a_deep_configuration_is_refused_without_work(name: str, tmp_path: Path) -> None:
     path = tmp_path / "deep.yaml"
     path.write_text(DEEP[name])
-    began = time.process_time()
     with pytest.raises(ConfigError, match="deeper than 32"):
         config.load(path)
     with pytest.raises(ConfigError, match="deeper than 32"):
         config.override_texts(config.Config(), [f"prune.sites={'[' * 40}"])
-    assert time.process_time() - began < 1.0, "of the processor, where it took seconds"
 
 
 @pytest.mark.parametrize("text", ["a: 2001-99-99", "a: \x00", "[1", "? [a]\n: b", "!!python/object:os.system {}"])
@@ -61,9 +61,11 @@ def test_long_yaml_and_deep_json_are_refused(tmp_path: Path) -> None:
     assert documents.read_json(path) == {"a": [1]}
 
 
-def test_a_bags_deep_metadata_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "metadata.yaml").write_text(DEEP["flow"])
-    began = time.process_time()
-    with pytest.raises(BagError, match="deeper than 32"):
-        Bag(tmp_path)
-    assert time.process_time() - began < 2.0
+def test_a_bag_is_read_whole_whatever_its_metadata_is(tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "bag", Sample(seconds=0.5).events())
+    with closing(Bag(path)) as bag:
+        counts = bag.counts()
+    for deep in DEEP.values():
+        (path / "metadata.yaml").write_text(deep)
+        with closing(Bag(path)) as bag:
+            assert bag.counts() == counts and not bag.damage
