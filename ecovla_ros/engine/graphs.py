@@ -39,10 +39,10 @@ class Captured:
 
 
 class Graphed:
-    """A policy whose `prefill` and `act` are replayed. Capturing belongs to `warm_up`: see `Engine.warm_up`.
+    """A policy whose towers, `prefill` and `act` are replayed. Capturing belongs to `warm_up`: see `Engine.warm_up`.
 
     A shape that was not captured then (free text of an unforeseen length) is captured when it first comes; that frame
-    takes longer. `encode` and `to_chunk` run as they are.
+    takes longer. What a policy does on the host runs as it is.
     """
 
     def __init__(self, policy: Policy, recorder: Recorder) -> None:
