@@ -58,8 +58,6 @@ REPEATS = 3
 """Jumps in a row, or states in a row away from where the arm is commanded, that latch."""
 SHORT_S = 0.4
 """Without a common clock a motion is not interrupted, but goes from rest to rest within this time, s."""
-LATEST_S = 0.1
-"""So late a controller may start an unstamped trajectory, s: the next is sent when that one has ended in any case."""
 STARTS_S = 0.035
 """So late a controller may start what it is sent, s: what is left of `start_window_s` is the guard's own, from its tick
 to sending."""
@@ -466,7 +464,7 @@ class Guard:
         chunk = self._pending
         if chunk is None or self._seat is not Seat.TAKEN or not self.due(now_ns) or self._arm.stale(now_ns):
             return None
-        if not self._stamped and self._flight.running(now_ns - round(LATEST_S * NS)):
+        if not self._stamped and self._flight.running(now_ns):
             return None
         if self._measures() and not self._in_step():
             return None
