@@ -29,6 +29,8 @@ HOME = np.array([0.0, 0.5, 3.14, -1.6, 0.0, -1.0, 1.57])
 SPREAD = np.array([0.4, 0.25, 0.3, 0.3, 0.4, 0.4, 1.0])
 SEEN_TICKS, HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 25, 60, 40, 85
 """Ticks of 10 ms: before the guard is enabled; healthy policy before the fault, and after it; silence at the end."""
+SEAT_TICKS = 80
+"""More of a healthy policy where the guard must first bring the controller to where the arm stands."""
 
 
 def case(name: str, seed: int) -> dict[str, Any]:
@@ -37,10 +39,12 @@ def case(name: str, seed: int) -> dict[str, Any]:
     config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
     limits = load(config.profile)
     where = scene(rng)
-    if where.clock == "never":
-        config = dataclasses.replace(config, stamp_commands="never")
+    if where.clock == "never" or not where.heard:
+        config = dataclasses.replace(config, stamp_commands="never" if where.clock == "never" else "always")
     turns = np.where(CONTINUOUS, 2 * np.pi * rng.integers(-1, 2, 7), 0.0) if where.turned else 0.0
     start = HOME + SPREAD * rng.uniform(-1.0, 1.0, 7) + turns
+    if not where.heard:  # nobody tells its turns: it was activated where the arm reports to be
+        start = np.where(CONTINUOUS, (start + np.pi) % (2.0 * np.pi) - np.pi, start)
     rig = Rig(Guard(config, limits, steady=True), FakeController(start, 100 * NS, where.release), rng, where)
     error, status = "", None
     try:
@@ -90,13 +94,13 @@ def _live(rig: Rig, fault: Fault) -> None:
         rig.report()
         rig.tick()
     rig.guard.enable(True, rig.clock)
-    for k in range(HEALTHY_TICKS):
+    for k in range(HEALTHY_TICKS + (0 if rig.scene.heard else SEAT_TICKS)):
         healthy(rig, k)
         rig.tick()
     for k in range(int(rig.rng.integers(40, 80))):
         fault(rig, k)
         rig.tick()
-    rig.frozen_ns = None
+    rig.frozen_ns, rig.lossy = None, False
     for k in range(AFTER_TICKS if rig.rng.random() < 0.5 else 0):
         healthy(rig, k)
         rig.tick()

@@ -169,8 +169,21 @@ class ReleasedController:
 
     @property
     def reference(self) -> np.ndarray:
-        """What the controller asked for last (7,), rad: `reference` of its controller_state."""
-        return self._last[0]
+        """Where it is on what it runs (7,), rad: `reference` of its controller_state, before the command limiter."""
+        return self.reported()[0]
+
+    def reported(self) -> tuple[np.ndarray, np.ndarray, float | None]:
+        """`reference` of its controller_state: (7,), rad, (7,), rad/s, and how long after the trajectory's start, s.
+
+        It is the state of the cycle, where releases that command ahead have commanded the next one's already.
+        """
+        active = self._active
+        if active is None:
+            return *self._last, None
+        if self._cursor_ns < active.before_ns:
+            return *self._last, (self._cursor_ns - active.start_ns) / NS
+        position, velocity = active.at(np.array([self._cursor_ns]))
+        return position[0], velocity[0], (self._cursor_ns - active.start_ns) / NS
 
     def run(self, times_ns: np.ndarray, passed_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Commands of the cycles at `times_ns` (N,) of its clock; position and velocity, (N, 7).
