@@ -34,8 +34,8 @@ SEAT_SHARE = 0.9
 SEAT_MOST_RAD = 1.0
 """An arm further from its last command is not brought there: it would take minutes."""
 LATEST_S = 0.1
-"""So late a controller may start what has no stamp, s. Until that is over it may be moving: in no state of the guard, and
-after no jump of a clock, does its motion count as ended earlier."""
+"""So late a controller may start what has no stamp, s. Until that is over it may be moving: in no state of the guard,
+and after no jump of a clock, does its motion count as ended earlier."""
 SEATED_S = 0.1
 """After the way to the seat the controller is waited for so long, s."""
 

@@ -362,14 +362,15 @@ class Guard:
         if not self._flight.running(now_ns):
             self._place.forget()
             self._measure_anew(moved_ns)
+        elif moved_ns:
+            if TABLE[self._state].moves:
+                self._counters["controller_clock"] += 1
+                self._rest(Cause.MISS, f"the controller's clock moved by {moved_ns / NS:+.3f} s; waiting for a chunk")
         elif self._place.lost(now_ns):
             self._place.unsent()
             self._flight.unsent()
             self._counters["place"] += 1
             self._rest(Cause.MISS, "the controller did not take over what it was sent; waiting for a chunk")
-        elif moved_ns and TABLE[self._state].moves:
-            self._counters["controller_clock"] += 1
-            self._rest(Cause.MISS, f"the controller's clock moved by {moved_ns / NS:+.3f} s; waiting for a chunk")
         if not moved_ns and self._controller.stamp_ns != self._referred_ns:
             self._watch_reference(now_ns)
 

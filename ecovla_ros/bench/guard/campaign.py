@@ -8,8 +8,9 @@ against position, velocity, acceleration, jerk, tool speed and box; that nothing
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,14 @@ SEAT_TICKS = 80
 """More of a healthy policy where the guard must first bring the controller to where the arm stands."""
 
 
+_limits = functools.cache(load)
+
+
 def case(name: str, seed: int) -> dict[str, Any]:
     """One case: what was violated, whether something raised, and how it ended. Deterministic in `seed`."""
     rng = np.random.default_rng([seed, list(CASES).index(name)])
     config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
-    limits = load(config.profile)
+    limits = _limits(config.profile)
     where = scene(rng)
     if where.clock == "never" or not where.heard:
         config = dataclasses.replace(config, stamp_commands="never" if where.clock == "never" else "always")
@@ -55,14 +59,15 @@ def case(name: str, seed: int) -> dict[str, Any]:
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as raised:
         error = f"{type(raised).__name__}: {raised}"
     box = np.array(config.box_lower), np.array(config.box_upper)
-    judged = {where.release: sorted(rig.controller.violations(limits, box))}
+    by_model = {where.release: rig.controller}
     try:
         for release in GUARDED:
             if release != where.release and not (release == "humble" and rig.clock_set):
-                judged[release] = sorted(rig.again(release).violations(limits, box))
+                by_model[release] = rig.again(release)
     except ControlError as refused:
         error = error or f"another controller refused: {refused}"
-    real = _real(rig, judged, limits, box)
+    judged = {release: sorted(model.violations(limits, box)) for release, model in by_model.items()}
+    real = _real(rig, by_model, limits, box)
     latched = status is not None and status.state == State.LATCHED.value
     return {
         "case": name, "seed": seed, **vars(where), "crash": error,
@@ -74,17 +79,19 @@ def case(name: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _real(rig: Rig, judged: Iterable[str], limits: Limits, box: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """What the real controllers of the `judged` releases made of it, where there are some (see `judge`).
+def _real(
+    rig: Rig, by_model: Mapping[str, FakeController], limits: Limits, box: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """What the real controllers of the same releases made of it, where there are some (see `judge`).
 
     Release -> limits they were outside of, and how far from the model they were at most, rad.
     """
     found: dict[str, Any] = {}
-    for release in judged:
+    for release, model in by_model.items():
         if library(release) is None:
             continue
         real = rig.again(release, real=True)
-        off = np.abs(rig.again(release).commanded()[0] - real.commanded()[0]).max()
+        off = np.abs(model.commanded()[0] - real.commanded()[0]).max()
         found[release] = {"violations": sorted(real.violations(limits, box)), "off_rad": float(off)}
     return found
 

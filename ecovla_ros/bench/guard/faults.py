@@ -133,11 +133,7 @@ class Rig:
         self.controller.apart_ns += round(step_s * NS)
         self.clock_set = True
         self.advance(CYCLE_NS)
-        self._said = self._state()
-
-    def _state(self) -> ControllerState:
-        reference, velocity, place_s = self.controller.model.reported()
-        return ControllerState(self.controller.clock - CYCLE_NS, reference, velocity, place_s)
+        self._said = self.controller.reported()
 
     def report(self, offset: np.ndarray | float = 0.0) -> None:
         """The arm says where it is."""
@@ -167,10 +163,8 @@ class Rig:
         self.advance(stopped_ns)
         if command.trajectory is not None and self.guard.in_time(self.clock):
             self._publish(command)
-        way_ns = int(self.rng.integers(4)) * CYCLE_NS
-        self.advance(TICK_NS - way_ns)
-        self._said = self._state()
-        self.advance(way_ns)
+        self.advance(TICK_NS)
+        self._said = self.controller.reported(int(self.rng.integers(4)) * CYCLE_NS)
 
     def _publish(self, command: Command) -> None:
         assert command.trajectory is not None
