@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import time
 from typing import Any
 
 from ecovla_ros.cli.options import add_common, settings_of
@@ -104,10 +103,12 @@ def _port(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """`ecovla serve`."""
     try:
-        from ecovla_ros.serve import ensemble, server, session
+        from ecovla_ros.serve import offer, server
+        from ecovla_ros.serve.replica import Here
     except ImportError as error:
-        raise ConfigError(f"serving needs two more packages: pip install websockets msgpack ({error})") from error
-    from ecovla_ros import build
+        raise ConfigError(
+            f"serving needs three more packages: pip install websockets msgpack prometheus-client ({error})"
+        ) from error
 
     if options.ensemble and options.execute:
         raise ConfigError("--ensemble infers for every action: --execute does not go with it")
@@ -117,17 +118,17 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--idle {options.idle}; valid: 1 to 86400 s")
     access = server.Access(token, options.takeover, options.idle)
     settings = settings_of(options)
-    averaged = ensemble.Ensemble(options.ensemble, options.alpha) if options.ensemble else None
-    engine = build.engine(settings, serving=True)
-    protocol = session.VLA_EVAL if options.protocol == "vla-eval" else session.PRESETS[options.keys or "libero"]
-    made = session.Session(
-        engine, session.keys_of(protocol, options.image, options.state, options.text),
-        settings.policy.embodiment.other, options.execute, averaged, options.gripper, settings.policy.seed,
-        time.time_ns, options.prompt,
+    offered = offer.Offer(
+        settings, options.protocol, options.keys or "libero", tuple(options.image), options.state, options.text,
+        options.prompt, options.execute, options.ensemble, options.alpha, options.gripper, values_of(options.ask),
     )  # fmt: skip
-    asks = {"send_wrist_image": "wrist" in engine.policy.spec.cameras, "send_state": True, **values_of(options.ask)}
+    engine, replica = offered.open()
+    pool = Here(replica)
+    served = server.PolicyServer(
+        pool, options.protocol, offered.asks(engine.policy.spec.cameras), access, settings.node.deadline_ms
+    )
     try:
-        asyncio.run(_serve(server.PolicyServer(made, options.protocol, asks, access), options.host, options.port))
+        asyncio.run(_serve(served, options.host, options.port))
     finally:
         engine.close()
     return 0
