@@ -165,17 +165,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     tokens = options.tokens.split(",") if options.tokens else ()
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
-    measure = (
-        _sessions
-        if options.sessions
-        else _reduced
-        if options.reduced
-        else _nodes
-        if options.nodes
-        else _fidelity
-        if options.fidelity
-        else _latency
-    )
+    kinds = {_sessions: options.sessions, _reduced: options.reduced, _nodes: options.nodes, _fidelity: options.fidelity}
+    measure = next((measure for measure, asked in kinds.items() if asked), _latency)
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
     if options.json:

@@ -129,8 +129,8 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     offered = offer.Offer(
         settings, options.protocol, options.keys or "libero", tuple(options.image), options.state, options.text,
-        options.prompt, options.execute, options.ensemble, options.alpha, options.gripper, options.sessions, options.patterns,
-        values_of(options.ask),
+        options.prompt, options.execute, options.ensemble, options.alpha, options.gripper,
+        options.sessions, options.patterns, values_of(options.ask),
     )  # fmt: skip
     engine, replica = offered.open()
     pool = Here(replica, options.sessions)
