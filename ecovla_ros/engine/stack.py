@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import PruneConfig
+from ecovla_ros.engine.situation import StackRows
 from ecovla_ros.errors import PruningError
 from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.probe import GatedProbe
@@ -194,6 +195,24 @@ class Stack:
         wanted = torch.stack([bands(orders[s.key], self.borders, site.groups) for s in self.sites])
         scores = wanted.to(self.history.device).gather(1, self.partition.channel)
         self.arrange(self.exchanges(scores, torch.ones((), dtype=torch.bool, device=scores.device), settled=False))
+
+    def leave(self) -> StackRows:
+        """A copy of the order of the rows and of what is known of them."""
+        bias = {kept: [b.clone() for b in biases] for kept, biases in self.bias.items()}
+        mean = None if self.mean is None else self.mean.clone()
+        return StackRows(self.partition.channel.clone(), self.history.clone(), mean, bias, self.seen, self.mean_known)
+
+    def enter(self, left: StackRows) -> int:
+        """Put the rows into that order again, bit by bit as it was. Returns how many rows moved."""
+        moved = self.partition.reorder(left.channel) * self.unit
+        self.history.copy_(left.history)
+        if self.mean is not None and left.mean is not None:
+            self.mean.copy_(left.mean)
+        for kept, biases in self.bias.items():
+            for bias, before in zip(biases, left.bias[kept]):
+                bias.copy_(before)
+        self.seen, self.mean_known = left.seen, left.mean_known
+        return moved
 
     def _energies(self, rows: int, energy: Tensor, sampled: Tensor, probed: Tensor | None) -> Tensor:
         """(L, R): exact where the pass ran, estimated from the probe or as the history has it elsewhere."""
