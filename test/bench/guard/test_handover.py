@@ -1,4 +1,4 @@
-"""Where one motion may not be joined to another, nothing is sent until that is over; what moves or is lost is noticed."""
+"""Where two motions may not be joined, nothing is sent until the first is over; what moves or is lost is noticed."""
 
 from __future__ import annotations
 
