@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
-
-from ecovla_ros import config
+from ecovla_ros import config, documents
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.types import GRIPPER_JOINT, JOINTS, ArmJoints
 
@@ -23,9 +21,9 @@ def keys(overrides: str, prefix: str) -> list[str]:
     The prefix comes last, so that it wins. Raises ConfigError when `overrides` is no list of texts.
     """
     try:
-        found = yaml.safe_load(overrides)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"overrides:={overrides} is no YAML: {error}; valid: \"['section.key=value']\"") from error
+        found = documents.from_yaml(overrides)
+    except ValueError as error:
+        raise ConfigError(f"overrides:={overrides} is {error}; valid: \"['section.key=value']\"") from error
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise ConfigError(f"overrides:={overrides} is no list of texts; valid: \"['section.key=value']\"")
     return [*found, *([f"{KEY}={prefix}"] if prefix else [])]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import yaml
 from launch import LaunchContext, Substitution
 from launch.actions import OpaqueFunction, SetLaunchConfiguration
 from launch.logging import launch_config
@@ -25,7 +25,7 @@ def named() -> OpaqueFunction:
     def agree(context: LaunchContext) -> list[SetLaunchConfiguration]:
         prefix, _, told = _joints(context)
         return [
-            SetLaunchConfiguration("overrides", yaml.safe_dump(told, default_flow_style=True, width=10**6).strip()),
+            SetLaunchConfiguration("overrides", json.dumps(told)),
             SetLaunchConfiguration("prefix", prefix),
         ]
 
