@@ -145,7 +145,7 @@ def _with_options(made: Any, config: PolicyConfig) -> Any:
                 f"policy.rtc does not go with '{config.model}' and embodiment.actions={config.embodiment.actions}; "
                 "valid: mini, pi0, pi05, on this arm, with joint actions"
             )
-        made.follow_chunks(config.rtc, config.rtc_delay)
+        made.follow_chunks(config.rtc, config.rtc_delay, config.rtc_release, config.rtc_apart_rad)
     return made
 
 

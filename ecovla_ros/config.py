@@ -30,6 +30,7 @@ REFRESHES = ("probe", "dense")
 dense and records every channel (paper)."""
 FITS = ("count", "time")
 """count: the kept channels are those nearest to the ratio. time: see engine/fit."""
+RTC_RELEASES = ("trigger", "never")
 DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
@@ -114,6 +115,15 @@ class PolicyConfig:
     vla_cache_similarity: float = _between(0.996, 0.0, 1.0, "least similarity of a patch that stands still (VLA-Cache)")
     rtc: int = _between(
         0, 0, 1000, "how much of a chunk is drawn to the chunk before it (real-time chunking); 0: nothing", "actions"
+    )
+    rtc_release: str = _one_of(
+        "trigger",
+        RTC_RELEASES,
+        "when a chunk is not drawn to the one before; trigger: the scene has changed, as `prune.p` and `prune.window` "
+        "have it, with every method",
+    )
+    rtc_apart_rad: float = _between(
+        0.0, 0.0, 3.2, "nor where it would lie farther from that one than this, by a first look; 0: however far", "rad"
     )
     rtc_delay: int = _between(
         0, 0, 1000, "how much of that is executed before the chunk arrives, and is therefore drawn fully", "actions"

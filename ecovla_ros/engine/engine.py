@@ -23,7 +23,7 @@ from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.models.base import DENSE, Plan, Policy, Seen
+from ecovla_ros.models.base import DENSE, BoundPolicy, Plan, Policy, Seen
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
 
@@ -67,6 +67,10 @@ class Engine:
         )
         self._trigger = Trigger(config.p, config.window)
         self._sight = Sight(None if streams.recorder is None else streams.recorder.apart())
+        self._bound = policy if isinstance(policy, BoundPolicy) else None
+        self._lets_go = self._bound is not None and self._bound.lets_go
+        self._watches = config.method == "ecovla" or self._lets_go
+        """Whether frames are compared: for a new pattern, or to let go of a chunk."""
         self._ahead = ahead and config.refresh == "probe" and config.method in ADAPTIVE
         self._deadline: Deadline | None = None
         self._refreshes = 0
@@ -101,7 +105,7 @@ class Engine:
                 self._rehearse(plan)
             with torch.inference_mode():
                 seen = self.policy.encode(obs)
-                if self.config.method == "ecovla":
+                if self._watches:
                     self._sight.rehearse(seen)
             if seen.reuse is not None:
                 for plan in (p for p in plans if p.record is None):
@@ -122,6 +126,8 @@ class Engine:
         self._noise = self._noise.to(self.policy.device)
         self._trigger.reset()
         self._sight.reset()
+        if self._bound is not None:
+            self._bound.forget_chunk()
         self._kept_by = None
         self._age = self._since = 0
         self._last = RefreshState() if self._refresh is None else self._refresh.state
@@ -143,6 +149,7 @@ class Engine:
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
+        decision = self._let_go(decision, plan)
         self._host_copy.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
@@ -205,7 +212,7 @@ class Engine:
     def _encode(self, obs: Observation) -> Seen:
         """The towers, and the comparison with the frame before (Eq. 5), of which nothing is read yet."""
         seen = self.policy.encode(obs)
-        if self.config.method == "ecovla":
+        if self._watches:
             self._sight.compare(seen)
         return seen
 
@@ -217,9 +224,17 @@ class Engine:
 
     def _decide(self) -> Decision:
         """What the trigger says of this frame: waits for the comparison."""
-        if self.config.method != "ecovla":
-            return UNDECIDED
-        return self._trigger.update(self._sight.read())
+        return self._trigger.update(self._sight.read()) if self._watches else UNDECIDED
+
+    def _let_go(self, decision: Decision | None, plan: Plan) -> Decision | None:
+        """Behind the prefill, which the device may still be at: where the scene has changed, the chunk of this frame is
+        not bound to the one before."""
+        if self._bound is None or not self._lets_go:
+            return decision
+        decision = decision or self._decide_late(plan)
+        if decision.fired:
+            self._bound.let_go()
+        return decision
 
     def _decide_late(self, plan: Plan) -> Decision:
         """What the trigger says, with the whole frame on its way; a refresh begins behind the passes it reads."""
