@@ -180,6 +180,14 @@ class PruneConfig:
     refresh_limit_s: float = _between(
         2.0, 0.001, 60.0, "how long a frame waits for a refresh before the refresh is given up", "s"
     )
+    calibration: str = _doc(
+        "auto",
+        "where the first pattern comes from; auto: the checkpoint's own calibration, and none if it has none; none: "
+        "the first frames, which run dense; or a file that `ecovla calibrate` wrote",
+    )
+    cold_frames: int = _between(
+        8, 1, 1000, "how many frames run dense, and are added up for the first pattern, without a calibration", "frames"
+    )
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")
 
