@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.pi_models import SMALL, TEXTS, model, normaliser, spec
@@ -20,6 +20,7 @@ from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import PruningError
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi import checkpoint
+from ecovla_ros.types import Demonstration
 
 
 @pytest.fixture(scope="module")
@@ -131,18 +132,18 @@ def test_a_damaged_bag_gives_what_was_readable_and_says_so(small: Config, tmp_pa
     assert "the calibration is of what came before" in capsys.readouterr().err
 
 
-def test_a_lerobot_data_set_serves_too(small: Config, tmp_path: Path, capsys) -> None:
+def test_a_lerobot_data_set_serves_too(small: Config, bag: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    from train.test_lerobot import EPISODES  # noqa: F401  (the layout is tested there)
-
+    pytest.importorskip("av")
     from ecovla_ros.train import lerobot
 
-    lerobot.write(tmp_path / "set", EPISODES)
-    words = json.dumps(TEXTS[0]).strip('"')
-    assert called(small, tmp_path / "set", tmp_path / "own", "--instruction", words, "--rate", "0") == 0
-    about = calibration_file.source(tmp_path / "own")
-    assert about["frames"] == sum(len(e.observations) for e in EPISODES)
+    frames = frames_of(small, bag)[:12]
+    joints, gripper = np.stack([f.joints for f in frames]), np.array([f.gripper for f in frames])
+    lerobot.write(tmp_path / "set", [Demonstration(tuple(frames), joints, gripper, 0.1)])
+    assert called(small, tmp_path / "set", tmp_path / "own", "--rate", "0") == 0
+    assert calibration_file.source(tmp_path / "own")["instructions"] == {TEXTS[0]: len(frames)}
     assert called(small, tmp_path / "set", tmp_path / "x", "--instruction", "make tea") == 2
+    assert called(small, tmp_path / "set", tmp_path / "x", "--map", "wrist=/wrist") == 2
 
 
 def test_frames_that_the_policy_does_not_take_are_passed_over(small: Config, bag: Path) -> None:
