@@ -61,11 +61,11 @@ class RealTimeChunking:
         self._scale[:rows, :width] = torch.tensor(normaliser.action_std, device=device)[:, :width]
         ramp = np.clip((overlap - np.arange(shape[0])) / (overlap - delay + 1), 0.0, 1.0)
         self._ramp = np.where(np.arange(shape[0]) < delay, 1.0, ramp)
-        self._last: tuple[ActionChunk, str] | None = None
+        self.last: tuple[ActionChunk, str] | None = None
 
     def forget(self) -> None:
         """A new episode: the next chunk follows none."""
-        self._last = None
+        self.last = None
 
     def let_go(self) -> None:
         """After `look`: the chunk of this frame is not drawn."""
@@ -95,13 +95,13 @@ class RealTimeChunking:
     def keep(self, chunk: ActionChunk, instruction: str) -> None:
         """Remember the answer to a frame; not that to an example, which has no stamp."""
         if chunk.stamp_ns:
-            self._last = (chunk, instruction)
+            self.last = (chunk, instruction)
 
     def _left(self, obs: Observation) -> NDArray[np.float64] | None:
         """Normalised rows (<= H, 8) of the last chunk from the first action of a chunk for `obs` on."""
-        if self._last is None:
+        if self.last is None:
             return None
-        (chunk, instruction), behind = self._last, (obs.stamp_ns - self._last[0].stamp_ns) * 1e-9
+        (chunk, instruction), behind = self.last, (obs.stamp_ns - self.last[0].stamp_ns) * 1e-9
         due = round(behind / self._period_s)
         if behind <= 0.0 or due >= chunk.horizon or instruction != obs.instruction:
             return None

@@ -113,6 +113,15 @@ class PiPolicy(BatchOnePolicy):
         if self.follow is not None:
             self.follow.forget()
 
+    def leave(self) -> Any:
+        """The last chunk, which real-time chunking follows."""
+        return None if self.follow is None else self.follow.last
+
+    def enter(self, left: Any) -> None:
+        """The last chunk was this one; None: there was none."""
+        if self.follow is not None:
+            self.follow.last = left
+
     @property
     def prefill_blocks(self) -> Sequence[Any]:
         """Layers of the language model but the last."""
