@@ -156,7 +156,8 @@ class Engine:
             self._streams.finish()
             for _ in range(OUTSTANDING):
                 refresh.poll()
-            pattern = refresh.leave()
+            self._cold.look(refresh, fault)
+            pattern = refresh.leave() if self._cold.over else None  # what is no pattern yet is everybody's
         counts = (self._age, self._since, self._refreshes)
         answer = self.policy.leave() if isinstance(self.policy, TakesTurns) else None
         return Situation(

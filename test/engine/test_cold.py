@@ -143,3 +143,13 @@ def test_every_family_starts_cold_over_captured_passes(family):
     assert [s.report.cold_frames == 0 for s in steps] == COLD * [False] + 2 * [True]
     assert steps[-1].report.ratio > 0.3
     engine.close()
+
+
+def test_arms_that_take_turns_among_the_cold_frames_share_them():
+    engine, left = Engine(Toy(), cold("ecovla"), Deferred()), [None, None]
+    for i, obs in enumerate(SCENES[: 2 * COLD]):
+        engine.enter(left[i % 2])
+        step = engine.step(obs)
+        assert (step.report.ratio > 0) == (i >= COLD) and not step.report.fault
+        left[i % 2] = engine.leave(own=True)
+    engine.close()
