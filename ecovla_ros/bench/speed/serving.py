@@ -257,7 +257,8 @@ def soak(server: Server, clients: int, requests: int, done: Callable[[int], None
     third = max(1, len(later) // 3)
     growth = float(np.median(later[-third:]) / np.median(later[:third]) - 1.0)
     return {
-        "question": "memory", "clients": clients, "requests": len(memory) * each * clients, "memory_first_mb": memory[0],
+        "question": "memory", "clients": clients, "requests": len(memory) * each * clients,
+        "memory_first_mb": memory[0],
         "memory_after_tenth_mb": float(np.median(later[:third])), "memory_last_mb": float(np.median(later[-third:])),
         "memory_most_mb": max(memory), "growth": growth, **_faults(group),
         "reached": abs(growth) <= GROWTH and not any(_faults(group).values()),
