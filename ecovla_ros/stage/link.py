@@ -73,8 +73,8 @@ def cable() -> Iterator[Far]:
             _ip("link", "add", CARDS[ARM], "netns", ARM, "type", "veth", "peer", "name", CARDS[FAR], "netns", FAR)
             for name in (ARM, FAR):
                 _ip("-n", name, "addr", "add", ADDRESSES[name], "dev", CARDS[name])
-                for card in ("lo", CARDS[name]):
-                    _ip("-n", name, "link", "set", card, "up")
+                _ip("-n", name, "link", "set", "lo", "up")
+                _plug(name, True)
             with open(f"/run/netns/{ARM}", "rb") as arm:
                 _enter(arm.fileno())
             profile = str(config.shipped("fastdds_link.xml"))
@@ -137,9 +137,9 @@ def unplugged(cut_s: float, seed: int, out: Path, far: Far) -> dict[str, Any]:
         told()
         cycle = len(stage.arm.again().commanded()[0])
         began = time.monotonic()
-        _ip("-n", ARM, "link", "set", CARDS[ARM], "down")
+        _plug(ARM, False)
         stage.driver.spin(cut_s, lambda: True)
-        _ip("-n", ARM, "link", "set", CARDS[ARM], "up")
+        _plug(ARM, True)
         back = time.monotonic()
         watched = len(stage.arm.again().commanded()[0])
         rested = len(states) > 1 and states[-1][1] != "RUNNING"
@@ -183,6 +183,13 @@ def _ip(*arguments: str) -> str:
     if run.returncode:
         raise ConfigError(f"ip {' '.join(arguments)}: {run.stderr.strip()}")
     return run.stdout
+
+
+def _plug(name: str, plugged: bool) -> None:
+    """The cable's end at a machine. Its routes go with it: multicast, by which nodes find each other, needs one."""
+    _ip("-n", name, "link", "set", CARDS[name], "up" if plugged else "down")
+    if plugged:
+        _ip("-n", name, "route", "replace", "default", "dev", CARDS[name])
 
 
 def _enter(namespace: int) -> None:
