@@ -42,7 +42,11 @@ class Refresh:
         count: Count = asked,
     ) -> None:
         """`count`: channels that a site keeps at a ratio. Raises PruningError for ratios and sites that do not fit."""
-        chosen = [s for s in sites if s.group in config.sites and _layer(s) not in config.skip_layers]
+        chosen = [
+            s.recording(config.record_steps)
+            for s in sites
+            if s.group in config.sites and _layer(s) not in config.skip_layers
+        ]
         if config.ratio > 0 and not chosen:
             have = sorted({s.group for s in sites})
             raise PruningError(f"no site of groups {list(config.sites)} outside skip_layers; this model has {have}")

@@ -87,7 +87,7 @@ class Stack:
         for row, site in enumerate(self.sites):
             energy, sampled, *rest = self._sums[:, 0, row]
             parts = self._sums[:, :, row] if self._sums.shape[1] > 1 else None
-            record = Record(energy, rest[0] if rest else None, parts=parts)
+            record = Record(energy, rest[0] if rest else None, parts=parts, calls=site.recorded)
             if probe and self.inputs is not None:
                 record = record._replace(sampled=sampled, inputs=self.inputs[row], tokens=self._tokens)
             out[site.key] = record
@@ -127,6 +127,8 @@ class Stack:
         probed = self._probe(rows) if rows < self.history.shape[1] and self.inputs is not None else None
         energy, sampled, *total = self._added()
         now = self._energies(rows, energy, sampled, probed)
+        if self.sites[0].recorded:  # the history counts every call of a frame
+            now = now * (self.sites[0].calls / self.sites[0].recorded)
         mean = self._means(rows, total[0], probed, tokens) if total else None
         finite = torch.isfinite(now).all()
         history = now if not self.seen else self.history
@@ -239,7 +241,7 @@ class Stack:
         A token that runs besides the `tokens` of each call (the state token, once a frame) is in the sum alone.
         """
         assert self.mean is not None, "sums are recorded for means alone"
-        now = total / (tokens * self.sites[0].calls)
+        now = total / (tokens * self.sites[0].recorded_calls)
         if rows < now.shape[1]:
             sampled = self.sites[0].samples * len(self._tokens)
             now = torch.cat((now[:, :rows], self.mean[:, rows:] if probed is None else probed[1] / sampled), 1)
