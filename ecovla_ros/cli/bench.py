@@ -300,7 +300,7 @@ def _sessions(
 def _serve(
     options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
-    from ecovla_ros.bench.speed import serving
+    from ecovla_ros.stage import serving
 
     if options.model != "mini":
         raise ConfigError(f"--serve asks for what the built-in policy knows, not {options.model}; valid: --model mini")
