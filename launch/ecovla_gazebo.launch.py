@@ -51,15 +51,16 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _all(context: LaunchContext) -> list[Any]:
-    told = {name: LaunchConfiguration(name).perform(context) for name in ("arm", "release", "engine", "window", "seed")}
-    parts, kortex = gazebo.release(told["release"]), told["arm"] == "kortex"
-    world = gazebo.world(told["release"], int(told["seed"]), engine=told["engine"])
-    carried = [e for e in gazebo.bridged(told["release"]) if not (kortex and e["ros_topic_name"] in KORTEX_CARRIES)]
+    release, seed = LaunchConfiguration("release").perform(context), LaunchConfiguration("seed").perform(context)
+    kortex = LaunchConfiguration("arm").perform(context) == "kortex"
+    world = gazebo.world(release, int(seed), engine=LaunchConfiguration("engine").perform(context))
+    carried = [e for e in gazebo.bridged(release) if not (kortex and e["ros_topic_name"] in KORTEX_CARRIES)]
     if kortex:
         SetLaunchConfiguration("description_package", "kortex_description").execute(context)  # RViz asks, later
         running: list[Any] = [_kortex(), *_scene(world)]
     else:
-        command = parts.command(_written("world.sdf", world), told["window"] == "true", "DISPLAY" in os.environ)
+        window = LaunchConfiguration("window").perform(context) == "true"
+        command = gazebo.release(release).command(_written("world.sdf", world), window, "DISPLAY" in os.environ)
         task = {"task": LaunchConfiguration("task")}
         running = [
             ExecuteProcess(cmd=command, name="gazebo_server", output="screen", on_exit=launching.ended("Gazebo")),

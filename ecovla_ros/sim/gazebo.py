@@ -8,7 +8,9 @@ of joint_trajectory_controller.
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -212,3 +214,20 @@ def _driven(
             ("velocity_cmd_min", -most), ("velocity_cmd_max", most),
         ):  # fmt: skip
             child(system, tag, value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write a world to the standard output: `python3 -m ecovla_ros.sim.gazebo RELEASE`."""
+    parser = argparse.ArgumentParser("ecovla_ros.sim.gazebo", description="The built-in scene as a world of Gazebo.")
+    parser.add_argument("release", choices=sorted(RELEASES))
+    parser.add_argument("--seed", type=int, default=0, help="where things stand")
+    parser.add_argument("--size", type=int, default=128, help="width and height of both pictures, px")
+    parser.add_argument("--hz", type=float, default=10.0, help="pictures a second")
+    parser.add_argument("--engine", choices=("ogre2", "ogre"), default="ogre2", help="what draws")
+    told = parser.parse_args(arguments)
+    sys.stdout.write(world(told.release, told.seed, (told.size, told.size), told.hz, told.engine))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
