@@ -127,6 +127,8 @@ class ControllerState:
     """What it commands, rad, (7,), with the whole turns that it counts."""
     velocity: Floats
     """rad/s, (7,)."""
+    place_s: float | None = None
+    """How long after the start of the trajectory that it runs this is, s; None: it does not say."""
 
 
 @dataclass(frozen=True)
@@ -174,3 +176,5 @@ class FrameReport:
     """How an adaptive method measures: probe or dense; none for the others."""
     reused: bool = False
     """Whether vision tokens kept K and V of an earlier frame (VLA-Cache)."""
+    cold_frames: int = 0
+    """Dense frames to come before the first pattern, where there is no calibration; 0: a pattern is in place."""

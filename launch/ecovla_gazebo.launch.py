@@ -20,7 +20,7 @@ from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from ecovla_ros.nodes.ros import launching
+from ecovla_ros.nodes.ros import launching, launching_joints
 from ecovla_ros.sim import gazebo
 
 ARGUMENTS = (
@@ -46,7 +46,13 @@ KORTEX_CARRIES = ("/clock", "/wrist/image", "/wrist/camera_info", *(t for t in g
 def generate_launch_description() -> LaunchDescription:
     """Gazebo with arm and scene, the bridge, guard and policy."""
     return LaunchDescription(
-        [*launching.declared(ARGUMENTS), launching.network(), launching.transport(), OpaqueFunction(function=_all)]
+        [
+            *launching.declared(ARGUMENTS),
+            launching_joints.named(),
+            launching.network(),
+            launching.transport(),
+            OpaqueFunction(function=_all),
+        ]
     )
 
 
@@ -74,6 +80,7 @@ def _all(context: LaunchContext) -> list[Any]:
         *running,
         _bridge(_written("bridge.yaml", yaml.safe_dump(carried))),
         launching.guard("/", parameters=[gripper], remappings=arm),
+        launching.metrics(),
         *launching.policy(remappings=[*pictures, *arm]),
     ]
 
@@ -101,9 +108,10 @@ def _kortex() -> GroupAction:
     told = {
         "sim_gazebo": "true",
         "vision": "true",
-        "gripper": "robotiq_2f_85",
+        "gripper": launching_joints.GripperModel(),
+        "prefix": LaunchConfiguration("prefix"),
         "robot_controller": "joint_trajectory_controller",
-        "controllers_file": launching.shared("config", "gen3_controllers_streaming.yaml"),
+        "controllers_file": launching_joints.Controllers(),
         "launch_rviz": LaunchConfiguration("launch_rviz"),
         "use_sim_time": LaunchConfiguration("use_sim_time"),
     }

@@ -27,7 +27,7 @@ from ecovla_ros.sim.gazebo import ARM_TOPIC, FINGERS, GRIPPER_TOPIC, STATES_TOPI
 from ecovla_ros.sim.gen3 import JAW_STROKE
 from ecovla_ros.sim.tasks import find
 from ecovla_ros.sim.world import GRIPPER_RATE, HOME, TICK_NS
-from ecovla_ros.types import ArmJoints, ArmState, Trajectory
+from ecovla_ros.types import JOINTS, ArmJoints, ArmState, Trajectory
 
 PARAMETERS = (
     ("controller", "kilted", "release of ros2_control whose rules are kept: " + ", ".join(release.RELEASES)),
@@ -91,7 +91,7 @@ class GazeboNode(Node):
     def _read(self, msg: JointState) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities of arm and fingers, (9,) each. Raises ObservationError when one is missing."""
         if self._order[0] != list(msg.name):
-            wanted = (*self._joints.arm, *FINGERS)
+            wanted = (*JOINTS, *FINGERS)
             missing = [name for name in wanted if name not in msg.name]
             if missing:
                 raise ObservationError(f"{STATES_TOPIC} lacks {', '.join(missing)}; it holds: {', '.join(msg.name)}")
@@ -117,7 +117,7 @@ class GazeboNode(Node):
         passed = (stamp_ns - self._now_ns) / 1e9
         self._now_ns = int(cycles[-1])
         position, velocity = self._controller.run(cycles, cycles)
-        self._send(self._arm, self._joints.arm, position[-1], velocity[-1])
+        self._send(self._arm, JOINTS, position[-1], velocity[-1])
         reach = GRIPPER_RATE * passed
         self._closed += min(max(self._closed_target - self._closed, -reach), reach)
         self._send(self._gripper, FINGERS, np.full(2, self._closed * JAW_STROKE), np.zeros(2))

@@ -42,7 +42,7 @@ JAW_GAINS, JAW_EFFORT = (3000.0, 60.0), 30.0
 
 
 @dataclass(frozen=True)
-class Release:
+class GazeboRelease:
     """How a release of Gazebo names its parts."""
 
     file: str
@@ -61,8 +61,8 @@ class Release:
 
 
 RELEASES = {
-    "harmonic": Release("gz-sim-{}-system", "gz::sim::systems::", "gz.msgs.", ("gz", "sim")),
-    "fortress": Release(
+    "harmonic": GazeboRelease("gz-sim-{}-system", "gz::sim::systems::", "gz.msgs.", ("gz", "sim")),
+    "fortress": GazeboRelease(
         "ignition-gazebo-{}-system", "ignition::gazebo::systems::", "ignition.msgs.", ("ign", "gazebo")
     ),
 }
@@ -74,7 +74,7 @@ SYSTEMS = {
 """Class of a system -> the part of its library's name."""
 
 
-def release(name: str) -> Release:
+def release(name: str) -> GazeboRelease:
     """The release of that name. Raises SimulationError listing the known ones."""
     if name not in RELEASES:
         raise SimulationError(unknown("release of Gazebo", name, RELEASES))
@@ -140,7 +140,7 @@ def yaw(turn: Sequence[float]) -> float:
     return 2.0 * math.atan2(turn[2], turn[3])
 
 
-def _system(parent: Any, parts: Release, kind: str) -> Any:
+def _system(parent: Any, parts: GazeboRelease, kind: str) -> Any:
     return child(parent, "plugin", filename=parts.file.format(SYSTEMS[kind]), name=parts.space + kind)
 
 
@@ -180,7 +180,7 @@ def _third_person(made: Any, model: Any, size: tuple[int, int], rate_hz: float) 
     sdf.lens(child(stand, "link", name="lens"), model, "third_person", "/third_person", size, rate_hz)
 
 
-def _arm(made: Any, parts: Release, model: Any, size: tuple[int, int], rate_hz: float) -> None:
+def _arm(made: Any, parts: GazeboRelease, model: Any, size: tuple[int, int], rate_hz: float) -> None:
     arm = child(made, "model", name=ARM)
     base = model.body("base_link").id
     sdf.tree(arm, model, base, model.body_pos[base], model.body_quat[base])
@@ -199,7 +199,7 @@ def _arm(made: Any, parts: Release, model: Any, size: tuple[int, int], rate_hz: 
 
 
 def _driven(
-    arm: Any, parts: Release, topic: str, joints: Sequence[str], gains: Sequence[tuple[float, float, float]]
+    arm: Any, parts: GazeboRelease, topic: str, joints: Sequence[str], gains: Sequence[tuple[float, float, float]]
 ) -> None:
     """Gazebo's joint-trajectory system on `joints`: position and velocity gain and largest effort of each."""
     system = _system(arm, parts, "JointTrajectoryController")
