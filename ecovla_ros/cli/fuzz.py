@@ -35,21 +35,44 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=Path, help="write the results to this file; rows of parts that did not run now stay"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="pass over what the file of --json has of this commit and as many messages",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla fuzz`. Exit code 1 when a figure that was asked for is not reached. Raises ConfigError without ROS 2."""
     module_with_ros("ecovla_ros.stage.fuzz", "the fuzz campaign")
     rows = []
+    there = _there(options) if options.resume and options.json else set()
     for name, work in _work(options):
+        if name in there:
+            continue
         made = work()
         for row in made if isinstance(made, list) else [made]:
-            row["seed"] = options.seed
-            print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("kinds", "node", "topic")))
+            row |= {"part": name, "asked": _asked(name, options), "seed": options.seed}
+            print(
+                f"{name}: "
+                + ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("kinds", "node", "topic", "part"))
+            )
             rows.append(row)
         if options.json:
             _write(options.json, rows)
     return int(not all(row["reached"] for row in rows))
+
+
+def _there(options: argparse.Namespace) -> set[str]:
+    """Names of the work whose rows the file has of this commit, with as many messages; none while files are changed."""
+    commit = importlib.import_module("ecovla_ros.bench.document").commit()
+    rows = json.loads(options.json.read_text(encoding="utf-8"))["rows"] if options.json.is_file() else []
+    mine = [row for row in rows if row["commit"] == commit and not commit.endswith("+")]
+    return {row["part"] for row in mine if row.get("asked") == _asked(row["part"], options)}
+
+
+def _asked(name: str, options: argparse.Namespace) -> int:
+    return int(options.presses if name == "presses" else options.messages)
 
 
 def _work(options: argparse.Namespace) -> list[tuple[str, Callable[[], Any]]]:

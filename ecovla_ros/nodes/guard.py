@@ -33,7 +33,7 @@ from ecovla_ros.errors import ConfigError, ControlError, ObservationError, short
 from ecovla_ros.nodes.ros import controller_state, diagnostics, gripper, process, qos, settings
 from ecovla_ros.nodes.ros.arm_states import ArmStates
 from ecovla_ros.nodes.ros.estop import EStop
-from ecovla_ros.nodes.ros.intake import Intake, Reach, sender
+from ecovla_ros.nodes.ros.intake import Intake, Reach, informed, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk
 from ecovla_ros.nodes.ros.owners import Commands, Source
 from ecovla_ros.nodes.ros.polling import OncePerSecond, PolledTopic
@@ -115,9 +115,9 @@ class GuardNode(Node):
         create: Any = self.create_subscription  # raw callbacks get bytes
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
         self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.REPORT, TEXT_BYTES)
-        self._chunks: Any = create(ActionChunk, "action_chunk", self._on_chunk, qos.CHUNKS, raw=True)
+        self._chunks: Any = create(ActionChunk, "action_chunk", informed(self._on_chunk), qos.CHUNKS, raw=True)
         self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
-        self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
+        self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s, alone=True)
         self._faults = PolledTopic(self, String, "arm_fault", qos.FAULTS, TEXT_BYTES)
         polled = [topic for topic in (self._states, self._faults, self._askings, self._controller) if topic is not None]
         self._intakes = (self._chunk_intake, *(topic.intake for topic in polled))

@@ -27,7 +27,7 @@ from ecovla_ros.config import Config
 from ecovla_ros.errors import EcovlaError, ObservationError, short, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.ros.arm_states import STATE_BYTES, ArmStates
-from ecovla_ros.nodes.ros.intake import Intake, sender
+from ecovla_ros.nodes.ros.intake import Intake, informed, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
 
@@ -162,7 +162,7 @@ class PolicyNode(LifecycleNode):
         return made
 
     def _subscription(self, kind: Any, topic: str, callback: Callable[[bytes, Any], None], profile: Any) -> str:
-        made = self.create_subscription(kind, topic, callback, profile, raw=True)
+        made = self.create_subscription(kind, topic, informed(callback), profile, raw=True)
         self._made.append(lambda: self.destroy_subscription(made))
         return str(made.topic_name)
 

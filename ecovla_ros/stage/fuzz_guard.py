@@ -22,7 +22,7 @@ from ecovla_ros import wire
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import controller_state, qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
-from ecovla_ros.stage.fuzz_range import ANSWER_S, MEMORY_MB, START_RAD, Row, Target
+from ecovla_ros.stage.fuzz_range import ANSWER_S, MEMORY_MB, START_RAD, UP_S, Row, Target
 from ecovla_ros.types import GEN3, ActionChunk, ArmState
 
 ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]", "control.joint_state_age_s=1.0")
@@ -51,7 +51,7 @@ class GuardRange(Target):
         self.values: dict[str, str] = {}
         self.node.create_subscription(DiagnosticStatus, "status", self._on_status, qos.LATCHED)
         self.node.create_timer(0.02, self.talk)
-        if not self.until(lambda: self.values, 30.0):
+        if not self.until(lambda: self.values, UP_S):
             raise EcovlaError(f"the guard did not start:\n{self.child.last_words()}")
         self.until(lambda: all(self.publishers[t].get_subscription_count() for t in ("joint_states", "action_chunk")))
 

@@ -17,11 +17,8 @@ from ecovla_ros import wire
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
-from ecovla_ros.stage.fuzz_range import ANSWER_S, START_RAD, Target
+from ecovla_ros.stage.fuzz_range import ANSWER_S, START_RAD, UP_S, Target
 from ecovla_ros.types import ArmState
-
-UP_S = 120.0
-"""The policy has this long to become active, s."""
 
 
 class PolicyRange(Target):

@@ -18,6 +18,8 @@ from ecovla_ros.stage.children import Child
 
 ANSWER_S = 10.0
 """A good message must be answered within this time; the machine computes other things meanwhile, s."""
+UP_S = 120.0
+"""A node has this long to come up, s."""
 MEMORY_MB = 5.0
 """Resident memory may grow by so much."""
 START_RAD = 0.1

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -34,9 +35,11 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ecovla_ros import wire
 from ecovla_ros.errors import ControlError, ObservationError
+from ecovla_ros.nodes import guard
 from ecovla_ros.nodes.guard import GuardNode
-from ecovla_ros.nodes.ros import estop, qos
+from ecovla_ros.nodes.ros import estop, intake, owners, qos
 from ecovla_ros.nodes.ros.executor import SturdyExecutor
+from ecovla_ros.nodes.ros.intake import LOOK_S, NOBODY
 from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
 from ecovla_ros.types import ActionChunk
 
@@ -161,6 +164,85 @@ def test_chunks_of_a_second_publisher_do_not_move_the_arm(ros: Graph) -> None:
     assert "/intruder publishes too" in arm.status[-1].message and int(arm.values()["chunks_of_others"]) > 5
     assert arm.enable(False).success
     assert "2 publishers on action_chunk: /intruder, /tester" in arm.enable().message
+
+
+class Told:
+    """A node that tells what a graph would: who publishes."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
+        del topic
+        made = {"endpoint_gid": [0] * 16, "node_namespace": "/", "topic_type": "", "qos_profile": None}
+        return [SimpleNamespace(node_name=name.lstrip("/"), **made) for name in self.names]
+
+
+@pytest.mark.parametrize(
+    "told, publish, taken",
+    [
+        ("", ["/policy"], True),
+        ("", ["/policy", "/intruder"], False),
+        ("", ["/policy", "/policy"], False),
+        ("/policy", ["/policy"], True),
+        ("/policy", ["/intruder"], False),
+        ("/policy", ["/intruder", "/policy"], False),
+    ],
+)
+def test_where_nobody_says_who_sent_it_only_a_lone_publisher_is_taken(
+    told: str, publish: list[str], taken: bool
+) -> None:
+    node = Told(*publish)
+    source = owners.Source(node, "action_chunk", told, 1.0, alone=True)
+    no = source.admit(NOBODY, 1.0)
+    assert (not no) == taken and source.refused == (not taken)
+    assert taken or publish[0 if "/intruder" not in publish else publish.index("/intruder")] in no
+    node.names = ("/policy",)
+    assert not source.admit(NOBODY, 2.0), "the other one has gone"
+    assert not owners.Source(Told("/a", "/b"), "joint_states", "", 1.0).admit(NOBODY, 1.0), "others tell other joints"
+
+
+def test_where_nobody_says_who_sent_it_a_second_publisher_stops_the_arm(
+    ros: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by rclpy of Humble, which tells nothing beside a message."""
+    for module in (guard, owners):
+        monkeypatch.setattr(module, "sender", lambda _info: NOBODY)
+    arm = Arm(ros)
+    assert arm.enable().success
+    arm.send()
+    ros.until(lambda: arm.sent, "the only publisher's chunk")
+    other = rclpy_node(ros, "intruder")
+    chunks = ros.matched(other.create_publisher(ChunkMessage, "action_chunk", qos.COMMAND))
+    ros.spin(2 * LOOK_S)
+    before = len(arm.sent)
+    for _ in range(10):
+        rows = np.tile(np.linspace(0.1, 0.4, 8)[:, None], (1, 7))
+        chunks.publish(wire.fill_chunk(ChunkMessage(), ActionChunk(arm.now(), 0.1, rows, np.zeros(8))))
+        ros.spin(0.05)
+    moved = [wire.trajectory(msg).positions for msg in arm.sent[before:]]
+    assert all(np.abs(positions - 0.1).max() < 0.01 for positions in moved), "nothing but the stop"
+    assert "/intruder, /tester publishes too" in arm.status[-1].message
+
+
+def test_where_nobody_says_who_sent_it_a_second_commander_latches_by_the_next_command(
+    ros: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "sender", lambda _info: NOBODY)
+    arm = Arm(ros)
+    assert arm.enable().success
+    other = rclpy_node(ros, "moveit")
+    ros.matched(other.create_publisher(JointTrajectory, "joint_trajectory", qos.SENSOR))
+    arm.send()
+    arm.is_in("LATCHED", "/moveit commands the arm by /joint_trajectory")
+
+
+def test_a_callback_is_told_who_sent_a_message_where_rclpy_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+    intake.informed(lambda raw, info: heard.append((raw, info)))(b"1", {})
+    monkeypatch.setattr(intake, "Subscription", object)  # Humble's calls with the message alone
+    intake.informed(lambda raw, info: heard.append((raw, info)))(b"2")
+    assert heard == [(b"1", {}), (b"2", None)]
 
 
 def test_another_commander_refuses_enable_and_its_first_command_latches(ros: Graph) -> None:

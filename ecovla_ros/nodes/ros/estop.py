@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
+from ecovla_ros.nodes.ros.events import SubscriptionEventCallbacks
 from ecovla_ros.nodes.ros.intake import PublisherNames, peers, sender
 from ecovla_ros.nodes.ros.polling import NeverWakes
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 
 from ecovla_ros.errors import ObservationError, short
 from ecovla_ros.wire import cdr
@@ -24,7 +25,7 @@ KNOWN = 64
 LOOK_S = 0.1
 """The graph is asked at most this often who is behind an unknown publisher, s."""
 NOBODY = b""
-"""Stands for the publisher where the middleware does not say which it was (Humble)."""
+"""Stands for the publisher where rclpy does not say which it was: Humble's never does, others since 2025."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ def sender(info: Mapping[str, Any] | None) -> bytes:
     return bytes(gid["data"]) if gid else NOBODY
 
 
+def informed(callback: Callable[[bytes, Any], None]) -> Callable[..., None]:
+    """A callback of bytes and what is told beside them, as rclpy calls it: Humble's has nothing to tell."""
+    return callback if hasattr(Subscription, "CallbackType") else (lambda raw: callback(raw, None))
+
+
 class PublisherNames:
     """The node behind each publisher of a topic."""
 
@@ -121,7 +127,7 @@ def subscribe(
         if message is not None:
             callback(message)
 
-    node.create_subscription(kind, topic, receive, profile, raw=True)
+    node.create_subscription(kind, topic, informed(receive), profile, raw=True)
 
 
 class Intake:

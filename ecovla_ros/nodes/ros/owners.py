@@ -9,7 +9,7 @@ from typing import Any
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from ecovla_ros.errors import ControlError
-from ecovla_ros.nodes.ros.intake import NOBODY, PublisherNames, peers, sender
+from ecovla_ros.nodes.ros.intake import LOOK_S, NOBODY, PublisherNames, peers, sender
 from ecovla_ros.nodes.ros.polling import NeverWakes
 
 OVERHEARD = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -21,11 +21,14 @@ CLAIM_S = 1.0
 class Source:
     """The one publisher that a topic is taken from: of the node that was told, or the first that is heard."""
 
-    def __init__(self, node: Any, topic: str, told: str, silence_s: float) -> None:
+    def __init__(self, node: Any, topic: str, told: str, silence_s: float, alone: bool = False) -> None:
         """`told`: name of the node, with its namespace; empty: the first. Another publisher of a node of the same name
         takes the place of one that said nothing for `silence_s`: a node that was started anew.
+
+        `alone`: where rclpy does not say who sent a message, nothing is taken while anybody else publishes.
         """
-        self._topic, self._told, self._silence_s = topic, told, silence_s
+        self._topic, self._told, self._silence_s, self._alone = topic, told, silence_s, alone
+        self._crowd, self._looked_s = "", -LOOK_S
         self._node, self._names = node, PublisherNames(node, topic)
         self._gid: bytes | None = None
         self._name, self._heard_s = "", 0.0
@@ -41,9 +44,11 @@ class Source:
 
     def admit(self, gid: bytes, now_s: float) -> str:
         """Empty for a message of the owner; else what is wrong. `now_s`: of a steady clock."""
-        if gid == self._gid or gid == NOBODY:
+        if gid == self._gid:
             self._heard_s = now_s
             return ""
+        if gid == NOBODY:
+            return self._unnamed(now_s)
         name = self._names.of(gid)
         if self._told and name != self._told:
             return self._refuse(name, f"taken from {self._told} only (parameter chunks_from)")
@@ -63,6 +68,19 @@ class Source:
         if self._told or len(names) < 2:
             return ""
         return f"{len(names)} publishers on {self._topic}: {', '.join(names)}; end all but one, or set chunks_from"
+
+    def _unnamed(self, now_s: float) -> str:
+        """Empty where only the owner can have sent it: it is the only publisher."""
+        if self._alone and now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            names = sorted(peer.name or "somebody" for peer in peers(self._node, self._topic))
+            others = [name for name in names if name != self._told]
+            self._crowd = ", ".join(others) if len(others) > (not self._told) else ""
+            self._name = names[0] if len(names) == 1 else self._name
+        if self._crowd:
+            return self._refuse(self._crowd, "not told apart from the owner by this release of rclpy")
+        self._heard_s = now_s
+        return ""
 
     def _living(self) -> bool:
         return any(peer.gid == self._gid for peer in peers(self._node, self._topic))
@@ -123,15 +141,18 @@ class Commands:
 
     def intruder(self) -> str:
         """Who else has commanded the arm since the last look; empty when nobody did."""
-        who = ""
+        who, unnamed = "", False
         with self._overheard.handle:
             for _ in range(OVERHEARD.depth):
                 taken = self._overheard.handle.take_message(self._kind, True)
                 if taken is None:
                     break
                 gid = sender(taken[1])
+                unnamed = unnamed or gid == NOBODY
                 if gid not in self._own and gid != NOBODY:
                     who = self._names.of(gid)
+        if unnamed and not who:  # it may be this guard's own; with somebody else there, nobody knows
+            who = ", ".join(other.partition(" to ")[0] for other in self.others())
         topic = self._node.resolve_topic_name(self._topics[0])
         return f"{who} commands the arm by {topic}, beside this guard" if who else ""
 

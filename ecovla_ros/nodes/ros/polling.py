@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import EventHandler
 from rclpy.qos import QoSProfile
 
+from ecovla_ros.nodes.ros.events import EventHandler
 from ecovla_ros.nodes.ros.intake import Intake, sender
 
 PARAMETER_SERVICES = ("_parameters", "_parameter_types", "_parameters_atomically", "get_type_description")
