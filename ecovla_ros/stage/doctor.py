@@ -25,7 +25,7 @@ from ecovla_ros import documents, wire
 from ecovla_ros.config import Config
 from ecovla_ros.control import limits
 from ecovla_ros.errors import EcovlaError
-from ecovla_ros.nodes.ros import qos, settings
+from ecovla_ros.nodes.ros import cdr_bounds, qos, settings
 from ecovla_ros.nodes.ros.intake import deserialized
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
@@ -98,7 +98,7 @@ class Doctor(Node):
     def findings(self) -> list[Finding]:
         """What was found. Call it after some seconds of spinning."""
         parts = (self._topics, self._pictures, self._joints, self._stamps, self._checkpoint, self._device, self._pace,
-                 self._guard, self._estop, self._owners)  # fmt: skip
+                 self._guard, self._estop, self._owners, self._middleware)  # fmt: skip
         return [finding for part in parts for finding in part()]
 
     def _topics(self) -> Iterator[Finding]:
@@ -256,6 +256,11 @@ class Doctor(Node):
         if len(ends) > 1:
             text = f"{', '.join(sorted(e.node_name for e in ends))} publish to {name}; valid: the guard alone"
             yield Finding(FAULT, "owner", text)
+
+    def _middleware(self) -> Iterator[Finding]:
+        """Of this installation, which is that of the nodes on this machine."""
+        text = cdr_bounds.fault()
+        yield Finding(WARNING if text else OK, "middleware", text or "its reader keeps within messages")
 
 
 def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequence[str] = ()) -> int:
