@@ -203,7 +203,9 @@ class LiberoExpert:
             free.append(min(near, 0.12) - 0.03 * turn)
         angle = float(angles[np.argsort(free)[::-1][self._attempt % 6]])
         reach = radius - 0.008
-        return Grasp(np.array([middle[0] + reach * np.cos(angle), middle[1] + reach * np.sin(angle), top - 0.022]), angle)
+        return Grasp(
+            np.array([middle[0] + reach * np.cos(angle), middle[1] + reach * np.sin(angle), top - 0.022]), angle
+        )
 
     def _turn_error(self, turn: Array) -> Array:
         """Rotation vector (3,), rad, in the world: fingers closing along the grasp's yaw, the hand pointing down."""

@@ -8,7 +8,7 @@ the task, so that all of the benchmark's states are left to be evaluated on. One
     state    float32 (F, 8)           tool position, axis times angle, fingers, see `sim.libero.scene`
     actions  float32 (F, H, 7)        the expert's next H actions, without what pushed it
     length   uint8   (F,)             how many of these H count: up to the next push; after success the arm stays
-    places   float32 (F, N, 3)        where the scene's things are, m, in the order of `things`
+    places   float32 (F, N, 3)        where the scene's things are, m, in the order of task.json
     tool     float32 (F, 12)          point between the finger tips, m, and rotation matrix, row-major
     taken, goal  float32 (F, 3)       what the task takes, and where to, m
 
@@ -17,9 +17,10 @@ An episode that the expert did not solve leaves an empty file SEED.failed, so th
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ import cv2
 import numpy as np
 
 from ecovla_ros.sim.libero import objects
-from ecovla_ros.sim.libero.expert import LiberoExpert
+from ecovla_ros.sim.libero.expert import LiberoExpert, able
 from ecovla_ros.sim.libero.scene import CAMERAS, STAY, LiberoScene
 from ecovla_ros.sim.libero.suites import LiberoTask
 
 FIRST_SEED = 1_000_000
 """Seed of a task's first demonstration; the benchmark's initial states use seeds below 1000."""
-SOLVED, FAILED = ".npz", ".failed"
+SOLVED, FAILED, META = ".npz", ".failed", "task.json"
+LEFT_OUT = "left_out.json"
+"""Beside nothing else: the expert cannot do this task."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def collect(
     settings: LiberoDemos,
     report: Callable[[dict[str, Any]], None],
     stop: Callable[[], bool] = lambda: False,
-    round_of: int = 15,
+    round_of: int = 5,
     part: tuple[int, int] = (0, 1),
 ) -> None:
     """Bring every task to `episodes` attempts under `folder`, in rounds, so that all tasks grow alike.
@@ -69,6 +72,8 @@ def collect(
     """
     for upto in range(round_of, episodes + round_of, round_of):
         for task in tasks[part[0] :: part[1]]:
+            if (folder / task.name / LEFT_OUT).exists():
+                continue
             todo = [s for s in seeds(min(upto, episodes)) if not _there(folder / task.name, s)]
             if todo and not stop():
                 for row in _round(folder / task.name, task, todo, settings, stop):
@@ -78,6 +83,13 @@ def collect(
 def seeds(count: int) -> range:
     """Seeds of a task's first `count` demonstrations."""
     return range(FIRST_SEED, FIRST_SEED + count)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """All of it, or what was there before."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _there(folder: Path, seed: int) -> bool:
@@ -90,6 +102,12 @@ def _round(
     folder.mkdir(parents=True, exist_ok=True)
     scene = LiberoScene(task)
     try:
+        if reason := able(scene):
+            write_json(folder / LEFT_OUT, {"cannot": reason})
+            yield {"task": task.name, "left_out": reason}
+            return
+        things = {"instruction": task.instruction, "things": objects.movable(scene), **asdict(settings)}
+        write_json(folder / META, things)
         for seed in todo:
             if stop():
                 return
