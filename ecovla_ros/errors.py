@@ -38,6 +38,10 @@ class PruningError(EcovlaError):
     """A site, ratio or pattern that does not fit its weights."""
 
 
+class ReplicaError(EcovlaError):
+    """A replica of the policy server that has ended, or a session that it does not hold."""
+
+
 MOST_TEXT = 200
 """Characters of a foreign text that an error repeats at most."""
 

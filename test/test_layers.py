@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ecovla_ros"
 LEVELS = [
     {"types", "errors"},
-    {"documents"},
+    {"documents", "metrics"},
     {"config"},
     {"kernels", "wire"},
     {"prune", "control"},
@@ -55,6 +55,7 @@ LIBRARIES = {
     "transformers": {"bench"},
     "websockets": {"serve", "stage"},
     "msgpack": {"serve", "stage"},
+    "prometheus_client": {"metrics", "nodes"},
     "cv2": {"wire", "models", "sim", "train", "bags", "nodes", "publish", "serve"},
     "mujoco": {"sim"},
     "OpenGL": {"sim"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import time
 from typing import Any
 
 from ecovla_ros.cli.options import add_common, settings_of
@@ -51,6 +50,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="a client that is silent for this time gives way to the next, s (default: %(default)s)",
     )
+    parser.add_argument(
+        "--sessions", type=int, default=1,
+        help="clients at a time of one replica, which take turns at its weights (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patterns", default="shared", choices=("shared", "own"),
+        help="with several sessions: one pattern, driven by the energies of all, or one for each, whose rows are moved "
+        "when its turn comes (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--execute",
         type=int,
@@ -104,10 +112,12 @@ def _port(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """`ecovla serve`."""
     try:
-        from ecovla_ros.serve import ensemble, server, session
+        from ecovla_ros.serve import offer, server
+        from ecovla_ros.serve.replica import Here
     except ImportError as error:
-        raise ConfigError(f"serving needs two more packages: pip install websockets msgpack ({error})") from error
-    from ecovla_ros import build
+        raise ConfigError(
+            f"serving needs three more packages: pip install websockets msgpack prometheus-client ({error})"
+        ) from error
 
     if options.ensemble and options.execute:
         raise ConfigError("--ensemble infers for every action: --execute does not go with it")
@@ -117,17 +127,18 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--idle {options.idle}; valid: 1 to 86400 s")
     access = server.Access(token, options.takeover, options.idle)
     settings = settings_of(options)
-    averaged = ensemble.Ensemble(options.ensemble, options.alpha) if options.ensemble else None
-    engine = build.engine(settings, serving=True)
-    protocol = session.VLA_EVAL if options.protocol == "vla-eval" else session.PRESETS[options.keys or "libero"]
-    made = session.Session(
-        engine, session.keys_of(protocol, options.image, options.state, options.text),
-        settings.policy.embodiment.other, options.execute, averaged, options.gripper, settings.policy.seed,
-        time.time_ns, options.prompt,
+    offered = offer.Offer(
+        settings, options.protocol, options.keys or "libero", tuple(options.image), options.state, options.text,
+        options.prompt, options.execute, options.ensemble, options.alpha, options.gripper,
+        options.sessions, options.patterns, values_of(options.ask),
     )  # fmt: skip
-    asks = {"send_wrist_image": "wrist" in engine.policy.spec.cameras, "send_state": True, **values_of(options.ask)}
+    engine, replica = offered.open()
+    pool = Here(replica, options.sessions)
+    served = server.PolicyServer(
+        pool, options.protocol, offered.asks(engine.policy.spec.cameras), access, settings.node.deadline_ms
+    )
     try:
-        asyncio.run(_serve(server.PolicyServer(made, options.protocol, asks, access), options.host, options.port))
+        asyncio.run(_serve(served, options.host, options.port))
     finally:
         engine.close()
     return 0

@@ -1,7 +1,7 @@
-"""The websocket. One client at a time, as the engine follows one scene; whatever a client does, the next is served.
+"""The websocket. A client has a session of its own on one replica; whatever a client does, the others are served.
 
-Threads: sockets belong to the event loop; the engine and everything that a message can make work to one inference
-thread, which the loop waits for: nothing a client sends keeps others from being answered.
+Threads: sockets belong to the event loop; the engine and everything that a message can make work to the inference
+thread of a replica, which the loop waits for: nothing a client sends keeps others from being answered.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import http
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,15 +22,20 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from ecovla_ros.errors import ConfigError, EcovlaError, short
-from ecovla_ros.serve.codec import MAX_BYTES, pack, unpack
-from ecovla_ros.serve.session import Session
+from ecovla_ros.errors import ConfigError, ReplicaError, short
+from ecovla_ros.metrics import ServeMetrics
+from ecovla_ros.serve import protocols
+from ecovla_ros.serve.codec import MAX_BYTES
+from ecovla_ros.serve.protocols import Reply
+from ecovla_ros.serve.replica import Pool
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of vla-eval's protocol."""
 HEALTH = ("/health", "/healthz")
+METRICS, PLAIN = "/metrics", "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus asks here, and takes this."""
+DEADLINE_MS = 100.0
+"""As `node.deadline_ms` has it."""
 PING_S, GONE_S = 30.0, 300.0
 """How often a client is pinged, and after what silence its connection ends, s; simulators block for tens of seconds."""
 IDLE_S = 60.0
@@ -45,19 +50,21 @@ GIVEN_UP = 4001
 """The seat went to another client."""
 LEAST_TOKEN = 16
 """Characters of a token at least."""
-MOST_TEXT = 500
-"""Characters of an answer that says what is wrong, at most."""
+MOST_REASON = 100
+"""Characters of the reason of a close, at most: a frame of a close holds 123 bytes."""
 MOST_PATH = 512
 """Characters of an address that are looked at."""
 
 
 @dataclass
 class ServedClient:
-    """The client that is being served."""
+    """A client that is being served."""
 
     socket: ServerConnection
     spoke_s: float
     """When it last sent or got something, s of a steady clock."""
+    key: str
+    """Of its session."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -73,14 +80,18 @@ class Access:
 
 
 class PolicyServer:
-    """Serves one `Session` in one protocol."""
+    """Serves the sessions of a `Pool` in one protocol."""
 
-    def __init__(self, session: Session, protocol: str, asks: Mapping[str, Any], access: Access | None = None) -> None:
-        """`asks`: what the harness shall put into its observations (vla-eval), or metadata (openpi)."""
-        self._session, self._protocol, self._asks = session, protocol, dict(asks)
+    def __init__(
+        self, pool: Pool, protocol: str, asks: Mapping[str, Any], access: Access | None = None,
+        deadline_ms: float = DEADLINE_MS,
+    ) -> None:  # fmt: skip
+        """`asks`: what the harness shall put into its observations (vla-eval), or metadata (openpi). `deadline_ms`: a
+        policy call that takes longer counts as a miss."""
+        self._pool, self._protocol, self._asks = pool, protocol, dict(asks)
         self._access = access or Access()
-        self._thread = ThreadPoolExecutor(1, "inference")
-        self._seat: ServedClient | None = None
+        self._metrics = ServeMetrics(deadline_ms)
+        self._seats: dict[str, ServedClient] = {}
 
     async def start(self, host: str, port: int) -> Server:
         """Listen; the caller closes it. Raises OSError for a port that is taken, ConfigError for an open door."""
@@ -91,99 +102,121 @@ class PolicyServer:
         )  # fmt: skip
 
     def close(self) -> None:
-        """End the inference thread, after what it is doing."""
-        self._thread.shutdown()
+        """End the replicas, after what they are doing."""
+        self._pool.shutdown()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Before the websocket: health for everybody, the rest for those with the token."""
+        """Before the websocket: health for everybody, metrics and the rest for those with the token."""
         if request.path in HEALTH:
-            return connection.respond(http.HTTPStatus.OK, "OK\n")
+            return self._health(connection)
         if self._access.token and not any(_same(shown, self._access.token) for shown in _shown(request)):
             return connection.respond(
                 http.HTTPStatus.UNAUTHORIZED,
                 "a token is needed: the header 'Authorization: Bearer TOKEN' or '?token=TOKEN' behind the address\n",
             )
+        if urlsplit(request.path[:MOST_PATH]).path == METRICS:
+            ready = self._pool.ready()
+            self._metrics.warm.set(ready.warm)
+            self._metrics.wanted.set(ready.wanted)
+            response = connection.respond(http.HTTPStatus.OK, self._metrics.page().decode())
+            response.headers["Content-Type"] = PLAIN
+            return response
         return None
 
+    def _health(self, connection: ServerConnection) -> Response:
+        """OK once a replica is warm. What is asked before is told how many are."""
+        ready = self._pool.ready()
+        if ready.warm:
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"0 of {ready.wanted} replicas are warm\n")
+
     async def _client(self, socket: ServerConnection) -> None:
-        while (seat := self._seat) is not None:
-            idle_s = time.monotonic() - seat.spoke_s
-            keeps = not self._access.takeover and idle_s <= self._access.idle_s
-            if keeps and not await self._vanished(seat):
-                await socket.close(BUSY, "another client is being served")
-                return
-            await seat.socket.close(GIVEN_UP, f"silent for {idle_s:.0f} s; another client was let in")
-            await seat.ended.wait()
-        seat = self._seat = ServedClient(socket, time.monotonic())
+        if not await self._place(socket):
+            return
+        seat = ServedClient(socket, time.monotonic(), f"{uuid.uuid4().hex[:12]}")
+        self._seats[seat.key] = seat
+        self._count()
         try:
+            await self._pool.open(seat.key)
+            self._metrics.opened.inc()
             await self._serve(seat)
         except ConnectionClosed:
             log.info("client gone")
+        except ReplicaError as error:
+            await socket.close(BUSY, short(error, MOST_REASON))
         finally:
-            self._seat = None
+            await self._leave(seat)
+
+    async def _leave(self, seat: ServedClient) -> None:
+        """Give the seat back, whatever became of its client. A session is ended before another takes its place."""
+        try:
+            await asyncio.shield(self._pool.close(seat.key))
+        finally:
+            self._seats.pop(seat.key, None)
+            self._count()
             seat.ended.set()
 
-    async def _vanished(self, seat: ServedClient) -> bool:
-        """Whether the machine of a client is gone: openpi's client answers pings from a thread of its own, whatever it
-        does. vla-eval's does not while its simulator runs, and keeps its seat."""
+    async def _place(self, socket: ServerConnection) -> bool:
+        """Wait for a place; False for a client that was turned away."""
+        while len(self._seats) >= max(1, self._pool.ready().places):
+            seat = await self._gives_way()
+            if seat is None:
+                self._metrics.turned_away.inc()
+                busy = "another client is" if len(self._seats) == 1 else f"{len(self._seats)} other clients are"
+                await socket.close(BUSY, f"{busy} being served")
+                return False
+            idle_s = time.monotonic() - seat.spoke_s
+            await seat.socket.close(GIVEN_UP, f"silent for {idle_s:.0f} s; another client was let in")
+            await seat.ended.wait()
+        return True
+
+    async def _gives_way(self) -> ServedClient | None:
+        """The client that has been silent longest, if it has to give its seat up; or one whose machine is gone."""
+        seats = sorted(self._seats.values(), key=lambda seat: seat.spoke_s)
+        longest = seats[0]
+        if self._access.takeover or time.monotonic() - longest.spoke_s > self._access.idle_s:
+            return longest
         if self._protocol != "openpi":
-            return False
-        try:
-            await asyncio.wait_for(await seat.socket.ping(), ALIVE_S)
-        except (asyncio.TimeoutError, ConnectionClosed):
-            return True
-        return False
+            return None
+        answers = await asyncio.gather(*(_vanished(seat) for seat in seats))
+        return next((seat for seat, gone in zip(seats, answers) if gone), None)
 
     async def _serve(self, seat: ServedClient) -> None:
-        vla_eval = self._protocol == "vla-eval"
-        answer: Callable[[ServerConnection, Any], Awaitable[None]] = self._vla_eval if vla_eval else self._openpi
-        await self._run(self._session.start)
-        if not vla_eval:
-            await seat.socket.send(pack(self._asks, "openpi"))
+        hello = protocols.greeting(self._protocol, self._asks)
+        if hello is not None:
+            await seat.socket.send(hello)
         async for data in seat.socket:
             seat.spoke_s = time.monotonic()
-            await answer(seat.socket, data)
+            reply = await self._reply(seat, data)
+            if reply.data:
+                await seat.socket.send(reply.data)
             seat.spoke_s = time.monotonic()
 
-    async def _openpi(self, socket: ServerConnection, data: Any) -> None:
-        """An observation in, a chunk out; text tells what was wrong."""
-        began = time.monotonic()
+    async def _reply(self, seat: ServedClient, data: Any) -> Reply:
+        """The answer of the seat's replica; where that has ended, an error, and the session begins anew on another."""
+        holder = self._pool.holder(seat.key)
         try:
-            chunk = await self._run(lambda: self._session.answer(unpack(data)))
-        except Exception as error:  # whatever a message raises, its sender is told, and the next is answered
-            await socket.send(_told(error))
-            return
-        if chunk is None:
-            await socket.send(pack({"reset": True}, "openpi"))
-            return
-        timing = {"infer_ms": (time.monotonic() - began) * 1e3}
-        await socket.send(pack({"actions": chunk, "server_timing": timing}, "openpi"))
+            reply = await self._pool.reply(seat.key, data)
+        except ReplicaError as error:
+            await self._pool.open(seat.key)
+            self._metrics.moved.inc()
+            told = ReplicaError(f"{error}; the session begins anew with the next message")
+            reply = await asyncio.to_thread(protocols.refusal, self._protocol, data, told)
+        self._metrics.answered(holder, reply.report, reply.error, time.monotonic() - seat.spoke_s)
+        return reply
 
-    async def _vla_eval(self, socket: ServerConnection, data: Any) -> None:
-        """Typed messages; an observation is answered with one action, whatever is wrong with an error."""
-        number = 0
-        try:
-            message = await self._run(lambda: unpack(data))
-            kind, payload, number = _envelope(message)
-            if kind == "hello":
-                reply = {"harness_version": "", "protocol_version": VERSION, "model_server": "ecovla_ros",
-                         "capabilities": {}, "observation_params": self._asks}  # fmt: skip
-                await socket.send(_typed("hello", reply, number))
-            elif kind == "observation":
-                action = await self._run(lambda: self._session.action(payload))
-                await socket.send(_typed("action", {"actions": action}, number))
-            elif kind in ("episode_start", "episode_end"):
-                await self._run(self._session.start)
-            else:
-                error = f"a message of type '{kind}'; valid: hello, episode_start, observation, episode_end"
-                await socket.send(_typed("error", {"error": error}, number))
-        except ConnectionClosed:
-            raise
-        except Exception as error:  # whatever a message raises, its sender is told, and the next is answered
-            await socket.send(_typed("error", {"error": _told(error)}, number))
+    def _count(self) -> None:
+        self._metrics.sessions.set(len(self._seats))
 
-    async def _run(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+async def _vanished(seat: ServedClient) -> bool:
+    """Whether the machine of a client is gone: openpi's client answers pings from a thread of its own, whatever it
+    does. vla-eval's does not while its simulator runs, and keeps its seat."""
+    try:
+        await asyncio.wait_for(await seat.socket.ping(), ALIVE_S)
+    except (asyncio.TimeoutError, ConnectionClosed):
+        return True
+    return False
 
 
 def check_exposed(host: str, token: str) -> None:
@@ -217,23 +250,3 @@ def _shown(request: Request) -> list[str]:
 def _same(shown: str, token: str) -> bool:
     """Compared in constant time."""
     return hmac.compare_digest(shown.encode(errors="replace"), token.encode())
-
-
-def _envelope(message: Any) -> tuple[str, Any, int]:
-    """Type, payload and number of a message of vla-eval."""
-    if not isinstance(message, Mapping):
-        return short(type(message).__name__), None, 0
-    number = message.get("seq", 0)
-    return short(message.get("type"), 40), message.get("payload"), number if isinstance(number, int) else 0
-
-
-def _told(error: Exception) -> str:
-    """What a client is told. What nobody expected is logged with its place."""
-    if not isinstance(error, (EcovlaError, RuntimeError, MemoryError)):  # torch raises RuntimeError
-        log.error("a message broke the session", exc_info=error)
-    return f"{type(error).__name__}: {short(error, MOST_TEXT)}"
-
-
-def _typed(kind: str, payload: Mapping[str, Any], number: int) -> bytes:
-    message = {"type": kind, "payload": dict(payload), "seq": number, "timestamp": time.time()}
-    return pack(message, "vla-eval")

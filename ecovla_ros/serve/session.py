@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.errors import ConfigError, ObservationError
+from ecovla_ros.errors import ConfigError, ObservationError, short
 from ecovla_ros.models.data.units import HasUnits
 from ecovla_ros.serve.ensemble import Ensemble
-from ecovla_ros.types import Observation
+from ecovla_ros.types import FrameReport, Observation
 from ecovla_ros.wire.frames import MOST_INSTRUCTION
 
 
@@ -43,6 +43,8 @@ PRESETS = {"libero": OPENPI, "droid": DROID, "aloha": ALOHA}
 """What openpi's examples call things."""
 RESET = "reset"
 """Key of an openpi client's message that begins an episode."""
+STAMP = "stamp_ns"
+"""Key of a message's own stamp, nanoseconds, which the answer repeats; without it a message has that of its arrival."""
 
 
 @dataclass
@@ -64,6 +66,12 @@ class Session:
     """Nanoseconds, for stamps."""
     prompt: str = ""
     """The instruction of messages that have none."""
+    key: str = ""
+    """What the session is called in its answers; empty: they do not say."""
+    report: FrameReport | None = None
+    """Of the frame that the last message had computed; None where it had none."""
+    stamp_ns: int = 0
+    """Of the observation that was answered last, ns."""
     _left: list[NDArray[np.float32]] = field(default_factory=list)
     _text: str = ""
 
@@ -95,10 +103,16 @@ class Session:
         """The next action (D,): of the chunk at hand, or of a new one. Raises as `chunk`."""
         if self.ensemble is not None:
             return self._turned(self.ensemble.action(self._infer(message))[None])[0]
-        if not self._left:
+        if self._left:
+            self.stamp_ns = self._stamp(message)
+        else:
             chunk = self.chunk(message)
             self._left = list(chunk[: self.execute or len(chunk)])
         return self._left.pop(0)
+
+    def origin(self) -> dict[str, Any]:
+        """What an answer says of itself: its session, and the stamp of the observation that it answers."""
+        return {"session": self.key, STAMP: self.stamp_ns} if self.key else {}
 
     def observation(self, message: Any) -> Observation:
         """A client's message. Raises ObservationError naming the key that is missing or wrong."""
@@ -116,7 +130,18 @@ class Session:
             )
         state = self._state(message)
         arm = np.zeros(7) if self.other else state[:7]
-        return Observation(self.clock(), images, arm, 0.0 if self.other else float(state[7]), text, state)
+        return Observation(self._stamp(message), images, arm, 0.0 if self.other else float(state[7]), text, state)
+
+    def _stamp(self, message: Any) -> int:
+        """The message's own stamp, or that of now, ns. Raises ObservationError for one that is none."""
+        given = message.get(STAMP) if isinstance(message, Mapping) else None
+        if given is None:
+            return self.clock()
+        if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not 0 <= given < 2**63:
+            raise ObservationError(
+                f"'{STAMP}' is {short(given, 40)}; valid: nanoseconds, a whole number from 0 to 2^63"
+            )
+        return int(given)
 
     def _instruction(self, message: Mapping[str, Any]) -> Any:
         """The message's, or the default one where it has none."""
@@ -131,8 +156,9 @@ class Session:
         seen = self.observation(message)
         if self._text and seen.instruction != self._text:
             self.start()
-        self._text = seen.instruction
-        made = self.engine.step(seen).chunk
+        self._text, self.stamp_ns = seen.instruction, seen.stamp_ns
+        step = self.engine.step(seen)
+        made, self.report = step.chunk, step.report
         values = np.concatenate((made.joints, made.gripper[:, None]), 1) if made.raw is None else made.raw
         return values.astype(np.float32)
 

@@ -26,7 +26,9 @@ class Engine:
 
     def step(self, obs: Observation) -> Any:
         self.seen.append(obs)
-        return SimpleNamespace(chunk=ActionChunk(0, 0.1, np.tile(obs.joints, (4, 1)), np.full(4, obs.gripper)))
+        return SimpleNamespace(
+            chunk=ActionChunk(0, 0.1, np.tile(obs.joints, (4, 1)), np.full(4, obs.gripper)), report=None
+        )
 
     def reset(self, seed: int) -> None:
         self.resets += 1

@@ -8,8 +8,10 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import cv2
 import numpy as np
@@ -32,7 +34,8 @@ from ecovla_ros.engine.streams import Inline  # noqa: E402
 from ecovla_ros.errors import ConfigError, ObservationError  # noqa: E402
 from ecovla_ros.models.data import statistics  # noqa: E402
 from ecovla_ros.models.openvla_oft.policy import OftPolicy  # noqa: E402
-from ecovla_ros.serve import codec, ensemble, server, session  # noqa: E402
+from ecovla_ros.serve import codec, ensemble, offer, protocols, server, session  # noqa: E402
+from ecovla_ros.serve.replica import Here, Readiness, Replica, Turns  # noqa: E402
 
 WIDTH = 5
 """Numbers of an action of the other arm here; its state has 4."""
@@ -51,14 +54,15 @@ def engine(other=True):
 
 
 @contextmanager
-def serving(protocol, access=None, **options):
+def serving(protocol, access=None, pool=lambda here: here, **options):
     """A server on a free port in a thread of its own; yields its address and session."""
     keys = session.VLA_EVAL if protocol == "vla-eval" else session.OPENPI
     made = session.Session(engine(options.pop("other", True)), keys, options.pop("is_other", True), **options)
     loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
 
     async def run():
-        policy = server.PolicyServer(made, protocol, {"send_state": True}, access)
+        asks = {"send_state": True}
+        policy = server.PolicyServer(pool(Here(Replica(lambda key: made, protocol, asks))), protocol, asks, access)
         listening = await policy.start("127.0.0.1", 0)
         address.append(f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         stop.append(asyncio.Event())
@@ -265,6 +269,88 @@ def test_only_who_shows_the_token_is_served_and_health_is_for_everybody():
             client.recv()
         with urlopen(address.replace("ws:", "http:") + "/healthz") as healthy:
             assert healthy.read() == b"OK\n"
+
+
+def page(address, path, token=""):
+    """Status and text of a page of the server."""
+    request = Request(address.replace("ws:", "http:") + path, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urlopen(request) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_metrics_count_frames_errors_and_sessions_and_need_the_token():
+    with serving("openpi", server.Access(TOKEN)) as (address, _):
+        assert page(address, "/metrics")[0] == 401
+        with connect(f"{address}/?token={quote(TOKEN)}") as client:
+            client.recv()
+            for message in (libero(0), libero(1), {"prompt": 3}):
+                client.send(codec.pack(message, "openpi"))
+                client.recv()
+            status, text = page(address, "/metrics", TOKEN)
+        found = {
+            line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"
+        }
+    assert status == 200
+    assert found['ecovla_requests_total{replica="0"}'] == 3 and found["ecovla_sessions"] == 1
+    assert found['ecovla_frames_total{kind="refresh",replica="0"}'] == 2, "method every: each frame records"
+    assert found['ecovla_request_errors_total{kind="ObservationError"}'] == 1
+    for stage in ("encode", "prefill", "act", "policy"):
+        assert found[f'ecovla_stage_seconds_count{{replica="0",stage="{stage}"}}'] == 2
+
+
+def test_it_says_healthy_only_while_a_replica_is_warm():
+    ready = [Readiness(0, 2, 2)]
+    with serving("openpi", pool=lambda here: SimpleNamespace(ready=lambda: ready[0], shutdown=here.shutdown)) as served:
+        for path in server.HEALTH:
+            assert page(served[0], path) == (503, "0 of 2 replicas are warm\n")
+        ready[0] = Readiness(1, 2, 2)
+        assert page(served[0], "/healthz") == (200, "OK\n")
+
+
+@pytest.mark.parametrize("protocol", ["openpi", "vla-eval"])
+def test_an_answer_says_its_session_and_the_stamp_of_its_observation(protocol):
+    made = session.Session(engine(), session.OPENPI, True, key="mine", clock=lambda: 7)
+    answers = []
+    for stamp in (None, 41, 2**63, True):
+        message = {**libero(), **({} if stamp is None else {"stamp_ns": stamp})}
+        if protocol == "vla-eval":
+            message = {"type": "observation", "payload": message, "seq": 3}
+        answers.append(protocols.reply(made, protocol, {}, codec.pack(message, protocol)))
+    told = [codec.unpack(a.data) for a in answers[:2]]
+    told = [a["payload"] for a in told] if protocol == "vla-eval" else told
+    assert [(a["session"], a["stamp_ns"]) for a in told] == [("mine", 7), ("mine", 41)]
+    assert [a.error for a in answers] == ["", "", "ObservationError", "ObservationError"]
+
+
+@pytest.mark.parametrize("patterns", offer.PATTERNS)
+def test_several_clients_take_turns_and_each_gets_the_answers_to_what_it_sent(patterns):
+    """The engine refreshes at every frame; with a pattern of its own an arm gets bit by bit what it would get alone."""
+    shared = engine()
+    turns = Turns(shared, patterns == "own")
+    held = Here(Replica(lambda key: session.Session(shared, session.OPENPI, True, key=key), "openpi", {}, turns), 2)
+    seeds = [range(0, 5), range(5, 10)]
+    with serving("openpi", pool=lambda here: held) as (address, _), connect(address) as one, connect(address) as other:
+        got = [[], []]
+        for client in (one, other):
+            client.recv()
+        with connect(address) as third, pytest.raises(ConnectionClosed, match="2 other clients are being served"):
+            third.recv()
+        for pair in zip(*seeds):
+            for client, seed in zip((one, other), pair):
+                client.send(codec.pack({**libero(seed), "stamp_ns": seed}, "openpi"))
+            for answers, client in zip(got, (one, other)):
+                answers.append(codec.unpack(client.recv()))
+    assert [[a["stamp_ns"] for a in answers] for answers in got] == [list(s) for s in seeds]
+    assert all(len({a["session"] for a in answers}) == 1 for answers in got)
+    assert got[0][0]["session"] != got[1][0]["session"]
+    if patterns == "own":
+        for answers, mine in zip(got, seeds):
+            assert all(np.array_equal(a["actions"], e) for a, e in zip(answers, expected(mine), strict=True))
+        assert turns.moved > 0
+    shared.close()
 
 
 def test_no_page_in_a_browser_reaches_it():
