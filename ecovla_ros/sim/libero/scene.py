@@ -111,7 +111,7 @@ class LiberoScene:
 
 
 def axis_angle(quaternion: Any) -> Array:
-    """Rotation (x, y, z, w) as axis times angle (3,), rad, 0 to 2 pi: as robosuite does, so that no sign jumps at pi."""
+    """Rotation (x, y, z, w) as axis times angle (3,), rad, 0 to 2 pi: as robosuite does; no sign jumps at pi."""
     x, y, z, w = (float(v) for v in quaternion)
     w = min(1.0, max(-1.0, w))
     length = math.sqrt(1.0 - w * w)

@@ -1,4 +1,4 @@
-"""LIBERO's suites and tasks by name. Imports the benchmark when first asked, and says in one line where it is missing."""
+"""LIBERO's suites and tasks by name. Imports the benchmark when first asked, and says so where it is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ecovla_ros.errors import ConfigError, unknown
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
-"""Control steps of an episode, by the suite a name begins with: what openpi and OpenVLA give, and vla-eval after them."""
+"""Control steps of an episode, by the suite that a name begins with, as openpi and vla-eval have them."""
 DEFAULT_STEPS = 300
 
 

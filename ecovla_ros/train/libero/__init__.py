@@ -1,1 +1,1 @@
-"""A policy for the LIBERO benchmark: demonstrations by the scripted expert, and the training of one multi-task policy."""
+"""A policy for the LIBERO benchmark: the scripted expert's demonstrations, and one multi-task policy of them."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ecovla_ros.models.data.statistics import OtherArmUnits
 from ecovla_ros.sim.libero.objects import kind
 from ecovla_ros.train.libero.demos import META, SOLVED
 from ecovla_ros.train.vision import jitter
+from ecovla_ros.types import CAMERAS, Observation
 
 COLUMNS = ("images", "state", "actions", "length", "tool", "taken", "goal")
 LEAST_STD = 0.02
@@ -44,7 +44,7 @@ class LiberoData:
         metas = [m for suite in suites for m in sorted((folder / suite).glob(f"*/{META}"), key=_number)]
         self.tasks: list[TaskMeta] = []
         self.kinds: tuple[str, ...] = ()
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in (*COLUMNS, "task", "kinds", "places")}
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in (*COLUMNS, "task", "places")}
         self.episodes = 0
         found = []
         for path in metas:
@@ -71,7 +71,8 @@ class LiberoData:
         self.columns = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
         counts = np.bincount(self.columns["task"], minlength=len(self.tasks))
         share = 1.0 / counts[self.columns["task"]]
-        self._share = share / share.sum()
+        self.share = share / share.sum()
+        """Chance of each frame (F,): every task is drawn equally often."""
 
     def __len__(self) -> int:
         return len(self.columns["task"])
@@ -105,8 +106,8 @@ class LiberoData:
     def batch(
         self, columns: dict[str, Tensor], size: int, rng: np.random.Generator, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Frames of all tasks alike: `columns` of `normalised` with pictures that vary in light and colour, and places."""
-        rows = rng.choice(len(self), size, p=self._share)
+        """Frames of all tasks alike: `columns` of `normalised`, places, and pictures that vary in light and colour."""
+        rows = rng.choice(len(self), size, p=self.share)
         out = {name: values[torch.from_numpy(rows)] for name, values in columns.items()}
         for name in ("tool", "taken", "goal", "places"):
             out[name] = torch.from_numpy(self.columns[name][rows])
@@ -115,9 +116,12 @@ class LiberoData:
         out["state"] = out["state"] + STATE_NOISE * torch.randn(out["state"].shape, generator=generator)
         return out
 
-    def fingerprint(self) -> str:
-        """Of the frames there are: how far the data have grown."""
-        return hashlib.sha256(f"{len(self)} {self.episodes} {self.kinds}".encode()).hexdigest()[:16]
+    def observations(self, rows: Iterable[int]) -> Iterator[Observation]:
+        """Frames as a policy sees them."""
+        for row in rows:
+            views = {c: np.ascontiguousarray(self.columns["images"][row, i]) for i, c in enumerate(CAMERAS)}
+            text = self.instructions[int(self.columns["task"][row])]
+            yield Observation(0, views, np.zeros(7), 0.0, text, self.columns["state"][row].astype(float))
 
 
 def _number(path: Path) -> tuple[int, str]:

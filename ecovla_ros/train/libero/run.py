@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ecovla_ros import documents
 from ecovla_ros.engine.calibration import calibration
-from ecovla_ros.errors import CheckpointError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.data.statistics import OtherArmUnits
@@ -121,20 +120,4 @@ def save(
 
 def _drawn(data: LiberoData, settings: LiberoSettings) -> Iterator[Observation]:
     rng = np.random.default_rng(settings.fit.seed)
-    columns = data.columns
-    for row in rng.choice(len(data), min(settings.calibration_frames, len(data)), replace=False):
-        views = {c: np.ascontiguousarray(columns["images"][row, i]) for i, c in enumerate(CAMERAS)}
-        text = data.instructions[int(columns["task"][row])]
-        yield Observation(0, views, np.zeros(7), 0.0, text, columns["state"][row].astype(float))
-
-
-def check_space(folder: Path) -> Any:
-    """A checkpoint for LIBERO. Raises CheckpointError for one of another state or action space."""
-    policy = checkpoint.load(folder)
-    if policy.normaliser.widths != (scene.STATE_WIDTH, scene.ACTION_WIDTH) or isinstance(policy.normaliser, type(None)):
-        got = policy.normaliser.widths
-        raise CheckpointError(
-            f"'{folder}' has states of {got[0]} and actions of {got[1]} numbers; LIBERO has {scene.STATE_WIDTH} and "
-            f"{scene.ACTION_WIDTH}; train one: ecovla train --benchmark libero"
-        )
-    return policy
+    return data.observations(rng.choice(len(data), min(settings.calibration_frames, len(data)), replace=False))
