@@ -123,7 +123,7 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
 
 
 def _check_arm(made: Any, config: PolicyConfig) -> None:
-    """A checkpoint of mini's format says itself whose arm it moves. Raises CheckpointError for another than was meant."""
+    """A checkpoint of mini's format says whose arm it moves. Raises CheckpointError for another than was meant."""
     other = isinstance(made.normaliser, OtherArmUnits)
     if config.model not in MODELS or other == config.embodiment.other:
         return
