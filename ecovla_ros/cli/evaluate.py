@@ -90,6 +90,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla eval`."""
+    if options.plan is not None:
+        return libero.planned(options, run)
     from ecovla_ros import build
     from ecovla_ros.bench import document
     from ecovla_ros.bench.success import evaluation as success

@@ -45,12 +45,17 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--calibration", default="own", metavar="WHICH",
-        help="what pruning starts from: own (the checkpoint's), none, or suites joined by + whose demonstrations "
-        "are looked at (default: %(default)s)",
+        help="what pruning starts from: own (the checkpoint's), none, weights (all energies alike), or suites joined by + "
+        "whose demonstrations are looked at (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--demos", type=Path, default=WORK, help="folder with these demonstrations (default: %(default)s)"
     )
+    group.add_argument(
+        "--plan", type=Path, metavar="FILE",
+        help="run the parts of a table that was decided before it was run, e.g. results/libero-plan.json; each goes on "
+        "where it stopped, and leaves a result beside the plan",
+    )  # fmt: skip
     group.add_argument("--server", default="", metavar="ADDRESS", help="ask `ecovla serve` there, by vla-eval's client")
 
 
@@ -153,3 +158,37 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
     if options.server:
         return {"server": "vla-eval"}
     return {"calibration": options.calibration}
+
+
+def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
+    """Every part of a plan, by `run`, with what the command line says of machine and time. Raises ConfigError."""
+    from ecovla_ros import documents
+    from ecovla_ros.bench.success.journal import beside
+
+    try:
+        parts = documents.read_json(options.plan)["parts"]
+        named = [(str(part["name"]), {k: v for k, v in part.items() if k != "name"}) for part in parts]
+    except OSError as error:
+        raise ConfigError(f"cannot read the plan '{options.plan}': {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{options.plan}' is not a plan: parts, a list of objects with names ({error!r})") from error
+    for name, values in named:
+        for key in values:
+            if key not in PLANNED:
+                raise ConfigError(f"'{options.plan}', part '{name}': " + unknown("key", key, PLANNED))
+    end = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
+    first: dict[str, Path] = {}
+    for name, values in named:
+        part = argparse.Namespace(**{**vars(options), **values, "plan": None, "resume": True})
+        part.json = options.plan.with_name(f"{options.plan.stem}-{name}.json")
+        part.set = [*options.set, *values.get("set", ())]
+        part.minutes = None if options.minutes is None else max(0.0, (end - time.monotonic()) / 60)
+        before = beside(first.setdefault(part.benchmark, part.json))
+        part.reuse = before if before.is_file() and part.json != first[part.benchmark] else None  # its dense episodes
+        print(f"{name}: {part.json}")
+        run(part)
+    return 0
+
+
+PLANNED = ("benchmark", "calibration", "method", "refresh", "ratio", "episodes", "seed", "tasks", "set", "margin")
+"""What a part of a plan may say; the rest is of the command line."""
