@@ -45,8 +45,8 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--calibration", default="own", metavar="WHICH",
-        help="what pruning starts from: own (the checkpoint's), none, weights (all energies alike), or suites joined by + "
-        "whose demonstrations are looked at (default: %(default)s)",
+        help="what pruning starts from: own (the checkpoint's), none, weights (all energies alike), or suites joined "
+        "by + whose demonstrations are looked at (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--demos", type=Path, default=WORK, help="folder with these demonstrations (default: %(default)s)"

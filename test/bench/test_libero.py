@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from types import SimpleNamespace
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +16,17 @@ import torch
 
 from ecovla_ros import build, cli, config
 from ecovla_ros.bench.libero import calibrations, episodes, gate, movement
+from ecovla_ros.bench.libero.served import ServedAnswers
 from ecovla_ros.bench.success import evaluation, workers
 from ecovla_ros.bench.success.trials import Trial, compared
 from ecovla_ros.errors import CheckpointError, ConfigError
+from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data.affine import Affine, Statistics
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.data.statistics import OtherArmUnits
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
-from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.prune.site import Site
 from ecovla_ros.sim.libero import scene, suites
 from ecovla_ros.train.libero import demos, fit, run
@@ -124,8 +129,6 @@ def test_every_variant_meets_the_same_states_and_a_scene_is_made_once_a_task(fol
 
 
 def runner(settings, calibration="own", **more):
-    from functools import partial
-
     return episodes.LiberoRunner(settings, answers=partial(episodes.EngineAnswers, calibration=calibration), **more)
 
 
@@ -146,10 +149,28 @@ def test_a_look_comes_every_eight_actions_until_time_is_over(folder, fake):
     assert row["success"] or row["steps"] == 280
 
 
-def test_the_server_gives_the_same_answers(folder, fake, monkeypatch):
-    """`ecovla serve`, in a thread, by vla-eval's own client: the same rows as the engine in this process."""
+def test_the_server_gives_the_same_answers_to_vla_evals_own_client(folder, fake, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(sys.prefix) / "clients"))  # where tools/setup.sh puts vla-eval
     pytest.importorskip("vla_eval.connection")
-    from test_support_serving import serving  # noqa: F401
+    command = [sys.executable, "-u", "-m", "ecovla_ros.cli", "serve", "--protocol", "vla-eval", "--port", "0",
+               "--execute", str(episodes.EXECUTE), "--set", "policy.embodiment.other=true", "--set",
+               f"policy.checkpoint={folder}", "--set", "prune.method=dense", "--set", "policy.threads=1"]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = next(found for line in server.stdout if (found := re.search(r"ws://[\d.]+:\d+", line)))[0]
+        trials = [Trial("dense", "none", 0.0, f"libero_object/{i}", "libero_object", i) for i in (0, 1)]
+        served = episodes.LiberoRunner(settings_for(folder), answers=partial(ServedAnswers, address=address))
+        here = runner(settings_for(folder))
+        for trial in trials:
+            ours, theirs = here.run(trial), served.run(trial)
+            assert theirs["path_m"] == pytest.approx(ours["path_m"], abs=2e-4)  # actions travel as float32
+            assert [theirs[k] for k in ("success", "steps", "frames")] == [
+                ours[k] for k in ("success", "steps", "frames")
+            ]
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +234,6 @@ def test_an_interrupted_run_loses_nothing(folder, fake, tmp_path, monkeypatch):
 
 
 def test_the_plan_names_only_what_can_be_run():
-    from pathlib import Path
-
     plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
     names = [part["name"] for part in plan["parts"]]
     assert plan["primary"]["part"] in names and len(set(names)) == len(names)
@@ -297,9 +316,7 @@ def test_actions_after_a_push_are_no_answer_to_what_was_seen_before_it():
         f |= {k: np.zeros(2) for k in ("images", "state", "places", "tool", "taken", "goal")}
     out = demos._arrays(frames, [np.full(7, i) for i in range(20)], 12)
     assert out["length"].tolist() == [9, 3, 12] and out["actions"][2, 0, 0] == 9
-    assert (out["actions"][2, -1] == [20, 20, 20, 20, 20, 20, 20]).all() is np.False_ or True
-    padded = out["actions"][2, 11:]
-    assert (padded == np.array(scene.STAY, np.float32)).all(), "after success the arm stays, open"
+    assert (out["actions"][2, 11:] == np.array(scene.STAY, np.float32)).all(), "after success the arm stays, open"
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------
@@ -387,4 +404,3 @@ def test_fake_and_real_have_the_same_methods():
     """What the fake stands for must be there."""
     for name in ("begin", "step", "tool", "observe", "close"):
         assert callable(getattr(scene.LiberoScene, name))
-    assert SimpleNamespace  # the fake is not a mock of anything else

@@ -13,13 +13,14 @@ from ecovla_ros.engine.calibration import calibration
 from ecovla_ros.train.libero.data import LiberoData
 
 OWN, COLD, WEIGHTS = "own", "none", "weights"
-"""The checkpoint's own calibration (of what it was trained on); none at all; and none, but a pattern by the weights."""
+"""The checkpoint's own calibration (of what it was trained on); none at all; all energies alike: weights decide."""
 FRAMES = 128
 
 
 def energies(policy: Any, which: str, work: Path, frames: int = FRAMES, seed: int = 0) -> dict[str, Tensor]:
-    """Energies by site, as `engine.calibrate` takes them. `which`: "own", "none", "weights", or suites joined by "+", whose
-    demonstrations under `work`/demos are looked at, all tasks alike. Raises CheckpointError where there are none."""
+    """Energies by site, as `engine.calibrate` takes them. `which`: "own", "none", "weights", or suites joined by "+",
+    whose demonstrations under `work`/demos are looked at, all tasks alike. Raises CheckpointError for none.
+    """
     if which == OWN:
         return dict(policy.calibration)
     if which == COLD:
