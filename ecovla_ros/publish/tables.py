@@ -15,7 +15,15 @@ from functools import partial
 from pathlib import Path
 
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.publish import gpu_tables, headline, settings_tables, speed_tables, success_tables, trace_tables
+from ecovla_ros.publish import (
+    gpu_tables,
+    headline,
+    libero_tables,
+    settings_tables,
+    speed_tables,
+    success_tables,
+    trace_tables,
+)
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 
@@ -208,6 +216,9 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "study-rtc": ("table-rtc.json", success_tables.measured),
     "waiting": ("trace-waiting.json trace-waiting-rtc.json", trace_tables.waiting),
     "expert": ("expert.json", success_tables.expert),
+    "libero-expert": ("libero-expert.json", libero_tables.expert),
+    "libero-gate": ("libero-gate.json", libero_tables.gate),
+    "libero-dense": ("libero-dense.json", success_tables.dense),
     "latency": ("latency.json", speed_tables.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
     "latency-mid-bf16": ("latency_mid_bf16.json", speed_tables.latency),
