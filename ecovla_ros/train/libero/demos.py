@@ -117,7 +117,7 @@ def _round(
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 if arrays is not None:
-                    np.savez(file, **arrays)
+                    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the next option to be one of them
             partial.replace(path)
             spent = time.process_time() - began
             yield {"task": task.name, "seed": seed, "solved": arrays is not None, "steps": scene.steps, "cpu_s": spent}

@@ -146,7 +146,8 @@ def train(
     generator.manual_seed(hash((settings.seed, rank, step)) % 2**31)
     columns, total = data.normalised(units), settings.vision_steps + settings.steps
     weights = torch.tensor((1.0, settings.grounding_weight, settings.places_weight))
-    mean, saved, began = np.zeros(5), time.monotonic(), time.monotonic()
+    mean: np.ndarray = np.zeros(5)
+    saved = began = time.monotonic()
     while step < total and not parallel.agree(float(stop())):
         flow = step >= settings.vision_steps
         for group in optimiser.param_groups:
