@@ -95,6 +95,9 @@ def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]],
     gives it back. Raises ConfigError for any other difference, or no journal.
     """
     free = {f"config.prune.{name}" for name in ADAPTIVE_ONLY}
+    policy = head["config"].get("policy", {})
+    if policy.get("rtc") and policy.get("rtc_release") == "trigger":
+        free -= {"config.prune.p", "config.prune.window"}  # then every method has a trigger
     rows, commits, differ = _compare(path, head)
     _refuse(path, [d for d in differ if d[0] not in free | PRUNING_ONLY])
     if any(d[0] in PRUNING_ONLY for d in differ):
