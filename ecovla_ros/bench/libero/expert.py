@@ -30,6 +30,7 @@ def measure(task: suites.LiberoTask, states: Sequence[int]) -> dict[str, Any]:
     scene = LiberoScene(task)
     try:
         row: dict[str, Any] = {"suite": task.suite, "task": task.index, "instruction": task.instruction}
+        row["commit"] = document.commit()
         reason = able(scene)
         if reason:
             return row | {"episodes": 0, "left_out": reason}
@@ -97,7 +98,7 @@ def _earlier(path: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]
     before = json.loads(path.read_text(encoding="utf-8"))
     if before["settings"] != settings:
         raise ConfigError(f"'{path}' is of other settings ({before['settings']}); remove it, or name another file")
-    return list(before["rows"])
+    return [{"commit": before["commit"], **row} for row in before["rows"]]
 
 
 if __name__ == "__main__":

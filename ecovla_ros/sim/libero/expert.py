@@ -32,6 +32,10 @@ STILL_M = 0.0005
 """Fingers and hand that move less than this in a step stand still."""
 PATIENCE = 45
 """Steps after which a stage is left even if its point was not reached (something is in the way)."""
+DEEP_M = 0.06
+"""How far below an object's top it aims at most: then the palm would stand on it."""
+FINGER_M = 0.045
+"""From the point between the finger tips to an open finger's outside."""
 RIM = ("bowl", "plate", "ramekin")
 """Kinds that are taken at the rim."""
 LOST_M = 0.09
@@ -186,21 +190,20 @@ class LiberoExpert:
         cost = widths + 0.01 * turns + np.where(widths > WIDEST_M, 1.0, 0.0)
         yaw = float(yaws[np.argsort(cost)[self._attempt // 2 % 3]])
         top = float(points[:, 2].max()) - centre[2]
-        low = min(middle[2] - (0.01 if self._attempt % 2 else 0.0), top - REACH_M)
+        low = max(min(middle[2] - (0.01 if self._attempt % 2 else 0.0), top - REACH_M), top - DEEP_M)
         return Grasp(np.array([middle[0], middle[1], low]), yaw)
 
     def _rim(self, points: Array, centre: Array) -> Grasp:
         radius = (np.ptp(points[:, 0]) + np.ptp(points[:, 1])) / 4
         top = float(points[:, 2].max()) - centre[2]
         middle = (points.min(0) + points.max(0)) / 2 - centre
-        others = [objects.position(self._scene, n) for n in objects.movable(self._scene) if n != self.taken]
+        boxes = objects.obstacles(self._scene, self.taken)
         angles = np.linspace(-np.pi, np.pi, 17)[:-1]
         free = []
         for angle in angles:
-            spot = centre[:2] + radius * np.array([np.cos(angle), np.sin(angle)])
-            near = min([float(np.linalg.norm(spot - o[:2])) for o in others] or [1.0])
-            turn = abs((angle - np.pi / 2 + np.pi / 2) % np.pi - np.pi / 2)
-            free.append(min(near, 0.12) - 0.03 * turn)
+            finger = centre + [(radius + FINGER_M) * np.cos(angle), (radius + FINGER_M) * np.sin(angle), top]
+            turn = abs(angle % np.pi - np.pi / 2)
+            free.append(min(objects.clearance(finger, boxes), 0.05) - 0.02 * turn)
         angle = float(angles[np.argsort(free)[::-1][self._attempt % 6]])
         reach = radius - 0.008
         return Grasp(

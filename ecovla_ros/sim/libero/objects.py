@@ -39,6 +39,25 @@ def kind(name: str) -> str:
 
 def outline(scene: LiberoScene, name: str) -> Array:
     """Corners of the collision shapes of an object in the world, (n, 3), m: what its sides and its top are found by."""
+    points = shapes(scene, name)
+    return np.concatenate(points) if points else position(scene, name)[None]
+
+
+def obstacles(scene: LiberoScene, but: str) -> list[tuple[Array, Array]]:
+    """Boxes (lowest corner, highest corner), m, around every collision shape of all things and fixtures but one."""
+    found = [points for name in scene.env.obj_body_id if name != but for points in shapes(scene, name)]
+    return [(points.min(0), points.max(0)) for points in found]
+
+
+def clearance(point: Array, boxes: list[tuple[Array, Array]]) -> float:
+    """Distance from a point (3,) to the nearest of these boxes, m; 1 without any."""
+    return min(
+        [float(np.linalg.norm(np.maximum(np.maximum(low - point, point - high), 0.0))) for low, high in boxes] + [1.0]
+    )
+
+
+def shapes(scene: LiberoScene, name: str) -> list[Array]:
+    """The same, shape by shape."""
     model, data = scene.env.sim.model, scene.env.sim.data
     root = scene.env.obj_body_id[name]
     points = []
@@ -48,7 +67,7 @@ def outline(scene: LiberoScene, name: str) -> Array:
         local = _corners(model, geom)
         turn = np.array(data.geom_xmat[geom]).reshape(3, 3)
         points.append(local @ turn.T + np.array(data.geom_xpos[geom]))
-    return np.concatenate(points) if points else position(scene, name)[None]
+    return points
 
 
 def _root(model: Any, body: int) -> int:
