@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         default="vla-eval",
-        choices=("vla-eval", "openpi"),
+        choices=("vla-eval", "openpi", "lerobot"),
         help="the protocol of the clients (default: %(default)s)",
     )
     parser.add_argument(
@@ -113,7 +113,8 @@ def run(options: argparse.Namespace) -> int:
     if options.ensemble and options.execute:
         raise ConfigError("--ensemble infers for every action: --execute does not go with it")
     token = options.token or os.environ.get(TOKEN, "")
-    server.check_exposed(options.host, token)
+    if options.protocol != "lerobot":
+        server.check_exposed(options.host, token)
     if not 1.0 <= options.idle <= 86_400.0:
         raise ConfigError(f"--idle {options.idle}; valid: 1 to 86400 s")
     access = server.Access(token, options.takeover, options.idle)
@@ -122,6 +123,8 @@ def run(options: argparse.Namespace) -> int:
         settings, options.protocol, options.keys or "libero", tuple(options.image), options.state, options.text,
         options.prompt, options.execute, options.ensemble, options.alpha, options.gripper, values_of(options.ask),
     )  # fmt: skip
+    if options.protocol == "lerobot":
+        return _lerobot(options, offered, access)
     engine, replica = offered.open()
     pool = Here(replica)
     served = server.PolicyServer(
@@ -146,4 +149,44 @@ async def _serve(policy: Any, host: str, port: int) -> None:
         await listening.serve_forever()
     finally:
         listening.close()
+        policy.close()
+
+
+def _lerobot(options: argparse.Namespace, offered: Any, access: Any) -> int:
+    """The same policy by gRPC, as LeRobot's robot clients ask for it."""
+    for name in ("execute", "ensemble", "keys", "state", "text", "ask"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name} does not go with --protocol lerobot; valid: --image, --prompt, --gripper")
+    try:
+        from ecovla_ros.serve.lerobot import server, setup
+    except ImportError as error:
+        raise ConfigError(f"LeRobot's clients need two more packages: pip install grpcio protobuf ({error})") from error
+    from ecovla_ros.serve.replica import Here
+
+    server.check_alone(options.host, access.token)
+    engine, replica = offered.open()
+    spec, arm = engine.policy.spec, offered.settings.arm.joints
+    served = setup.Served(
+        offered.cameras(spec.cameras), arm, offered.settings.policy.embodiment.other, bool(options.prompt)
+    )
+    try:
+        asyncio.run(
+            _listen(server.LeRobotServer(Here(replica), served, spec.period_s, access), options.host, options.port)
+        )
+    finally:
+        engine.close()
+    return 0
+
+
+async def _listen(policy: Any, host: str, port: int) -> None:
+    listening, bound = await policy.start(host, port)
+    try:
+        print(
+            f"serving at {host}:{bound} for LeRobot's clients; run them with --fps={1.0 / policy.period_s:g} "
+            f"--server_address={host}:{bound}",
+            flush=True,
+        )
+        await listening.wait_for_termination()
+    finally:
+        await listening.stop(None)
         policy.close()

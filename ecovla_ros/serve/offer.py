@@ -13,7 +13,7 @@ from ecovla_ros.config import Config
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.serve.ensemble import Ensemble
 from ecovla_ros.serve.replica import Replica
-from ecovla_ros.serve.session import PRESETS, VLA_EVAL, Session, keys_of
+from ecovla_ros.serve.session import LEROBOT, PRESETS, VLA_EVAL, Session, keys_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Offer:
         """What the harness is asked to send, for a policy with these cameras."""
         return {"send_wrist_image": "wrist" in cameras, "send_state": True, **self.more}
 
+    def cameras(self, cameras: Iterable[str]) -> dict[str, str]:
+        """Camera of the policy -> what clients call it. Raises ConfigError."""
+        images = self._keys().images
+        return {camera: images.get(camera, camera) for camera in cameras}
+
     def open(self) -> tuple[Engine, Replica]:
         """An engine and the replica around it. Raises ConfigError, CheckpointError or PruningError."""
         self.check()
@@ -61,5 +66,6 @@ class Offer:
         return engine, Replica(session, self.protocol, self.asks(engine.policy.spec.cameras))
 
     def _keys(self) -> Any:
-        protocol = VLA_EVAL if self.protocol == "vla-eval" else PRESETS[self.keys]
+        own = {"vla-eval": VLA_EVAL, "lerobot": LEROBOT}
+        protocol = own.get(self.protocol) or PRESETS[self.keys]
         return keys_of(protocol, self.images, self.state, self.text)
