@@ -17,7 +17,8 @@ from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Streams, streams_for
 from ecovla_ros.errors import CheckpointError, ConfigError, unknown
 from ecovla_ros.kernels import float8, launch
-from ecovla_ros.kernels.available import use_triton
+from ecovla_ros.kernels.available import installed, use_triton
+from ecovla_ros.kernels.choice import KERNEL_CHOICE, cache_file
 from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern
@@ -85,6 +86,9 @@ def prepare_process(config: PolicyConfig) -> None:
     """
     use_triton(config.kernels == "auto")
     launch.allow(config.early_launch)
+    device = device_of(config)
+    timed = config.kernel_cache and config.kernels == "auto" and device.type == "cuda" and installed()
+    KERNEL_CHOICE.keep(cache_file(device) if timed else None)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -86,6 +86,9 @@ class PolicyConfig:
     kernels: str = _one_of(
         "auto", ("auto", "torch"), "auto: on CUDA kernels of our own where they were timed as faster; torch: none"
     )
+    kernel_cache: bool = _doc(
+        True, "keep in the user's cache folder which kernels were timed as fastest, so that the next start times none"
+    )
     early_launch: bool = _doc(
         False, "let kernels begin before the one ahead has ended, if a trial in warm-up says it is right and faster"
     )
@@ -143,6 +146,9 @@ class PruneConfig:
     window: int = _between(30, 2, 10_000, "T: length of the similarity history", "frames")
     refresh: str = _one_of("probe", REFRESHES, "how an adaptive method measures pruned channels")
     probe_tokens: int = _between(32, 1, 4096, "m: how many tokens of each pass a probe samples", "tokens")
+    record_steps: int = _between(
+        0, 0, 1000, "how many of an action head's steps (flow or denoising), the last ones, record energies; 0: all"
+    )
     alpha: float = _between(0.7, 0.0, 1.0, "weight of the history in the fused energy (Eq. 9)")
     decay: float = _between(0.7, 0.0, 1.0, "lambda: weight of the history in its moving average (Eq. 10)")
     hysteresis: float = _between(

@@ -127,6 +127,8 @@ class ControllerState:
     """What it commands, rad, (7,), with the whole turns that it counts."""
     velocity: Floats
     """rad/s, (7,)."""
+    place_s: float | None = None
+    """How long after the start of the trajectory that it runs this is, s; None: it does not say."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,19 @@ FIDELITY = (
     "relative",
     "gripper_rms",
 )
+SESSIONS = (
+    "way",
+    "sessions",
+    "n",
+    "turn_p50_ms",
+    "frame_p50_ms",
+    "mean_ms",
+    "p99_ms",
+    "speedup",
+    "rows_moved",
+    "refresh_rate",
+    "rms_rad",
+)
 FRAMES = 300
 SIMULATED = "drives the built-in simulator, which has a policy for mini alone"
 
@@ -125,6 +138,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="measure from camera stamp to published command, in this many demos of each variant (needs ROS 2)",
     )
     parser.add_argument(
+        "--sessions", default="", metavar="N,N", help="measure so many arms that take turns at one engine, e.g. 1,2,4,8"
+    )  # fmt: skip
+    parser.add_argument(
         "--sms",
         type=int,
         default=0,
@@ -149,7 +165,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     tokens = options.tokens.split(",") if options.tokens else ()
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
-    measure = _reduced if options.reduced else _nodes if options.nodes else _fidelity if options.fidelity else _latency
+    kinds = {_sessions: options.sessions, _reduced: options.reduced, _nodes: options.nodes, _fidelity: options.fidelity}
+    measure = next((measure for measure, asked in kinds.items() if asked), _latency)
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
     if options.json:
@@ -173,6 +190,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--compiled goes with --reference: it is transformers' model that it compiles")
     if options.sms < 0 or (options.sms and (options.nodes or options.fidelity or options.reduced)):
         raise ConfigError("--sms must be at least 0, and goes with the latency of one --model alone")
+    if options.sessions and (options.nodes or options.fidelity or options.reduced or options.sms):
+        raise ConfigError("--sessions goes with --model and --frames alone")
     if options.tokens and options.nodes:
         raise ConfigError("--tokens does not go with --nodes; valid: --set policy.fastv=0.5")
 
@@ -186,8 +205,9 @@ def _latency(
     from ecovla_ros.bench.speed.reference import COMPILE, Reference, shape_of
 
     part = green_context.enter(options.sms) if options.sms else None
-    if part is not None and not part.graphs:
-        settings = config.override(settings, **{"policy.graphs": False})
+    if part is not None:  # what is fastest on the whole GPU is not what is fastest on a part
+        graphs = settings.policy.graphs and part.graphs
+        settings = config.override(settings, **{"policy.kernel_cache": False, "policy.graphs": graphs})
     reference = None
     if options.reference:
         shape_of(options.model)
@@ -246,6 +266,16 @@ def _fidelity(
         recordings = [fidelity.Recording(options.seed, frames)]
     progress = ProgressLine(len(chosen) * max(1, options.episodes * len(TASKS)), "answered")
     return fidelity.measure(bench, recordings, progress.to), FIDELITY
+
+
+def _sessions(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros.bench.speed import sessions
+
+    counts = [int(n) for n in numbers(options.sessions)]
+    progress = ProgressLine(len(counts) * options.frames, "rounds")
+    return sessions.measure(settings, counts, options.frames, options.seed, progress.to), SESSIONS
 
 
 def _nodes(

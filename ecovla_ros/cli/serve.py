@@ -51,6 +51,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a client that is silent for this time gives way to the next, s (default: %(default)s)",
     )
     parser.add_argument(
+        "--sessions", type=int, default=1,
+        help="clients at a time of one replica, which take turns at its weights (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patterns", default="shared", choices=("shared", "own"),
+        help="with several sessions: one pattern, driven by the energies of all, or one for each, whose rows are moved "
+        "when its turn comes (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--execute",
         type=int,
         default=0,
@@ -121,12 +130,13 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     offered = offer.Offer(
         settings, options.protocol, options.keys or "libero", tuple(options.image), options.state, options.text,
-        options.prompt, options.execute, options.ensemble, options.alpha, options.gripper, values_of(options.ask),
+        options.prompt, options.execute, options.ensemble, options.alpha, options.gripper,
+        options.sessions, options.patterns, values_of(options.ask),
     )  # fmt: skip
     if options.protocol == "lerobot":
         return _lerobot(options, offered, access)
     engine, replica = offered.open()
-    pool = Here(replica)
+    pool = Here(replica, options.sessions)
     served = server.PolicyServer(
         pool, options.protocol, offered.asks(engine.policy.spec.cameras), access, settings.node.deadline_ms
     )
@@ -169,10 +179,9 @@ def _lerobot(options: argparse.Namespace, offered: Any, access: Any) -> int:
     served = setup.Served(
         offered.cameras(spec.cameras), arm, offered.settings.policy.embodiment.other, bool(options.prompt)
     )
+    pool = Here(replica, options.sessions)
     try:
-        asyncio.run(
-            _listen(server.LeRobotServer(Here(replica), served, spec.period_s, access), options.host, options.port)
-        )
+        asyncio.run(_listen(server.LeRobotServer(pool, served, spec.period_s, access), options.host, options.port))
     finally:
         engine.close()
     return 0

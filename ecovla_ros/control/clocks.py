@@ -91,6 +91,8 @@ class ControllerWatch:
     stamp_ns: int = 0
     """When the reference was commanded, by the controller's clock."""
     _velocity: Floats = field(default_factory=lambda: np.zeros(len(JOINTS)))
+    _before: Floats | None = None
+    """The reference of the message before."""
     _lags: deque[tuple[int, int]] = field(default_factory=deque)
 
     def see(self, state: ControllerState, now_ns: int) -> None:
@@ -100,6 +102,7 @@ class ControllerWatch:
             return
         if not (np.isfinite(reference).all() and np.isfinite(velocity).all()):
             return
+        self._before = self.reference
         self.reference, self._velocity, self.heard_ns, self.stamp_ns = reference, velocity, now_ns, state.stamp_ns
         self._lags.append((now_ns, now_ns - state.stamp_ns))
         while now_ns - self._lags[0][0] > OVER_S * NS:
@@ -108,7 +111,7 @@ class ControllerWatch:
     def forget(self) -> None:
         """The guard's clock jumped: nothing that was heard can be compared any more."""
         self.forget_clock()
-        self.reference = None
+        self.reference = self._before = None
 
     def forget_clock(self) -> None:
         """The controller's clock is to be measured anew."""
@@ -127,6 +130,11 @@ class ControllerWatch:
         """Why the controller does not count as holding the arm; empty when it does."""
         fastest = float(np.abs(self._velocity).max())
         return f"the controller moves the arm with {fastest:.2f} rad/s" if fastest > STILL_RAD_S else ""
+
+    def still(self) -> bool:
+        """Whether two messages, one after the other, say that the controller commands the same place."""
+        same = self._before is not None and self.reference is not None and (self._before == self.reference).all()
+        return bool(same) and not self._velocity.any()
 
     def lag_ns(self) -> int:
         """How much later than their stamp the earliest messages come, ns, by this clock."""

@@ -33,8 +33,15 @@ SEAT_SHARE = 0.9
 """Share of the limits that the way to the seat uses."""
 SEAT_MOST_RAD = 1.0
 """An arm further from its last command is not brought there: it would take minutes."""
+LATEST_S = 0.1
+"""So late a controller may start what has no stamp, s. Until that is over it may be moving: in no state of the guard,
+and after no jump of a clock, does its motion count as ended earlier."""
 SEATED_S = 0.1
 """After the way to the seat the controller is waited for so long, s."""
+
+
+Knots = tuple[NDArray[np.int64], Floats, Floats]
+"""Times, ns, (N,), positions, rad, and velocities, rad/s, (N, 7)."""
 
 
 class Flight:
@@ -42,9 +49,9 @@ class Flight:
 
     def __init__(self) -> None:
         self._model: TrajectoryController | None = None
-        self._before: TrajectoryController | None = None
-        self._knots: tuple[NDArray[np.int64], Floats, Floats] = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-        self._known_before: tuple[NDArray[np.int64], Floats, Floats] = self._knots
+        self._knots: Knots = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        self._late_ns = 0
+        self._before: tuple[TrajectoryController, Knots, int] | None = None
         self._settled_ns = 0
         self._settles = ""
 
@@ -54,8 +61,13 @@ class Flight:
         return self._model is not None
 
     def running(self, now_ns: int) -> bool:
-        """Whether a trajectory has not ended yet."""
-        return self._model is not None and now_ns < self._model.end_ns
+        """Whether a trajectory has not ended yet, or may not have: see `LATEST_S`."""
+        return self._model is not None and now_ns < self.end_ns
+
+    @property
+    def end_ns(self) -> int:
+        """By when what runs has come to rest, ns. Raises ControlError when nothing is known."""
+        return self._running().end_ns + self._late_ns
 
     def settling(self, now_ns: int) -> str:
         """Why what is commanded now is not known, only where it ends; empty when it is known."""
@@ -71,8 +83,9 @@ class Flight:
 
     def start(self, held: Floats) -> None:
         """Nothing was commanded yet, or what was is void: the controller holds the arm at `held` (7,)."""
-        self._model = TrajectoryController(held)
-        self._forget_knots()
+        self._model, self._late_ns = TrajectoryController(held), 0
+        self._knots = (np.zeros(0, np.int64), np.zeros((0, len(JOINTS))), np.zeros((0, len(JOINTS))))
+        self._before = None
 
     def seat(self, measured: Floats, now_ns: int, limits: Limits, anew: bool) -> Trajectory | None:
         """Let the next motion start where the arm rests, at `measured` (7,), rad.
@@ -126,8 +139,8 @@ class Flight:
         )
         message = Trajectory((knots[0] - begin_ns) / NS, knots[1], knots[2])
         ordered(message)
-        self._before, self._known_before = running, self._knots
-        self._model = TrajectoryController(message.positions[0])
+        self._before = running, self._knots, self._late_ns
+        self._model, self._late_ns = TrajectoryController(message.positions[0]), 0
         self._model.play(message, begin_ns)
         self._knots = knots
         return message, begin_ns
@@ -135,19 +148,17 @@ class Flight:
     def send_unstamped(self, motion: Trajectory, now_ns: int) -> Trajectory:
         """`motion`, which begins at rest, to be started whenever it arrives. Raises ControlError as `send`."""
         ordered(motion)
-        running = self._running()
-        self._before, self._known_before = running, self._knots
-        place = running.sample(now_ns)[0]
-        self.start(place)
-        self._before, self._model = running, TrajectoryController(place)
-        self._model.accept(motion, now_ns)
+        before = self._running(), self._knots, self._late_ns
+        self.start(before[0].sample(now_ns)[0])
+        self._running().accept(motion, now_ns)
+        self._before, self._late_ns = before, round(LATEST_S * NS)
         return motion
 
     def unsent(self) -> bool:
         """What was returned last was not sent: what ran before goes on; False when that is not known (a seat)."""
         if self._before is None:
             return False
-        self._model, self._knots, self._before = self._before, self._known_before, None
+        (self._model, self._knots, self._late_ns), self._before = self._before, None
         return True
 
     def stop(self, now_ns: int, limits: Limits, window_s: float) -> tuple[Trajectory, int] | None:
@@ -160,14 +171,10 @@ class Flight:
         """Only the end of the trajectory is known any more, and by when; the clock went from `last_ns` to `now_ns`."""
         end_ns = self._settled_ns
         if self._model is not None:
-            end_ns = max(end_ns, self._model.end_ns)
+            end_ns = max(end_ns, self.end_ns)
             self.start(self._end())
         self._settled_ns = now_ns + max(end_ns - last_ns, 0)
         self._settles = why
-
-    def _forget_knots(self) -> None:
-        self._knots = (np.zeros(0, np.int64), np.zeros((0, len(JOINTS))), np.zeros((0, len(JOINTS))))
-        self._before = None
 
     def _running(self) -> TrajectoryController:
         if self._model is None:

@@ -19,9 +19,10 @@ from ecovla_ros.config import ControlConfig
 from ecovla_ros.control import checks, tool
 from ecovla_ros.control.admission import AdmissionRules, AdmittedChunk, admit
 from ecovla_ros.control.checks import Refused
-from ecovla_ros.control.clocks import ControllerWatch
+from ecovla_ros.control.clocks import MOVED_S, ControllerWatch
 from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
 from ecovla_ros.control.limits import Limits
+from ecovla_ros.control.place import PlaceWatch
 from ecovla_ros.control.playback import NS
 from ecovla_ros.control.states import TABLE, Cause, State
 from ecovla_ros.control.status import Command, GuardStatus
@@ -42,6 +43,7 @@ WATCHES = (
     "reference",
     "controller_clock",
     "controller_silent",
+    "place",
     "chunk_end",
     "stop",
 )
@@ -50,7 +52,8 @@ WATCHES = (
 clock_still: a tick at the time of the one before, in which nothing is sent. stop: a stop that would have left the
 limits was not sent. state_lost: joint states were gone for so long that the driver may have been started anew. unsent:
 a trajectory was ready too late to be sent. reference: the controller said that it does not run what was sent.
-controller_clock: its clock was set. controller_silent: it said nothing."""
+controller_clock: its clock was set. controller_silent: it said nothing. place: a chunk or a stop waited until it was
+clear where the controller is on what it runs."""
 FIRST = "waiting for the first chunk"
 Sent = tuple[Trajectory, int]
 """A trajectory, and when it begins, ns; 0: on arrival."""
@@ -58,11 +61,13 @@ REPEATS = 3
 """Jumps in a row, or states in a row away from where the arm is commanded, that latch."""
 SHORT_S = 0.4
 """Without a common clock a motion is not interrupted, but goes from rest to rest within this time, s."""
-LATEST_S = 0.1
-"""So late a controller may start an unstamped trajectory, s: the next is sent when that one has ended in any case."""
 STARTS_S = 0.035
 """So late a controller may start what it is sent, s: what is left of `start_window_s` is the guard's own, from its tick
 to sending."""
+FOLLOWED_NS = 100_000
+"""The controller's clock is followed in mid-motion when it moved by more, ns."""
+SAME_RAD = 1e-6
+"""A controller at rest whose reference is further from the end of what it was sent did not run that, rad."""
 REFERENCE_RAD = 0.03
 """A controller whose reference is further from what it was sent runs something else, rad."""
 REMEDY = "remap controller_state, or set control.stamp_commands to always (one clock) or never (short motions only)"
@@ -97,6 +102,7 @@ class Guard:
         tool.check_singularity(config)
         self._clock = Clock(round(STILL_S * config.rate_hz))
         self._arm, self._gate, self._controller = ArmWatch(config.joint_state_age_s), GripperGate(), ControllerWatch()
+        self._place = PlaceWatch()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = self._others = 0
@@ -140,7 +146,9 @@ class Guard:
 
     def on_controller_state(self, state: ControllerState, now_ns: int) -> None:
         """What the controller says of itself; the only word on its clock, and on the turns that it counts."""
-        self._controller.see(state, self._see(now_ns))
+        now_ns = self._see(now_ns)
+        self._controller.see(state, now_ns)
+        self._place.see(state, now_ns)
 
     def on_chunk(self, chunk: ActionChunk, now_ns: int) -> None:
         """A chunk from the policy. The newest valid one waits for its turn; the others are counted and dropped."""
@@ -259,6 +267,7 @@ class Guard:
         if self._ticked_ns is not None and self._ticked_ns == ticked_ns and now_ns - self._ticked_ns <= self._send_ns:
             return True
         self._counters["unsent"] += 1
+        self._place.unsent()
         if not self._flight.unsent():
             self._seat = Seat.UNKNOWN
         self._stopping = self._stopping or not TABLE[self._state].moves
@@ -284,6 +293,7 @@ class Guard:
         self._arm.forget(last_ns, now_ns, passed_s)
         self._late.forget()
         self._controller.forget()
+        self._place.forget()
         said = f"the clock jumped by {jump_s:+.3f} s"
         if self._state is State.HELD:
             self._rest(Cause.ASK, f"{said}; call enable to go on")
@@ -348,12 +358,19 @@ class Guard:
             return
         if not self._controller.measured():
             return
-        moved_ns = self._controller.moved_ns(self._lag_ns)
+        moved_ns = self._moved_ns(now_ns)
         if not self._flight.running(now_ns):
+            self._place.forget()
             self._measure_anew(moved_ns)
-        elif moved_ns and TABLE[self._state].moves:
-            self._counters["controller_clock"] += 1
-            self._rest(Cause.MISS, f"the controller's clock moved by {moved_ns / NS:+.3f} s; waiting for a chunk")
+        elif moved_ns:
+            if TABLE[self._state].moves:
+                self._counters["controller_clock"] += 1
+                self._rest(Cause.MISS, f"the controller's clock moved by {moved_ns / NS:+.3f} s; waiting for a chunk")
+        elif self._place.lost(now_ns):
+            self._place.unsent()
+            self._flight.unsent()
+            self._counters["place"] += 1
+            self._rest(Cause.MISS, "the controller did not take over what it was sent; waiting for a chunk")
         if not moved_ns and self._controller.stamp_ns != self._referred_ns:
             self._watch_reference(now_ns)
 
@@ -361,9 +378,46 @@ class Guard:
         """Whether trajectories are stamped by what the controller says of its clock."""
         return self._config.stamp_commands == "auto"
 
-    def _in_step(self) -> bool:
-        """Whether the controller's clock is where it was measured."""
-        return self._controller.measured() and not self._controller.moved_ns(self._lag_ns)
+    def _moved_ns(self, now_ns: int) -> int:
+        """By how much more the controller's clock moved than it is followed, ns, by when its messages come or by where
+        it is on what it runs."""
+        apart_ns = None if self._apart_ns is None else self._place.apart_ns(now_ns)
+        by_place = 0 if apart_ns is None or self._apart_ns is None else apart_ns - self._apart_ns
+        return by_place if abs(by_place) > MOVED_S * NS else self._controller.moved_ns(self._lag_ns)
+
+    def _in_step(self, now_ns: int) -> bool:
+        """Whether it is known where the controller is on what runs, so that something else may be joined to that.
+
+        Where its clock moved a little, it is followed.
+        """
+        if not self._measures():
+            return True
+        if not self._controller.measured() or self._moved_ns(now_ns):
+            return False
+        if not self._flight.running(now_ns) or not self._place.tells:
+            return True
+        apart_ns = None if self._apart_ns is None else self._place.apart_ns(now_ns)
+        if not self._place.taken(now_ns, self._send_ns) or (self._apart_ns is not None and apart_ns is None):
+            self._counters["place"] += 1
+            return False
+        if apart_ns is not None and self._apart_ns is not None and abs(apart_ns - self._apart_ns) > FOLLOWED_NS:
+            self._apart_ns, self._lag_ns = apart_ns, -apart_ns
+        return True
+
+    def _at_rest(self, now_ns: int) -> bool:
+        """Whether the controller, where it is heard and nothing should run, holds the arm still.
+
+        Where it holds something else than it was sent (that was lost), the next motion begins there.
+        """
+        if self._flight.running(now_ns) or self._controller.silent(now_ns) or self._controller.reference is None:
+            return True
+        if not self._controller.still():
+            self._counters["place"] += 1
+            return False
+        if self._controller.away(self._flight.commanded(now_ns)[0]) > SAME_RAD:
+            self._counters["place"] += 1
+            self._flight.start(self._controller.reference)
+        return True
 
     def _measure_anew(self, moved_ns: int) -> None:
         """At rest: the controller's clock is followed, and measured from the beginning when it was set."""
@@ -466,9 +520,9 @@ class Guard:
         chunk = self._pending
         if chunk is None or self._seat is not Seat.TAKEN or not self.due(now_ns) or self._arm.stale(now_ns):
             return None
-        if not self._stamped and self._flight.running(now_ns - round(LATEST_S * NS)):
+        if not self._stamped and self._flight.running(now_ns):
             return None
-        if self._measures() and not self._in_step():
+        if self._flight.settling(now_ns) == "" and not (self._in_step(now_ns) and self._at_rest(now_ns)):
             return None
         self._pending, self._answered = None, chunk
         try:
@@ -491,6 +545,7 @@ class Guard:
         try:
             if self._stamped:
                 sent = self._flight.send(plan.trajectory, parts_ns, now_ns)
+                self._note(sent, now_ns)
             else:
                 sent = self._flight.send_unstamped(plan.trajectory, now_ns), 0
         except ControlError as error:
@@ -511,14 +566,23 @@ class Guard:
 
     def _stop(self, now_ns: int) -> Sent | None:
         """A smooth stop of what is in flight, sent once."""
-        self._stopping, window_s = False, self._config.start_window_s
+        window_s = self._config.start_window_s
         ending = not self._flight.running(now_ns + round(window_s * NS))
-        unstamped = not self._stamped or (self._measures() and not self._in_step())
-        if ending or unstamped or self._flight.settling(now_ns):
+        if ending or not self._stamped or self._flight.settling(now_ns):
+            self._stopping = False
             return None  # what is in flight comes to rest by itself
+        if not self._in_step(now_ns):
+            return None  # it does, unless this is known in time
+        self._stopping = False
         sent = self._flight.stop(now_ns, self._limits, window_s)
         self._counters["stop"] += sent is None
+        self._note(sent, now_ns)
         return sent
+
+    def _note(self, sent: Sent | None, now_ns: int) -> None:
+        """Keep what is sent, to know it again in what the controller says."""
+        if sent is not None and sent[1]:
+            self._place.sent(sent[1], self._apart_ns, now_ns)
 
     def _enter(self, event: Cause, reason: str) -> bool:
         """Follow `states.TABLE`; whether it knows this event here."""

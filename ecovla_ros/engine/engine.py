@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,14 +17,15 @@ from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.fit import counts
 from ecovla_ros.engine.host_copy import HostCopy
-from ecovla_ros.engine.outcome import PHASES, RefreshState
+from ecovla_ros.engine.outcome import OUTSTANDING, PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.sight import Sight
+from ecovla_ros.engine.situation import Situation
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.models.base import DENSE, Plan, Policy, Seen
+from ecovla_ros.models.base import DENSE, Plan, Policy, Seen, TakesTurns
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
 
@@ -72,6 +74,8 @@ class Engine:
         self._refreshes = 0
         self._kept_by: Plan | None = None
         self._refreshes_now: bool | None = False
+        self._fault = ""
+        """Of the last refresh of an arm that was left before it was told."""
         self._held: list[tuple[str, Any]] = []
         """Jobs of this frame that wait for its trigger: phase, and what on the main stream they come behind."""
         self.reset(seed)
@@ -125,6 +129,52 @@ class Engine:
         self._kept_by = None
         self._age = self._since = 0
         self._last = RefreshState() if self._refresh is None else self._refresh.state
+
+    @torch.inference_mode()
+    def leave(self, own: bool = False) -> Situation:
+        """What is remembered of the arm whose frames came last, to come back to it with `enter`.
+
+        `own`: with its pattern and histories; every refresh has then ended, and the device is idle. Else these stay in
+        place, for whoever comes next.
+        """
+        pattern, fault, refresh = None, "", self._refresh
+        if own and refresh is not None:
+            fault = self._settled()
+            self._streams.finish()
+            for _ in range(OUTSTANDING):
+                refresh.poll()
+            pattern = refresh.leave()
+        counts = (self._age, self._since, self._refreshes)
+        answer = self.policy.leave() if isinstance(self.policy, TakesTurns) else None
+        return Situation(
+            self._noise,
+            deepcopy(self._trigger),
+            self._sight.leave(),
+            answer,
+            pattern,
+            self._last,
+            counts,
+            fault or self._fault,
+        )
+
+    @torch.inference_mode()
+    def enter(self, situation: Situation | None) -> int:
+        """Go on where an arm was left; None: one that has not been seen yet, and finds the pattern that is in place.
+        K and V that tokens kept of another arm are not used. Returns how many rows of the weights moved."""
+        self._kept_by, self._fault = None, ""
+        self._trigger = Trigger(self.config.p, self.config.window) if situation is None else deepcopy(situation.trigger)
+        self._sight.enter(None if situation is None else situation.tokens)
+        if isinstance(self.policy, TakesTurns):
+            self.policy.enter(None if situation is None else situation.answer)
+        if situation is None:
+            return 0
+        self._noise = situation.noise
+        if situation.pattern is None or self._refresh is None:
+            return 0
+        self._settled()
+        self._last, self._fault = situation.last, situation.fault
+        self._age, self._since, self._refreshes = situation.counts
+        return self._refresh.enter(situation.pattern)
 
     @torch.inference_mode()
     def step(self, obs: Observation) -> Step:
@@ -235,7 +285,8 @@ class Engine:
         return decision
 
     def _join(self) -> str:
-        failed = self._settled()
+        told, self._fault = self._fault, ""
+        failed = self._settled() or told
         if self._refresh is None:
             return failed
         if self._refresh.torn:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.engine.recorder import Recorder
-from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy
+from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy, TakesTurns
 from ecovla_ros.types import ActionChunk, Observation
 
 INPUTS = ("prefix", "state", "valid", "gap", "reuse")
@@ -95,6 +95,15 @@ class Graphed:
     def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """The policy's."""
         return self.inner.to_chunk(seen, actions)
+
+    def leave(self) -> Any:
+        """The policy's."""
+        return self.inner.leave() if isinstance(self.inner, TakesTurns) else None
+
+    def enter(self, left: Any) -> None:
+        """The policy's."""
+        if isinstance(self.inner, TakesTurns):
+            self.inner.enter(left)
 
     def warm_up(self) -> None:
         """The policy's."""

@@ -21,6 +21,7 @@ from ecovla_ros.config import ADAPTIVE, PruneConfig
 from ecovla_ros.engine.fit import Count, asked
 from ecovla_ros.engine.outcome import PHASES, Outcome, Outcomes, RefreshState
 from ecovla_ros.engine.recorder import Recorder
+from ecovla_ros.engine.situation import OwnPattern
 from ecovla_ros.engine.stack import Change, Stack
 from ecovla_ros.errors import PruningError
 from ecovla_ros.prune.energy import spread
@@ -41,7 +42,11 @@ class Refresh:
         count: Count = asked,
     ) -> None:
         """`count`: channels that a site keeps at a ratio. Raises PruningError for ratios and sites that do not fit."""
-        chosen = [s for s in sites if s.group in config.sites and _layer(s) not in config.skip_layers]
+        chosen = [
+            s.recording(config.record_steps)
+            for s in sites
+            if s.group in config.sites and _layer(s) not in config.skip_layers
+        ]
         if config.ratio > 0 and not chosen:
             have = sorted({s.group for s in sites})
             raise PruningError(f"no site of groups {list(config.sites)} outside skip_layers; this model has {have}")
@@ -221,6 +226,20 @@ class Refresh:
         ended = self._outcomes.ended()
         if ended is not None:
             self.state = ended.take(self.state)
+
+    def leave(self) -> OwnPattern:
+        """The pattern and its histories, to come back to. Only with every refresh ended."""
+        stacks = tuple(stack.leave() for stack in self.stacks)
+        return OwnPattern(stacks, self.state, dict(self._offsets), self._generator.get_state())
+
+    def enter(self, left: OwnPattern) -> int:
+        """Go on from a pattern that was left. Returns how many rows moved; torn weights stay so if that fails."""
+        before, self.torn = self.torn, True
+        moved = sum(stack.enter(rows) for stack, rows in zip(self.stacks, left.stacks))
+        self.torn = before
+        self.state, self._offsets = left.state, dict(left.offsets)
+        self._generator.set_state(left.generator)
+        return moved
 
     def close(self) -> None:
         """Put every channel back into its own slot: the weights are as they were loaded."""

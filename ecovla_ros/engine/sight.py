@@ -32,6 +32,19 @@ class Sight:
         """Forget the scene: nothing is known of the frame before the next one."""
         self._before, self._compared = (), False
 
+    def leave(self) -> dict[str, Tensor] | None:
+        """A copy of the tokens of the last frame, to come back to; None where there was none."""
+        if not self._before:
+            return None
+        return {name: tokens.clone() for name, tokens in self._stores[self._before].items()}
+
+    def enter(self, tokens: Mapping[str, Tensor] | None) -> None:
+        """The frame before the next one had these tokens; None: nothing is known of it."""
+        self.reset()
+        if tokens is not None:
+            self._before = _shapes(tokens)
+            self._keep(self._before, tokens)
+
     def rehearse(self, seen: Seen) -> None:
         """In warm-up: capture the comparison of frames like `seen`, twice run and then forgotten."""
         if self._recorder is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import PruneConfig
+from ecovla_ros.engine.situation import StackRows
 from ecovla_ros.errors import PruningError
 from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.probe import GatedProbe
@@ -86,7 +87,7 @@ class Stack:
         for row, site in enumerate(self.sites):
             energy, sampled, *rest = self._sums[:, 0, row]
             parts = self._sums[:, :, row] if self._sums.shape[1] > 1 else None
-            record = Record(energy, rest[0] if rest else None, parts=parts)
+            record = Record(energy, rest[0] if rest else None, parts=parts, calls=site.recorded)
             if probe and self.inputs is not None:
                 record = record._replace(sampled=sampled, inputs=self.inputs[row], tokens=self._tokens)
             out[site.key] = record
@@ -126,6 +127,8 @@ class Stack:
         probed = self._probe(rows) if rows < self.history.shape[1] and self.inputs is not None else None
         energy, sampled, *total = self._added()
         now = self._energies(rows, energy, sampled, probed)
+        if self.sites[0].recorded:  # the history counts every call of a frame
+            now = now * (self.sites[0].calls / self.sites[0].recorded)
         mean = self._means(rows, total[0], probed, tokens) if total else None
         finite = torch.isfinite(now).all()
         history = now if not self.seen else self.history
@@ -193,6 +196,24 @@ class Stack:
         scores = wanted.to(self.history.device).gather(1, self.partition.channel)
         self.arrange(self.exchanges(scores, torch.ones((), dtype=torch.bool, device=scores.device), settled=False))
 
+    def leave(self) -> StackRows:
+        """A copy of the order of the rows and of what is known of them."""
+        bias = {kept: [b.clone() for b in biases] for kept, biases in self.bias.items()}
+        mean = None if self.mean is None else self.mean.clone()
+        return StackRows(self.partition.channel.clone(), self.history.clone(), mean, bias, self.seen, self.mean_known)
+
+    def enter(self, left: StackRows) -> int:
+        """Put the rows into that order again, bit by bit as it was. Returns how many rows moved."""
+        moved = self.partition.reorder(left.channel) * self.unit
+        self.history.copy_(left.history)
+        if self.mean is not None and left.mean is not None:
+            self.mean.copy_(left.mean)
+        for kept, biases in self.bias.items():
+            for bias, before in zip(biases, left.bias[kept]):
+                bias.copy_(before)
+        self.seen, self.mean_known = left.seen, left.mean_known
+        return moved
+
     def _energies(self, rows: int, energy: Tensor, sampled: Tensor, probed: Tensor | None) -> Tensor:
         """(L, R): exact where the pass ran, estimated from the probe or as the history has it elsewhere."""
         if rows == energy.shape[1]:
@@ -220,7 +241,7 @@ class Stack:
         A token that runs besides the `tokens` of each call (the state token, once a frame) is in the sum alone.
         """
         assert self.mean is not None, "sums are recorded for means alone"
-        now = total / (tokens * self.sites[0].calls)
+        now = total / (tokens * self.sites[0].recorded_calls)
         if rows < now.shape[1]:
             sampled = self.sites[0].samples * len(self._tokens)
             now = torch.cat((now[:, :rows], self.mean[:, rows:] if probed is None else probed[1] / sampled), 1)

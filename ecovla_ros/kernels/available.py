@@ -14,7 +14,8 @@ _alone, _wanted = [0], [True]
 
 
 @functools.cache
-def _installed() -> bool:
+def installed() -> bool:
+    """Whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -28,7 +29,7 @@ def triton_runs_on(tensor: Tensor) -> bool:
     """True for a CUDA tensor where Triton is installed; torch brings it along on Linux with CUDA."""
     if _alone[0] or not _wanted[0]:
         return False
-    return (tensor.is_cuda or (_interpreted() and tensor.device.type == "cpu")) and _installed()
+    return (tensor.is_cuda or (_interpreted() and tensor.device.type == "cpu")) and installed()
 
 
 def use_triton(wanted: bool) -> None:

@@ -1,14 +1,21 @@
 """Which of several ways to compute the same runs for a shape: the fastest, as timed on this machine in warm-up.
 
 A way is timed as it will run: in a captured graph, on weights that lie in no cache, since between two calls of a layer
-all others have run.
+all others have run. What was found can be kept in a file: the next process of the same machine and code reads it,
+starts at once, and runs the same kernels, so that its results are the same to the bit.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import json
+import os
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +43,17 @@ class KernelChoice:
         self.times_ms: dict[Key, dict[str, float]] = {}
         """What was measured, by way; a way that failed is not there."""
         self._tuning = False
+        self._file: Path | None = None
+        self._kept: dict[str, dict[str, float]] = {}
+        """What the file holds: key as text -> times by way."""
+        self._unsaved = False
+
+    def keep(self, file: Path | None) -> None:
+        """From now on read what was timed from `file`, and write there what is; None: neither.
+
+        A file that cannot be read, or that somebody else wrote, is no reason to stop: what it would say is timed anew.
+        """
+        self._file, self._kept, self._unsaved = file, {} if file is None else _read(file), False
 
     @contextmanager
     def tuning(self) -> Iterator[None]:
@@ -45,6 +63,9 @@ class KernelChoice:
             yield
         finally:
             self._tuning = before
+            if self._unsaved and self._file is not None:
+                self._unsaved = False
+                _write(self._file, self._kept)
 
     def of(self, key: Key, like: Tensor, ways: Mapping[str, Callable[..., object]], cold: Sequence[Tensor] = ()) -> str:
         """The name of the way to take for `key`, which device and type of `like` are added to.
@@ -56,9 +77,56 @@ class KernelChoice:
             if not self._tuning or len(ways) < 2 or not like.is_cuda or torch.cuda.is_current_stream_capturing():
                 return next(iter(ways))
             launch.choose(like.device)
-            self.times_ms[key] = times = measured(ways, cold)
+            self.times_ms[key] = times = self._times(key, ways, cold)
             self.chosen[key] = min(times, key=lambda name: times[name]) if times else next(iter(ways))
         return self.chosen[key]
+
+    def _times(self, key: Key, ways: Mapping[str, Callable[..., object]], cold: Sequence[Tensor]) -> dict[str, float]:
+        """Out of the file if it was of the same ways; else measured, and put there."""
+        text = f"{key} of {', '.join(ways)}"
+        if text not in self._kept:
+            self._kept[text] = measured(ways, cold)
+            self._unsaved = True
+        return self._kept[text]
+
+
+def cache_file(device: torch.device) -> Path:
+    """Where the choices of a GPU belong: a file of the user's cache that this GPU, its software and this code name."""
+    triton = importlib.import_module("triton")
+    code = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(source.read_bytes())
+    gpu = torch.cuda.get_device_properties(device)
+    machine = (gpu.name, gpu.major, gpu.minor, gpu.multi_processor_count, torch.__version__, torch.version.cuda,
+               triton.__version__, launch.allowed())  # fmt: skip
+    code.update(repr(machine).encode())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "ecovla_ros" / f"kernels-{code.hexdigest()[:16]}.json"
+
+
+def _read(file: Path) -> dict[str, dict[str, float]]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: times for key, times in found.items() if _are_times(times)}
+
+
+def _are_times(times: object) -> bool:
+    return isinstance(times, dict) and all(isinstance(t, float) and t > 0 for t in times.values())
+
+
+def _write(file: Path, kept: Mapping[str, object]) -> None:
+    """Whole or not at all. Where nothing can be written (a read-only home), the next start times again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".part", delete=False, encoding="utf-8") as part:
+            json.dump(kept, part, indent=1)
+        Path(part.name).replace(file)
+    except OSError:
+        return
 
 
 def measured(ways: Mapping[str, Callable[..., object]], cold: Sequence[Tensor] = ()) -> dict[str, float]:

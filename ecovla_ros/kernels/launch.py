@@ -27,6 +27,11 @@ def allow(early: bool) -> None:
     EARLY[0] = EARLY[0] and early
 
 
+def allowed() -> bool:
+    """What `allow` was told last."""
+    return _allowed[0]
+
+
 @functools.cache
 def _can(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (9, 0)

@@ -105,6 +105,19 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class TakesTurns(Protocol):
+    """A policy that remembers something of its last answer, and can lay it aside for another arm."""
+
+    def leave(self) -> Any:
+        """What is remembered of the arm whose frame came last."""
+        ...
+
+    def enter(self, left: Any) -> None:
+        """Go on from there; None: nothing is known of the arm."""
+        ...
+
+
+@runtime_checkable
 class StagedPolicy(Policy, Protocol):
     """A policy whose `encode` comes in three steps, of which the middle one can be captured as a graph."""
 

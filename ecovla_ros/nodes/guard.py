@@ -111,7 +111,7 @@ class GuardNode(Node):
         self._states = ArmStates(self, joints, loaded.arm.part_age_s, qos.SHARED, 1, config.joint_state_age_s)
         self._others: list[str] = []  # joints of others on the same topic, as told
         self._names = joints.arm
-        self._controller = controller_state.topic(self) if config.stamp_commands != "never" else None
+        self._controller = controller_state.topic(self)
         create: Any = self.create_subscription  # raw callbacks get bytes
         self._estop, self._pressed = EStop(self, "estop", config.estop_timeout_s), False
         self._askings = PolledTopic(self, Bool, "~/enable_lease", qos.REPORT, TEXT_BYTES)

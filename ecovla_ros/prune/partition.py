@@ -37,6 +37,7 @@ class Partition:
         device = first.consumer.device
         self.channel = torch.arange(first.channels, device=device).repeat(len(sites), 1)
         self._blocks = [[w.view(s.channels, -1) for w in (*s.producers, s.consumer, *s.extra)] for s in sites]
+        self._of_site = [[v[site].view(first.channels, -1) for v in known] for site in range(len(sites))]
         self._swap = RowSwap(self._blocks, [self.channel, *known])
 
     def apply(self, swaps: Exchange) -> None:
@@ -57,6 +58,21 @@ class Partition:
     def kept_channels(self, kept: int) -> Tensor:
         """Channels in slots 0..kept-1, sorted: the patterns C^l, (L, kept)."""
         return self.channel[:, :kept].sort(1).values
+
+    def reorder(self, channel: Tensor) -> int:
+        """Bring the rows, and what is known of them, into the order `channel` (L, C). Returns how many blocks moved.
+
+        Only the slots that differ are touched; the host waits to know which.
+        """
+        source = self.channel.argsort(1).gather(1, channel)  # the slot where the wanted channel lies now
+        moved = 0
+        for blocks, known, found in zip(self._blocks, self._of_site, source):
+            slots = (found != torch.arange(len(found), device=found.device)).nonzero()[:, 0]
+            moved += len(slots)
+            for block in (*blocks, *known) if len(slots) else ():
+                block.index_copy_(0, slots, block.index_select(0, found[slots]))
+        self.channel.copy_(channel)
+        return moved
 
     def restore(self) -> None:
         """Every channel back into its own slot."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -45,9 +45,22 @@ class Site:
     """Computes channels from sampled inputs, for a probe. None: the site cannot be probed."""
     samples: int = 1
     """How many of the `calls` leave sampled inputs: all of them, or the last alone where K/V are overwritten."""
+    recorded: int = 0
+    """How many of the `calls`, the last ones, record; 0: all."""
     activation: str = ""
     """Of a gated MLP, whose X_int is activation(x gate^T) * (x up^T) and nothing else: a probe of many such sites runs
     as one kernel. Empty: a probe asks `hidden`."""
+
+    def recording(self, steps: int) -> Site:
+        """This site with the last `steps` of its calls alone recorded; 0: all."""
+        if not 0 < steps < self.calls:
+            return self
+        return replace(self, recorded=steps, samples=min(self.samples, steps))
+
+    @property
+    def recorded_calls(self) -> int:
+        """How many calls of one frame record."""
+        return self.recorded or self.calls
 
     @property
     def groups(self) -> int:
@@ -76,6 +89,8 @@ class Record(NamedTuple):
     parts: Tensor | None = None
     """Where kernels add for stretches of tokens apart, so that these run side by side: (kinds, P, R) float32, of which
     part 0 is `energy`, `sampled` and `total`. What was recorded is the sum over the parts. None: there is one part."""
+    calls: int = 0
+    """How many calls of the frame, the last ones, record; 0: all."""
 
     def added(self) -> list[Tensor]:
         """Everything a pass adds to."""
@@ -118,6 +133,10 @@ class Plan:
     def use(self, key: str, call: int = 0, calls: int = 1, samples: int = 1) -> SiteUse:
         """How call number `call` of `calls` runs. The last `samples` of the calls leave sampled inputs."""
         record = None if self.record is None else self.record.get(key)
+        if record is not None and record.calls and call < calls - record.calls:
+            record = None
+        if record is not None and record.calls:
+            samples = min(samples, record.calls)
         sample = call - (calls - samples) if record is not None and record.inputs is not None else -1
         return SiteUse(self.kept.get(key), record, sample if sample >= 0 else None, self.bias.get(key))
 

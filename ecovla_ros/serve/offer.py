@@ -11,9 +11,14 @@ from typing import Any
 from ecovla_ros import build
 from ecovla_ros.config import Config
 from ecovla_ros.engine.engine import Engine
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.serve.ensemble import Ensemble
-from ecovla_ros.serve.replica import Replica
+from ecovla_ros.serve.replica import Replica, Turns
 from ecovla_ros.serve.session import LEROBOT, PRESETS, VLA_EVAL, Session, keys_of
+
+PATTERNS = ("shared", "own")
+"""Of several sessions of a replica: one pattern for all, or one each, whose rows are moved at a change of turns."""
+MOST_SESSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class Offer:
     ensemble: int = 0
     alpha: float = 0.1
     gripper: str = "as-is"
+    sessions: int = 1
+    """Clients at a time of one replica."""
+    patterns: str = "shared"
+    """One of `PATTERNS`."""
     more: dict[str, Any] = field(default_factory=dict)
     """What else the harness is asked for."""
 
@@ -41,6 +50,10 @@ class Offer:
         self._keys()
         if self.ensemble:
             Ensemble(self.ensemble, self.alpha)
+        if not 1 <= self.sessions <= MOST_SESSIONS:
+            raise ConfigError(f"--sessions {self.sessions}; valid: 1 to {MOST_SESSIONS}")
+        if self.sessions > 1 and any(self.settings.policy.vla_cache):
+            raise ConfigError("policy.vla_cache keeps K and V of one arm: it does not go with --sessions above 1")
 
     def asks(self, cameras: Iterable[str]) -> dict[str, Any]:
         """What the harness is asked to send, for a policy with these cameras."""
@@ -54,7 +67,12 @@ class Offer:
     def open(self) -> tuple[Engine, Replica]:
         """An engine and the replica around it. Raises ConfigError, CheckpointError or PruningError."""
         self.check()
-        engine, keys, policy = build.engine(self.settings, serving=True), self._keys(), self.settings.policy
+        engine = build.engine(self.settings, serving=True)
+        return engine, self.replica(engine)
+
+    def replica(self, engine: Engine) -> Replica:
+        """A replica around an engine that is there. Raises ConfigError."""
+        keys, policy = self._keys(), self.settings.policy
 
         def session(key: str) -> Session:
             averaged = Ensemble(self.ensemble, self.alpha) if self.ensemble else None
@@ -63,7 +81,8 @@ class Offer:
                 self.prompt, key,
             )  # fmt: skip
 
-        return engine, Replica(session, self.protocol, self.asks(engine.policy.spec.cameras))
+        turns = Turns(engine, self.patterns == "own") if self.sessions > 1 else None
+        return Replica(session, self.protocol, self.asks(engine.policy.spec.cameras), turns)
 
     def _keys(self) -> Any:
         own = {"vla-eval": VLA_EVAL, "lerobot": LEROBOT}

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.situation import Situation
 from ecovla_ros.errors import ReplicaError
 from ecovla_ros.serve import protocols
 from ecovla_ros.serve.protocols import Reply
@@ -24,33 +26,72 @@ class Readiness:
     places: int
 
 
+class Turns:
+    """Whose turn it is at an engine: what it remembers of the others is laid aside."""
+
+    def __init__(self, engine: Engine, own: bool) -> None:
+        """`own`: each session has its own pattern, whose rows are moved into place when its turn comes, and begins with
+        the one that the engine has now. Else one pattern stays in place, and the energies of all sessions drive it."""
+        self._engine, self._own = engine, own
+        self._fresh = engine.leave(own) if own else None
+        self._aside: dict[str, Situation] = {}
+        self._present = ""
+        self.changes = self.moved = 0
+        """Turns that went to another session, and rows of weights that moved for it."""
+
+    def take(self, key: str) -> None:
+        """The next frame is of this session."""
+        if key == self._present:
+            return
+        if self._present:
+            self._aside[self._present] = self._engine.leave(self._own)
+        self._present = key
+        self.changes += 1
+        self.moved += self._engine.enter(self._aside.pop(key, self._fresh))
+
+    def end(self, key: str) -> None:
+        """Forget a session."""
+        self._aside.pop(key, None)
+        if key == self._present:
+            self._present = ""
+
+
 class Replica:
     """Answers the messages of its sessions one after the other. Methods belong to the inference thread."""
 
-    def __init__(self, make: Callable[[str], Session], protocol: str, asks: Mapping[str, Any]) -> None:
-        """`make`: a session of a name, over the one engine."""
-        self._make, self._protocol, self._asks = make, protocol, dict(asks)
+    def __init__(
+        self, make: Callable[[str], Session], protocol: str, asks: Mapping[str, Any], turns: Turns | None = None
+    ) -> None:
+        """`make`: a session of a name, over the one engine. `turns`: needed for more than one session at a time."""
+        self._make, self._protocol, self._asks, self._turns = make, protocol, dict(asks), turns
         self._sessions: dict[str, Session] = {}
 
     def open(self, key: str) -> None:
         """Begin a session."""
         session = self._sessions[key] = self._make(key)
+        self._take(key)
         session.start()
 
     def reply(self, key: str, data: Any) -> Reply:
         """Answer a message of a session. Raises ReplicaError for one that is not held here."""
         if key not in self._sessions:
             raise ReplicaError(f"session '{key}' is not held here: it ended, or its replica was replaced")
+        self._take(key)
         return protocols.reply(self._sessions[key], self._protocol, self._asks, data)
 
     def close(self, key: str) -> None:
         """Forget a session; one that is not held here is forgotten already."""
-        self._sessions.pop(key, None)
+        if self._sessions.pop(key, None) is not None and self._turns is not None:
+            self._turns.end(key)
 
     @property
     def sessions(self) -> int:
         """Sessions that are held now."""
         return len(self._sessions)
+
+    def _take(self, key: str) -> None:
+        if self._turns is not None:
+            self._turns.take(key)
 
 
 class Pool(Protocol):

@@ -92,9 +92,11 @@ def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerStat
         )
     order = [names.index(joint) for joint in joints]
     velocities = reference.velocities if len(reference.velocities) == len(names) else [0.0] * len(names)
+    since = reference.time_from_start
     return ControllerState(
-        stamp_ns(msg.header.stamp), np.array(reference.positions, float)[order], np.array(velocities, float)[order]
-    )
+        stamp_ns(msg.header.stamp), np.array(reference.positions, float)[order], np.array(velocities, float)[order],
+        since.sec + since.nanosec / 1e9,
+    )  # fmt: skip
 
 
 def state_of(ns: int, position: Floats, velocity: Floats, joints: ArmJoints, finite: bool) -> ArmState:

@@ -251,6 +251,33 @@ def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
     assert found.times_ms[("a", 3, "cuda:0", torch.float32)] == times
 
 
+def test_the_next_process_reads_what_was_timed(monkeypatch, tmp_path):
+    """And nothing else: not of other ways, not out of a file that is broken or cannot be written."""
+    timed, device = [], SimpleNamespace(is_cuda=True, dtype=torch.float32, device="cuda:0")
+    monkeypatch.setattr(choice, "measured", lambda ways, cold: timed.append(list(ways)) or {"a": 2.0, "b": 1.0})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(launch, "choose", lambda device: False)
+    file = tmp_path / "user" / "kernels.json"
+
+    def fresh(ways="ab", key=("k", 1), where=file):
+        found = choice.KernelChoice()
+        found.keep(where)
+        with found.tuning():
+            return found.of(key, device, {name: torch.neg for name in ways})
+
+    assert [fresh(), fresh()] == ["b", "b"] and len(timed) == 1
+    assert fresh(key=("k", 2)) == "b" and len(timed) == 2 and fresh() == "b" and len(timed) == 2
+    assert fresh("abc") == "b" and len(timed) == 3, "another way has come: all are timed again"
+    for text in ("", "[1]", "{\"('k', 1)\": 3}", "[" * 100_000):
+        file.write_text(text)
+        before = len(timed)
+        assert fresh() == "b" and len(timed) == before + 1
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    assert fresh(where=blocked / "kernels.json") == "b"
+    assert not list(tmp_path.glob("**/*.part"))
+
+
 def test_attention_is_attention_whatever_is_not_seen():
     interpret("""
 import torch

@@ -34,8 +34,8 @@ from ecovla_ros.engine.streams import Inline  # noqa: E402
 from ecovla_ros.errors import ConfigError, ObservationError  # noqa: E402
 from ecovla_ros.models.data import statistics  # noqa: E402
 from ecovla_ros.models.openvla_oft.policy import OftPolicy  # noqa: E402
-from ecovla_ros.serve import codec, ensemble, protocols, server, session  # noqa: E402
-from ecovla_ros.serve.replica import Here, Readiness, Replica  # noqa: E402
+from ecovla_ros.serve import codec, ensemble, offer, protocols, server, session  # noqa: E402
+from ecovla_ros.serve.replica import Here, Readiness, Replica, Turns  # noqa: E402
 
 WIDTH = 5
 """Numbers of an action of the other arm here; its state has 4."""
@@ -323,6 +323,34 @@ def test_an_answer_says_its_session_and_the_stamp_of_its_observation(protocol):
     told = [a["payload"] for a in told] if protocol == "vla-eval" else told
     assert [(a["session"], a["stamp_ns"]) for a in told] == [("mine", 7), ("mine", 41)]
     assert [a.error for a in answers] == ["", "", "ObservationError", "ObservationError"]
+
+
+@pytest.mark.parametrize("patterns", offer.PATTERNS)
+def test_several_clients_take_turns_and_each_gets_the_answers_to_what_it_sent(patterns):
+    """The engine refreshes at every frame; with a pattern of its own an arm gets bit by bit what it would get alone."""
+    shared = engine()
+    turns = Turns(shared, patterns == "own")
+    held = Here(Replica(lambda key: session.Session(shared, session.OPENPI, True, key=key), "openpi", {}, turns), 2)
+    seeds = [range(0, 5), range(5, 10)]
+    with serving("openpi", pool=lambda here: held) as (address, _), connect(address) as one, connect(address) as other:
+        got = [[], []]
+        for client in (one, other):
+            client.recv()
+        with connect(address) as third, pytest.raises(ConnectionClosed, match="2 other clients are being served"):
+            third.recv()
+        for pair in zip(*seeds):
+            for client, seed in zip((one, other), pair):
+                client.send(codec.pack({**libero(seed), "stamp_ns": seed}, "openpi"))
+            for answers, client in zip(got, (one, other)):
+                answers.append(codec.unpack(client.recv()))
+    assert [[a["stamp_ns"] for a in answers] for answers in got] == [list(s) for s in seeds]
+    assert all(len({a["session"] for a in answers}) == 1 for answers in got)
+    assert got[0][0]["session"] != got[1][0]["session"]
+    if patterns == "own":
+        for answers, mine in zip(got, seeds):
+            assert all(np.array_equal(a["actions"], e) for a, e in zip(answers, expected(mine), strict=True))
+        assert turns.moved > 0
+    shared.close()
 
 
 def test_no_page_in_a_browser_reaches_it():

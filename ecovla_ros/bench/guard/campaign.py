@@ -8,8 +8,9 @@ against position, velocity, acceleration, jerk, tool speed and box; that nothing
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,25 @@ HOME = np.array([0.0, 0.5, 3.14, -1.6, 0.0, -1.0, 1.57])
 SPREAD = np.array([0.4, 0.25, 0.3, 0.3, 0.4, 0.4, 1.0])
 SEEN_TICKS, HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 25, 60, 40, 85
 """Ticks of 10 ms: before the guard is enabled; healthy policy before the fault, and after it; silence at the end."""
+SEAT_TICKS = 80
+"""More of a healthy policy where the guard must first bring the controller to where the arm stands."""
+
+
+_limits = functools.cache(load)
 
 
 def case(name: str, seed: int) -> dict[str, Any]:
     """One case: what was violated, whether something raised, and how it ended. Deterministic in `seed`."""
     rng = np.random.default_rng([seed, list(CASES).index(name)])
     config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
-    limits = load(config.profile)
+    limits = _limits(config.profile)
     where = scene(rng)
-    if where.clock == "never":
-        config = dataclasses.replace(config, stamp_commands="never")
+    if where.clock == "never" or not where.heard:
+        config = dataclasses.replace(config, stamp_commands="never" if where.clock == "never" else "always")
     turns = np.where(CONTINUOUS, 2 * np.pi * rng.integers(-1, 2, 7), 0.0) if where.turned else 0.0
     start = HOME + SPREAD * rng.uniform(-1.0, 1.0, 7) + turns
+    if not where.heard:  # nobody tells its turns: it was activated where the arm reports to be
+        start = np.where(CONTINUOUS, (start + np.pi) % (2.0 * np.pi) - np.pi, start)
     rig = Rig(Guard(config, limits, steady=True), FakeController(start, 100 * NS, where.release), rng, where)
     error, status = "", None
     try:
@@ -51,14 +59,15 @@ def case(name: str, seed: int) -> dict[str, Any]:
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as raised:
         error = f"{type(raised).__name__}: {raised}"
     box = np.array(config.box_lower), np.array(config.box_upper)
-    judged = {where.release: sorted(rig.controller.violations(limits, box))}
+    by_model = {where.release: rig.controller}
     try:
         for release in GUARDED:
             if release != where.release and not (release == "humble" and rig.clock_set):
-                judged[release] = sorted(rig.again(release).violations(limits, box))
+                by_model[release] = rig.again(release)
     except ControlError as refused:
         error = error or f"another controller refused: {refused}"
-    real = _real(rig, judged, limits, box)
+    judged = {release: sorted(model.violations(limits, box)) for release, model in by_model.items()}
+    real = _real(rig, by_model, limits, box)
     latched = status is not None and status.state == State.LATCHED.value
     return {
         "case": name, "seed": seed, **vars(where), "crash": error,
@@ -70,17 +79,19 @@ def case(name: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _real(rig: Rig, judged: Iterable[str], limits: Limits, box: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """What the real controllers of the `judged` releases made of it, where there are some (see `judge`).
+def _real(
+    rig: Rig, by_model: Mapping[str, FakeController], limits: Limits, box: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """What the real controllers of the same releases made of it, where there are some (see `judge`).
 
     Release -> limits they were outside of, and how far from the model they were at most, rad.
     """
     found: dict[str, Any] = {}
-    for release in judged:
+    for release, model in by_model.items():
         if library(release) is None:
             continue
         real = rig.again(release, real=True)
-        off = np.abs(rig.again(release).commanded()[0] - real.commanded()[0]).max()
+        off = np.abs(model.commanded()[0] - real.commanded()[0]).max()
         found[release] = {"violations": sorted(real.violations(limits, box)), "off_rad": float(off)}
     return found
 
@@ -90,13 +101,13 @@ def _live(rig: Rig, fault: Fault) -> None:
         rig.report()
         rig.tick()
     rig.guard.enable(True, rig.clock)
-    for k in range(HEALTHY_TICKS):
+    for k in range(HEALTHY_TICKS + (0 if rig.scene.heard else SEAT_TICKS)):
         healthy(rig, k)
         rig.tick()
     for k in range(int(rig.rng.integers(40, 80))):
         fault(rig, k)
         rig.tick()
-    rig.frozen_ns = None
+    rig.frozen_ns, rig.lossy = None, False
     for k in range(AFTER_TICKS if rig.rng.random() < 0.5 else 0):
         healthy(rig, k)
         rig.tick()

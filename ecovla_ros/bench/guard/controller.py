@@ -15,7 +15,7 @@ from ecovla_ros.bench.guard.release import CYCLE_NS, RELEASES, ReleasedControlle
 from ecovla_ros.control import kinematics
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.pace import STOP_JERK
-from ecovla_ros.types import CONTINUOUS, ArmState, Trajectory
+from ecovla_ros.types import CONTINUOUS, ArmState, ControllerState, Trajectory
 
 REST_RAD_S = 0.01
 """An arm slower than this, in every joint, counts as at rest, rad/s."""
@@ -77,6 +77,12 @@ class FakeController:
             self._velocity = velocity[-1]
         self.now_ns += len(cycles) * CYCLE_NS
         self.apart_ns += round(self.rate * len(cycles) * CYCLE_NS)
+
+    def reported(self, back_ns: int = 0) -> ControllerState:
+        """What it said of itself in the last cycle, or `back_ns` before; see `ReleasedController.reported`."""
+        assert isinstance(self.model, ReleasedController)
+        reference, velocity, place_s, back_ns = self.model.reported(back_ns)
+        return ControllerState(self.clock - CYCLE_NS - back_ns, reference, velocity, place_s)
 
     def state(self, stamp_ns: int) -> ArmState:
         """As the real driver reports it: continuous joints in [-pi, pi]."""

@@ -34,18 +34,20 @@ class Scene:
     """Least and most time from a trajectory being published to the controller having it, s."""
     turned: bool
     """Whether the controller counts its joints a whole turn from what the arm reports."""
+    heard: bool = True
+    """Whether the guard hears what the controller says of itself. Where it does not, it was told that both have one
+    clock ("same"), or that they have not ("never")."""
 
 
 def scene(rng: np.random.Generator) -> Scene:
     """One at random: no delay, a constant one, or jitter, up to `START_S`."""
     low, high = sorted(map(float, rng.uniform(0.0, START_S, 2)))
     delays = ((0.0, 0.001), (high, high), (0.0, high), (low, high))
-    return Scene(
-        str(rng.choice(GUARDED)),
-        str(rng.choice(("same", "other", "never"), p=(0.6, 0.3, 0.1))),
-        delays[int(rng.integers(len(delays)))],
-        bool(rng.random() < 0.5),
-    )
+    release = str(rng.choice(GUARDED))
+    clock = str(rng.choice(("same", "other", "never"), p=(0.5, 0.35, 0.15)))
+    delay_s = delays[int(rng.integers(len(delays)))]
+    heard = clock == "other" or bool(rng.random() < {"same": 0.8, "never": 0.5}[clock])
+    return Scene(release, clock, delay_s, heard and bool(rng.random() < 0.5), heard)
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Rig:
     scene: Scene
     skew_ns: int = 0
     frozen_ns: int | None = None
+    lossy: bool = False
+    """Whether what is published may be lost on its way."""
     stopped_s: float = 0.0
     """The guard's process is stopped for so long between its next tick and what that publishes, s."""
     drift: np.ndarray = field(default_factory=lambda: np.zeros(7))
@@ -75,6 +79,8 @@ class Rig:
     """What the controller was sent, and when its clock was set: true time, how far its clock is ahead from then on,
     trajectory and stamp."""
     _queue: list[tuple[int, Trajectory, int]] = field(default_factory=list)
+    _said: ControllerState | None = None
+    """What the controller said last, on its way to the guard."""
 
     def __post_init__(self) -> None:
         self.phase_ns = int(self.rng.integers(NS // 1000))
@@ -116,6 +122,19 @@ class Rig:
             self.skew_ns += round(step_s * NS)
             self.clock_set |= self.scene.clock == "same"
 
+    def set_controller_clock(self, step_s: float) -> None:
+        """The clock of the controller's own machine is set.
+
+        Not while a message is under way, nor before the guard could hear of it: a trajectory that is stamped by the
+        clock from before makes the arm step. And not Humble's, which follows its clock, see `set_clock`.
+        """
+        if self.scene.clock != "other" or self.scene.release == "humble" or not self.quiet:
+            return
+        self.controller.apart_ns += round(step_s * NS)
+        self.clock_set = True
+        self.advance(CYCLE_NS)
+        self._said = self.controller.reported()
+
     def report(self, offset: np.ndarray | float = 0.0) -> None:
         """The arm says where it is."""
         state = self.controller.state(self.system)
@@ -136,11 +155,8 @@ class Rig:
 
     def tick(self) -> None:
         """The controller says what it does, the guard ticks, and 10 ms pass at the controller."""
-        if self.frozen_ns is None:
-            stamp = self.controller.clock - int(self.rng.uniform(0.0, 0.003) * NS)
-            self.guard.on_controller_state(
-                ControllerState(stamp, self.controller.model.reference, self.controller.velocity), self.clock
-            )
+        if self.frozen_ns is None and self.scene.heard and self._said is not None:
+            self.guard.on_controller_state(self._said, self.clock)
         ticked = self.clock
         command = self.guard.tick(ticked)
         stopped_ns, self.stopped_s = round(1e3 * self.stopped_s) * NS // 1000, 0.0
@@ -148,9 +164,12 @@ class Rig:
         if command.trajectory is not None and self.guard.in_time(self.clock):
             self._publish(command)
         self.advance(TICK_NS)
+        self._said = self.controller.reported(int(self.rng.integers(4)) * CYCLE_NS)
 
     def _publish(self, command: Command) -> None:
         assert command.trajectory is not None
+        if self.lossy and self.rng.random() < 0.3:
+            return
         stamp = command.begin_ns and (
             self.plan.stamp(command.begin_ns) if command.apart_ns is None else command.begin_ns + command.apart_ns
         )
@@ -315,10 +334,23 @@ def _struck(rig: Rig, k: int) -> None:
 
 
 def _other_clock(rig: Rig, k: int) -> None:
-    """The controller's machine has its clock set, by what shows; not Humble's: see `Rig.set_clock`."""
-    if k % 25 == 1 and rig.scene.clock == "other" and rig.scene.release != "humble" and rig.quiet:
-        rig.controller.apart_ns += round(float(rig.rng.choice((-0.3, -0.05, 0.05, 0.3))) * NS)
-        rig.clock_set = True
+    """The controller's machine has its clock set, by what shows in when messages come."""
+    if k % 25 == 1:
+        rig.set_controller_clock(float(rig.rng.choice((-0.3, -0.05, 0.05, 0.3))))
+    healthy(rig, k)
+
+
+def _other_crept(rig: Rig, k: int) -> None:
+    """The same by less, and by sums of less."""
+    if k % int(rig.rng.choice((3, 10, 25))) == 1:
+        size = float(np.exp(rig.rng.uniform(np.log(0.0003), np.log(0.025))))
+        rig.set_controller_clock(size * float(rig.rng.choice((-1.0, 1.0))))
+    healthy(rig, k)
+
+
+def _unheard(rig: Rig, k: int) -> None:
+    """What the guard sends does not reach the controller, now and then, where the guard can hear of that."""
+    rig.lossy = rig.scene.heard
     healthy(rig, k)
 
 
@@ -394,6 +426,8 @@ FAULTS: dict[str, Fault] = {
     "clock frozen": _frozen,
     "clock crept": _crept,
     "controller's clock set": _other_clock,
+    "controller's clock crept": _other_crept,
+    "trajectories lost": _unheard,
     "process stopped": _stopped,
     "stopped anywhere": _struck,
     "joint states at 1 kHz": _fast_states,

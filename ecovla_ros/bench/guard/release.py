@@ -112,14 +112,18 @@ class _Active:
     first_ns: int
     """The cycle that sampled it first."""
 
+    def __post_init__(self) -> None:
+        message = self.message
+        self._due = self.start_ns + message.times_ns
+        self._times = np.concatenate(([self.before_ns], self._due))
+        self._positions = np.vstack((self.before[0], message.positions))
+        self._given = np.concatenate(([True], message.has_velocity))
+        self._velocities = np.vstack((self.before[1], np.where(self._given[1:, None], message.velocities, 0.0)))
+
     def at(self, sample_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position and velocity (N, 7) at the instants `sample_ns` (N,), each after the state before."""
-        message = self.message
-        due = self.start_ns + message.times_ns
-        times = np.concatenate(([self.before_ns], due))
-        positions = np.vstack((self.before[0], message.positions))
-        given = np.concatenate(([True], message.has_velocity))
-        velocities = np.vstack((self.before[1], np.where(given[1:, None], message.velocities, 0.0)))
+        message, due, times, given = self.message, self._due, self._times, self._given
+        positions, velocities = self._positions, self._velocities
         begun = sample_ns >= due[0]  # then the state before does not count, wherever it was
         i = np.searchsorted(due, sample_ns, side="right")
         i = np.where(begun, i, 0)
@@ -169,8 +173,23 @@ class ReleasedController:
 
     @property
     def reference(self) -> np.ndarray:
-        """What the controller asked for last (7,), rad: `reference` of its controller_state."""
-        return self._last[0]
+        """Where it is on what it runs (7,), rad: `reference` of its controller_state, before the command limiter."""
+        return self.reported()[0]
+
+    def reported(self, back_ns: int = 0) -> tuple[np.ndarray, np.ndarray, float | None, int]:
+        """`reference` of its controller_state: (7,), rad, (7,), rad/s, and how long after the trajectory's start, s.
+
+        It is the state of the cycle, where releases that command ahead have commanded the next one's already.
+        `back_ns`: so long ago, or when what runs was taken over, if that was later; the last number says how long, ns.
+        """
+        active = self._active
+        if active is None:
+            return *self._last, None, 0
+        now_ns = max(self._cursor_ns - back_ns, active.first_ns)
+        position, velocity = self._last
+        if now_ns >= active.before_ns:
+            position, velocity = (part[0] for part in active.at(np.array([now_ns])))
+        return position, velocity, (now_ns - active.start_ns) / NS, self._cursor_ns - now_ns
 
     def run(self, times_ns: np.ndarray, passed_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Commands of the cycles at `times_ns` (N,) of its clock; position and velocity, (N, 7).

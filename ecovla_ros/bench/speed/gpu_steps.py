@@ -54,6 +54,7 @@ def _small(model: str, *options: str) -> tuple[str, ...]:
 PI = ("--set", "prune.sites=[lm.mlp,expert.mlp]", "--set", "prune.p=0.2")
 OFT = ("--set", "prune.sites=[lm.mlp,lm.heads]", "--set", "prune.p=0.2")
 PROBE = ("--method", "dense,ecovla", "--refresh", "probe")
+FIT = ("--set", "prune.fit=time", "--set", "prune.record_steps=2")
 KERNELS = ("-m", "pytest", "test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
 TESTS = ("-m", "pytest", "test/gpu", "--ignore=test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
 PROFILE = "{folder}/gpu-profile.json"
@@ -94,6 +95,11 @@ STEPS = (
     GpuStep(
         "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
         _bench("openvla-oft", "--ratios", "0.4", "--frames", "40", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
+    ),
+    GpuStep(
+        "pi05-fit", "pi0.5, channels kept by time, energies of two flow steps", 90,
+        _bench("pi05", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *PI, *PROBE, *FIT),
+        _small("pi05-reduced", "--ratios", "0.4", *PI, *PROBE, *FIT),
     ),
     GpuStep("tests", "streams, graphs and families on the device", 150, TESTS, TESTS),
     GpuStep(

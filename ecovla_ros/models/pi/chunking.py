@@ -51,7 +51,7 @@ class RealTimeChunking:
         self.weight = torch.zeros(shape, device=device)
         ramp = np.clip((overlap - np.arange(shape[0])) / (overlap - delay + 1), 0.0, 1.0)
         self._ramp = np.where(np.arange(shape[0]) < delay, 1.0, ramp)
-        self._last: tuple[ActionChunk, str] | None = None
+        self.last: tuple[ActionChunk, str] | None = None
 
     def look(self, obs: Observation) -> None:
         """Put the last chunk on the instants of a chunk for `obs`, if the arm is still following it; else forget it."""
@@ -71,13 +71,13 @@ class RealTimeChunking:
     def keep(self, chunk: ActionChunk, instruction: str) -> None:
         """Remember the answer to a frame; not that to an example, which has no stamp."""
         if chunk.stamp_ns:
-            self._last = (chunk, instruction)
+            self.last = (chunk, instruction)
 
     def _left(self, obs: Observation) -> NDArray[np.float64] | None:
         """Normalised rows (<= H, 8) of the last chunk from the first action of a chunk for `obs` on."""
-        if self._last is None:
+        if self.last is None:
             return None
-        (chunk, instruction), behind = self._last, (obs.stamp_ns - self._last[0].stamp_ns) * 1e-9
+        (chunk, instruction), behind = self.last, (obs.stamp_ns - self.last[0].stamp_ns) * 1e-9
         due = round(behind / self._period_s)
         if behind <= 0.0 or due >= chunk.horizon or instruction != obs.instruction:
             return None

@@ -90,6 +90,15 @@ class PiPolicy(BatchOnePolicy):
         shape = (self.config.horizon, self.config.action_dim)
         self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
 
+    def leave(self) -> Any:
+        """The last chunk, which real-time chunking follows."""
+        return None if self.follow is None else self.follow.last
+
+    def enter(self, left: Any) -> None:
+        """The last chunk was this one; None: there was none."""
+        if self.follow is not None:
+            self.follow.last = left
+
     @property
     def prefill_blocks(self) -> Sequence[Any]:
         """Layers of the language model but the last."""
