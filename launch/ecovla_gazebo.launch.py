@@ -16,7 +16,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from ecovla_ros import config
-from ecovla_ros.nodes.ros import launching
+from ecovla_ros.nodes.ros import launching, launching_joints
 
 ARGUMENTS = (
     ("config", "gazebo.yaml", "configuration of our nodes: a path, or the name of a shipped file", None),
@@ -35,6 +35,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching_joints.named(),
             launching.network(),
             launching.transport(),
             SetLaunchConfiguration("description_package", "kortex_description"),  # asked for when RViz starts, later
@@ -57,9 +58,10 @@ def _arm() -> GroupAction:
     told = {
         "sim_gazebo": "true",
         "vision": "true",
-        "gripper": "robotiq_2f_85",
+        "gripper": launching_joints.GripperModel(),
+        "prefix": LaunchConfiguration("prefix"),
         "robot_controller": "joint_trajectory_controller",
-        "controllers_file": launching.shared("config", "gen3_controllers_streaming.yaml"),
+        "controllers_file": launching_joints.Controllers(),
         "launch_rviz": LaunchConfiguration("launch_rviz"),
         "use_sim_time": LaunchConfiguration("use_sim_time"),
     }

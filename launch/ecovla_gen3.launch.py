@@ -11,7 +11,7 @@ from launch.actions import GroupAction, SetLaunchConfiguration
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PythonExpression
 
-from ecovla_ros.nodes.ros import launching
+from ecovla_ros.nodes.ros import launching, launching_joints
 
 ARGUMENTS = (
     ("config", "gen3.yaml", "configuration of our nodes: a path, or the name of a shipped file", None),
@@ -33,7 +33,7 @@ ARGUMENTS = (
 CAMERAS = ("third_person", "wrist")
 KORTEX_NODE = (("python", "kortex_python"), ("robot_ip", "robot_ip"), ("password_file", "kortex_password_file"))
 """Parameters of our kortex node, and the arguments that set them."""
-KORTEX = ("robot_ip", "use_fake_hardware", "launch_rviz")
+KORTEX = ("robot_ip", "use_fake_hardware", "launch_rviz", "prefix")
 """Arguments handed on to kortex_bringup's gen3.launch.py under the same name."""
 
 
@@ -44,6 +44,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching_joints.named(),
             launching.network(),
             launching.transport(),
             SetLaunchConfiguration("description_package", "kortex_description"),  # asked for when RViz starts, later
@@ -65,9 +66,9 @@ def _kortex() -> GroupAction:
     told = {name: LaunchConfiguration(name) for name in KORTEX}
     told |= {
         "dof": "7",
-        "gripper": "robotiq_2f_85",
-        "gripper_joint_name": "robotiq_85_left_knuckle_joint",
-        "controllers_file": launching.shared("config", "gen3_controllers_streaming.yaml"),
+        "gripper": launching_joints.GripperModel(),
+        "gripper_joint_name": launching_joints.GripperJoint(),
+        "controllers_file": launching_joints.Controllers(),
     }
     asked, driver = LaunchConfiguration("launch_kortex"), LaunchConfiguration("driver")
     wanted = PythonExpression(["'", asked, "' == 'true' and '", driver, "' == 'ros2_control'"])

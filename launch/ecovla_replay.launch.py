@@ -13,7 +13,7 @@ from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
-from ecovla_ros.nodes.ros import launching
+from ecovla_ros.nodes.ros import launching, launching_joints
 
 ARGUMENTS = (
     ("bag", "bag", "rosbag2 folder, .mcap or .db3 file", None),
@@ -24,6 +24,7 @@ ARGUMENTS = (
     ("compressed", "false", "the bag's pictures are CompressedImage", ("true", "false")),
     ("config", "mini_sim.yaml", "configuration of policy and guard: a path, or the name of a shipped file", None),
     ("overrides", "['']", "keys over it, e.g. \"['prune.ratio=0.4']\"", None),
+    ("prefix", "", "before the names of the bag's joints; empty: as the configuration says", None),
     ("discovery", "localhost", "who may find the nodes: this machine, or its network", ("localhost", "subnet")),
     ("enclaves", "false", "SROS2: each node in the enclave of its name, see docs/security.md", ("true", "false")),
     ("log_level", "info", "of all three nodes", ("debug", "info", "warn", "error")),
@@ -68,6 +69,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching_joints.named(),
             launching.network(),
             launching.transport(),
             guard,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from launch import LaunchDescription
 
-from ecovla_ros.nodes.ros import launching
+from ecovla_ros.nodes.ros import launching, launching_joints
 
 ARGUMENTS = (
     ("config", "mini_sim.yaml", "configuration of all three nodes: a path, or the name of a shipped file", None),
@@ -20,6 +20,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *launching.declared(ARGUMENTS),
+            launching_joints.named(),
             launching.network(),
             launching.transport(),
             launching.node("sim"),

@@ -20,6 +20,8 @@ import yaml
 
 from ecovla_ros import config
 from ecovla_ros.control import limits
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.nodes.ros import joint_names
 from ecovla_ros.types import CAMERAS, GRIPPER_JOINT, JOINTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +53,7 @@ def test_a_launch_file_names_only_what_exists(path: Path) -> None:
     used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text + common)) | {"config"}
     used |= {"log_level", "enclaves"} if "launching.ros_arguments" in text else set()
     used |= {"discovery"} if "launching.network()," in text else set()
+    used |= {"prefix"} if "launching_joints.named()," in text else set()
     used |= {"kortex_python", "kortex_password_file"} if "KORTEX_NODE" in text else set()
     handed_on = (
         set(re.findall(r"^KORTEX = \((.*)\)$", text, re.M)[0].replace('"', "").replace(",", "").split())
@@ -143,6 +146,44 @@ def test_the_streaming_controllers_are_those_of_the_arm() -> None:
     assert [stops[name]["max_deceleration_on_cancel"] for name in JOINTS] == limit
     assert set(stops) == {"stopped_velocity_tolerance", "goal_time", "decelerate_on_cancel", *JOINTS}
     assert set(data) - {"controller_manager"} <= set(data["controller_manager"]["ros__parameters"])
+
+
+def test_every_launch_settles_the_names_of_the_joints_before_its_nodes() -> None:
+    for path in LAUNCHES:
+        text = path.read_text(encoding="utf-8")
+        body = text[text.index("return LaunchDescription") :]
+        places = [
+            body.index(word) for word in ("declared(ARGUMENTS)", "launching_joints.named()", "launching.network()")
+        ]
+        assert places == sorted(places), path.name
+
+
+@pytest.mark.parametrize("overrides", ["['']", "[]", "['arm.joint_prefix=other_', 'control.profile=gentle']"])
+def test_a_prefix_is_one_key_for_nodes_and_controllers(overrides: str) -> None:
+    told = joint_names.keys(overrides, "left_")
+    prefix, joints = joint_names.arm("gen3.yaml", told)
+    assert prefix == "left_" and joints.arm == tuple(f"left_{name}" for name in JOINTS)
+    text = config.shipped("gen3_controllers_streaming.yaml").read_text(encoding="utf-8")
+    data = yaml.safe_load(joint_names.controllers(text, joints))
+    controller = data["joint_trajectory_controller"]["ros__parameters"]
+    assert controller["joints"] == list(joints.arm) and set(joints.arm) <= set(controller["constraints"])
+    assert data["robotiq_gripper_controller"]["ros__parameters"]["joint"] == joints.gripper == f"left_{GRIPPER_JOINT}"
+
+
+def test_without_a_prefix_the_configuration_names_the_joints_and_the_file_is_as_shipped() -> None:
+    assert joint_names.keys("['']", "") == [""]
+    assert joint_names.arm("gen3.yaml", ["arm.joint_prefix=right_"])[0] == "right_"
+    prefix, joints = joint_names.arm("gen3.yaml", [""])
+    text = config.shipped("gen3_controllers_streaming.yaml").read_text(encoding="utf-8")
+    assert not prefix and joint_names.controllers(text, joints) == text
+    _, bare = joint_names.arm("gen3.yaml", ["arm.gripper_joint=none"])
+    assert not bare.gripper and joint_names.controllers(text, bare) == text
+
+
+@pytest.mark.parametrize("overrides", ["prune.ratio=0.4", "[1, 2]", "{a: b}", "['a", ""])
+def test_overrides_that_are_no_list_of_texts_are_refused(overrides: str) -> None:
+    with pytest.raises(ConfigError, match="(?s)overrides.*valid"):
+        joint_names.keys(overrides, "")
 
 
 def test_the_world_of_gazebo_is_well_formed_and_its_camera_is_bridged() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("launch")
 pytest.importorskip("launch_ros")
@@ -56,7 +57,10 @@ def generate_launch_description():
     declared = [DeclareLaunchArgument(name, default_value=value) for name, value in ARGUMENTS.items()]
     if "description_package" not in ARGUMENTS:  # declared one file further in by the real one
         declared.append(DeclareLaunchArgument("description_package", default_value="kortex_description"))
-    told = [part for name in ARGUMENTS for part in (name + "=", LaunchConfiguration(name), " ")]
+    if "prefix" not in ARGUMENTS:  # and so is this
+        declared.append(DeclareLaunchArgument("prefix", default_value='""'))
+    shown = [*ARGUMENTS] + [name for name in ("prefix",) if name not in ARGUMENTS]
+    told = [part for name in shown for part in (name + "=", LaunchConfiguration(name), " ")]
     manager = Node(package="controller_manager", executable="ros2_control_node", output="screen", arguments=[told])
     spawner = Node(package="controller_manager", executable="spawner", output="screen")
     file = PathJoinSubstitution([FindPackageShare(LaunchConfiguration("description_package")), "rviz", "view.rviz"])
@@ -116,13 +120,37 @@ def test_with_kortex_installed_our_nodes_get_our_arguments_and_kortex_its_own(
     assert "unknown kind" not in launched.text and "Caught exception" not in launched.text
 
 
+@pytest.mark.parametrize("file, bringup", [("gen3", "gen3"), ("gazebo", "kortex_sim_control")])
+def test_a_prefix_reaches_kortex_its_controllers_and_our_nodes(file: str, bringup: str, prefix: Prefix) -> None:
+    told = ("config:=gen3.yaml", "autostart:=false", "use_sim_time:=false", "prefix:=left_")
+    with Launched(prefix, f"ecovla_{file}.launch.py", *told) as launched:
+        launched.says("ros2_control_node was told")
+        launched.says("disarmed; profile gentle")
+        line = next(line for line in launched.lines if "ros2_control_node was told" in line)
+        parts = dict(part.partition("=")[::2] for part in line.split("was told: ")[1].split() if "=" in part)
+        assert parts["gripper"] == "robotiq_2f_85"
+        if bringup == "gen3":  # its own file does not declare it; what it includes does, and finds it
+            assert parts["gripper_joint_name"] == "robotiq_85_left_knuckle_joint", "kortex puts the prefix before it"
+        assert parts["prefix"] == "left_"
+        controllers = yaml.safe_load(Path(parts["controllers_file"]).read_text(encoding="utf-8"))
+        names = [f"left_joint_{k}" for k in range(1, 8)]
+        assert controllers["joint_trajectory_controller"]["ros__parameters"]["joints"] == names
+        assert all("arm.joint_prefix=left_" in launched.told(name) for name in ("guard", "policy"))
+
+
+def test_an_arm_without_a_gripper_gets_none_from_kortex(prefix: Prefix) -> None:
+    told = ("config:=gen3.yaml", "autostart:=false", "use_sim_time:=false", "gripper:=none")
+    with Launched(prefix, "ecovla_gen3.launch.py", *told) as launched:
+        launched.says("ros2_control_node was told")
+        assert " gripper= " in next(line for line in launched.lines if "ros2_control_node was told" in line)
+
+
 @pytest.mark.parametrize(
     "file, told, says",
     [
-        ("sim", ("config:=no_such.yaml", "autostart:=false"), "no_such.yaml"),
         ("sim", ("overrides:=['sim.state_hz=1000']", "autostart:=false"), "the simulator ticks at"),
         ("sim", ("overrides:=['policy.checkpoint=/no/such/folder']",), "the policy did not configure"),
-        ("replay", ("bag:=/no/such/bag", "config:=no_such.yaml"), "no_such.yaml"),
+        ("replay", ("bag:=/no/such/bag",), "/no/such/bag"),
     ],
 )
 def test_a_launch_ends_with_an_error_when_a_node_cannot_start(
@@ -133,6 +161,21 @@ def test_a_launch_ends_with_an_error_when_a_node_cannot_start(
         assert says in launched.text
         started = launched.pids()
     assert len(started) > 1 and all(gone(pid) for pid in started)
+
+
+@pytest.mark.parametrize(
+    "file, told, says",
+    [
+        ("sim", "config:=no_such.yaml", "no_such.yaml"), ("gen3", "config:=no_such.yaml", "no_such.yaml"),
+        ("replay", "overrides:=prune.ratio=0.4", "no list of texts"), ("gazebo", "overrides:=['a.b=1']", "a.b"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_cannot_be_read_ends_the_launch_before_it_starts_anything(
+    file: str, told: str, says: str, prefix: Prefix
+) -> None:
+    with Launched(prefix, f"ecovla_{file}.launch.py", told) as launched:
+        assert launched.ends() == 1, launched.text
+        assert says in launched.text and not launched.pids()
 
 
 def test_nothing_that_was_launched_outlives_a_killed_launch(prefix: Prefix) -> None:

@@ -123,6 +123,13 @@ class Launched:
             int(line.rpartition("pid [")[2][:-1]) for line in list(self.lines) if "process started with pid" in line
         ]
 
+    def told(self, name: str) -> str:
+        """The text of the parameter files that a node of ours was started with."""
+        line = next(line for line in list(self.lines) if f"[{name}-" in line and "process started with pid" in line)
+        arguments = Path(f"/proc/{line.rpartition('pid [')[2][:-1]}/cmdline").read_text(encoding="utf-8").split("\0")
+        files = [path for key, path in zip(arguments, arguments[1:], strict=False) if key == "--params-file"]
+        return "\n".join(Path(path).read_text(encoding="utf-8") for path in files)
+
     def ends(self) -> int:
         """Its exit code, and all that it said is in `lines`."""
         code = self.process.wait(LIMIT_S)

@@ -43,6 +43,7 @@ DISCOVERY = ("localhost", "subnet")
 COMMON: tuple[Argument, ...] = (
     ("overrides", "['']", "keys over the configuration, e.g. \"['prune.ratio=0.4', 'control.profile=gentle']\"", None),
     ("namespace", "", "namespace of our nodes", None),
+    ("prefix", "", "before the names of the joints, as ros2_kortex' prefix; empty: as the configuration says", None),
     ("enable_lease_s", "2.0", "whoever enables must ask again within so long, s, as `ecovla enable` does; 0: no", None),
     ("autostart", "true", "configure and activate the policy; the guard stays disarmed", YES_NO),
     ("enclaves", "false", "SROS2: each node in the enclave of its name, see docs/security.md", YES_NO),
