@@ -176,7 +176,7 @@ def _lerobot(options: argparse.Namespace, offered: Any, access: Any) -> int:
     server.check_alone(options.host, access.token)
     engine, replica = offered.open()
     spec, arm = engine.policy.spec, offered.settings.arm.joints
-    served = setup.Served(
+    served = setup.RobotNeeds(
         offered.cameras(spec.cameras), arm, offered.settings.policy.embodiment.other, bool(options.prompt)
     )
     pool = Here(replica, options.sessions)

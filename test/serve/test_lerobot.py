@@ -25,7 +25,7 @@ from ecovla_ros.cli import main  # noqa: E402
 from ecovla_ros.errors import ConfigError, ObservationError  # noqa: E402
 from ecovla_ros.serve.lerobot import messages, pickled  # noqa: E402
 from ecovla_ros.serve.lerobot.server import LeRobotServer, check_alone  # noqa: E402
-from ecovla_ros.serve.lerobot.setup import Served, robot_of  # noqa: E402
+from ecovla_ros.serve.lerobot.setup import RobotNeeds, robot_of  # noqa: E402
 from ecovla_ros.serve.replica import Here, Replica  # noqa: E402
 from ecovla_ros.serve.server import Access  # noqa: E402
 from ecovla_ros.serve.session import LEROBOT, Session  # noqa: E402
@@ -75,7 +75,7 @@ def talk(client: Any, places: int = 1, joints: ArmJoints = GEN3, access: Access 
     async def run() -> Any:
         engine = Engine()
         replica = Replica(lambda key: Session(engine, LEROBOT, False), "lerobot", {})
-        served = LeRobotServer(Here(replica, places), Served(CAMERAS, joints, False), 0.1, access)
+        served = LeRobotServer(Here(replica, places), RobotNeeds(CAMERAS, joints, False), 0.1, access)
         listening, port = await served.start("127.0.0.1", 0)
         channels = []
 
@@ -159,7 +159,7 @@ def test_a_client_gets_its_chunk_in_its_own_order_and_lerobots_classes(helpers: 
 def test_joints_in_another_order_come_back_in_that_order(helpers: ModuleType) -> None:
     config = pickled.read(messages.PolicySetup.FromString(sent("instructions")).data, "RemotePolicyConfig")
     names = config.values["lerobot_features"]["observation.state"]["names"] = NAMES[::-1]
-    robot = robot_of(config, Served(CAMERAS, GEN3, False))
+    robot = robot_of(config, RobotNeeds(CAMERAS, GEN3, False))
     assert robot.state == tuple(NAMES) and [NAMES[i] for i in robot.order] == names
 
 
@@ -176,7 +176,7 @@ def test_a_robot_that_does_not_fit_is_told_when_it_connects(feature: str, change
     features = config.values["lerobot_features"]
     features.pop(feature) if change is None else features[feature].update(change)
     with pytest.raises(ObservationError, match=told):
-        robot_of(config, Served(CAMERAS, GEN3, False))
+        robot_of(config, RobotNeeds(CAMERAS, GEN3, False))
 
 
 class Runs:

@@ -100,7 +100,7 @@ def read(data: bytes, kind: str) -> Pickled:
     if len(data) > MAX_BYTES:
         raise ObservationError(f"a message of {len(data)} bytes; at most {MAX_BYTES}")
     try:
-        value = _Reader().run(data)
+        value = _PickleReader().run(data)
     except ObservationError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error) as error:
@@ -114,7 +114,7 @@ def read(data: bytes, kind: str) -> Pickled:
     return value
 
 
-class _Reader:
+class _PickleReader:
     """Obeys the opcodes of one pickle."""
 
     def __init__(self) -> None:
@@ -275,7 +275,7 @@ def _plain(value: Any) -> Any:
     return value.values if isinstance(value, _Array) and value.values is not None else value
 
 
-_OPCODES: dict[str, Callable[[_Reader, Any], None]] = {
+_OPCODES: dict[str, Callable[[_PickleReader, Any], None]] = {
     "PROTO": lambda r, a: None,
     "FRAME": lambda r, a: None,
     "MARK": lambda r, a: r.push(_Mark()),

@@ -22,7 +22,7 @@ import grpc
 
 from ecovla_ros.errors import ConfigError, ObservationError, ReplicaError, short
 from ecovla_ros.serve.lerobot import messages, pickled
-from ecovla_ros.serve.lerobot.setup import Robot, Served, robot_of
+from ecovla_ros.serve.lerobot.setup import Robot, RobotNeeds, robot_of
 from ecovla_ros.serve.protocols import LeRobotRequest
 from ecovla_ros.serve.replica import Pool
 from ecovla_ros.serve.server import Access, is_local
@@ -64,7 +64,7 @@ class LeRobotClient:
 class LeRobotServer:
     """Serves the sessions of a `Pool` to LeRobot's clients."""
 
-    def __init__(self, pool: Pool, served: Served, period_s: float, access: Access | None = None) -> None:
+    def __init__(self, pool: Pool, served: RobotNeeds, period_s: float, access: Access | None = None) -> None:
         """`period_s`: time between two actions of a chunk."""
         self._pool, self._served, self.period_s = pool, served, period_s
         self._access = access or Access()

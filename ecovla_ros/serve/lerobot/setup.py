@@ -21,7 +21,7 @@ MOST_NAMES = 256
 
 
 @dataclass(frozen=True)
-class Served:
+class RobotNeeds:
     """What the policy needs of a robot."""
 
     cameras: Mapping[str, str]
@@ -37,7 +37,7 @@ class Served:
 class Robot:
     """How one client's observations are read, and in which order its actions go back."""
 
-    served: Served
+    served: RobotNeeds
     cameras: Mapping[str, str]
     """What the policy's messages call a camera -> key of its picture in an observation."""
     state: tuple[str, ...]
@@ -69,7 +69,7 @@ class Robot:
         return LeRobotRequest(message, seen.module, float(at_s), step, self.order, self.actions)
 
 
-def robot_of(config: Pickled, served: Served) -> Robot:
+def robot_of(config: Pickled, served: RobotNeeds) -> Robot:
     """The robot of a RemotePolicyConfig. Raises ObservationError: no such camera or joints, or malformed.
 
     Which policy the client names does not matter: it gets the one that is served.
@@ -92,7 +92,7 @@ def _names(features: Mapping[Any, Any]) -> list[str]:
     return list(names)
 
 
-def _ordered(names: list[str], served: Served) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _ordered(names: list[str], served: RobotNeeds) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Keys of the state in our order, and our columns in the order of the client's."""
     if served.other:
         return tuple(names), ()
@@ -106,7 +106,7 @@ def _ordered(names: list[str], served: Served) -> tuple[tuple[str, ...], tuple[i
     return tuple(names[place] for place in used), tuple(int(i) for i in np.argsort(used))
 
 
-def _cameras(features: Mapping[Any, Any], renamed: Any, served: Served) -> dict[str, str]:
+def _cameras(features: Mapping[Any, Any], renamed: Any, served: RobotNeeds) -> dict[str, str]:
     renamed = renamed if isinstance(renamed, dict) else {}
     held: dict[str, str] = {}
     for feature in features:
