@@ -92,22 +92,23 @@ class Doctor(Node):
 
     def _listener(self, topic: str) -> Callable[[Any], None]:
         def hear(msg: Any) -> None:
-            if topic in self._pictures_of.values():
-                self._look(topic, msg)
+            camera = next((c for c, name in self._pictures_of.items() if name == topic), "")
+            if camera:
+                self._look(camera, msg)
             if topic != "joint_states" or set(msg.name) & set(self._config.arm.joints.arm):  # others publish there too
                 self.heard[topic].hear(msg, int(self.get_clock().now().nanoseconds))
 
         return hear
 
-    def _look(self, topic: str, msg: Any) -> None:
+    def _look(self, camera: str, msg: Any) -> None:
         """Whether a camera shows the same picture while the arm is moved by hand or by somebody else."""
         last = self.heard["joint_states"].last
         try:
             joints = wire.arm_state(last, joints=self._config.arm.joints).joints if last is not None else None
         except EcovlaError:  # said among the joints' findings
             return
-        if joints is not None and (why := self._still.look(topic, msg.data, joints)):
-            self._frozen[topic] = why
+        if joints is not None and (why := self._still.look(camera, msg.data, joints)):
+            self._frozen[camera] = why
 
     def findings(self) -> list[Finding]:
         """What was found. Call it after some seconds of spinning."""
@@ -166,7 +167,7 @@ class Doctor(Node):
                 yield Finding(FAULT, check, str(error))
                 continue
             text = f"{heard.rate_hz:.1f} Hz, {size[1]} x {size[0]} px, {1e3 * age_s:.0f} ms old"
-            if why := self._frozen.get(self._pictures_of[camera], ""):
+            if why := self._frozen.get(camera, ""):
                 yield Finding(FAULT, check, f"{text}; {why}")
             elif age_s > most_s:
                 yield Finding(FAULT, check, f"{text}; {causes.old(age_s, most_s)}")
