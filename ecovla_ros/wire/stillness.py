@@ -6,6 +6,7 @@ nothing moves. So a picture counts as frozen once the arm has moved under it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,7 @@ class Stillness:
         moved = float(np.abs(joints - at).max())
         return causes.frozen(camera, moved) if moved > MOVED_RAD else ""
 
-    def check(self, image_messages: dict[str, Any], joints: Floats) -> None:
+    def check(self, image_messages: Mapping[str, Any], joints: Floats) -> None:
         """Raises ObservationError for a frozen camera among these messages of one frame."""
         wrong = [why for name, msg in image_messages.items() if (why := self.look(name, msg.data, joints))]
         if wrong:
