@@ -14,10 +14,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out/trial"), help="folder for the logs (default: %(default)s)"
     )
+    parser.add_argument(
+        "--link", action="store_true",
+        help="instead: the policy on another machine (a network namespace; needs root), and the cable unplugged",
+    )  # fmt: skip
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla trial`. Exit code 1 when a figure that was asked for is not reached. Raises ConfigError without ROS 2."""
-    trial = module_with_ros("ecovla_ros.stage.trial", "the trial")
+    name = "ecovla_ros.stage.link" if options.link else "ecovla_ros.stage.trial"
+    trial = module_with_ros(name, "the trial")
     return int(trial.main(options.repeat, options.out, options.json))

@@ -119,7 +119,8 @@ class GuardNode(Node):
         self._chunk_intake = Intake(self, ActionChunk, "action_chunk", CHUNK_BYTES)
         self._chunk_source = Source(self, "action_chunk", self._told(), config.chunk_silence_s)
         self._faults = PolledTopic(self, String, "arm_fault", qos.FAULTS, TEXT_BYTES)
-        self._intakes = (self._states.intake, self._faults.intake, self._chunk_intake)
+        polled = [topic for topic in (self._states, self._faults, self._askings, self._controller) if topic is not None]
+        self._intakes = (self._chunk_intake, *(topic.intake for topic in polled))
         names = ("joint_trajectory", "joint_states", "action_chunk", "estop", "arm_fault", "status")
         told.show("topics", {name: (self.resolve_topic_name(name), f"full name of {name}") for name in names})
         self.create_service(SetBool, "~/enable", self._on_enable)

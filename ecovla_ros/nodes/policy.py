@@ -281,6 +281,11 @@ class PolicyNode(LifecycleNode):
         several publishers take turns on the topic of a camera."""
         if self._crowd:
             return diagnostics.WARN, f"running; {self._crowd}"
+        if self._engine.cold_frames:
+            return (
+                diagnostics.OK,
+                f"running dense: no calibration, {self._engine.cold_frames} frames to the first pattern",
+            )
         if len(self._late) < LEAST or 2 * sum(self._late) <= len(self._late):
             return diagnostics.OK, "running"
         return diagnostics.WARN, (
@@ -314,6 +319,7 @@ class PolicyNode(LifecycleNode):
         if self._engine is not None:
             prune = self._config.prune
             values |= {"policy": self._spec.name, "method": prune.method, "ratio": prune.ratio}
+            values["dense_frames_to_first_pattern"] = self._engine.cold_frames
         return values
 
 

@@ -28,8 +28,9 @@ class Child:
     """One node as a process of its own session, so that a Ctrl-C at the terminal reaches it only through us."""
 
     def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path,
-                 remappings: Mapping[str, str] | None = None) -> None:  # fmt: skip
-        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has."""
+                 remappings: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> None:  # fmt: skip
+        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has. `prefix`: a command that starts
+        it, and becomes it."""
         self.name, self.log = name, log
         arguments = ["--ros-args"]
         for key, value in parameters.items():
@@ -38,7 +39,7 @@ class Child:
         arguments += [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START.format(name=name), *arguments],
+                [*prefix, sys.executable, "-c", _START.format(name=name), *arguments],
                 env=dict(environment),
                 stdout=output,
                 stderr=subprocess.STDOUT,
