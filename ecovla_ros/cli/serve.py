@@ -15,6 +15,7 @@ from ecovla_ros.config import values_of
 from ecovla_ros.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ecovla_ros.serve.lerobot.server import LeRobotServer
     from ecovla_ros.serve.offer import Offer
     from ecovla_ros.serve.server import Access, PolicyServer
 
@@ -252,7 +253,7 @@ def _lerobot(offered: Offer, options: argparse.Namespace, access: Access) -> int
     return 0
 
 
-async def _listen(policy: Any, host: str, port: int) -> None:
+async def _listen(policy: LeRobotServer, host: str, port: int) -> None:
     listening, bound = await policy.start(host, port)
     try:
         print(
