@@ -108,6 +108,8 @@ class Runner:
                 reports.append(step.report)
                 waiting, due = step.chunk, ticks + self._delay(trial, step.report.kind)
             if waiting is not None and ticks >= due:
+                if reports[-1].triggered:
+                    guard.on_scene_change(waiting.stamp_ns, env.now_ns)
                 guard.on_chunk(waiting, env.now_ns)
                 waiting = None
             command = guard.tick(env.now_ns)
