@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import Config, PolicyConfig, PruneConfig
-from ecovla_ros.engine import calibration_file
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import CudaRecorder
@@ -22,6 +21,7 @@ from ecovla_ros.errors import CheckpointError, ConfigError, unknown
 from ecovla_ros.kernels import float8, launch
 from ecovla_ros.kernels.available import installed, use_triton
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, cache_file
+from ecovla_ros.models.data import calibration_file
 from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern

@@ -10,14 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ecovla_ros.bags.ahead import ahead
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
 from ecovla_ros.bags.read import Bag
 from ecovla_ros.config import Config
-from ecovla_ros.engine.calibration import calibration
+from ecovla_ros.engine.calibration import calibration, flow_noise
 from ecovla_ros.errors import BagError, ObservationError, PruningError
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.types import Observation
@@ -76,16 +73,13 @@ def _due(bag: Bag, feed: Feed, taken: Taken) -> Iterator[Frame | Held]:
         taken.damage = str(error)
 
 
-def energies(
-    policy: Any, observations: Iterator[Observation], taken: Taken, seed: int, where: str
-) -> dict[str, Tensor]:
-    """Mean energies and activations of every site, see `engine.calibration`; flow noise as in an engine of `seed`.
+def energies(policy: Any, observations: Iterator[Observation], taken: Taken, seed: int, where: str) -> dict[str, Any]:
+    """Site key -> mean energies and activations, tensors, see `engine.calibration`; flow noise as in an engine of
+    `seed`.
 
     Frames that the policy does not take are passed over and counted. Raises BagError where none is left, and
     PruningError where energies are not finite.
     """
-    spec = policy.spec
-    noise = torch.randn((spec.horizon, spec.action_dim), generator=torch.Generator().manual_seed(seed))
 
     def counted() -> Iterator[Observation]:
         for obs in observations:
@@ -98,10 +92,9 @@ def energies(
         taken.instructions[obs.instruction] -= 1
 
     try:
-        found: dict[str, Tensor] = calibration(policy, counted(), noise.to(policy.device), refused)
+        return calibration(policy, counted(), flow_noise(policy, seed), refused)
     except PruningError as error:
         if taken.frames:
             raise
         why = taken.damage or ", ".join(taken.held) or "no frame with a picture of every camera"
         raise BagError(f"'{where}': no frame to calibrate on: {why}") from error
-    return found

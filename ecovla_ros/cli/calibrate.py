@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from ecovla_ros import build
     from ecovla_ros.bags import calibrate
     from ecovla_ros.bench import document
-    from ecovla_ros.engine import calibration_file
+    from ecovla_ros.models.data import calibration_file
 
     if not 0.0 <= options.rate <= 1000.0:
         raise ConfigError(f"--rate {options.rate}; valid: frames a second from 0 (all) to 1000")

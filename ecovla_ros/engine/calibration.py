@@ -12,6 +12,13 @@ from ecovla_ros.models.base import Plan, Policy
 from ecovla_ros.types import Observation
 
 
+def flow_noise(policy: Policy, seed: int) -> Tensor:
+    """What an episode of an engine starts its flow from, (H, action_dim), where the policy is."""
+    spec = policy.spec
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((spec.horizon, spec.action_dim), generator=generator).to(policy.device)
+
+
 @torch.inference_mode()
 def calibration(
     policy: Policy,

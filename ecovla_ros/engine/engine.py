@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.calibration import flow_noise
 from ecovla_ros.engine.cold import ColdStart
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.fit import counts
@@ -131,10 +132,7 @@ class Engine:
         With one noise per episode the policy is a function of the observation: consecutive chunks of a multi-modal
         policy do not jump between modes, and a replay may start at any frame.
         """
-        spec = self.policy.spec
-        generator = torch.Generator().manual_seed(seed)
-        self._noise = torch.randn((spec.horizon, spec.action_dim), generator=generator)
-        self._noise = self._noise.to(self.policy.device)
+        self._noise = flow_noise(self.policy, seed)
         self._trigger.reset()
         self._sight.reset()
         if self._bound is not None:

@@ -14,10 +14,10 @@ from support.small_bag import SAMPLE, settings
 from ecovla_ros import build, cli, config
 from ecovla_ros.bags import replay, sample
 from ecovla_ros.config import Config
-from ecovla_ros.engine import calibration_file
 from ecovla_ros.engine.calibration import calibration
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import PruningError
+from ecovla_ros.models.data import calibration_file
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.types import Demonstration

@@ -26,7 +26,7 @@ SAMPLED = 64
 
 
 def save(path: str | Path, energies: Mapping[str, Tensor], sites: Sequence[Site], source: Mapping[str, Any]) -> None:
-    """Write what `calibration.calibration` gave. `source`: where the frames came from, as JSON values.
+    """Write what `engine.calibration` gave. `source`: where the frames came from, as JSON values.
 
     The rows of the sites must lie in channel order.
     """
