@@ -188,7 +188,9 @@ def test_a_chunk_that_answers_a_changed_scene_does_not_wait_for_its_turn(told_fi
     arm.assert_law()
 
 
-@pytest.mark.parametrize("why", ["too soon", "older chunk", "not told", "of the future", "long ago", "never", "answered"])
+@pytest.mark.parametrize(
+    "why", ["too soon", "older chunk", "not told", "of the future", "long ago", "never", "answered"]
+)
 def test_any_other_chunk_waits(why: str) -> None:
     arm = reacting(**({"react_s": 0.0} if why == "never" else {}))
     arm.run(0.04 if why == "too soon" else 0.12)
