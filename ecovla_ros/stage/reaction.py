@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def over_ros(react_s: float, changes: int, out: Path, seed: int) -> dict[str, An
     """A row of so many changes. Raises EcovlaError where a process ends, or the guard does not arm."""
     rng, answers = np.random.default_rng(seed), []
     with Stage(out, (f"control.react_s={react_s}", "policy.threads=1")) as stage:
-        client = stage.node.create_client(ApplyEvent, "sim/event")
+        client: Any = stage.node.create_client(ApplyEvent, "sim/event")
         commands: dict[int, int] = {}
 
         def published() -> None:
@@ -61,10 +62,10 @@ def over_ros(react_s: float, changes: int, out: Path, seed: int) -> dict[str, An
                 asked = client.call_async(ApplyEvent.Request(kind="light_level", target="", values=[level]))
                 stage.driver.until(asked.done, ANSWER_S, "an answer of the simulator")
                 done_ns = stage.now_ns()
-                stage.driver.spin(ANSWER_S, lambda done=done_ns: not any(stamp > done for stamp in commands))
+                stage.driver.spin(ANSWER_S, partial(_none_after, commands, done_ns))
                 first = min((at for stamp, at in commands.items() if stamp > done_ns), default=None)
                 answers.append(None if first is None else (first - began_ns) * 1e-9)
-        reacted = int(stage.values.get("reacted", 0))
+        reacted = int(stage.values.get("count_reacted", 0))
     found = [a for a in answers if a is not None]
     if not found:
         raise EcovlaError("no change was answered: see the logs of guard and policy")
@@ -72,6 +73,11 @@ def over_ros(react_s: float, changes: int, out: Path, seed: int) -> dict[str, An
         "where": "ROS 2", "react_s": react_s, "n": len(found), "not_answered": len(answers) - len(found),
         "p50_s": float(np.percentile(found, 50)), "p95_s": float(np.percentile(found, 95)), "reacted": reacted,
     }  # fmt: skip
+
+
+def _none_after(commands: Mapping[int, int], stamp_ns: int) -> bool:
+    """Whether no command answers a picture stamped later."""
+    return not any(stamp > stamp_ns for stamp in commands)
 
 
 def rows_of(settings: config.Config, chosen: argparse.Namespace) -> list[dict[str, Any]]:
