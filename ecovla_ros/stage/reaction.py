@@ -39,7 +39,7 @@ LEVELS = (0.55, 1.0)
 
 def over_ros(react_s: float, changes: int, out: Path, seed: int) -> dict[str, Any]:
     """A row of so many changes. Raises EcovlaError where a process ends, or the guard does not arm."""
-    rng, answers = np.random.default_rng(seed), []
+    rng, answers = np.random.default_rng(seed), list[float | None]()
     with Stage(out, (f"control.react_s={react_s}", "policy.threads=1")) as stage:
         client: Any = stage.node.create_client(ApplyEvent, "sim/event")
         commands: dict[int, int] = {}
