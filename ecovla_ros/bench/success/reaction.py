@@ -31,7 +31,7 @@ MOST_NS = 2_000_000_000
 """What has not been answered after so long is not waited for."""
 
 
-class Stopwatch:
+class Wait:
     """Of one episode: hand `watch` and `over` to `Runner.run`."""
 
     def __init__(self, trial: Trial, whole: bool) -> None:
@@ -68,7 +68,7 @@ def measure(settings: config.Config, trials: Sequence[Trial], whole: bool) -> li
     found = []
     for react_s in REACT_S:
         runner = Runner(config.override(settings, **{"control.react_s": react_s}), look_s=LOOK_S)
-        watches, outcomes = [Stopwatch(trial, whole) for trial in trials], []
+        watches, outcomes = [Wait(trial, whole) for trial in trials], []
         for trial, watch in zip(trials, watches):
             outcomes.append(runner.run(trial, watch.watch, watch.over))
             sys.stderr.write(f"{react_s} {trial.task} {trial.seed}: {watch.answer_s} {outcomes[-1]['success']}\n")
@@ -87,7 +87,7 @@ def measure(settings: config.Config, trials: Sequence[Trial], whole: bool) -> li
     return found
 
 
-def summary(watches: Sequence[Stopwatch]) -> dict[str, Any]:
+def summary(watches: Sequence[Wait]) -> dict[str, Any]:
     """Percentiles of the answers, and how many changes the trigger saw in the first two pictures of it."""
     answers = [w.answer_s for w in watches if w.answer_s is not None]
     seen = [w.trigger_s is not None and w.trigger_s <= 2 * LOOK_S for w in watches]
