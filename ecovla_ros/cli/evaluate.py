@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
             "latency": str(options.latency) if late else "",
             "latency_factor": options.latency_factor if late else 1.0,
         }
-        head |= {"benchmark": libero.head(options)} if options.benchmark else {}
+        head |= libero.head(options) if options.benchmark else {}
         now = "" if options.minutes == 0 else document.commit()
         book = journal.Journal(journal.beside(options.json), head, options.resume, now, options.reuse)
         print(f"{len(book.rows)} episodes are done already")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros.cli.options import plain
+from ecovla_ros.config import ADAPTIVE
 from ecovla_ros.errors import ConfigError, unknown
 
 WORK, OUT = Path("data/libero"), Path("out/libero")
@@ -124,6 +125,9 @@ def trials(options: argparse.Namespace) -> list[Any]:
     if options.episodes < 1:
         raise ConfigError(f"{options.episodes} episodes; valid: 1 or more")
     chosen = compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
+    fixed = sorted({v.method for v in chosen} - {"dense", "random", *ADAPTIVE})
+    if options.calibration == "none" and fixed:
+        raise ConfigError(f"{', '.join(fixed)} without a calibration has no pattern; valid: --calibration weights")
     first = 0 if options.seed is None else options.seed
     return episodes.trials(
         chosen, options.benchmark.split(","), _tasks(options.tasks), range(first, first + options.episodes)
@@ -156,8 +160,8 @@ def spread(options: argparse.Namespace) -> Any:
 def head(options: argparse.Namespace) -> dict[str, Any]:
     """What these episodes depend on beside their trial."""
     if options.server:
-        return {"server": "vla-eval"}
-    return {"calibration": options.calibration}
+        return {"benchmark": {"server": "vla-eval"}, "checkpoint": "the server's"}
+    return {"benchmark": {"calibration": options.calibration}}
 
 
 def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:

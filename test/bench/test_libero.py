@@ -182,6 +182,10 @@ def test_the_server_gives_the_same_answers_to_vla_evals_own_client(folder, fake,
         (["--benchmark", "libero-object", "--seed", "4"], "libero_object/0 has no initial state 5; valid: 0 to 4"),
         (["--benchmark", "libero-object", "--environments", "looks"], "do not go with --benchmark"),
         (["--benchmark", "libero-object,libero-object"], "must be named once each"),
+        (
+            ["--benchmark", "libero-object", "--method", "static", "--calibration", "none"],
+            "static without a calibration has no pattern; valid: --calibration weights",
+        ),
         (["--benchmark", "libero-object", "--ray", "auto"], "--ray does not go with --benchmark"),
     ],
 )
