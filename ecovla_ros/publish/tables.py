@@ -199,7 +199,7 @@ def spoilt(document: Document) -> str:
 SECTIONS = settings_tables.sections()
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
-        "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults-real.json trial.json",
+        "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",
         headline.headline,
     ),
     "success": ("table.json", success_tables.dense),
@@ -227,7 +227,6 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "playback": ("faults.json", playback),
     "releases": ("faults.json", releases),
     "stops": ("stops.json", stops),
-    "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),
