@@ -94,11 +94,11 @@ def releases(document: Document) -> str:
 def stops(document: Document) -> str:
     """Stops of the guard and of ruckig."""
     rows = [
-        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_mean']:.2f}",
-         f"{r['knots_mean']:.0f}"]
+        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_median']:.2f}",
+         f"{r['knots_mean']:.0f}", f"{r['outside']} of {r['stops']}", f"{r['lines']}"]
         for r in document["rows"]
     ]  # fmt: skip
-    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots")
+    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots", "outside limits", "lines")
     return markdown(head, rows, source(document, "python -m ecovla_ros.bench.guard.stops"))
 
 
