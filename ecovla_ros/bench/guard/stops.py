@@ -104,8 +104,8 @@ def _row(who: str, profile: str, stops: list[tuple[float, float, int, bool]], re
     rest, cost, knots, outside = (np.array(part) for part in zip(*stops))
     return {
         "who": who, "profile": profile, "stops": len(stops), "refused": refused, "rest_s_mean": float(rest.mean()),
-        "rest_s_most": float(rest.max()), "cpu_ms_median": 1e3 * float(np.median(cost)), "knots_mean": float(knots.mean()),
-        "knots_most": int(knots.max()), "outside": int(outside.sum()),
+        "rest_s_most": float(rest.max()), "cpu_ms_median": 1e3 * float(np.median(cost)),
+        "knots_mean": float(knots.mean()), "knots_most": int(knots.max()), "outside": int(outside.sum()),
     }  # fmt: skip
 
 
