@@ -89,8 +89,8 @@ class ShardWriter:
             self._resize(max(used + frames, 2 * used))
 
     def _resize(self, rows: int) -> None:
-        for name, array in self._arrays.items():
-            array.flush()
+        for name in list(self._arrays):
+            del self._arrays[name]  # what was written is in the file's pages before it is mapped anew
             self._arrays[name] = _resized(self._folder / f"{name}.npy", rows)
 
     def complete(self) -> None:

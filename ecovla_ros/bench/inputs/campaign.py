@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import traceback
@@ -98,8 +99,7 @@ class Inputs:
             whole = rng.random() < 0.5
             spoilt_head = mutations.tensors(rng, data) if whole else mutations.safetensors_header(rng, data)
             path.write_bytes(spoilt_head)
-            with path.open("r+b") as file:
-                file.truncate(size + len(spoilt_head) - len(data) if whole else rng.randrange(size))
+            os.truncate(path, size + len(spoilt_head) - len(data) if whole else rng.randrange(size))
             return spoilt, "model.safetensors header"
         spoil = mutations.json_file if path.suffix == ".json" else rng.choice(mutations.BYTES)
         path.write_bytes(spoil(rng, data))
