@@ -581,9 +581,9 @@ def test_blank_weights_are_made_without_a_draw():
 
 
 def test_inspect_reads_a_checkpoint_of_pi0_of_which_only_the_headers_are_there(tmp_path, capsys):
-    """Three billion weights that are holes; and without --config, as one who has just fetched it would."""
+    """Three billion weights that are holes; without --config, as one who has just fetched it would."""
     folder = write(tmp_path / "pi0", SHIPPED / "mini" / "tokenizer.json")
-    assert cli.main(["inspect", str(folder)]) == 0
+    assert cli.main(["inspect", str(folder), "--set", "policy.embodiment.cameras=[third_person=base,wrist=wrist]"]) == 0
     assert "pi0, checkpoint 'pi0'" in capsys.readouterr().out
 
 
