@@ -20,6 +20,7 @@ from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import launching, launching_joints
 from ecovla_ros.sim import gazebo
 
@@ -58,6 +59,8 @@ def generate_launch_description() -> LaunchDescription:
 
 def _all(context: LaunchContext) -> list[Any]:
     release, seed = LaunchConfiguration("release").perform(context), LaunchConfiguration("seed").perform(context)
+    if not seed.isdecimal():
+        raise EcovlaError(f"seed:={seed}; valid: a whole number from 0 on")
     kortex = LaunchConfiguration("arm").perform(context) == "kortex"
     world = gazebo.world(release, int(seed), engine=LaunchConfiguration("engine").perform(context))
     carried = [e for e in gazebo.bridged(release) if not (kortex and e["ros_topic_name"] in KORTEX_CARRIES)]
