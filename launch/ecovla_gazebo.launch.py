@@ -8,6 +8,7 @@ simulation (kortex_sim_control, gz_ros2_control) with our scene spawned into it.
 from __future__ import annotations
 
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,11 @@ def _all(context: LaunchContext) -> list[Any]:
     else:
         window = LaunchConfiguration("window").perform(context) == "true"
         command = gazebo.release(release).command(_written("world.sdf", world), window, "DISPLAY" in os.environ)
+        if shutil.which(command[0]) is None:
+            others = ", ".join(name for name in gazebo.RELEASES if name != release)
+            raise EcovlaError(
+                f"there is no command '{command[0]}' of Gazebo {release}; valid: install it, or release:={others}"
+            )
         task = {"task": LaunchConfiguration("task")}
         running = [
             ExecuteProcess(cmd=command, name="gazebo_server", output="screen", on_exit=launching.ended("Gazebo")),
