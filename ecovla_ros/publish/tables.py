@@ -214,6 +214,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "study": ("table.json", success_tables.study),
     "study-latency": ("table-latency.json", success_tables.study_latency),
     "study-rtc": ("table-rtc.json", success_tables.measured),
+    "rtc-release": ("dev-rtc-release.json", success_tables.development),
+    "reaction": ("reaction.json", trace_tables.reaction),
     "waiting": ("trace-waiting.json trace-waiting-rtc.json", trace_tables.waiting),
     "expert": ("expert.json", success_tables.expert),
     "latency": ("latency.json", speed_tables.latency),
