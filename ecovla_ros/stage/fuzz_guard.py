@@ -22,6 +22,7 @@ from ecovla_ros import wire
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import controller_state, qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
+from ecovla_ros.nodes.ros.interfaces import PruningState
 from ecovla_ros.stage.fuzz_range import ANSWER_S, MEMORY_MB, START_RAD, UP_S, Row, Target
 from ecovla_ros.types import GEN3, ActionChunk, ArmState
 
@@ -43,6 +44,7 @@ class GuardRange(Target):
             "estop": create(Bool, "estop", qos.COMMAND),
             "arm_fault": create(String, "arm_fault", qos.LATCHED),
             "enable_lease": create(Bool, "guard/enable_lease", qos.COMMAND),
+            "pruning": create(PruningState, "pruning", qos.REPORT),
             "/clock": create(Clock, "/clock", qos.COMMAND),
         }
         if controller_state.KIND is not None:
@@ -81,7 +83,7 @@ class GuardRange(Target):
             return clock
         made = {
             "joint_states": self.state, "action_chunk": self.chunk, "estop": Bool, "arm_fault": String,
-            "enable_lease": lambda: Bool(data=True), controller_state.NAME: self.controller,
+            "enable_lease": lambda: Bool(data=True), "pruning": PruningState, controller_state.NAME: self.controller,
         }  # fmt: skip
         return made[topic]()
 
