@@ -31,7 +31,8 @@ BATCH = 500
 """Hostile messages between two good ones."""
 PACE = {
     "joint_states": (8, 0.011), "action_chunk": (20, 0.045), "estop": (50, 0.011), "arm_fault": (20, 0.011),
-    "enable_lease": (10, 0.011), "pruning": (1, 0.011), "controller_state": (1, 0.011), "/clock": (1, 0.0015), "third_person": (1, 0.0015),
+    "enable_lease": (10, 0.011), "pruning": (1, 0.011), "controller_state": (1, 0.011),
+    "/clock": (1, 0.0015), "third_person": (1, 0.0015),
     "instruction": (1, 0.0015), "policy joint_states": (128, 0.0), "ros_discovery_info": (20, 0.005),
     "services": (4, 0.02), "parameters": (7, 1.0),
 }  # fmt: skip
