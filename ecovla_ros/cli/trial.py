@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from pathlib import Path
 
 from ecovla_ros.cli.options import add_json, module_with_ros
+from ecovla_ros.errors import ConfigError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +17,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out/trial"), help="folder for the logs (default: %(default)s)"
     )
+    parser.add_argument(
+        "--ros2-control", type=Path, metavar="PREFIX", default=os.environ.get("ECOVLA_ROS2_CONTROL") or None,
+        help="prefix of a ROS 2 with ros2_control, e.g. /opt/ros/kilted: its controllers are tried too, on mock "
+        "hardware (default: ECOVLA_ROS2_CONTROL)",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="keep the trials that --json FILE has already")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no trial after so long; go on by --resume"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla trial`. Exit code 1 when a figure that was asked for is not reached. Raises ConfigError without ROS 2."""
+    if options.resume and options.json is None:
+        raise ConfigError("--resume needs --json FILE: the trials lie in it")
     trial = module_with_ros("ecovla_ros.stage.trial", "the trial")
-    return int(trial.main(options.repeat, options.out, options.json))
+    return int(
+        trial.main(options.repeat, options.out, options.json, options.ros2_control, options.resume, options.minutes)
+    )

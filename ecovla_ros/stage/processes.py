@@ -28,7 +28,6 @@ from ecovla_ros.types import CAMERAS
 
 CONFIG = "mini_sim.yaml"
 NODES = ("sim", "guard", "policy")
-_used: set[int] = set()
 
 
 class Stage:
@@ -39,8 +38,7 @@ class Stage:
 
         Raises ConfigError when every ROS domain is taken.
         """
-        domain = children.free_domain(_used)
-        _used.add(domain)
+        domain = children.fresh_domain()
         surroundings = children.environment(domain, out)
         keys = ("ROS_", "FASTDDS_", "AMENT_")
         os.environ.update({key: value for key, value in surroundings.items() if key.startswith(keys)})

@@ -34,6 +34,17 @@ class RecordedController:
         node.create_subscription(JointState, "joint_states", self._on_joints, qos.SENSOR)
         node.create_subscription(JointTrajectory, COMMANDS, self._on, qos.COMMAND)
 
+    @property
+    def heard(self) -> bool:
+        """Whether a joint state has come."""
+        return self._joints is not None
+
+    @property
+    def joints(self) -> np.ndarray:
+        """Where the arm was said to be last (7,), rad."""
+        assert self._joints is not None
+        return self._joints
+
     def begin(self) -> None:
         """Start from where the arm is, at rest."""
         assert self._joints is not None
