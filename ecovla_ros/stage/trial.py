@@ -177,12 +177,13 @@ def overhead(out: Path) -> dict[str, Any]:
     """Two 224 px cameras of this process, the real policy and guard: picture to command without the policy call.
 
     The guard tells the time from the stamp of the picture that it answers to the published command, and that stamp;
-    the policy tells how long its call for that picture took.
+    the policy tells how long its call for that picture took, and when the chunk was published: `to_policy` is all that
+    comes before the chunk but the call, `to_command` what comes after it.
     """
     with Stage(out, UNDRAWN, relayed=True) as stage:
         stage.passing = False
         picture = np.full((SIZE_PX, SIZE_PX, 3), 128, np.uint8)
-        policy_ms: dict[int, float] = {}
+        policy_ms: dict[int, tuple[float, float]] = {}  # the call; from the stamp to the chunk
         whole_ms: dict[int, float] = {}
 
         def answered() -> None:
@@ -191,7 +192,7 @@ def overhead(out: Path) -> dict[str, Any]:
                 whole_ms.setdefault(stamp, float(stage.values["camera_to_command_ms"]))
 
         def called(msg: LatencyReport) -> None:
-            policy_ms[stamp_ns(msg.header.stamp)] = msg.policy_ms
+            policy_ms[stamp_ns(msg.header.stamp)] = msg.policy_ms, msg.camera_to_chunk_ms
 
         stage.node.create_timer(PICTURE_S, lambda: stage.shoot(picture))
         stage.node.create_subscription(LatencyReport, "latency", called, qos.REPORT)
@@ -202,9 +203,17 @@ def overhead(out: Path) -> dict[str, Any]:
             stage.driver.lay("apple", seed)
             stage.driver.enable(True)
             stage.driver.spin(OVERHEAD_S, lambda: True)
-    beside = [ms - policy_ms[stamp] for stamp, ms in whole_ms.items() if stamp in policy_ms]
-    p50, p99 = (float(np.percentile(beside, q)) if beside else None for q in (50, 99))
+    answered_ms = [(ms, *policy_ms[stamp]) for stamp, ms in whole_ms.items() if stamp in policy_ms]
+    beside = _percentiles("", [whole - call for whole, call, _ in answered_ms])
+    parts = _percentiles("to_policy_", [chunk - call for _, call, chunk in answered_ms])
+    parts |= _percentiles("to_command_", [whole - chunk for whole, _, chunk in answered_ms])
+    p99 = beside["p99_ms"]
     return {
-        "trial": OVERHEAD, "n": len(beside), "p50_ms": p50, "p99_ms": p99,
+        "trial": OVERHEAD, "n": len(answered_ms), **beside, **parts,
         "reached": p99 is not None and p99 <= BESIDE_MS,
     }  # fmt: skip
+
+
+def _percentiles(name: str, values_ms: Sequence[float]) -> dict[str, float | None]:
+    found = np.percentile(values_ms, [50, 99]).tolist() if values_ms else (None, None)
+    return {f"{name}p{q}_ms": value for q, value in zip((50, 99), found, strict=True)}
