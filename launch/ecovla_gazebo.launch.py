@@ -48,6 +48,7 @@ def generate_launch_description() -> LaunchDescription:
                 parameters=[{"config_file": launching.shared("config", "gazebo", "bridge.yaml"), "use_sim_time": True}],
             ),
             launching.guard("/", parameters=[{"gripper": LaunchConfiguration("gripper")}], remappings=arm),
+            launching.metrics(),
             *launching.policy(remappings=[*PICTURES, *arm]),
         ]
     )

@@ -56,6 +56,7 @@ def generate_launch_description() -> LaunchDescription:
                 condition=IfCondition(PythonExpression(["'", LaunchConfiguration("driver"), "' == 'kortex'"])),
             ),
             launching.guard("/", parameters=[{"gripper": LaunchConfiguration("gripper")}], remappings=arm),
+            launching.metrics(),
             *launching.policy(remappings=[*pictures, *arm]),
         ]
     )

@@ -25,6 +25,7 @@ def generate_launch_description() -> LaunchDescription:
             launching.transport(),
             launching.node("sim"),
             launching.guard(),
+            launching.metrics(),
             *launching.policy(),
         ]
     )

@@ -64,7 +64,7 @@ LIBRARIES = {
     "launch": {"nodes"},
     "launch_ros": {"nodes"},
     "matplotlib": {"publish"},
-    "ray": {"bench"},
+    "ray": {"bench", "serve"},
     "av": {"train"},
     "pyarrow": {"train"},
     "apsw": {"bags"},

@@ -141,6 +141,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--sessions", default="", metavar="N,N", help="measure so many arms that take turns at one engine, e.g. 1,2,4,8"
     )  # fmt: skip
     parser.add_argument(
+        "--serve", default="", metavar="QUESTIONS",
+        help="drive `ecovla serve` with several clients: crowd, kill, soak, separated by commas",
+    )  # fmt: skip
+    parser.add_argument("--clients", type=int, default=8, help="with --serve: clients at once (default: %(default)s)")
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="with --serve: replicas of the server (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=50_000, help="with --serve soak: messages in all (default: %(default)s)"
+    )
+    parser.add_argument(
         "--sms",
         type=int,
         default=0,
@@ -165,7 +176,13 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     tokens = options.tokens.split(",") if options.tokens else ()
     chosen = variants(options.method.split(","), options.refresh.split(","), numbers(options.ratios), tokens)
-    kinds = {_sessions: options.sessions, _reduced: options.reduced, _nodes: options.nodes, _fidelity: options.fidelity}
+    kinds = {
+        _serve: options.serve,
+        _sessions: options.sessions,
+        _reduced: options.reduced,
+        _nodes: options.nodes,
+        _fidelity: options.fidelity,
+    }
     measure = next((measure for measure, asked in kinds.items() if asked), _latency)
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
@@ -190,6 +207,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--compiled goes with --reference: it is transformers' model that it compiles")
     if options.sms < 0 or (options.sms and (options.nodes or options.fidelity or options.reduced)):
         raise ConfigError("--sms must be at least 0, and goes with the latency of one --model alone")
+    if options.serve and (options.sessions or options.nodes or options.fidelity or options.reduced or options.sms):
+        raise ConfigError("--serve goes with --clients, --replicas, --requests and --frames alone")
     if options.sessions and (options.nodes or options.fidelity or options.reduced or options.sms):
         raise ConfigError("--sessions goes with --model and --frames alone")
     if options.tokens and options.nodes:
@@ -276,6 +295,21 @@ def _sessions(
     counts = [int(n) for n in numbers(options.sessions)]
     progress = ProgressLine(len(counts) * options.frames, "rounds")
     return sessions.measure(settings, counts, options.frames, options.seed, progress.to), SESSIONS
+
+
+def _serve(
+    options: argparse.Namespace, settings: config.Config, chosen: Sequence[Any]
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    from ecovla_ros.stage import serving
+
+    if options.model != "mini":
+        raise ConfigError(f"--serve asks for what the built-in policy knows, not {options.model}; valid: --model mini")
+    progress = ProgressLine(options.requests, "requests")
+    rows = serving.measure(
+        options.serve.split(","), options.clients, options.frames, options.replicas, options.requests, options.set,
+        Path("out/serve"), progress.to,
+    )  # fmt: skip
+    return rows, tuple(dict.fromkeys(key for row in rows for key in row))
 
 
 def _nodes(

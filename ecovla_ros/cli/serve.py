@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from typing import Any
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ecovla_ros.cli.options import add_common, settings_of
 from ecovla_ros.config import values_of
 from ecovla_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ecovla_ros.serve.offer import Offer
+    from ecovla_ros.serve.server import Access, PolicyServer
 
 TOKEN = "ECOVLA_TOKEN"
 """Environment variable that may hold the token."""
@@ -50,6 +57,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="a client that is silent for this time gives way to the next, s (default: %(default)s)",
     )
+    parser.add_argument(
+        "--replicas", type=int, default=1,
+        help="processes that each hold the policy, on the GPUs or cores of a Ray cluster; SIGTTIN starts one more, "
+        "SIGTTOU lets one end with its last client (default: %(default)s, without Ray)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray", default="", metavar="ADDRESS",
+        help="the cluster: local, a new one on this machine; auto, the one it is in; or HOST:PORT (default: local)",
+    )  # fmt: skip
     parser.add_argument(
         "--sessions", type=int, default=1,
         help="clients at a time of one replica, which take turns at its weights (default: %(default)s)",
@@ -113,7 +129,6 @@ def run(options: argparse.Namespace) -> int:
     """`ecovla serve`."""
     try:
         from ecovla_ros.serve import offer, server
-        from ecovla_ros.serve.replica import Here
     except ImportError as error:
         raise ConfigError(
             f"serving needs three more packages: pip install websockets msgpack prometheus-client ({error})"
@@ -132,28 +147,76 @@ def run(options: argparse.Namespace) -> int:
         options.prompt, options.execute, options.ensemble, options.alpha, options.gripper,
         options.sessions, options.patterns, values_of(options.ask),
     )  # fmt: skip
-    engine, replica = offered.open()
-    pool = Here(replica, options.sessions)
-    served = server.PolicyServer(
-        pool, options.protocol, offered.asks(engine.policy.spec.cameras), access, settings.node.deadline_ms
-    )
+    offered.check()
+    serving = _replicas if options.replicas > 1 or options.ray else _here
     try:
-        asyncio.run(_serve(served, options.host, options.port))
+        return serving(offered, options, access)
+    except asyncio.CancelledError:
+        return 0
+
+
+def _here(offered: Offer, options: argparse.Namespace, access: Access) -> int:
+    """One replica, in this process."""
+    from ecovla_ros.serve import server
+    from ecovla_ros.serve.replica import Here
+
+    engine, replica = offered.open()
+    asks = offered.asks(engine.policy.spec.cameras)
+    pool, deadline_ms = Here(replica, options.sessions), offered.settings.node.deadline_ms
+    try:
+        asyncio.run(_serve(server.PolicyServer(pool, options.protocol, asks, access, deadline_ms), options))
     finally:
         engine.close()
     return 0
 
 
-async def _serve(policy: Any, host: str, port: int) -> None:
+def _replicas(offered: Offer, options: argparse.Namespace, access: Access) -> int:
+    """Several, as processes of a cluster."""
+    from ecovla_ros.serve import server
+    from ecovla_ros.serve.cluster import LOCAL, Cluster
+    from ecovla_ros.serve.fleet import MOST, Fleet
+
+    if not 1 <= options.replicas <= MOST:
+        raise ConfigError(f"--replicas {options.replicas}; valid: 1 to {MOST}")
+    with Cluster(offered, options.replicas, options.ray or LOCAL) as cluster:
+
+        async def serve() -> None:
+            fleet = Fleet(cluster.start, options.sessions)
+            for _ in range(options.replicas):
+                fleet.scale(1)
+            await fleet.warm()
+            made = server.PolicyServer(fleet, options.protocol, fleet.asks, access, offered.settings.node.deadline_ms)
+            await _serve(made, options, fleet.scale)
+
+        asyncio.run(serve())
+    return 0
+
+
+async def _serve(policy: PolicyServer, options: argparse.Namespace, scale: Callable[[int], None] | None = None) -> None:
+    """Until SIGTERM. `scale`: one replica more or fewer."""
+    host, loop, ended = options.host, asyncio.get_running_loop(), asyncio.Event()
     try:
-        listening = await policy.start(host, port)
+        listening = await policy.start(host, options.port)
     except OSError as error:
-        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror}") from error
+        raise ConfigError(f"cannot listen at {host}:{options.port}: {error.strerror}") from error
     try:
         if host not in ("127.0.0.1", "::1", "localhost"):
             print(TLS, flush=True)
+        loop.add_signal_handler(signal.SIGTERM, ended.set)
+        if scale is not None:
+            for number, change in ((signal.SIGTTIN, 1), (signal.SIGTTOU, -1)):
+                loop.add_signal_handler(number, _scale, scale, change)
         print(f"serving at ws://{host}:{listening.sockets[0].getsockname()[1]}", flush=True)
-        await listening.serve_forever()
+        await ended.wait()
     finally:
         listening.close()
+        await listening.wait_closed()
         policy.close()
+
+
+def _scale(scale: Callable[[int], None], change: int) -> None:
+    """What a signal asked for, if it can be."""
+    try:
+        scale(change)
+    except ConfigError as error:
+        print(f"ecovla: {error}", file=sys.stderr, flush=True)

@@ -26,11 +26,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no trial after so long; go on by --resume"
     )
+    parser.add_argument(
+        "--link", action="store_true",
+        help="instead: the policy on another machine (a network namespace; needs root), and the cable unplugged",
+    )  # fmt: skip
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla trial`. Exit code 1 when a figure that was asked for is not reached. Raises ConfigError without ROS 2."""
+    if options.link:
+        link = module_with_ros("ecovla_ros.stage.link", "the trial")
+        return int(link.main(options.repeat, options.out, options.json))
     if options.resume and options.json is None:
         raise ConfigError("--resume needs --json FILE: the trials lie in it")
     trial = module_with_ros("ecovla_ros.stage.trial", "the trial")

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from ecovla_ros.control.trajectory import NS
 from ecovla_ros.types import ControllerState
 
-AGREE_S = 0.0002
-"""Two messages one after the other must say the same, within this, s: one alone may come from a cycle that was late."""
+AGREE_S = 0.001
+"""Two messages one after the other must say the same, within this, s: one alone may come from a cycle that was late.
+A driver that reads its arm before the controller looks at the clock makes cycles uneven by some tenths of that."""
 NEWEST_S = 0.1
 """The newer of them must have been heard within this, s."""
 TAKEN_S = 0.1

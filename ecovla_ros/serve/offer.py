@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ecovla_ros import build
@@ -59,14 +59,19 @@ class Offer:
         """What the harness is asked to send, for a policy with these cameras."""
         return {"send_wrist_image": "wrist" in cameras, "send_state": True, **self.more}
 
-    def open(self) -> tuple[Engine, Replica]:
-        """An engine and the replica around it. Raises ConfigError, CheckpointError or PruningError."""
+    def with_settings(self, settings: Config) -> Offer:
+        """The same with another configuration."""
+        return replace(self, settings=settings)
+
+    def open(self, take_turns: bool = False) -> tuple[Engine, Replica]:
+        """An engine and the replica around it. `take_turns`: for several sessions, however many are asked for, as a
+        replica gets those of one that has ended. Raises ConfigError, CheckpointError or PruningError."""
         self.check()
         engine = build.engine(self.settings, serving=True)
-        return engine, self.replica(engine)
+        turns = Turns(engine, self.patterns == "own") if take_turns or self.sessions > 1 else None
+        return engine, self._replica(engine, turns)
 
-    def replica(self, engine: Engine) -> Replica:
-        """A replica around an engine that is there. Raises ConfigError."""
+    def _replica(self, engine: Engine, turns: Turns | None) -> Replica:
         keys, policy = self._keys(), self.settings.policy
 
         def session(key: str) -> Session:
@@ -76,7 +81,6 @@ class Offer:
                 self.prompt, key,
             )  # fmt: skip
 
-        turns = Turns(engine, self.patterns == "own") if self.sessions > 1 else None
         return Replica(session, self.protocol, self.asks(engine.policy.spec.cameras), turns)
 
     def _keys(self) -> Any:

@@ -80,15 +80,17 @@ class Child(Process):
     """One node of ours."""
 
     def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path,
-                 remappings: Mapping[str, str] | None = None, module: str = "") -> None:  # fmt: skip
-        """Start it. `remappings`: more than `REMAPPINGS` has, topics by another name. `module`: in place of `nodes`."""
+                 remappings: Mapping[str, str] | None = None, prefix: Sequence[str] = (),
+                 module: str = "") -> None:  # fmt: skip
+        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has. `prefix`: a command that starts
+        it, and becomes it. `module`: where its `main` is, if not in `nodes`."""
         arguments = ["--ros-args"]
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={_yaml(value)}"]
         renamed = {**REMAPPINGS.get(name, {}), **(remappings or {})}
         arguments += [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
         start = _START.format(module=module or f"ecovla_ros.nodes.{name}")
-        super().__init__(name, [sys.executable, "-c", start, *arguments], environment, log)
+        super().__init__(name, [*prefix, sys.executable, "-c", start, *arguments], environment, log)
 
 
 REMAPPINGS: dict[str, dict[str, str]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from ecovla_ros import wire
 from ecovla_ros.nodes.ros import qos
@@ -27,31 +28,54 @@ from ecovla_ros.stage.recorded_controller import RecordedController
 from ecovla_ros.types import CAMERAS
 
 CONFIG = "mini_sim.yaml"
+JPEG = 90
+"""Quality of compressed pictures, of 100."""
 NODES = ("sim", "guard", "policy")
+
+
+@dataclass(frozen=True)
+class Far:
+    """Another machine: how a program is started there, and the profile that its Fast DDS uses."""
+
+    prefix: tuple[str, ...]
+    profile: str
 
 
 class Stage:
     """Simulator, guard and policy as processes. A context manager: what was started ends with it."""
 
-    def __init__(self, out: Path, overrides: Sequence[str] = (), relayed: bool = False) -> None:
-        """`relayed`: the policy gets its pictures through this process, which can stop them. Logs go to `out`.
+    def __init__(
+        self, out: Path, overrides: Sequence[str] = (), relayed: bool = False, compressed: bool = False,
+        far: Far | None = None,
+    ) -> None:  # fmt: skip
+        """`relayed`: the policy gets its pictures through this process, which can stop them; `compressed`: as JPEG.
+        `far`: where the policy runs, if not here. Logs go to `out`.
 
         Raises ConfigError when every ROS domain is taken.
         """
         domain = children.fresh_domain()
         surroundings = children.environment(domain, out)
+        if far is not None:
+            surroundings["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+        there = surroundings if far is None else {**surroundings, "FASTDDS_DEFAULT_PROFILES_FILE": far.profile}
         keys = ("ROS_", "FASTDDS_", "AMENT_")
         os.environ.update({key: value for key, value in surroundings.items() if key.startswith(keys)})
-        pictures = {f"{camera}/image": f"relay/{camera}/image" for camera in CAMERAS} if relayed else {}
+        self._compressed = compressed
+        relays = relayed and not compressed
+        pictures = {f"{camera}/image": f"relay/{camera}/image" for camera in CAMERAS} if relays else {}
         parameters = {"config": CONFIG, "overrides": [*overrides, "policy.seed=0"]}
-        leased = {"guard": {"enable_lease_s": LEASE_S}}
+        more: dict[str, dict[str, object]] = {
+            "guard": {"enable_lease_s": LEASE_S},
+            "policy": {"compressed": compressed},
+        }
         self._children = {
             name: Child(
                 name,
-                {**parameters, **leased.get(name, {})},
-                surroundings,
+                {**parameters, **more.get(name, {})},
+                there if name == "policy" else surroundings,
                 out / f"{name}.log",
                 pictures if name == "policy" else {},
+                far.prefix if far is not None and name == "policy" else (),
             )
             for name in NODES
         }
@@ -68,6 +92,8 @@ class Stage:
         self.driver = Driver(self.node, self._executor, self._check)
         self.passing = relayed
         """Whether pictures are passed on."""
+        self.picture_text = ""
+        """Size of the pictures that are passed on."""
         self._killed: set[str] = set()
         self._pictures = [self._relay(camera) for camera in CAMERAS] if relayed else []
 
@@ -119,11 +145,14 @@ class Stage:
                 child.check()
 
     def _relay(self, camera: str) -> Any:
-        onward = self.node.create_publisher(Image, f"relay/{camera}/image", qos.COMMAND)
+        kind, topic = (CompressedImage, f"{camera}/image/compressed") if self._compressed else (
+            Image, f"relay/{camera}/image")  # fmt: skip
+        onward = self.node.create_publisher(kind, topic, qos.COMMAND)
 
         def forward(msg: Image) -> None:
             if self.passing:
-                onward.publish(msg)
+                self.picture_text = f"{msg.width} x {msg.height} px"
+                onward.publish(_jpeg(msg) if self._compressed else msg)
 
         self.node.create_subscription(Image, f"{camera}/image", forward, qos.SENSOR)
         return onward
@@ -132,3 +161,9 @@ class Stage:
         self.values = {pair.key: pair.value for pair in msg.values}
         for call in self.heard:
             call()
+
+
+def _jpeg(msg: Image) -> CompressedImage:
+    """A picture as a camera's driver would compress it."""
+    data = wire.compressed.encode_jpeg(wire.decode_image(msg), JPEG)
+    return CompressedImage(header=msg.header, format="jpeg", data=data)

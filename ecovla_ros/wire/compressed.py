@@ -94,6 +94,11 @@ def encode(image: Pixels) -> bytes:
     return bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
+def encode_jpeg(image: Pixels, quality: int) -> bytes:
+    """RGB, uint8, (H, W, 3) to a JPEG; `quality` 1 to 100."""
+    return bytes(cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes())
+
+
 def size(raw: bytes) -> tuple[int, int]:
     """Height and width as the header says them. Raises ValueError or struct.error for what is neither JPEG nor PNG."""
     if raw[:8] == PNG:

@@ -47,6 +47,7 @@ COMMON: tuple[Argument, ...] = (
     ("enable_lease_s", "2.0", "whoever enables must ask again within so long, s, as `ecovla enable` does; 0: no", None),
     ("autostart", "true", "configure and activate the policy; the guard stays disarmed", YES_NO),
     ("enclaves", "false", "SROS2: each node in the enclave of its name, see docs/security.md", YES_NO),
+    ("metrics_port", "0", "metrics of policy and guard for Prometheus at this port of this machine; 0: none", None),
     ("log_level", "info", "of our nodes", ("debug", "info", "warn", "error")),
 )
 """Arguments of every launch file; each adds `config` with a default of its own, and `use_sim_time`."""
@@ -168,6 +169,22 @@ def guard(root: str = "", **more: Any) -> Node:
     lease = {"enable_lease_s": ParameterValue(LaunchConfiguration("enable_lease_s"), value_type=float)}
     parameters = [lease, *more.pop("parameters", ())]
     return node("guard", remappings=[*remappings, *more.pop("remappings", ())], parameters=parameters, **more)
+
+
+def metrics() -> Node:
+    """What policy and guard tell, for Prometheus; nothing ends with it."""
+    port = LaunchConfiguration("metrics_port")
+    return Node(
+        executable="metrics",
+        name="metrics",
+        package="ecovla_ros",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        arguments=ros_arguments("metrics"),
+        additional_env=followed(),
+        parameters=[{"port": ParameterValue(port, value_type=int)}],
+        condition=IfCondition(PythonExpression(["'", port, "' != '0'"])),
+    )
 
 
 def followed() -> dict[str, str]:
