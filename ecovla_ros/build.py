@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ecovla_ros.config import Config, PolicyConfig
+from ecovla_ros.config import Config, PolicyConfig, PruneConfig
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import CudaRecorder
@@ -19,6 +21,7 @@ from ecovla_ros.errors import CheckpointError, ConfigError, unknown
 from ecovla_ros.kernels import float8, launch
 from ecovla_ros.kernels.available import installed, use_triton
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, cache_file
+from ecovla_ros.models.data import calibration_file
 from ecovla_ros.models.data.folder import must_hold_checkpoint
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern
@@ -149,7 +152,7 @@ def _with_options(made: Any, config: PolicyConfig) -> Any:
                 f"policy.rtc does not go with '{config.model}' and embodiment.actions={config.embodiment.actions}; "
                 "valid: mini, pi0, pi05, on this arm, with joint actions"
             )
-        made.follow_chunks(config.rtc, config.rtc_delay)
+        made.follow_chunks(config.rtc, config.rtc_delay, config.rtc_release, config.rtc_apart_rad)
     return made
 
 
@@ -202,6 +205,19 @@ def _function(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
+def calibration_of(config: PruneConfig, loaded: Any) -> Mapping[str, Tensor]:
+    """Site key -> calibration energies of a policy, as `prune.calibration` says; none where it starts without.
+
+    Raises PruningError for a file that is none, or of another model.
+    """
+    if config.calibration == "none" or config.method == "dense":
+        return {}
+    if config.calibration == "auto":
+        own: Mapping[str, Tensor] = loaded.calibration
+        return own
+    return calibration_file.load(config.calibration, loaded.sites)
+
+
 def engine(config: Config, streams: Streams | None = None, serving: bool = False) -> Engine:
     """Policy, refresh and streams, calibrated and warm. Raises ConfigError, CheckpointError or PruningError."""
     if config.policy.model in SHAPES and not config.policy.checkpoint and not serving:
@@ -212,8 +228,8 @@ def engine(config: Config, streams: Streams | None = None, serving: bool = False
     runs = captured(loaded, config.policy)
     side = streams or streams_for(device_of(config.policy), config.policy.graphs)
     built = Engine(runs, config.prune, side, config.policy.seed, ahead=goes_ahead(config.policy))
-    if loaded.calibration:
-        built.calibrate(loaded.calibration)
+    if energies := calibration_of(config.prune, loaded):
+        built.calibrate(energies)
     if config.prune.pattern:
         built.adopt(pattern.load(config.prune.pattern))
     built.warm_up()

@@ -30,6 +30,7 @@ REFRESHES = ("probe", "dense")
 dense and records every channel (paper)."""
 FITS = ("count", "time")
 """count: the kept channels are those nearest to the ratio. time: see engine/fit."""
+RTC_RELEASES = ("trigger", "never")
 DTYPES = ("auto", "float32", "bfloat16")
 
 SITE_GROUPS = ("lm.mlp", "lm.heads", "expert.mlp", "expert.heads")
@@ -118,6 +119,15 @@ class PolicyConfig:
     rtc: int = _between(
         0, 0, 1000, "how much of a chunk is drawn to the chunk before it (real-time chunking); 0: nothing", "actions"
     )
+    rtc_release: str = _one_of(
+        "trigger",
+        RTC_RELEASES,
+        "when a chunk is not drawn to the one before; trigger: the scene has changed, as `prune.p` and `prune.window` "
+        "have it, with every method",
+    )
+    rtc_apart_rad: float = _between(
+        0.0, 0.0, 3.2, "nor where it would lie farther from that one than this, by a first look; 0: however far", "rad"
+    )
     rtc_delay: int = _between(
         0, 0, 1000, "how much of that is executed before the chunk arrives, and is therefore drawn fully", "actions"
     )
@@ -175,6 +185,14 @@ class PruneConfig:
     )
     refresh_limit_s: float = _between(
         2.0, 0.001, 60.0, "how long a frame waits for a refresh before the refresh is given up", "s"
+    )
+    calibration: str = _doc(
+        "auto",
+        "where the first pattern comes from; auto: the checkpoint's own calibration, and none if it has none; none: "
+        "the first frames, which run dense; or a file that `ecovla calibrate` wrote",
+    )
+    cold_frames: int = _between(
+        8, 1, 1000, "how many frames run dense, and are added up for the first pattern, without a calibration", "frames"
     )
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")

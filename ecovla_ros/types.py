@@ -176,3 +176,5 @@ class FrameReport:
     """How an adaptive method measures: probe or dense; none for the others."""
     reused: bool = False
     """Whether vision tokens kept K and V of an earlier frame (VLA-Cache)."""
+    cold_frames: int = 0
+    """Dense frames to come before the first pattern, where there is no calibration; 0: a pattern is in place."""

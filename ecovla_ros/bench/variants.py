@@ -83,8 +83,10 @@ class Bench:
         policy = first or build.policy(self.variants[0].policy(settings))
         self.weights_bytes = weights_bytes(policy)
         self.noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
-        energies = dict(getattr(policy, "calibration", {}))
-        if not energies and any(v.method != "dense" for v in self.variants):
+        pruned = config.override(settings, **{"prune.method": "static"}).prune
+        energies = build.calibration_of(pruned, policy)
+        cold = settings.prune.calibration == "none"
+        if not energies and not cold and any(v.method != "dense" for v in self.variants):
             frames = stream(policy.spec, CALIBRATION_FRAMES, seed + 1)
             energies = calibration(policy, (f.observation for f in frames), self.noise)
         self._energies = energies
@@ -103,7 +105,7 @@ class Bench:
         if build.device_of(self.settings.policy).type == "cuda":
             policy = Timed(policy)
         engine = Engine(policy, prune, streams, seed, ahead=build.goes_ahead(self.settings.policy))
-        if variant.method != "dense":
+        if variant.method != "dense" and self._energies:
             engine.calibrate(self._energies)
         if prune.pattern and variant.method != "dense":
             engine.adopt(pattern.load(prune.pattern))

@@ -15,6 +15,7 @@ from ecovla_ros.errors import EcovlaError
 
 COMMANDS = {
     "bench": "measure the latency of the policy, dense and pruned in turn; or what pruning does to the actions",
+    "calibrate": "measure on a bag of your own which channels a policy uses, for the first pattern and for static ones",
     "doctor": "check the running system before any motion: topics, rates, clocks, joints, checkpoint (needs ROS 2)",
     "enable": "let the guard move the arm for as long as this command runs (needs ROS 2)",
     "eval": "measure how often the policy succeeds in simulation, with the same scenes for every method",

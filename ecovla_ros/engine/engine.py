@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.config import ADAPTIVE, PruneConfig
+from ecovla_ros.engine.calibration import flow_noise
+from ecovla_ros.engine.cold import ColdStart
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.fit import counts
 from ecovla_ros.engine.host_copy import HostCopy
@@ -25,7 +27,7 @@ from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.models.base import DENSE, Plan, Policy, Seen, TakesTurns
+from ecovla_ros.models.base import DENSE, BoundPolicy, Plan, Policy, Seen, TakesTurns
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
 
@@ -67,8 +69,15 @@ class Engine:
         self._refresh = (
             Refresh(policy.sites, config, clock, counts(policy, config)) if config.method != "dense" else None
         )
+        self._cold = ColdStart(config.cold_frames)
+        if config.method in ("dense", "random"):
+            self._cold.end()
         self._trigger = Trigger(config.p, config.window)
         self._sight = Sight(None if streams.recorder is None else streams.recorder.apart())
+        self._bound = policy if isinstance(policy, BoundPolicy) else None
+        self._lets_go = self._bound is not None and self._bound.lets_go
+        self._watches = config.method == "ecovla" or self._lets_go
+        """Whether frames are compared: for a new pattern, or to let go of a chunk."""
         self._ahead = ahead and config.refresh == "probe" and config.method in ADAPTIVE
         self._deadline: Deadline | None = None
         self._refreshes = 0
@@ -89,6 +98,7 @@ class Engine:
         self._kept_by = None
         if self._refresh is not None:
             self._refresh.calibrate(energies)
+            self._cold.end()
 
     def warm_up(self, repeats: int = 3) -> None:
         """Run every shape with every plan and its refresh, and measure the tiers if a deadline is set.
@@ -97,7 +107,9 @@ class Engine:
         a refresh cannot run.
         """
         refresh = self._refresh
-        plans = (DENSE,) if refresh is None else (DENSE, *refresh.plans(without_records=not self._ahead))
+        plans = [DENSE, *(() if refresh is None else refresh.plans(without_records=not self._ahead))]
+        if refresh is not None and self.cold_frames and refresh.recording not in plans:
+            plans.append(refresh.recording)
         for obs in self.policy.examples():
             for plan in plans:
                 with KERNEL_CHOICE.tuning():
@@ -105,7 +117,7 @@ class Engine:
                 self._rehearse(plan)
             with torch.inference_mode():
                 seen = self.policy.encode(obs)
-                if self.config.method == "ecovla":
+                if self._watches:
                     self._sight.rehearse(seen)
             if seen.reuse is not None:
                 for plan in (p for p in plans if p.record is None):
@@ -120,12 +132,11 @@ class Engine:
         With one noise per episode the policy is a function of the observation: consecutive chunks of a multi-modal
         policy do not jump between modes, and a replay may start at any frame.
         """
-        spec = self.policy.spec
-        generator = torch.Generator().manual_seed(seed)
-        self._noise = torch.randn((spec.horizon, spec.action_dim), generator=generator)
-        self._noise = self._noise.to(self.policy.device)
+        self._noise = flow_noise(self.policy, seed)
         self._trigger.reset()
         self._sight.reset()
+        if self._bound is not None:
+            self._bound.forget_chunk()
         self._kept_by = None
         self._age = self._since = 0
         self._last = RefreshState() if self._refresh is None else self._refresh.state
@@ -143,7 +154,8 @@ class Engine:
             self._streams.finish()
             for _ in range(OUTSTANDING):
                 refresh.poll()
-            pattern = refresh.leave()
+            self._cold.look(refresh, fault)
+            pattern = refresh.leave() if self._cold.over else None  # what is no pattern yet is everybody's
         counts = (self._age, self._since, self._refreshes)
         answer = self.policy.leave() if isinstance(self.policy, TakesTurns) else None
         return Situation(
@@ -193,6 +205,7 @@ class Engine:
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
         self._set_aside(plan, "prefill")
+        decision = self._let_go(decision, plan)
         self._host_copy.start(self.policy.act(seen, handoff, plan, self._noise))
         watch.lap("act")
         self._set_aside(plan, "act")
@@ -209,6 +222,11 @@ class Engine:
         return DENSE if self._refresh is None else self._refresh.sparse[self._refresh.home]
 
     @property
+    def cold_frames(self) -> int:
+        """Dense frames to come before the first pattern, where no calibration was given; 0: a pattern is in place."""
+        return self._cold.left
+
+    @property
     def refresh_bytes(self) -> int:
         """Memory the refresh owns beside the weights, bytes."""
         return 0 if self._refresh is None else self._refresh.bytes
@@ -219,18 +237,24 @@ class Engine:
         return {} if self._refresh is None else self._refresh.patterns()
 
     def adopt(self, orders: Mapping[str, Sequence[int]]) -> None:
-        """Start from exported patterns. Raises PruningError where they do not fit."""
+        """Start from exported patterns. Raises PruningError where they do not fit.
+
+        A method whose pattern stays needs no calibration then; an adaptive one still wants to know the energies.
+        """
         self._settled()
         self._kept_by = None
         if self._refresh is not None:
             self._refresh.adopt(orders)
+            if self.config.method not in ADAPTIVE:
+                self._cold.end()
 
     def settle(self) -> None:
         """Wait until the pattern of the last frame is in place, and the device idle."""
-        self._settled()
+        failed = self._settled()
         self._streams.finish()
         if self._refresh is not None:
             self._publish(self._refresh)
+            self._cold.look(self._refresh, failed)
 
     def close(self) -> None:
         """End the side stream and put the weights back in their own order."""
@@ -255,21 +279,28 @@ class Engine:
     def _encode(self, obs: Observation) -> Seen:
         """The towers, and the comparison with the frame before (Eq. 5), of which nothing is read yet."""
         seen = self.policy.encode(obs)
-        if self.config.method == "ecovla":
+        if self._watches:
             self._sight.compare(seen)
         return seen
 
     def _goes_ahead(self) -> bool:
         """True if this frame is computed alike whether its trigger fires or not: then nobody waits to know."""
-        refresh = self._refresh
-        sure = self.config.method == "ecovla" and refresh is not None and refresh.calibrated
+        sure = self.config.method == "ecovla" and self._cold.over
         return self._ahead and sure and not self._next_is_dense()
 
     def _decide(self) -> Decision:
         """What the trigger says of this frame: waits for the comparison."""
-        if self.config.method != "ecovla":
-            return UNDECIDED
-        return self._trigger.update(self._sight.read())
+        return self._trigger.update(self._sight.read()) if self._watches else UNDECIDED
+
+    def _let_go(self, decision: Decision | None, plan: Plan) -> Decision | None:
+        """Behind the prefill, which the device may still be at: where the scene has changed, the chunk of this frame is
+        not bound to the one before."""
+        if self._bound is None or not self._lets_go:
+            return decision
+        decision = decision or self._decide_late(plan)
+        if decision.fired:
+            self._bound.let_go()
+        return decision
 
     def _decide_late(self, plan: Plan) -> Decision:
         """What the trigger says, with the whole frame on its way; a refresh begins behind the passes it reads."""
@@ -292,6 +323,7 @@ class Engine:
         if self._refresh.torn:
             raise PruningError("writing a pattern failed half-way, the weights are not valid: load the policy anew")
         self._publish(self._refresh)
+        self._cold.look(self._refresh, failed)
         state = self._refresh.state
         self._age = 0 if state.pattern_id != self._last.pattern_id else self._age + 1
         fresh, self._last = state is not self._last, state
@@ -310,13 +342,14 @@ class Engine:
             raise PruningError("prune.deadline_ms needs times of the tiers: call warm_up before the first frame")
         tier = refresh.home if self._deadline is None else self._deadline.choose()
         self._since += 1
+        if not self._cold.over:
+            return self._cold.plan(
+                refresh, seen, self.policy.spec.horizon, self._streams.free, partial(self._begin_first, refresh)
+            )
         self._refreshes_now = None if decision is None else self._wants_refresh(decision, refresh)
-        if not self._refreshes_now and not refresh.calibrated:
-            raise PruningError(f"method {self.config.method} needs calibration energies; call calibrate first")
-        dense = self._next_is_dense() or not refresh.calibrated
         plan = self._between(refresh)[tier]
         if self._refreshes_now:
-            plan = refresh.recording if dense else refresh.probing[tier]
+            plan = refresh.recording if self._next_is_dense() else refresh.probing[tier]
         if plan.record is not None:
             refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
         if self._refreshes_now:
@@ -328,6 +361,11 @@ class Engine:
         self._since = 0
         self._refreshes += 1
         refresh.begin(plan)
+
+    def _begin_first(self, refresh: Refresh, plan: Plan) -> None:
+        """The refresh that makes the first pattern of frames that ran dense."""
+        self._refreshes_now = True
+        self._begin(refresh, plan)
 
     def _next_is_dense(self) -> bool:
         """Whether the next refresh measures every channel in a dense frame."""
@@ -353,7 +391,7 @@ class Engine:
         if self.config.method not in ADAPTIVE or not self._streams.free:
             return False
         old = 0 < self.config.max_age <= self._since
-        return decision.fired or self.config.method == "every" or old or not refresh.calibrated
+        return decision.fired or self.config.method == "every" or old
 
     def _set_aside(self, plan: Plan, phase: str) -> None:
         """The job of the phase that has just been issued; held back where it is not known if a refresh follows."""
@@ -403,6 +441,7 @@ class Engine:
             swaps=last.swaps,
             fault=fault,
             reused=seen.reuse is not None,
+            cold_frames=self._cold.left,
         )
 
     @torch.inference_mode()

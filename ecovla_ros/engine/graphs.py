@@ -19,7 +19,17 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.engine.recorder import Recorder
-from ecovla_ros.models.base import Plan, Policy, PolicySpec, Seen, Site, Staged, StagedPolicy, TakesTurns
+from ecovla_ros.models.base import (
+    BoundPolicy,
+    Plan,
+    Policy,
+    PolicySpec,
+    Seen,
+    Site,
+    Staged,
+    StagedPolicy,
+    TakesTurns,
+)
 from ecovla_ros.types import ActionChunk, Observation
 
 INPUTS = ("prefix", "state", "valid", "gap", "reuse")
@@ -112,6 +122,21 @@ class Graphed:
     def mark(self, seen: Seen) -> None:
         """The policy's."""
         self.inner.mark(seen)
+
+    @property
+    def lets_go(self) -> bool:
+        """The policy's; False where it knows nothing of chunks before."""
+        return isinstance(self.inner, BoundPolicy) and self.inner.lets_go
+
+    def let_go(self) -> None:
+        """The policy's: what it writes is read by the captured pass."""
+        if isinstance(self.inner, BoundPolicy):
+            self.inner.let_go()
+
+    def forget_chunk(self) -> None:
+        """The policy's."""
+        if isinstance(self.inner, BoundPolicy):
+            self.inner.forget_chunk()
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Any:

@@ -68,6 +68,8 @@ class Refresh:
         """True if writing a pattern failed half-way: rows of one channel may lie in different slots."""
         self._outcomes = Outcomes(device, clock)
         self._lengths = dict.fromkeys(PHASES, 1)
+        self._frames = 1
+        """Passes whose records are added up, and the tokens of all of them by phase."""
         self._offsets: dict[str, float] = {}
         """Where the next probe's tokens lie between one another (see prune/energy `spread`); empty: to be drawn."""
         self._laid: dict[str, tuple[int, range, float]] = {}
@@ -76,11 +78,6 @@ class Refresh:
         self._graphs: dict[tuple[str, Plan, int], Callable[[], None]] = {}
         if config.method == "random":
             self._arrange_at_random()
-
-    @property
-    def calibrated(self) -> bool:
-        """True once every history holds energies of some frame."""
-        return self._config.method == "random" or all(stack.seen for stack in self.stacks)
 
     def plans(self, without_records: bool = True) -> tuple[Plan, ...]:
         """Every plan a frame of this method may run with; of the sparse ones those alone that record, if it is so."""
@@ -121,15 +118,22 @@ class Refresh:
         for stack in self.stacks:
             stack.adopt(orders)
 
-    def watch(self, plan: Plan, prefix: int, horizon: int, padding: range = range(0)) -> None:
-        """Before a pass that records: zero what it adds to, and say which tokens it samples.
+    def forget(self) -> None:
+        """Histories hold nothing, as before the first frame."""
+        for stack in self.stacks:
+            stack.seen = stack.mean_known = False
+
+    def watch(self, plan: Plan, prefix: int, horizon: int, padding: range = range(0), more: bool = False) -> None:
+        """Before a pass that records: zero what it adds to (with `more`: add to what is there), and say which tokens it
+        samples.
 
         `prefix` tokens in the prefill, of which those in `padding` are none, and `horizon` in the action head. Tokens
         are drawn once for each refresh: passes that record and are followed by none sample the same ones again.
         """
-        for stack in self.stacks:
+        for stack in () if more else self.stacks:
             stack.clear()
-        self._lengths = {"prefill": prefix - len(padding), "act": horizon}
+        before, self._frames = (self._lengths, self._frames + 1) if more else (dict.fromkeys(PHASES, 0), 1)
+        self._lengths = {"prefill": before["prefill"] + prefix - len(padding), "act": before["act"] + horizon}
         if not plan.kept:
             return
         if not self._offsets:
@@ -153,7 +157,7 @@ class Refresh:
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""
         known, outcome = all(s.known for s in self._of(phase)), self._outcomes.newest
-        replay = self._graphs.get(self._key(phase, plan)) if known else None
+        replay = self._graphs.get(self._key(phase, plan)) if known and self._frames == 1 else None
         if replay is None:
             return self._job(phase, plan, outcome, rehearsed=False)
 
@@ -190,7 +194,7 @@ class Refresh:
     def _job(self, phase: str, plan: Plan, outcome: Outcome, rehearsed: bool) -> Callable[[], None]:
         timer, stacks = outcome.timers[phase], self._of(phase)
         timer.begin()
-        changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase]) for s in stacks]
+        changes = [s.prepare(plan.kept.get(s.sites[0].key), self._lengths[phase], self._frames) for s in stacks]
         changes = [c.void() for c in changes] if rehearsed else changes
         timer.pause()
 

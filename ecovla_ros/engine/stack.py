@@ -118,15 +118,17 @@ class Stack:
             self.mean_known |= bool(suffix)
         self.seen = True
 
-    def prepare(self, kept: int | None, tokens: int) -> Change:
+    def prepare(self, kept: int | None, tokens: int, frames: int = 1) -> Change:
         """Energies of the last recorded pass to what should change (Eq. 8-11). Writes nothing a frame reads.
 
-        `kept`: channels that pass ran, None: all. `tokens`: tokens of the pass, for means.
+        `kept`: channels that pass ran, None: all. `tokens`: tokens of the pass, for means. `frames`: so many passes
+        were added up, of `tokens` tokens together; energies are then those of a mean frame.
         """
         rows = self.history.shape[1] if kept is None else kept * self.unit
         probed = self._probe(rows) if rows < self.history.shape[1] and self.inputs is not None else None
         energy, sampled, *total = self._added()
         now = self._energies(rows, energy, sampled, probed)
+        now = now if frames == 1 else now / frames
         if self.sites[0].recorded:  # the history counts every call of a frame
             now = now * (self.sites[0].calls / self.sites[0].recorded)
         mean = self._means(rows, total[0], probed, tokens) if total else None
@@ -134,7 +136,7 @@ class Stack:
         history = now if not self.seen else self.history
         fused = importance.fuse(history, now, self._config.alpha)
         history = history.lerp(now, 1.0 - self._config.decay)  # Eq. 10, kept aside until `apply`
-        return Change(history, mean, self.exchanges(self.score(fused), finite), finite)
+        return Change(history, mean, self.exchanges(self.score(fused), finite, settled=self.seen), finite)
 
     def score(self, energy: Tensor) -> Tensor:
         """Importance (L, C) in slot order of energies (L, R) (Eq. 11)."""

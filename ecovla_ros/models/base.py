@@ -12,7 +12,7 @@ from torch import Tensor
 from ecovla_ros.prune.site import DENSE, Plan, Site
 from ecovla_ros.types import ActionChunk, Observation
 
-__all__ = ["DENSE", "Plan", "Policy", "PolicySpec", "Seen", "Site", "Staged", "StagedPolicy"]
+__all__ = ["DENSE", "BoundPolicy", "Plan", "Policy", "PolicySpec", "Seen", "Site", "Staged", "StagedPolicy"]
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,22 @@ class StagedPolicy(Policy, Protocol):
 
     def seen(self, staged: Staged, vision: Mapping[str, Tensor]) -> Seen:
         """What `encode` gives: the rest of the host's work, done while the towers run. Raises ObservationError."""
+        ...
+
+
+@runtime_checkable
+class BoundPolicy(Policy, Protocol):
+    """A policy whose chunk may be bound to the chunk before it (real-time chunking)."""
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether chunks are bound until the scene changes, as configured."""
+        ...
+
+    def let_go(self) -> None:
+        """Between `encode` and `act`: the chunk of this frame is not bound. Issued to the device, never waited for."""
+        ...
+
+    def forget_chunk(self) -> None:
+        """A new episode: the next chunk is bound to none."""
         ...

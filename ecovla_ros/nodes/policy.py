@@ -264,6 +264,11 @@ class PolicyNode(LifecycleNode):
 
     def _pace(self, deadline_ms: float) -> tuple[bytes, str]:
         """Level and message of a policy that runs: a warning when most of the last calls missed their deadline."""
+        if self._engine.cold_frames:
+            return (
+                diagnostics.OK,
+                f"running dense: no calibration, {self._engine.cold_frames} frames to the first pattern",
+            )
         if len(self._late) < LEAST or 2 * sum(self._late) <= len(self._late):
             return diagnostics.OK, "running"
         return diagnostics.WARN, (
@@ -297,6 +302,7 @@ class PolicyNode(LifecycleNode):
         if self._engine is not None:
             prune = self._config.prune
             values |= {"policy": self._spec.name, "method": prune.method, "ratio": prune.ratio}
+            values["dense_frames_to_first_pattern"] = self._engine.cold_frames
         return values
 
 

@@ -250,7 +250,7 @@ def state_of(engine):
         buffers += [stack.history, stack.factor, stack.partition.channel, *sum(stack.bias.values(), [])]
         buffers += [] if stack.mean is None else [stack.mean]
     known = [(stack.seen, stack.mean_known) for stack in refresh.stacks]
-    return [b.clone() for b in buffers], (known, refresh.calibrated, refresh.state, refresh.torn)
+    return [b.clone() for b in buffers], (known, engine.cold_frames, refresh.state, refresh.torn)
 
 
 @pytest.mark.parametrize("streams", [Inline, Deferred, Worker])

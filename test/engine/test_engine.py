@@ -134,11 +134,6 @@ def test_a_random_mask_hurts_more_than_a_scored_one():
     assert error("static") < 0.5 * random and error("wanda") < 0.7 * random
 
 
-def test_methods_without_calibration_say_so():
-    with pytest.raises(PruningError, match="calibration"):
-        run(Inline(), PruneConfig(method="static", sites=BOTH), SCENES[:1])
-
-
 def test_calibration_that_does_not_fit_is_refused():
     policy = Toy()
     engine = Engine(policy, CONFIG, Inline())
@@ -273,7 +268,8 @@ def test_a_pattern_is_refreshed_when_it_is_old_and_audited_in_turn():
 
 def test_a_swap_budget_bounds_every_refresh_and_hysteresis_the_churn():
     free, tight = run(Inline(), CONFIG, SCENES), run(Inline(), replace(CONFIG, swap_budget=2), SCENES)
-    assert max(s.report.swaps for s in free) > 6 >= max(s.report.swaps for s in tight) > 0  # three sites
+    later = [s.report.swaps for s in tight if s.report.pattern_id > 1]  # a first pattern is not bounded
+    assert max(s.report.swaps for s in free) > 6 >= max(later) > 0  # three sites
     calm = run(Inline(), replace(CONFIG, hysteresis=0.5), SCENES)
     assert 0 < sum(s.report.swaps for s in calm) < sum(s.report.swaps for s in free)
 

@@ -71,7 +71,7 @@ def test_an_engine_keeps_what_fits_and_says_so(monkeypatch):
     monkeypatch.setattr(fit, "timed", stepped)
     monkeypatch.setattr(fit, "REACH", 0.5)
     policy = Toy()
-    engine = Engine(policy, replace(TIME, ratio=0.6), Inline())
+    engine = Engine(policy, replace(TIME, ratio=0.6, cold_frames=1), Inline())
     kept = set(engine.sparse_plan.kept.values())
     assert kept == {96} != {fit.asked(policy.sites[0], 0.6)}, "48 and 64 channels take the time of 96 and 48"
     assert engine.sparse_plan.ratio == 1 - 96 / CHANNELS

@@ -28,7 +28,7 @@ def chunks(steps):
 
 SCENES = frames(40, change_at=(10, 25))
 CONFIG = PruneConfig(
-    method="ecovla", ratio=0.5, sites=BOTH, p=0.2, window=10, alpha=0.2, refresh="dense", hysteresis=0.0
+    method="ecovla", ratio=0.5, sites=BOTH, p=0.2, window=10, alpha=0.2, refresh="dense", hysteresis=0.0, cold_frames=1
 )
 PROBE = replace(CONFIG, refresh="probe", probe_tokens=8)
 

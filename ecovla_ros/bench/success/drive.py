@@ -78,8 +78,8 @@ class Runner:
         prune = config.override(self._settings, **trial.overrides()).prune
         engine = Engine(self._policy, prune, Inline(), seed=trial.seed)
         try:
-            if trial.method != "dense" and self._policy.calibration:
-                engine.calibrate(self._policy.calibration)
+            if energies := build.calibration_of(prune, self._policy):
+                engine.calibrate(energies)
             return self._episode(engine, trial, watch)
         finally:
             engine.close()

@@ -91,6 +91,9 @@ def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]],
     other difference, or no journal.
     """
     free = {f"config.prune.{name}" for name in ADAPTIVE_ONLY}
+    policy = head["config"].get("policy", {})
+    if policy.get("rtc") and policy.get("rtc_release") == "trigger":
+        free -= {"config.prune.p", "config.prune.window"}  # then every method has a trigger
     rows, commits, differ = _compare(path, head)
     _refuse(path, [d for d in differ if d[0] not in free])
     return [row for row in rows if not differ or row["method"] not in ADAPTIVE], commits

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.data.normalise import Normaliser
-from ecovla_ros.types import ActionChunk, Floats, Observation
+from ecovla_ros.types import JOINTS, ActionChunk, Floats, Observation
 
 LIMIT = 10.0
 """Largest pull, lerobot's default."""
@@ -41,17 +41,35 @@ class RealTimeChunking:
         overlap: int,
         delay: int,
         device: torch.device,
+        apart_rad: float = 0.0,
     ) -> None:
-        """`shape` (H, action_dim). `overlap`: actions that are drawn; `delay`: of these, fully. Raises ConfigError."""
+        """`shape` (H, action_dim). `overlap`: actions that are drawn; `delay`: of these, fully.
+
+        `apart_rad`: a chunk that would lie farther from the last one than this, by its first flow step, is not drawn;
+        0: it is drawn however far. Raises ConfigError.
+        """
         if not 0 <= delay <= overlap <= shape[0] or overlap < 1:
             wrong = f"real-time chunking over {overlap} actions, {delay} fully"
             raise ConfigError(f"{wrong}; valid: delay <= overlap <= {shape[0]}")
         self._normaliser, self._period_s = normaliser, period_s
         self.target = torch.zeros(shape, device=device)
         self.weight = torch.zeros(shape, device=device)
+        self._apart_rad = apart_rad
+        width, rows = min(shape[1], len(JOINTS)), len(normaliser.action_std)
+        self._scale = torch.zeros(shape, device=device)
+        """Radians of one unit of a normalised joint action; 0 for what is no joint."""
+        self._scale[:rows, :width] = torch.tensor(normaliser.action_std, device=device)[:, :width]
         ramp = np.clip((overlap - np.arange(shape[0])) / (overlap - delay + 1), 0.0, 1.0)
         self._ramp = np.where(np.arange(shape[0]) < delay, 1.0, ramp)
         self.last: tuple[ActionChunk, str] | None = None
+
+    def forget(self) -> None:
+        """A new episode: the next chunk follows none."""
+        self.last = None
+
+    def let_go(self) -> None:
+        """After `look`: the chunk of this frame is not drawn."""
+        self.weight.zero_()
 
     def look(self, obs: Observation) -> None:
         """Put the last chunk on the instants of a chunk for `obs`, if the arm is still following it; else forget it."""
@@ -66,7 +84,13 @@ class RealTimeChunking:
     def pull(self, x_t: Tensor, velocity: Tensor, t: float) -> Tensor:
         """The velocity (H, action_dim) at time `t`, drawn towards the last chunk; float32."""
         error = self.target - (x_t - t * velocity)
+        if t >= 1.0 and self._apart_rad:
+            self.weight.mul_(self.apart(error) <= self._apart_rad)
         return torch.addcmul(velocity, self.weight, error, value=-strength(t))
+
+    def apart(self, error: Tensor) -> Tensor:
+        """Largest distance, rad, (), of the joints that are drawn from where they are drawn to; `error` normalised."""
+        return (error.abs() * self._scale * (self.weight > 0.0)).max()
 
     def keep(self, chunk: ActionChunk, instruction: str) -> None:
         """Remember the answer to a frame; not that to an example, which has no stamp."""

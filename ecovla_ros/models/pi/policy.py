@@ -75,6 +75,7 @@ class PiPolicy(BatchOnePolicy):
         """K/V of every layer: prefix, then state token, then actions."""
         self._steps = flow_step_parts(model, self.flow_steps)
         self.follow: RealTimeChunking | None = None
+        self._release = "never"
         self._stay = torch.zeros(self.config.max_prefix, dtype=torch.int64, device=self.device)
         self._last: list[PrefixContext] = []
 
@@ -83,12 +84,34 @@ class PiPolicy(BatchOnePolicy):
         """Whether `follow_chunks` works: it normalises the last chunk again, which goes with joint actions alone."""
         return isinstance(self.normaliser, Normaliser)
 
-    def follow_chunks(self, overlap: int, delay: int) -> None:
-        """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError."""
+    def follow_chunks(self, overlap: int, delay: int, release: str = "trigger", apart_rad: float = 0.0) -> None:
+        """From the next frame on draw the first `overlap` actions of a chunk to the last one. Raises ConfigError.
+
+        `release`: of `config.RTC_RELEASES`. `apart_rad`: see `RealTimeChunking`.
+        """
         if not isinstance(self.normaliser, Normaliser):
             raise ConfigError("real-time chunking needs joint actions of this arm")
         shape = (self.config.horizon, self.config.action_dim)
-        self.follow = RealTimeChunking(self.normaliser, self.spec.period_s, shape, overlap, delay, self.device)
+        self._release = release
+        self.follow = RealTimeChunking(
+            self.normaliser, self.spec.period_s, shape, overlap, delay, self.device, apart_rad
+        )
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether chunks are drawn to the chunk before until the scene changes."""
+        return self.follow is not None and self._release == "trigger"
+
+    @torch.inference_mode()
+    def let_go(self) -> None:
+        """The chunk of the frame that was encoded last is not drawn to the one before."""
+        if self.follow is not None:
+            self.follow.let_go()
+
+    def forget_chunk(self) -> None:
+        """The next chunk is drawn to none."""
+        if self.follow is not None:
+            self.follow.forget()
 
     def leave(self) -> Any:
         """The last chunk, which real-time chunking follows."""

@@ -155,6 +155,13 @@ def test_episodes_are_reused_where_no_setting_that_their_method_reads_differs(tm
     kept.close()
     again = Journal(other, new, resume=True, reuse=path)  # nothing is taken twice
     assert again.rows == kept.rows
+    for head in (old, new):
+        head["config"]["policy"] = {"rtc": 8, "rtc_release": "trigger"}
+        head["config"]["prune"]["p"] = 0.05 if head is old else 0.1
+    Journal(path, old, resume=False).close()
+    with pytest.raises(ConfigError, match=r"config.prune.p \(0.05 there, 0.1 now\)"):  # now every method has a trigger
+        Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=path)
+    new["config"]["prune"]["p"] = 0.05
     new["config"]["prune"]["compensate"] = True  # every method reads this one
     with pytest.raises(ConfigError, match=r"config.prune.compensate \(False there, True now\)"):
         Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=path)

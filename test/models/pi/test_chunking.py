@@ -172,7 +172,7 @@ def test_captured_and_plain_passes_follow_alike():
     plain, inner, obs = policy(), policy(), small.observation(CONFIG)
     graphed = Graphed(inner, EagerRecorder())
     graphed.warm_up()
-    assert inner.follow._last is None, "a grey picture is no frame"
+    assert inner.follow.last is None, "a grey picture is no frame"
     for steps in (1, 1, 2):
         one, two = answer(plain, obs), answer(graphed, obs)
         assert np.allclose(one.joints, two.joints, atol=1e-6)
