@@ -1,4 +1,4 @@
-"""Guard and controller as processes, on mock hardware, and this process as the policy: chunks of a slow swing.
+"""Guard and controller as processes, on mock hardware, and this process as the policy: it swings the arm to and fro.
 
 Nothing here needs pictures, a simulator or a model: what is tried is what the guard does when its controller is killed,
 frozen, deactivated or switched under it.
@@ -6,7 +6,6 @@ frozen, deactivated or switched under it.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from pathlib import Path
@@ -32,8 +31,8 @@ CONFIG, PROFILE = "gen3.yaml", "normal"
 START_RAD = np.array([0.0, 0.26, 3.0, -2.0, 0.0, 0.96, 1.57])
 """About the Gen3's home."""
 SWING_RAD = np.array([0.5, 0.0, 0.0, 0.1, 0.0, 0.1, 0.5])
-SWING_S = 5.0
-"""It swings by so much and back in so long."""
+SWING_RAD_S, TURN_RAD = 0.3, 0.05
+"""It swings by so much to either side, its fastest joint so fast, and turns so near to the end."""
 CHUNK_S, POINTS, POINT_S = 0.1, 10, 0.1
 """Time between two chunks, points of one, time between two points."""
 ANYWHERE = ("control.box_lower=[-2, -2, -2]", "control.box_upper=[2, 2, 2]", f"control.profile={PROFILE}")
@@ -70,7 +69,7 @@ class ControllerStage:
             else OwnArm(out, surroundings, self.node, self.driver.until)
         )
         self._chunks = self.node.create_publisher(ChunkMessage, "action_chunk", qos.COMMAND)
-        self._from, self._began_s = START_RAD, 0.0
+        self._side = 1.0
         self.node.create_timer(CHUNK_S, self._chunk)
 
     def __enter__(self) -> ControllerStage:
@@ -88,6 +87,11 @@ class ControllerStage:
         """Where the joint states say that the arm is (7,), rad."""
         return self.recorded.joints
 
+    @property
+    def says(self) -> str:
+        """State and reason, as the guard said last."""
+        return f"{self.values.get('state', '')}: {self.values.get('message', '')}"
+
     def begin(self) -> None:
         """Bring controller and guard up, and drive. Raises EcovlaError."""
         self.arm.start(START_RAD)
@@ -100,7 +104,6 @@ class ControllerStage:
         end = time.monotonic() + ENABLED_S
         while True:
             self.driver.unlatch()
-            self._from, self._began_s = self.place, time.monotonic()
             try:
                 self.driver.enable(True)
                 return
@@ -110,13 +113,17 @@ class ControllerStage:
                 self.driver.spin(0.5, lambda: True)
 
     def _chunk(self) -> None:
-        """Where the swing is from now on."""
+        """From where the arm is on to the end of the swing, and back once it is there."""
         if not self.recorded.heard:
             return
-        times_s = time.monotonic() - self._began_s + POINT_S * np.arange(POINTS)
-        share = 0.5 - 0.5 * np.cos(math.tau * times_s / SWING_S)
+        way = START_RAD + self._side * SWING_RAD - self.place
+        far = float(np.abs(way).max())
+        if far < TURN_RAD:
+            self._side = -self._side
+            return
+        shares = np.minimum(SWING_RAD_S * POINT_S * np.arange(POINTS) / far, 1.0)
         now_ns = int(self.node.get_clock().now().nanoseconds)
-        chunk = ActionChunk(now_ns, POINT_S, self._from + np.outer(share, SWING_RAD), np.zeros(POINTS))
+        chunk = ActionChunk(now_ns, POINT_S, self.place + np.outer(shares, way), np.zeros(POINTS))
         self._chunks.publish(wire.fill_chunk(ChunkMessage(), chunk))
 
     def _on_status(self, msg: DiagnosticStatus) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ecovla_ros.control.limits import Limits, load
+from ecovla_ros.errors import EcovlaError
 from ecovla_ros.stage.controller_stage import PROFILE, ControllerStage
 from ecovla_ros.stage.mock_arm import Trace
 
@@ -41,14 +42,17 @@ def strike(how: str, seed: int, out: Path, prefix: Path | None) -> dict[str, Any
     with ControllerStage(out, prefix) as stage:
         stage.begin()
         stage.recorded.begin()
-        stage.driver.until(lambda: stage.recorded.speed() > MOVE_RAD_S, MOTION_S, "motion")
+        try:
+            stage.driver.until(lambda: stage.recorded.speed() > MOVE_RAD_S, MOTION_S, "motion")
+        except EcovlaError as error:
+            raise EcovlaError(f"{error}; the guard says {stage.says}") from error
         stage.driver.spin(LATER_S * seed, lambda: True)
         speed = stage.recorded.speed()
         moments = [time.time()]
         _away(stage, how)
         moments.append(time.time())
         stage.driver.spin(STRUCK_S, lambda: True)
-        said = f"{stage.values.get('state', '')}: {stage.values.get('message', '')}"
+        said = stage.says
         moments.append(time.time())
         _back(stage, how)
         moments.append(time.time())

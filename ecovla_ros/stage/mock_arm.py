@@ -7,6 +7,7 @@ with the real controllers, where it is installed: in a sourced ROS 2, or below a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,6 +34,11 @@ READY_S, ANSWER_S = 30.0, 10.0
 KEPT = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 """Every `controller_state`, at 1 kHz."""
 LIMIT_TEXT = 300
+_FOLLOWER = (
+    "import os, sys; from ecovla_ros.nodes.ros.process import follow_parent; "
+    "follow_parent() or sys.exit(2); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Becomes the program of its arguments, and ends with whoever started it."""
 Until = Callable[[Callable[[], Any], float, str], Any]
 """Wait for a condition, spinning: condition, seconds, what it is."""
 
@@ -158,7 +164,14 @@ class Ros2ControlArm:
         """See `MockArm`."""
         self._told.publish(String(data=mock_description.description(place.tolist())))
         files = (config.shipped(mock_description.FILE), self._second)
-        command = [str(self._program), "--ros-args", *(part for file in files for part in ("--params-file", str(file)))]
+        command = [
+            sys.executable,
+            "-c",
+            _FOLLOWER,
+            str(self._program),
+            "--ros-args",
+            *(part for file in files for part in ("--params-file", str(file))),
+        ]
         self._process = Process("ros2_control_node", command, self._surroundings, self._out / "ros2_control.log")
         for name in ("joint_state_broadcaster", CONTROLLER, OTHER):
             for verb, kind in (("load", self._srv.LoadController), ("configure", self._srv.ConfigureController)):
@@ -216,3 +229,18 @@ class Ros2ControlArm:
             return future.result()
         finally:
             self._node.destroy_client(client)
+
+
+def real(prefix: Path) -> tuple[Path, Any, Any]:
+    """ros2_control's program below `prefix`, the services of its manager, and what a trajectory controller says.
+
+    Raises ConfigError where one of them is not there.
+    """
+    program = prefix / "lib/controller_manager/ros2_control_node"
+    if not program.is_file():
+        raise ConfigError(f"there is no {program}; valid: the prefix of a ROS 2 with ros2_control")
+    try:
+        state = import_module("control_msgs.msg").JointTrajectoryControllerState
+        return program, import_module("controller_manager_msgs.srv"), state
+    except ImportError as error:
+        raise ConfigError(f"ros2_control's messages cannot be imported ({error}); valid: a sourced ROS 2") from error

@@ -23,7 +23,7 @@ from ecovla_ros.control.limits import load
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.interfaces import LatencyReport
-from ecovla_ros.stage import controller_trial
+from ecovla_ros.stage import controller_trial, mock_arm
 from ecovla_ros.stage.processes import CONFIG, Stage
 from ecovla_ros.wire import stamp_ns
 
@@ -58,6 +58,8 @@ def main(repeat: int, out: Path, json: Path | None, prefix: Path | None = None, 
     `prefix`: of a ROS 2 with ros2_control, whose controllers are tried beside our own. `resume`: what `json` has
     already is not run again. `minutes`: begin nothing after so long. Raises ConfigError, EcovlaError.
     """
+    if prefix is not None:
+        mock_arm.real(prefix)  # what is wrong with it is said before anything is started
     out.mkdir(parents=True, exist_ok=True)
     ends_s = time.monotonic() + 60.0 * minutes
     rows = kept(json) if resume and json is not None else []

@@ -136,6 +136,12 @@ def test_trials_that_are_done_are_not_run_again(tmp_path: Path, monkeypatch: pyt
         trial.main(1, tmp_path, result, resume=True)
 
 
+def test_a_prefix_without_ros2_control_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ros2_control_node; valid: the prefix"):
+        trial.main(1, tmp_path / "out", None, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_controller_that_is_deactivated_under_the_guard_leads_nowhere(tmp_path: Path) -> None:
     kept = dict(os.environ)
     try:
