@@ -105,6 +105,7 @@ def test_with_kortex_installed_our_nodes_get_our_arguments_and_kortex_its_own(
     file: str, kortex: str, prefix: Prefix
 ) -> None:
     told = ("config:=gen3.yaml", "autostart:=false", "launch_rviz:=true", "use_sim_time:=false")
+    told += ("arm:=kortex",) * (file == "gazebo")
     with Launched(prefix, f"ecovla_{file}.launch.py", *told) as launched:
         launched.says("disarmed; profile gentle")
         launched.says("rviz2 was told: -d")

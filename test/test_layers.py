@@ -61,6 +61,7 @@ LIBRARIES = {
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
     "rclpy": {"nodes", "stage", "cli"},
+    "rmw_dds_common": {"stage"},
     "launch": {"nodes"},
     "launch_ros": {"nodes"},
     "matplotlib": {"publish"},

@@ -74,8 +74,10 @@ class Guarded:
         if not self._enabled:  # the controller is taken to hold the arm where it was recorded to stand
             self._guard.on_controller_state(ControllerState(now_ns, state.joints, np.zeros(len(state.joints))), now_ns)
 
-    def chunk(self, chunk: ActionChunk, time_ns: int) -> None:
-        """A chunk that was ready at `time_ns`."""
+    def chunk(self, chunk: ActionChunk, time_ns: int, changed: bool = False) -> None:
+        """A chunk that was ready at `time_ns`. `changed`: its frame saw another scene."""
+        if changed:
+            self._guard.on_scene_change(chunk.stamp_ns, self._now(time_ns))
         self._guard.on_chunk(chunk, self._now(time_ns))
 
     def until(self, time_ns: int) -> None:

@@ -65,7 +65,8 @@ def _work(options: argparse.Namespace) -> list[tuple[str, Callable[[], Any]]]:
         server = importlib.import_module("ecovla_ros.stage.fuzz_serve")
         work.append(("serve", partial(server.serve, options.messages, out, options.seed)))
     if "presses" in wanted:
-        work.append(("presses", partial(fuzz.presses, options.presses, out)))
+        target = importlib.import_module("ecovla_ros.stage.fuzz_guard")
+        work.append(("presses", partial(target.presses, options.presses, out)))
     if "owners" in wanted:
         work.append(("owners", partial(importlib.import_module("ecovla_ros.stage.owners").attacks, out)))
     return work

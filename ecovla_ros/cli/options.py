@@ -39,6 +39,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def module_with_ros(name: str, what: str) -> Any:
     """The module `name`, which needs ROS 2. Raises ConfigError that says `what` needs it, where rclpy is missing."""
+    importlib.import_module("ecovla_ros.nodes")  # before rclpy: it loads what mends the middleware's reader
     try:
         importlib.import_module("rclpy")
     except ImportError as error:

@@ -15,7 +15,15 @@ from functools import partial
 from pathlib import Path
 
 from ecovla_ros.errors import ConfigError, unknown
-from ecovla_ros.publish import gpu_tables, headline, settings_tables, speed_tables, success_tables, trace_tables
+from ecovla_ros.publish import (
+    gpu_tables,
+    headline,
+    serving_tables,
+    settings_tables,
+    speed_tables,
+    success_tables,
+    trace_tables,
+)
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 
@@ -234,6 +242,9 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "stops": ("stops.json", stops),
     "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
+    "sessions": ("sessions.json", serving_tables.sessions),
+    "serve": ("serve*.json", serving_tables.serve),
+    "link": ("link.json", serving_tables.link),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),
     "paper": ("", speed_tables.paper),

@@ -26,6 +26,11 @@ def head_only(rng: Rng, raw: bytes) -> bytes:
     return raw[: HEAD + int(rng.integers(0, 4))]
 
 
+def overpadded(rng: Rng, raw: bytes) -> bytes:
+    """Said to end with padding, of which there is less."""
+    return raw[: HEAD - 1] + bytes([int(rng.integers(1, 4))]) + raw[HEAD : HEAD + max(int(rng.integers(-4, 3)), 0)]
+
+
 def noise(rng: Rng, raw: bytes) -> bytes:
     """Nothing of it but its length, about."""
     return raw[:HEAD] + rng.bytes(int(rng.integers(0, 2 * len(raw) + 8)))
@@ -79,7 +84,8 @@ def untouched(rng: Rng, raw: bytes) -> bytes:
 
 
 BREAKS: tuple[Break, ...] = (
-    truncated, head_only, noise, flipped, lying, not_finite, misdated, misencoded, spliced, repeated, untouched,
+    truncated, head_only, overpadded, noise, flipped, lying, not_finite, misdated, misencoded, spliced, repeated,
+    untouched,
 )  # fmt: skip
 
 

@@ -47,11 +47,11 @@ DRAWN = ("sim.width=96", "sim.height=96", "sim.image_hz=6", "node.image_age_s=0.
 def main(repeat: int, out: Path, json: Path | None) -> int:
     """Run the trials. Exit code 1 when something was not reached. Raises ConfigError without root or iproute2."""
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = [steady(out, None)]
-    print(rows[-1], flush=True)
-    with cable() as far:
-        rows.append(steady(out, far))
-        print(rows[-1], flush=True)
+    rows: list[dict[str, Any]] = []
+    with cable() as far:  # from the first participant on: Fast DDS looks at a process's network cards once
+        for where in (None, far):
+            rows.append(steady(out, where))
+            print(rows[-1], flush=True)
         for cut_s in CUTS_S:
             for seed in range(repeat):
                 rows.append(unplugged(cut_s, seed, out, far))

@@ -20,7 +20,8 @@ from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk as ChunkMessage
 from ecovla_ros.stage import children
 from ecovla_ros.stage.children import Child
-from ecovla_ros.stage.fuzz import START_RAD, GuardRange, Row
+from ecovla_ros.stage.fuzz_guard import GuardRange
+from ecovla_ros.stage.fuzz_range import START_RAD, Row
 from ecovla_ros.types import ActionChunk, ArmState, Trajectory
 
 ATTACK_S = 3.0

@@ -246,6 +246,8 @@ def _parse(arguments: list[str], page: Path) -> None:
 
 def _launch(arguments: list[str], page: Path) -> None:
     text = (ROOT / "launch" / arguments[0]).read_text(encoding="utf-8")
+    if "launching.COMMON" in text:
+        text += (ROOT / "ecovla_ros/nodes/ros/launching.py").read_text(encoding="utf-8")
     for argument in arguments[1:]:
         name = argument.partition(":=")[0]
         assert f'"{name}"' in text, f"{page}: {arguments[0]} does not name {name}"

@@ -28,19 +28,24 @@ from ecovla_ros.types import CONTINUOUS
 
 HOME = np.array([0.0, 0.5, 3.14, -1.6, 0.0, -1.0, 1.57])
 SPREAD = np.array([0.4, 0.25, 0.3, 0.3, 0.4, 0.4, 1.0])
-SEEN_TICKS, HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 25, 60, 40, 85
-"""Ticks of 10 ms: before the guard is enabled; healthy policy before the fault, and after it; silence at the end."""
+SEEN_TICKS, HEALTHY_TICKS, AFTER_TICKS, REST_TICKS = 25, 60, 40, 95
+"""Ticks of 10 ms: before the guard is enabled; healthy policy before the fault, and after it; silence at the end, in
+which the longest motion that could be under way ends by itself."""
 SEAT_TICKS = 80
 """More of a healthy policy where the guard must first bring the controller to where the arm stands."""
 
 
+REACT_S = 0.02
+"""The shortest `react_s` that has a meaning at the guard's rate, s: no less is safer."""
 _limits = functools.cache(load)
 
 
 def case(name: str, seed: int) -> dict[str, Any]:
     """One case: what was violated, whether something raised, and how it ended. Deterministic in `seed`."""
     rng = np.random.default_rng([seed, list(CASES).index(name)])
-    config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
+    config = ControlConfig(
+        profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])), react_s=REACT_S
+    )
     limits = _limits(config.profile)
     where = scene(rng)
     if where.clock == "never" or not where.heard:

@@ -18,6 +18,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from ecovla_ros.errors import EcovlaError
+from ecovla_ros.nodes.ros import cdr_bounds
 from ecovla_ros.nodes.ros.executor import SturdyExecutor
 from ecovla_ros.nodes.ros.polling import OncePerSecond
 
@@ -125,6 +126,7 @@ def _serve(name: str, make: Callable[[], Any], signals: Signals) -> int:
     except EcovlaError as error:
         get_logger(name).fatal(str(error))
         return 2
+    cdr_bounds.warn(node)
     executor = SturdyExecutor()
     executor.add_node(node)
     try:

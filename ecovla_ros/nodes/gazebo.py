@@ -1,0 +1,154 @@
+"""Node `gazebo`: the trajectory controller of an arm in Gazebo where gz_ros2_control is not used.
+
+It keeps the rules of ros2_control's joint_trajectory_controller, as `bench/guard/release` has them from its source, by
+simulated time. What that controller would command at each tick of 10 ms goes to Gazebo's own joint-trajectory system as
+one point; that system's position and velocity gains drive the joints. So it is the same interface for the guard, and
+not the same program: gz_ros2_control runs the real controller inside of Gazebo, at every step.
+
+The arm of a world starts at zero, straight up. This node first moves it to the start pose, as a trajectory that any
+other replaces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from ecovla_ros import wire
+from ecovla_ros.bench.guard import release
+from ecovla_ros.errors import ConfigError, ControlError, EcovlaError, ObservationError, unknown
+from ecovla_ros.nodes.ros import intake, process, qos, settings
+from ecovla_ros.sim.gazebo import ARM_TOPIC, FINGERS, GRIPPER_TOPIC, STATES_TOPIC
+from ecovla_ros.sim.gen3 import JAW_STROKE
+from ecovla_ros.sim.tasks import find
+from ecovla_ros.sim.world import GRIPPER_RATE, HOME, TICK_NS
+from ecovla_ros.types import JOINTS, ArmJoints, ArmState, Trajectory
+
+PARAMETERS = (
+    ("controller", "kilted", "release of ros2_control whose rules are kept: " + ", ".join(release.RELEASES)),
+    ("task", "apple", "apple, bottle or banana: what is published as the instruction when the node starts"),
+)
+HOME_RAD_S = 0.5
+"""Fastest joint of the way to the start pose."""
+STATES_BYTES = 2**14
+"""Longest message of joint states that is read."""
+
+
+class GazeboNode(Node):
+    """Joint states in, points out. One thread, the executor's; Gazebo's joint states are its clock."""
+
+    def __init__(self, **options: Any) -> None:
+        """Open the topics. Raises ConfigError or SimulationError."""
+        super().__init__("gazebo", **options)
+        told = settings.Settings(self, "arm", more=PARAMETERS)
+        self._joints: ArmJoints = told.read().arm.joints
+        named = str(told["controller"])
+        if named not in release.RELEASES:
+            raise ConfigError("parameter controller: " + unknown("release", named, release.RELEASES))
+        self._release = release.RELEASES[named]
+        instruction = find(str(told["task"])).instruction
+        self._controller: release.ReleasedController | None = None
+        self._now_ns = 0
+        self._closed = self._closed_target = 0.0
+        self._order: tuple[list[str], list[int]] = [], []
+        self._states = self.create_publisher(JointState, "joint_states", qos.COMMAND)
+        self._arm = self.create_publisher(JointTrajectory, ARM_TOPIC, qos.COMMAND)
+        self._gripper = self.create_publisher(JointTrajectory, GRIPPER_TOPIC, qos.COMMAND)
+        for kind, topic, receive, profile, most in (
+            (JointState, STATES_TOPIC, self._on_states, qos.SENSOR, STATES_BYTES),
+            (JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on_trajectory, qos.COMMAND,
+             intake.TRAJECTORY_BYTES),
+            (JointTrajectory, "robotiq_gripper_controller/joint_trajectory", self._on_gripper, qos.COMMAND,
+             intake.TRAJECTORY_BYTES),
+        ):  # fmt: skip
+            intake.subscribe(self, kind, topic, receive, profile, most)
+        self._instruction = self.create_publisher(String, "instruction", qos.LATCHED)
+        self._instruction.publish(String(data=instruction))
+        self.get_logger().info(f"waiting for Gazebo's joint states on {STATES_TOPIC}; rules of {named}")
+
+    def _on_states(self, msg: JointState) -> None:
+        """A tick, when 10 ms have passed since the last one; time that goes back is a world that was reset."""
+        stamp = wire.stamp_ns(msg.header.stamp)
+        if 0 <= stamp - self._now_ns < TICK_NS and self._controller is not None:
+            return
+        try:
+            position, velocity = self._read(msg)
+        except ObservationError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        if self._controller is None or stamp < self._now_ns:
+            self._begin(position[: len(HOME)], stamp)
+        self._tick(stamp)
+        closed = float(np.clip(position[-2:].mean() / JAW_STROKE, 0.0, 1.0))
+        state = ArmState(stamp, position[: len(HOME)], velocity[: len(HOME)], closed)
+        self._states.publish(wire.fill_joint_state(JointState(), state, stamp, self._joints))
+
+    def _read(self, msg: JointState) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities of arm and fingers, (9,) each. Raises ObservationError when one is missing."""
+        if self._order[0] != list(msg.name):
+            wanted = (*JOINTS, *FINGERS)
+            missing = [name for name in wanted if name not in msg.name]
+            if missing:
+                raise ObservationError(f"{STATES_TOPIC} lacks {', '.join(missing)}; it holds: {', '.join(msg.name)}")
+            self._order = list(msg.name), [list(msg.name).index(name) for name in wanted]
+        position, velocity = np.asarray(msg.position, float), np.asarray(msg.velocity, float)
+        if not len(position) == len(velocity) == len(msg.name) or not np.isfinite(position).all():
+            raise ObservationError(f"{STATES_TOPIC}: valid: a finite position and a velocity for each name")
+        return position[self._order[1]], velocity[self._order[1]]
+
+    def _begin(self, positions: np.ndarray, stamp_ns: int) -> None:
+        """A controller that holds `positions` (7,), rad, and is asked to go to the start pose."""
+        self._controller = release.ReleasedController(positions, self._release)
+        self._now_ns = stamp_ns - TICK_NS
+        span = 1.5 * float(np.abs(HOME - positions).max()) / HOME_RAD_S + 0.1
+        way = Trajectory(np.array([0.0, span]), np.array([positions, HOME]), np.zeros((2, len(HOME))))
+        self._controller.accept(release.points(way), stamp_ns)
+        self.get_logger().info(f"the arm goes to its start pose in {span:.1f} s of simulated time")
+
+    def _tick(self, stamp_ns: int) -> None:
+        """What the controller commands by now goes to Gazebo, and the jaws a little nearer to their target."""
+        assert self._controller is not None
+        cycles = np.arange(self._now_ns + release.CYCLE_NS, stamp_ns + 1, release.CYCLE_NS)
+        passed = (stamp_ns - self._now_ns) / 1e9
+        self._now_ns = int(cycles[-1])
+        position, velocity = self._controller.run(cycles, cycles)
+        self._send(self._arm, JOINTS, position[-1], velocity[-1])
+        reach = GRIPPER_RATE * passed
+        self._closed += min(max(self._closed_target - self._closed, -reach), reach)
+        self._send(self._gripper, FINGERS, np.full(2, self._closed * JAW_STROKE), np.zeros(2))
+
+    def _send(self, to: Any, names: tuple[str, ...], position: np.ndarray, velocity: np.ndarray) -> None:
+        one = Trajectory(np.zeros(1), position[None], velocity[None])
+        to.publish(wire.fill_trajectory(JointTrajectory(), one, JointTrajectoryPoint, names))
+
+    def _on_trajectory(self, msg: JointTrajectory) -> None:
+        if self._controller is None:
+            self.get_logger().error(
+                "trajectory dropped: Gazebo has sent no joint states yet", throttle_duration_sec=1.0
+            )
+            return
+        try:
+            points = release.points(wire.trajectory(msg))
+            plain = self._joints.plain(msg.joint_names)
+            self._controller.accept(points, self._now_ns, wire.stamp_ns(msg.header.stamp), plain)
+        except ControlError as error:
+            self.get_logger().error(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
+
+    def _on_gripper(self, msg: JointTrajectory) -> None:
+        try:
+            self._closed_target = wire.gripper(msg, self._joints)
+        except EcovlaError as error:
+            self.get_logger().error(f"gripper target rejected: {error}", throttle_duration_sec=1.0)
+
+    def close(self) -> None:
+        """Nothing to end: Gazebo goes on holding the last point."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `ros2 run ecovla_ros gazebo`."""
+    return process.run("gazebo", GazeboNode, arguments)
