@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from ecovla_ros.stage.children import Child
 from ecovla_ros.stage.driver import LEASE_S, Driver
 from ecovla_ros.stage.mock_arm import MockArm, OwnArm, Ros2ControlArm
 from ecovla_ros.stage.recorded_controller import RecordedController
-from ecovla_ros.types import ActionChunk
+from ecovla_ros.types import GEN3, ActionChunk
 
 CONFIG, PROFILE = "gen3.yaml", "normal"
 START_RAD = np.array([0.0, 0.26, 3.0, -2.0, 0.0, 0.96, 1.57])
@@ -61,7 +62,7 @@ class ControllerStage:
         self.values: dict[str, str] = {}
         """What the guard said last: key -> value."""
         self.node.create_subscription(DiagnosticStatus, "status", self._on_status, qos.LATCHED)
-        self.recorded = RecordedController(self.node)
+        self.recorded = RecordedController(self.node, replace(GEN3, gripper=""))
         self.driver = Driver(self.node, self._executor, self._guard.check)
         self.arm: MockArm = (
             Ros2ControlArm(out, surroundings, self.node, self.driver.until, prefix)

@@ -25,7 +25,7 @@ KINDS = ("own", "ros2_control")
 """Whose controller it is: ours, or the real one."""
 MOVE_RAD_S, STILL_RAD_S, REST_S = 0.15, 1e-4, 0.8
 """In motion; at rest; what is asked for: at rest within, s."""
-MOTION_S, STRUCK_S, AFTER_S, AGAIN_S = 20.0, 1.6, 1.6, 2.5
+MOTION_S, STRUCK_S, AFTER_S, AGAIN_S = 20.0, 1.6, 1.6, 1.0
 """Motion must come within the first, s; the controller is away for the second; the third is watched, at rest; in the
 fourth the guard drives again."""
 LATER_S = 0.23
@@ -58,19 +58,30 @@ def strike(how: str, seed: int, out: Path, prefix: Path | None) -> dict[str, Any
         moments.append(time.time())
         stage.driver.spin(AFTER_S, lambda: True)
         quiet = time.time()
-        stage.drive()
-        stage.driver.spin(AGAIN_S, lambda: True)
+        again = _drives_again(stage)
         stage.driver.enable(False)
         stage.driver.spin(REST_S, lambda: True)
         trace = stage.arm.trace()
     broken, step, cut_rad = judged(trace, load(PROFILE), [(moments[0], moments[1]), (moments[2], moments[3])])
-    rest_s, again = rest(trace, (moments[0], moments[2], quiet))
+    rest_s = rest(trace, (moments[0], moments[2], quiet))
     calm = rest_s <= REST_S and again and not broken
     return {
         "trial": f"controller {how}", "seed": seed, "controller": KINDS[prefix is not None],
         "speed_rad_s": speed, "rest_s": rest_s, "violations": broken, "acceleration_rad_s2": step, "cut_rad": cut_rad,
         "drove_again": again, "guard": said, "cycles": len(trace.times_s), "reached": calm,
     }  # fmt: skip
+
+
+def _drives_again(stage: ControllerStage) -> bool:
+    """Whether the arm is driven as before, once the guard is enabled anew."""
+    stage.drive()
+    stage.recorded.begin()
+    try:
+        stage.driver.until(lambda: stage.recorded.speed() > MOVE_RAD_S, MOTION_S, "motion")
+    except EcovlaError:
+        return False
+    stage.driver.spin(AGAIN_S, lambda: True)
+    return True
 
 
 def _away(stage: ControllerStage, how: str) -> None:
@@ -95,14 +106,16 @@ def _back(stage: ControllerStage, how: str) -> None:
         stage.arm.switch(False)
 
 
-def rest(trace: Trace, times_s: tuple[float, float, float]) -> tuple[float, bool]:
-    """How long the arm moved after it was struck, or after its controller was back, whichever is longer, s, and whether
-    it moved again later. `times_s`: struck, back, looked at until then."""
+def rest(trace: Trace, times_s: tuple[float, float, float]) -> float:
+    """How long the arm moved after it was struck, or after its controller was back, whichever is longer, s.
+
+    `times_s`: struck, back, looked at until then.
+    """
     struck_s, back_s, quiet_s = times_s
     moving = trace.times_s[np.abs(trace.velocities).max(axis=1) > STILL_RAD_S]
     spans = ((struck_s, back_s), (back_s, quiet_s))
     lasted = [moving[(moving > begin) & (moving < end)].max(initial=begin) - begin for begin, end in spans]
-    return float(max(lasted)), bool((moving > quiet_s).any())
+    return float(max(lasted))
 
 
 def judged(trace: Trace, limits: Limits, strikes: Sequence[tuple[float, float]]) -> tuple[list[str], float, float]:

@@ -24,6 +24,8 @@ from std_srvs.srv import SetBool
 from ecovla_ros import config, wire
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes.ros import qos
+from ecovla_ros.nodes.ros.controller_state import MOST_BYTES
+from ecovla_ros.nodes.ros.polling import PolledTopic
 from ecovla_ros.stage import mock_description
 from ecovla_ros.stage.children import Child, Process
 from ecovla_ros.stage.mock_controller import ROW
@@ -32,7 +34,8 @@ from ecovla_ros.stage.mock_description import CONTROLLER, OTHER
 READY_S, ANSWER_S = 30.0, 10.0
 """A controller has so long to be there, and to answer, s."""
 KEPT = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
-"""Every `controller_state`, at 1 kHz."""
+POLL_S = 0.1
+"""Every `controller_state`, at 1 kHz, and the time between two looks for them, s."""
 LIMIT_TEXT = 300
 _FOLLOWER = (
     "import os, sys; from ecovla_ros.nodes.ros.process import follow_parent; "
@@ -158,11 +161,13 @@ class Ros2ControlArm:
         self._process: Process | None = None
         self._told = node.create_publisher(String, "robot_description", qos.LATCHED)
         self._raw: list[bytes] = []
-        node.create_subscription(self._kind, f"{CONTROLLER}/controller_state", self._raw.append, KEPT, raw=True)
+        self._states = PolledTopic(node, self._kind, f"{CONTROLLER}/controller_state", KEPT, MOST_BYTES)
+        node.create_timer(POLL_S, self._poll)
 
     def start(self, place: np.ndarray) -> None:
         """See `MockArm`."""
         self._told.publish(String(data=mock_description.description(place.tolist())))
+        ghosts = self._managers()
         files = (config.shipped(mock_description.FILE), self._second)
         command = [
             sys.executable,
@@ -173,11 +178,20 @@ class Ros2ControlArm:
             *(part for file in files for part in ("--params-file", str(file))),
         ]
         self._process = Process("ros2_control_node", command, self._surroundings, self._out / "ros2_control.log")
+        self._until(lambda: self._managers() > ghosts, READY_S, "ros2_control's manager")
         for name in ("joint_state_broadcaster", CONTROLLER, OTHER):
             for verb, kind in (("load", self._srv.LoadController), ("configure", self._srv.ConfigureController)):
                 if not self._ask(kind, f"{verb}_controller", kind.Request(name=name), READY_S).ok:
                     raise EcovlaError(f"ros2_control cannot {verb} {name}: {self._process.last_words()}")
         self._switch(["joint_state_broadcaster", CONTROLLER], [])
+
+    def _poll(self) -> None:
+        """All that came: an executor that was woken by each would be too slow for them."""
+        self._raw += [raw for raw, _ in reversed(self._states.newest())]
+
+    def _managers(self) -> int:
+        """How many there are, with those that were killed and are not forgotten yet, which answer nobody."""
+        return int(self._node.count_services("controller_manager/load_controller"))
 
     def kill(self) -> None:
         """See `MockArm`."""
@@ -199,6 +213,7 @@ class Ros2ControlArm:
 
     def trace(self) -> Trace:
         """See `MockArm`. A message that was lost on the way is missing."""
+        self._poll()
         states = [deserialize_message(raw, self._kind) for raw in self._raw]
         rows = [state.reference for state in states]
         return Trace(
