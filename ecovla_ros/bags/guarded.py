@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ecovla_ros import wire
-from ecovla_ros.bags.inputs import clock_offset
+from ecovla_ros.bags.stamps import clock_offset
 from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, ControlConfig
 from ecovla_ros.control import limits

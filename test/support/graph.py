@@ -110,6 +110,7 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.total_ms = 2.0
         """What its calls are said to take, ms."""
+        self.cold_frames = 0
 
     def step(self, obs: Observation) -> Any:
         if self.failure is not None:
