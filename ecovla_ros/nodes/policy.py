@@ -72,7 +72,7 @@ class PolicyNode(LifecycleNode):
         self._make_engine = engine
         self._engine: Any = None
         self._thread: threading.Thread | None = None
-        self._frames = self._missed = 0
+        self._frames = self._missed = self._cold_frames = 0
         self._late: deque[bool] = deque(maxlen=LAST)
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
@@ -101,7 +101,7 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the inference thread."""
-        self._frames = self._missed = 0
+        self._frames = self._missed = self._cold_frames = 0
         self._late.clear()
         self._mailbox = Mailbox(self._spec.cameras, round(self._config.node.sync_s * 1e9))
         self._since_ns = self._now_ns()
@@ -264,6 +264,7 @@ class PolicyNode(LifecycleNode):
         report = replace(step.report, stages_ms={**step.report.stages_ms, "decode": decode_ms})
         deadline = self._config.node.deadline_ms
         self._frames += 1
+        self._cold_frames = report.cold_frames
         self._missed += report.total_ms > deadline
         self._late.append(report.total_ms > deadline)
         self._chunks.publish(wire.fill_chunk(ActionChunk(), step.chunk))
@@ -281,11 +282,9 @@ class PolicyNode(LifecycleNode):
         several publishers take turns on the topic of a camera."""
         if self._crowd:
             return diagnostics.WARN, f"running; {self._crowd}"
-        if self._engine.cold_frames:
-            return (
-                diagnostics.OK,
-                f"running dense: no calibration, {self._engine.cold_frames} frames to the first pattern",
-            )
+        if self._cold_frames:
+            left = f"{self._cold_frames} frames to the first pattern"
+            return diagnostics.OK, f"running dense: no calibration, {left}"
         if len(self._late) < LEAST or 2 * sum(self._late) <= len(self._late):
             return diagnostics.OK, "running"
         return diagnostics.WARN, (
@@ -319,7 +318,7 @@ class PolicyNode(LifecycleNode):
         if self._engine is not None:
             prune = self._config.prune
             values |= {"policy": self._spec.name, "method": prune.method, "ratio": prune.ratio}
-            values["dense_frames_to_first_pattern"] = self._engine.cold_frames
+            values["dense_frames_to_first_pattern"] = self._cold_frames
         return values
 
 

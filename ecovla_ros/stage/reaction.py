@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +32,8 @@ RAMPED_S = 2.4
 """After so long the first motion has ramped up, s."""
 ANSWER_S = 2.0
 """What has not been answered after so long is not waited for, s."""
+ARM_S = 10.0
+"""The guard must be ready to arm within so long of a scene, s."""
 CHANGES_EACH = 6
 """Changes of one scene: the arm is then still on its way."""
 LEVELS = (0.55, 1.0)
@@ -53,7 +56,7 @@ def over_ros(react_s: float, changes: int, out: Path, seed: int) -> dict[str, An
         stage.driver.bring_up()
         for scene in range(-(-changes // CHANGES_EACH)):
             stage.driver.lay(list(TASKS)[scene % len(TASKS)], seed + scene)
-            stage.driver.enable(True)
+            _enable(stage)
             stage.driver.spin(RAMPED_S, lambda: True)
             for change in range(min(CHANGES_EACH, changes - len(answers))):
                 stage.driver.spin(float(rng.uniform(0.5, 0.9)), lambda: True)
@@ -73,6 +76,19 @@ def over_ros(react_s: float, changes: int, out: Path, seed: int) -> dict[str, An
         "where": "ROS 2", "react_s": react_s, "n": len(found), "not_answered": len(answers) - len(found),
         "p50_s": float(np.percentile(found, 50)), "p95_s": float(np.percentile(found, 95)), "reacted": reacted,
     }  # fmt: skip
+
+
+def _enable(stage: Stage) -> None:
+    """Enable once joint states and a chunk are there. Raises EcovlaError with the guard's last word."""
+    end = time.monotonic() + ARM_S
+    while True:
+        try:
+            stage.driver.enable(True)
+            return
+        except EcovlaError:
+            if time.monotonic() > end:
+                raise
+            stage.driver.spin(0.5, lambda: True)
 
 
 def _none_after(commands: Mapping[int, int], stamp_ns: int) -> bool:
