@@ -150,7 +150,6 @@ def test_a_controller_that_is_deactivated_under_the_guard_leads_nowhere(tmp_path
         os.environ.clear()
         os.environ.update(kept)
     assert row["drove_again"] and not set(row["violations"]) & {"finite", "position", "velocity"}, row
-    assert row["guard"].startswith(("LATCHED", "HELD", "HOLD", "DISARMED")), row
     assert row["cycles"] > 5000 and row["controller"] == "own", "every cycle was written down"
 
 
