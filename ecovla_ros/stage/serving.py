@@ -116,13 +116,15 @@ class Client:
     session: str = ""
     failure: str = ""
     _socket: Any = None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _sent: int = 0
 
     def open(self) -> None:
         """Connect."""
         from websockets.sync.client import connect
 
-        self._socket = connect(self.address, max_size=None, compression=None, open_timeout=ANSWER_S)
+        asked = connect(self.address, max_size=None, compression=None, open_timeout=ANSWER_S)
+        self._socket = self._stack.enter_context(asked)
         if self.protocol == "openpi":
             self._socket.recv(timeout=ANSWER_S)
         rng = np.random.default_rng(self.name)
@@ -130,7 +132,7 @@ class Client:
 
     def close(self) -> None:
         """Leave."""
-        self._socket.close()
+        self._stack.close()
 
     def ask(self, count: int) -> None:
         """So many messages."""
