@@ -118,10 +118,11 @@ class Handle:
     async def _call(self, response: Awaitable[Any]) -> Any:
         try:
             return await response
-        except EcovlaError:
-            raise
         except self.lost as error:
-            raise ReplicaError(short(error)) from error
+            cause = getattr(error, "cause", None)  # what was raised there; Ray's own text is a trace
+            if isinstance(cause, EcovlaError):
+                raise cause from error
+            raise ReplicaError(short(cause or error)) from error
 
 
 class Cluster:
