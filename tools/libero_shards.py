@@ -83,7 +83,8 @@ def measured(options: argparse.Namespace, replicas: int, shards: int) -> dict[st
     asked, frames = _counted(found, "ecovla_requests_total"), _counted(found, "ecovla_frames_total")
     return {
         "replicas": replicas, "shards": shards, "actions_hz": (after - before) / (last_s - first_s),
-        "requests": asked, "frames": frames, "errors": errors, "failed_shards": failed, "whole_s": time.monotonic() - began_s,
+        "requests": asked, "frames": frames, "errors": errors, "failed_shards": failed,
+        "whole_s": time.monotonic() - began_s,
         "reached": not failed and not errors and asked >= shards * options.steps, "said": logs,
     }  # fmt: skip
 
