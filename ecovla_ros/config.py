@@ -205,6 +205,9 @@ class ControlConfig:
     profile: str = _one_of("normal", PROFILES, "limit profile, see config/gen3_limits.yaml")
     rate_hz: float = _between(100.0, 10.0, 1000.0, "guard tick rate", "Hz")
     replan_s: float = _between(0.4, 0.02, 10.0, "time between two chunks sent to the arm", "s")
+    react_s: float = _between(
+        0.0, 0.0, 10.0, "a chunk that answers a changed scene is sent so soon after the one before; 0: at its turn", "s"
+    )
     max_horizon_s: float = _between(
         0.86, 0.1, 5.0, "longest blind motion, start_window_s included: later points of a chunk are dropped", "s"
     )

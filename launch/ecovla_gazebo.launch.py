@@ -8,6 +8,7 @@ simulation (kortex_sim_control, gz_ros2_control) with our scene spawned into it.
 from __future__ import annotations
 
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from ecovla_ros.errors import EcovlaError
 from ecovla_ros.nodes.ros import launching, launching_joints
 from ecovla_ros.sim import gazebo
 
@@ -58,6 +60,8 @@ def generate_launch_description() -> LaunchDescription:
 
 def _all(context: LaunchContext) -> list[Any]:
     release, seed = LaunchConfiguration("release").perform(context), LaunchConfiguration("seed").perform(context)
+    if not seed.isdecimal():
+        raise EcovlaError(f"seed:={seed}; valid: a whole number from 0 on")
     kortex = LaunchConfiguration("arm").perform(context) == "kortex"
     world = gazebo.world(release, int(seed), engine=LaunchConfiguration("engine").perform(context))
     carried = [e for e in gazebo.bridged(release) if not (kortex and e["ros_topic_name"] in KORTEX_CARRIES)]
@@ -67,6 +71,11 @@ def _all(context: LaunchContext) -> list[Any]:
     else:
         window = LaunchConfiguration("window").perform(context) == "true"
         command = gazebo.release(release).command(_written("world.sdf", world), window, "DISPLAY" in os.environ)
+        if shutil.which(command[0]) is None:
+            others = ", ".join(name for name in gazebo.RELEASES if name != release)
+            raise EcovlaError(
+                f"there is no command '{command[0]}' of Gazebo {release}; valid: install it, or release:={others}"
+            )
         task = {"task": LaunchConfiguration("task")}
         running = [
             ExecuteProcess(cmd=command, name="gazebo_server", output="screen", on_exit=launching.ended("Gazebo")),

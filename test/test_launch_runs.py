@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_the_stand_in_declares_what_the_real_package_declares(file: str) -> None
 def test_with_kortex_installed_our_nodes_get_our_arguments_and_kortex_its_own(
     file: str, kortex: str, prefix: Prefix
 ) -> None:
-    told = ("config:=gen3.yaml", "autostart:=false", "launch_rviz:=true", "use_sim_time:=false")
+    told: tuple[str, ...] = ("config:=gen3.yaml", "autostart:=false", "launch_rviz:=true", "use_sim_time:=false")
     told += ("arm:=kortex",) * (file == "gazebo")
     with Launched(prefix, f"ecovla_{file}.launch.py", *told) as launched:
         launched.says("disarmed; profile gentle")
@@ -188,3 +189,44 @@ def test_nothing_that_was_launched_outlives_a_killed_launch(prefix: Prefix) -> N
         launched.process.kill()
         launched.until(lambda: all(gone(pid) for pid in started), "the end of all three")
     assert os.path.isdir(prefix.path)
+
+
+@pytest.fixture
+def gz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for Gazebo's command, and a graph without a screen."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "sleep", "basename"):  # and nothing else: `ign` may be installed
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    (tmp_path / "bin/gz").write_text(PROGRAM, encoding="utf-8")
+    (tmp_path / "bin/gz").chmod(0o755)
+    return tmp_path / "bin/gz"
+
+
+def test_the_built_in_arm_in_gazebo_starts_everything_and_ends_all_of_it(prefix: Prefix, gz: Path) -> None:
+    with Launched(prefix, "ecovla_gazebo.launch.py", "autostart:=false", "seed:=4", "task:=bottle") as launched:
+        for text in ("gz was told: sim -r -v 2 -s --headless-rendering", "parameter_bridge was told", "disarmed"):
+            launched.says(text)
+        launched.says("waiting for Gazebo's joint states on /gazebo/joint_states")
+        world = next(line for line in launched.lines if "gz was told" in line).split()[-1]
+        assert "seed 4, for Gazebo Harmonic" in Path(world).read_text(encoding="utf-8")
+        told = next(line for line in launched.lines if "parameter_bridge was told" in line).split()
+        settings = yaml.safe_load(Path(told[told.index("--params-file") + 1]).read_text(encoding="utf-8"))
+        file = next(iter(settings.values()))["ros__parameters"]["config_file"]
+        assert "/wrist/image" in Path(file).read_text(encoding="utf-8")
+        assert "bottle" in launched.told("gazebo") and "topic" in launched.told("guard")
+        pids = launched.pids()
+        launched.process.send_signal(signal.SIGINT)
+        assert launched.ends() == 0, launched.text
+        assert all(gone(pid) for pid in pids)
+
+
+def test_a_launch_ends_when_gazebo_has_ended_and_says_when_it_is_not_there(prefix: Prefix, gz: Path) -> None:
+    gz.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
+    with Launched(prefix, "ecovla_gazebo.launch.py", "autostart:=false") as launched:
+        assert launched.ends() == 1 and "Gazebo ended with code 3" in launched.text
+    with Launched(prefix, "ecovla_gazebo.launch.py", "release:=fortress") as launched:
+        assert launched.ends() == 1 and "no command 'ign' of Gazebo fortress" in launched.text
+    with Launched(prefix, "ecovla_gazebo.launch.py", "seed:=two") as launched:
+        assert launched.ends() == 1 and "seed:=two; valid" in launched.text

@@ -54,6 +54,8 @@ LIBRARIES = {
     "tokenizers": {"models"},
     "transformers": {"bench"},
     "websockets": {"serve", "stage"},
+    "grpc": {"serve"},
+    "google": {"serve"},
     "msgpack": {"serve", "stage"},
     "prometheus_client": {"metrics", "nodes"},
     "cv2": {"wire", "models", "sim", "train", "bags", "nodes", "publish", "serve"},

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ecovla_ros import wire
-from ecovla_ros.bags.inputs import clock_offset
+from ecovla_ros.bags.stamps import clock_offset
 from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, ControlConfig
 from ecovla_ros.control import limits
@@ -74,8 +74,10 @@ class Guarded:
         if not self._enabled:  # the controller is taken to hold the arm where it was recorded to stand
             self._guard.on_controller_state(ControllerState(now_ns, state.joints, np.zeros(len(state.joints))), now_ns)
 
-    def chunk(self, chunk: ActionChunk, time_ns: int) -> None:
-        """A chunk that was ready at `time_ns`."""
+    def chunk(self, chunk: ActionChunk, time_ns: int, changed: bool = False) -> None:
+        """A chunk that was ready at `time_ns`. `changed`: its frame saw another scene."""
+        if changed:
+            self._guard.on_scene_change(chunk.stamp_ns, self._now(time_ns))
         self._guard.on_chunk(chunk, self._now(time_ns))
 
     def until(self, time_ns: int) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ecovla_ros import wire
 from ecovla_ros.bags.read import Bag
+from ecovla_ros.bags.stamps import FrameNames, StampClocks, stamp_of
 from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, NodeConfig
 from ecovla_ros.errors import BagError, ObservationError, unknown
 from ecovla_ros.types import CAMERAS, Observation
+from ecovla_ros.wire import causes
 from ecovla_ros.wire.pairing import Pairing
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -27,8 +28,6 @@ ENDINGS = (
     "color/image_raw/compressed",
 )
 """What a camera's topic is called where nothing else is said: the first of these that the bag has."""
-SAME_NS = 1_000_000_000
-"""A stamp no farther from the recorder's clock belongs to the same clock, ns."""
 REPEAT_NS = 3_000_000_000
 """The same words within this time are the same instruction sent again, ns."""
 GRID_NS = 5_000_000
@@ -98,6 +97,9 @@ def choose(
             bag.need([topic])
         except BagError as error:
             hint = " or --instruction 'the task in words'" if name == "instruction" else ""
+            packed = f"{topic}/compressed"
+            if name in cameras and packed in bag.topics:
+                raise BagError(f"'{bag.path}': {causes.packed(topic, packed)}: --map {name}={packed}") from error
             raise BagError(f"{error} Name the topic of '{name}': --map {name}=TOPIC{hint}") from error
         kinds = KINDS.get(name, IMAGES)
         if bag.topics[topic] not in kinds:
@@ -106,22 +108,6 @@ def choose(
             raise BagError(f"'{bag.path}': {topic} is named for two inputs; valid: a topic of its own for each")
         chosen[name] = topic
     return chosen
-
-
-def stamp_of(raw: Raw) -> int:
-    """Stamp of an undecoded message whose first field is a std_msgs/Header, ns."""
-    try:
-        sec, nanosec = struct.unpack_from("<iI" if raw.data[1] & 1 else ">iI", raw.data, 4)
-    except (struct.error, IndexError) as error:
-        raise ObservationError(
-            f"a message of {raw.topic} has {len(raw.data)} bytes; valid: a header and more"
-        ) from error
-    return int(sec) * 1_000_000_000 + int(nanosec)
-
-
-def clock_offset(stamp_ns: int, time_ns: int) -> int:
-    """Recorder's clock minus that of the stamps, ns, from one message: zero when both follow the wall clock."""
-    return 0 if abs(time_ns - stamp_ns) < SAME_NS else time_ns - stamp_ns
 
 
 class Feed:
@@ -153,6 +139,12 @@ class Feed:
         self._received: dict[str, int] = {}
         self._began_ns: int | None = None
         self._silent = False
+        self._framed_ns: int | None = None
+        self._said_apart = False
+        self._clocks = StampClocks()
+        self._publishers = FrameNames()
+        self._crowds: list[str] = []
+        self._still = wire.Stillness()
         self._grid: tuple[int, int] | None = None  # stamp of the first frame, index of the last one
 
     @property
@@ -170,6 +162,8 @@ class Feed:
         name = self._names[raw.topic]
         self._began_ns = raw.time_ns if self._began_ns is None else self._began_ns
         try:
+            if name != "instruction":
+                self._clocks.hear(name, raw.time_ns, stamp_of(raw))
             if name == "instruction":
                 self._hear(raw)
             elif name == "joint_states":
@@ -179,7 +173,9 @@ class Feed:
         except ObservationError as error:
             yield Held(raw.time_ns, 0, str(error), self.dropped)
         yield from self._silence(raw.time_ns)
+        yield from self._apart(raw.time_ns)
         if self._pairing.due:
+            self._framed_ns = raw.time_ns
             image_messages = self._pairing.take()
             stamp_ns = max(stamp_of(raw) for raw in image_messages.values())
             if self._wanted(stamp_ns):
@@ -197,6 +193,9 @@ class Feed:
         stamp_ns = stamp_of(raw)
         if self._pairing.rewound(name, stamp_ns):
             self._new, self._grid = True, None
+            self._clocks = StampClocks()
+        if crowd := self._publishers.hear(raw):
+            self._crowds.append(crowd)
         if self._pairing.put(name, raw, stamp_ns):
             self._received[name] = raw.time_ns
 
@@ -206,9 +205,19 @@ class Feed:
         assert self._began_ns is not None
         silent = [c for c in self.cameras if time_ns - self._received.get(c, self._began_ns) > age_ns]
         if silent and not self._silent:
-            why = f"no image for {age_ns / 1e9:.1f} s on {', '.join(self._by_name[c] for c in silent)}"
+            why = causes.silent(age_ns / 1e9, [self._by_name[c] for c in silent])
             yield Held(time_ns, 0, why, self.dropped)
         self._silent = bool(silent)
+
+    def _apart(self, time_ns: int) -> Iterator[Held]:
+        """Say once when pictures come and none of them fit together for `image_age_s`, and who else sends some."""
+        began_ns = self._framed_ns if self._framed_ns is not None else self._began_ns or 0
+        late = bool(self._pairing.apart) and time_ns - began_ns > round(self._node.image_age_s * 1e9)
+        if late and not self._said_apart:
+            yield Held(time_ns, 0, self._pairing.apart, self.dropped)
+        self._said_apart = late
+        while self._crowds:
+            yield Held(time_ns, 0, self._crowds.pop(), self.dropped)
 
     def _wanted(self, stamp_ns: int) -> bool:
         if not self._rate_hz:
@@ -221,6 +230,7 @@ class Feed:
 
     def _frame(self, image_messages: Mapping[str, Raw], time_ns: int, stamp_ns: int) -> Frame | Held:
         try:
+            self._clocks.check(time_ns - stamp_ns, self._node.image_age_s)
             seen = self._observation(image_messages, stamp_ns)
         except ObservationError as error:
             return Held(time_ns, stamp_ns, str(error), self.dropped)
@@ -231,6 +241,9 @@ class Feed:
     def _observation(self, image_messages: Mapping[str, Raw], stamp_ns: int) -> Observation:
         state = self._joints.nearest(stamp_ns)
         decoded: dict[str, Any] = {name: self._decode(raw) for name, raw in image_messages.items()}
+        if self._new:
+            self._still.clear()
+        self._still.check(decoded, state.joints)
         seen = wire.observation(decoded, state, self._instruction, self._node.sync_s)
         if self._known and seen.instruction not in self._known:
             raise ObservationError(unknown("instruction", seen.instruction, self._known))

@@ -190,7 +190,8 @@ def _guarded(answer: Answer, guard: Guarded | None) -> dict[str, Any]:
     if guard is None:
         return {}
     if answer.chunk is not None:
-        guard.chunk(answer.chunk, answer.time_ns)
+        changed = answer.report is not None and answer.report.triggered
+        guard.chunk(answer.chunk, answer.time_ns, changed)
     return {"guard": guard.state}
 
 

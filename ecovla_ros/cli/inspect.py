@@ -12,6 +12,8 @@ from ecovla_ros import config
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import print_table
 
+SAME = {"pi0": "pi05"}
+"""Family -> the family whose configuration of this arm is its own as well."""
 MEANING = {
     "absolute": "joint targets",
     "relative": "differences from the joints now",
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from ecovla_ros.bench.speed import cost
 
     family = build.family_of(options.checkpoint)
-    options.config = options.config or f"{family.replace('-', '_')}_gen3.yaml"
+    options.config = options.config or f"{SAME.get(family, family).replace('-', '_')}_gen3.yaml"
     settings = settings_of(options)
     policy = build.outline(replace(settings.policy, model=family, checkpoint=str(options.checkpoint)))
     for name, value in facts(policy, family, settings.policy.embodiment):

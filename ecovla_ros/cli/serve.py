@@ -15,6 +15,7 @@ from ecovla_ros.config import values_of
 from ecovla_ros.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ecovla_ros.serve.lerobot.server import LeRobotServer
     from ecovla_ros.serve.offer import Offer
     from ecovla_ros.serve.server import Access, PolicyServer
 
@@ -32,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         default="vla-eval",
-        choices=("vla-eval", "openpi"),
+        choices=("vla-eval", "openpi", "lerobot"),
         help="the protocol of the clients (default: %(default)s)",
     )
     parser.add_argument(
@@ -137,7 +138,8 @@ def run(options: argparse.Namespace) -> int:
     if options.ensemble and options.execute:
         raise ConfigError("--ensemble infers for every action: --execute does not go with it")
     token = options.token or os.environ.get(TOKEN, "")
-    server.check_exposed(options.host, token)
+    if options.protocol != "lerobot":
+        server.check_exposed(options.host, token)
     if not 1.0 <= options.idle <= 86_400.0:
         raise ConfigError(f"--idle {options.idle}; valid: 1 to 86400 s")
     access = server.Access(token, options.takeover, options.idle)
@@ -148,6 +150,8 @@ def run(options: argparse.Namespace) -> int:
         options.sessions, options.patterns, values_of(options.ask),
     )  # fmt: skip
     offered.check()
+    if options.protocol == "lerobot":
+        return _lerobot(offered, options, access)
     serving = _replicas if options.replicas > 1 or options.ray else _here
     try:
         return serving(offered, options, access)
@@ -220,3 +224,44 @@ def _scale(scale: Callable[[int], None], change: int) -> None:
         scale(change)
     except ConfigError as error:
         print(f"ecovla: {error}", file=sys.stderr, flush=True)
+
+
+def _lerobot(offered: Offer, options: argparse.Namespace, access: Access) -> int:
+    """The same policy by gRPC, as LeRobot's robot clients ask for it."""
+    for name in ("execute", "ensemble", "keys", "state", "text", "ask"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name} does not go with --protocol lerobot; valid: --image, --prompt, --gripper")
+    if options.replicas > 1 or options.ray:
+        raise ConfigError("LeRobot's clients are served by one replica in this process; valid: no --replicas, no --ray")
+    try:
+        from ecovla_ros.serve.lerobot import server, setup
+    except ImportError as error:
+        raise ConfigError(f"LeRobot's clients need two more packages: pip install grpcio protobuf ({error})") from error
+    from ecovla_ros.serve.replica import Here
+
+    server.check_alone(options.host, access.token)
+    engine, replica = offered.open()
+    spec, arm = engine.policy.spec, offered.settings.arm.joints
+    served = setup.RobotNeeds(
+        offered.cameras(spec.cameras), arm, offered.settings.policy.embodiment.other, bool(options.prompt)
+    )
+    pool = Here(replica, options.sessions)
+    try:
+        asyncio.run(_listen(server.LeRobotServer(pool, served, spec.period_s, access), options.host, options.port))
+    finally:
+        engine.close()
+    return 0
+
+
+async def _listen(policy: LeRobotServer, host: str, port: int) -> None:
+    listening, bound = await policy.start(host, port)
+    try:
+        print(
+            f"serving at {host}:{bound} for LeRobot's clients; run them with --fps={1.0 / policy.period_s:g} "
+            f"--server_address={host}:{bound}",
+            flush=True,
+        )
+        await listening.wait_for_termination()
+    finally:
+        await listening.stop(None)
+        policy.close()

@@ -17,6 +17,7 @@ from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.playback import NS, due
 from ecovla_ros.errors import ConfigError, ControlError
 from ecovla_ros.types import CONTINUOUS, JOINTS, ActionChunk, Floats
+from ecovla_ros.wire import causes
 
 ORDER = (
     "finite", "shape", "age", "order", "enabled", "clock", "unwrap", "joint_margin", "jump", "box", "singularity",
@@ -78,7 +79,7 @@ def age(chunk: ActionChunk, now_ns: int, limit_s: float) -> None:
     """Refuses an observation older than `limit_s` or from the future, and a chunk with no row still due."""
     elapsed = (now_ns - chunk.stamp_ns) / NS
     if elapsed < -FUTURE_S:
-        raise Refused("age", f"its observation lies {-elapsed:.3f} s in the future; are the clocks synchronised?")
+        raise Refused("age", causes.future("its observation", -elapsed))
     if elapsed > limit_s:
         raise Refused("age", f"its observation is {elapsed:.3f} s old; at most {limit_s} s is valid")
     if due(chunk, now_ns) >= chunk.horizon:

@@ -46,6 +46,7 @@ WATCHES = (
     "place",
     "chunk_end",
     "stop",
+    "reacted",
 )
 """Names of the counters beside `checks.ORDER`.
 
@@ -53,7 +54,7 @@ clock_still: a tick at the time of the one before, in which nothing is sent. sto
 limits was not sent. state_lost: joint states were gone for so long that the driver may have been started anew. unsent:
 a trajectory was ready too late to be sent. reference: the controller said that it does not run what was sent.
 controller_clock: its clock was set. controller_silent: it said nothing. place: a chunk or a stop waited until it was
-clear where the controller is on what it runs."""
+clear where the controller is on what it runs. reacted: a chunk answered a changed scene before its turn."""
 FIRST = "waiting for the first chunk"
 Sent = tuple[Trajectory, int]
 """A trajectory, and when it begins, ns; 0: on arrival."""
@@ -113,6 +114,7 @@ class Guard:
         self._pending: ActionChunk | None = None
         self._newest_ns: int | None = None
         self._accepted_ns: int | None = None
+        self._changed_ns: int | None = None  # stamp of an observation that saw another scene, while nothing answers it
         self._heard_ns, self._fault = 0, ""
         self._ticked_ns: int | None = None
         self._ramp_ns: int | None = None
@@ -164,6 +166,15 @@ class Guard:
             self._pending = chunk
         except Refused as refused:
             self._refuse(refused)
+
+    def on_scene_change(self, stamp_ns: int, now_ns: int) -> None:
+        """The observation of that stamp saw another scene: the first chunk that answers it, or a later one, need not
+        wait for its turn (`react_s`). What is said here decides when a chunk is looked at, and nothing else of it.
+        """
+        now_ns = self._see(now_ns)
+        answered = self._plan is not None and self._plan.route.stamp_ns >= stamp_ns
+        if self._config.react_s and not answered and self._recent(stamp_ns, now_ns):
+            self._changed_ns = max(stamp_ns, self._changed_ns or 0)
 
     def on_estop(self, on: bool, now_ns: int, why: str = "e-stop is pressed") -> None:
         """The e-stop topic: pressed latches, `why` says by whom; released only allows a reset."""
@@ -232,7 +243,23 @@ class Guard:
         """Whether a chunk that comes at `now_ns` moves the arm at once: motion is allowed, and no earlier one runs."""
         if not TABLE[self._state].listens:
             return False
-        return self._accepted_ns is None or now_ns - self._accepted_ns >= self._config.replan_s * NS - 1e6
+        changed = self._changed_ns is not None and self._recent(self._changed_ns, now_ns)
+        return self._passed(self._config.replan_s, now_ns) or (changed and self._passed(self._config.react_s, now_ns))
+
+    def _passed(self, seconds: float, now_ns: int) -> bool:
+        """Whether the last chunk was sent so long ago, or none was."""
+        return self._accepted_ns is None or now_ns - self._accepted_ns >= seconds * NS - 1e6
+
+    def _recent(self, stamp_ns: int, now_ns: int) -> bool:
+        """Whether a chunk for an observation of that stamp would be taken: it is neither old nor of the future."""
+        return 0 <= now_ns - stamp_ns <= self._config.chunk_age_s * NS
+
+    def _turn(self, chunk: ActionChunk, now_ns: int) -> bool:
+        """Whether it is this chunk's turn, or it need not wait for one."""
+        if not self.due(now_ns):
+            return False
+        answers = self._changed_ns is not None and chunk.stamp_ns >= self._changed_ns
+        return answers or self._passed(self._config.replan_s, now_ns)
 
     def tick(self, now_ns: int) -> Command:
         """What must be sent now. Call it at `config.rate_hz`, before 0.5 s have passed in any case."""
@@ -288,7 +315,7 @@ class Guard:
             return now_ns
         self._counters["clock_jump"] += 1
         self._flight.lost(last_ns, now_ns, "the clock jumped, and the arm may still be coming to rest")
-        self._pending = self._newest_ns = self._accepted_ns = self._ramp_ns = None
+        self._pending = self._newest_ns = self._accepted_ns = self._ramp_ns = self._changed_ns = None
         passed_s = (now_ns - last_ns) / NS - step_s if self._steady else 0.0
         self._arm.forget(last_ns, now_ns, passed_s)
         self._late.forget()
@@ -518,7 +545,7 @@ class Guard:
     def _follow(self, now_ns: int) -> Sent | None:
         """Trajectory of the waiting chunk when it is its turn."""
         chunk = self._pending
-        if chunk is None or self._seat is not Seat.TAKEN or not self.due(now_ns) or self._arm.stale(now_ns):
+        if chunk is None or self._seat is not Seat.TAKEN or not self._turn(chunk, now_ns) or self._arm.stale(now_ns):
             return None
         if not self._stamped and self._flight.running(now_ns):
             return None
@@ -553,6 +580,9 @@ class Guard:
         for name in plan.changed:
             self._counters[name] += 1
         self._plan, self._ramp_ns, self._accepted_ns, self._jumps, self._refusal = plan, begin_ns, now_ns, 0, ""
+        if self._changed_ns is not None and chunk.stamp_ns >= self._changed_ns:
+            self._counters["reacted"] += 1
+            self._changed_ns = None
         self._enter(*self._motion(shares))
         return sent
 

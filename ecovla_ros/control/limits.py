@@ -14,6 +14,7 @@ from ecovla_ros import documents
 from ecovla_ros.config import PROFILES, shipped
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.types import CONTINUOUS, JOINTS, Floats
+from ecovla_ros.wire import MOST_RAD, causes
 
 FILE = "gen3_limits.yaml"
 _BOUNDED = ("lower", "upper", "velocity", "acceleration")
@@ -45,6 +46,9 @@ class Limits:
 
     def outside(self, joints: Floats) -> str:
         """Which joint of `joints` (7,), rad, stands outside its position limits; empty when none does."""
+        far = int(np.abs(joints).argmax())
+        if abs(joints[far]) > MOST_RAD:
+            return causes.degrees(JOINTS[far], float(joints[far]))
         beyond = (joints < self.lower) | (joints > self.upper)
         if not beyond.any():
             return ""

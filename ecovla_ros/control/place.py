@@ -41,6 +41,9 @@ class _Said:
     """What the controller runs; None: nothing that is known."""
     moved_ns: int
     """How much later it began by the controller's clock than it was stamped."""
+    sure: bool
+    """Whether it cannot be another that was sent a moment before or after: where both have one clock, that may have
+    crept away from the guard's by as much as lies between the two."""
 
 
 @dataclass
@@ -73,16 +76,17 @@ class PlaceWatch:
         self.tells = True
         began_ns = state.stamp_ns - round(state.place_s * NS)
         near = min(self._sent, key=lambda sent: abs(began_ns - sent.stamp_ns), default=None)
+        sure = sum(abs(began_ns - sent.stamp_ns) <= KNOWN_S * NS for sent in self._sent) < 2
         if near is not None and abs(began_ns - near.stamp_ns) > KNOWN_S * NS:
             near = None
-        self._said.append(_Said(now_ns, near, 0 if near is None else began_ns - near.stamp_ns))
+        self._said.append(_Said(now_ns, near, 0 if near is None else began_ns - near.stamp_ns, sure))
 
     def lost(self, now_ns: int) -> bool:
         """Whether the controller says that it does not run what was sent last, long after it should."""
         if not self._sent or not self._said:
             return False
         last = self._said[-1]
-        return last.on != self._sent[-1] and last.heard_ns - self._sent[-1].sent_ns > TAKEN_S * NS
+        return last.sure and last.on != self._sent[-1] and last.heard_ns - self._sent[-1].sent_ns > TAKEN_S * NS
 
     def taken(self, now_ns: int, within_ns: int) -> bool:
         """Whether the controller runs what was sent last, or that was sent `within_ns` ago, when it may not yet."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -27,9 +28,10 @@ from ecovla_ros.config import Config
 from ecovla_ros.errors import EcovlaError, ObservationError, short, unknown
 from ecovla_ros.nodes.ros import diagnostics, freshness, process, qos, settings
 from ecovla_ros.nodes.ros.arm_states import STATE_BYTES, ArmStates
-from ecovla_ros.nodes.ros.intake import Intake, sender
+from ecovla_ros.nodes.ros.intake import Intake, peers, sender
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, PruningState
 from ecovla_ros.nodes.ros.mailbox import Mailbox
+from ecovla_ros.wire import causes
 
 SECTIONS = ("policy", "prune", "node", "arm")
 PARAMETERS = (
@@ -48,6 +50,8 @@ TEXT_BYTES = 2**14
 """Longest instruction that is read, bytes."""
 STATES_KEPT = 512
 """Joint states of the last half second at 1 kHz."""
+LOOK_S = 1.0
+"""Time between two looks at who else publishes pictures, s."""
 STOP_S = 10.0
 """A frame in progress has this long to end when the node is deactivated, s."""
 
@@ -68,10 +72,11 @@ class PolicyNode(LifecycleNode):
         self._make_engine = engine
         self._engine: Any = None
         self._thread: threading.Thread | None = None
-        self._frames = self._missed = 0
+        self._frames = self._missed = self._cold_frames = 0
         self._late: deque[bool] = deque(maxlen=LAST)
         self._instruction, self._new_episode = "", False
         self._mailbox = Mailbox(())
+        self._still, self._crowd = wire.Stillness(), ""
         self._made: list[Any] = []
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = diagnostics.Diagnostics(self, self._values)
@@ -96,7 +101,7 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the inference thread."""
-        self._frames = self._missed = 0
+        self._frames = self._missed = self._cold_frames = 0
         self._late.clear()
         self._mailbox = Mailbox(self._spec.cameras, round(self._config.node.sync_s * 1e9))
         self._since_ns = self._now_ns()
@@ -153,8 +158,15 @@ class PolicyNode(LifecycleNode):
         self._joints = ArmStates(self, joints, age_s, qos.STATES, STATES_KEPT)
         self._made.append(self._joints.close)
         self._texts = Intake(self, String, "instruction", TEXT_BYTES)
+        looks = self.create_timer(LOOK_S, self._look_around, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._made.append(lambda: self.destroy_timer(looks))
         for profile in (qos.LATCHED, qos.SENSOR):  # the last of a latched publisher, and whatever others send
             self._subscription(String, "instruction", self._on_instruction, profile)
+
+    def _look_around(self) -> None:
+        """Ask the graph, once a second, who else publishes pictures."""
+        crowds = {topic: sorted(peer.name or "?" for peer in peers(self, topic)) for topic in self._topics.values()}
+        self._crowd = next((causes.crowded(topic, who) for topic, who in crowds.items() if len(who) > 1), "")
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
         made = self.create_lifecycle_publisher(kind, topic, profile)
@@ -233,10 +245,12 @@ class PolicyNode(LifecycleNode):
         began = time.perf_counter()
         if self._new_episode:
             self._new_episode = False
+            self._still.clear()
             self._engine.reset(self._config.policy.seed)
         newest = max(wire.stamp_ns(msg.header.stamp) for msg in image_messages.values())
         freshness.check_age(newest, self._now_ns(), self._config.node.image_age_s)
         state = self._joints.nearest(newest)
+        self._still.check(image_messages, state.joints)
         seen = wire.observation(
             image_messages, state, self._instruction, self._config.node.sync_s, self._config.node.image_px
         )
@@ -250,6 +264,7 @@ class PolicyNode(LifecycleNode):
         report = replace(step.report, stages_ms={**step.report.stages_ms, "decode": decode_ms})
         deadline = self._config.node.deadline_ms
         self._frames += 1
+        self._cold_frames = report.cold_frames
         self._missed += report.total_ms > deadline
         self._late.append(report.total_ms > deadline)
         self._chunks.publish(wire.fill_chunk(ActionChunk(), step.chunk))
@@ -263,12 +278,13 @@ class PolicyNode(LifecycleNode):
             self._diagnostics.set(*self._pace(deadline))
 
     def _pace(self, deadline_ms: float) -> tuple[bytes, str]:
-        """Level and message of a policy that runs: a warning when most of the last calls missed their deadline."""
-        if self._engine.cold_frames:
-            return (
-                diagnostics.OK,
-                f"running dense: no calibration, {self._engine.cold_frames} frames to the first pattern",
-            )
+        """Level and message of a policy that runs: a warning when most of the last calls missed their deadline, or when
+        several publishers take turns on the topic of a camera."""
+        if self._crowd:
+            return diagnostics.WARN, f"running; {self._crowd}"
+        if self._cold_frames:
+            left = f"{self._cold_frames} frames to the first pattern"
+            return diagnostics.OK, f"running dense: no calibration, {left}"
         if len(self._late) < LEAST or 2 * sum(self._late) <= len(self._late):
             return diagnostics.OK, "running"
         return diagnostics.WARN, (
@@ -302,7 +318,7 @@ class PolicyNode(LifecycleNode):
         if self._engine is not None:
             prune = self._config.prune
             values |= {"policy": self._spec.name, "method": prune.method, "ratio": prune.ratio}
-            values["dense_frames_to_first_pattern"] = self._engine.cold_frames
+            values["dense_frames_to_first_pattern"] = self._cold_frames
         return values
 
 

@@ -19,8 +19,9 @@ from rosgraph_msgs.msg import Clock as ClockMessage
 from std_msgs.msg import String
 
 from ecovla_ros import wire
-from ecovla_ros.bags.inputs import IMAGES, choose, clock_offset, mapping, stamp_of
+from ecovla_ros.bags.inputs import IMAGES, choose, mapping
 from ecovla_ros.bags.read import Bag
+from ecovla_ros.bags.stamps import clock_offset, stamp_of
 from ecovla_ros.bags.storage import Raw
 from ecovla_ros.errors import BagError, ConfigError
 from ecovla_ros.nodes.ros import process, qos

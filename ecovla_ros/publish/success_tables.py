@@ -69,6 +69,22 @@ def _study(document: Document, wanted: Sequence[tuple[str, str, float]]) -> str:
     return markdown(columns, rows, source(document, "make study"))
 
 
+def development(document: Document) -> str:
+    """Tasks pooled, of a run on seeds on which choices are made: one column for each environment that it has."""
+    settings = document["settings"]
+    environments = settings["environments"].split(",")
+    rows = []
+    for head, mine in _pooled(document, ()):
+        rates = " / ".join(percent(mine[e]["trigger_rate"]) for e in environments if e in mine)
+        rows.append([*head, *(_study_cell(mine.get(e)) for e in environments), rates])
+    more = "".join(f" --set {text}" for text in settings["set"])
+    command = (
+        f"ecovla eval --method {settings['method']} --ratio {settings['ratio']} --environments "
+        f"{settings['environments']} --episodes {settings['episodes']} --seed {settings['seed']}{more}"
+    )
+    return markdown(("method", "ratio", *environments, "triggers"), rows, source(document, command))
+
+
 def study_latency(document: Document) -> str:
     """Tasks pooled, with the measured times injected: success, how long a solved episode took, and what it costs."""
     rows = []

@@ -102,11 +102,11 @@ def releases(document: Document) -> str:
 def stops(document: Document) -> str:
     """Stops of the guard and of ruckig."""
     rows = [
-        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_mean']:.2f}",
-         f"{r['knots_mean']:.0f}"]
+        [r["who"], r["profile"], f"{r['rest_s_mean']:.3f}", f"{r['rest_s_most']:.3f}", f"{r['cpu_ms_median']:.2f}",
+         f"{r['knots_mean']:.0f}", f"{r['outside']} of {r['stops']}", f"{r['lines']}"]
         for r in document["rows"]
     ]  # fmt: skip
-    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots")
+    head = ("stop of", "profile", "time to rest, s", "longest, s", "processor, ms", "knots", "outside limits", "lines")
     return markdown(head, rows, source(document, "python -m ecovla_ros.bench.guard.stops"))
 
 
@@ -207,13 +207,15 @@ def spoilt(document: Document) -> str:
 SECTIONS = settings_tables.sections()
 TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "headline": (
-        "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults-real.json trial.json",
+        "table.json latency_mid_bf16.json gpu-pi05.json|h100-pi05.json faults.json trial.json",
         headline.headline,
     ),
     "success": ("table.json", success_tables.dense),
     "study": ("table.json", success_tables.study),
     "study-latency": ("table-latency.json", success_tables.study_latency),
     "study-rtc": ("table-rtc.json", success_tables.measured),
+    "rtc-release": ("dev-rtc-release.json", success_tables.development),
+    "reaction": ("reaction.json", trace_tables.reaction),
     "waiting": ("trace-waiting.json trace-waiting-rtc.json", trace_tables.waiting),
     "expert": ("expert.json", success_tables.expert),
     "latency": ("latency.json", speed_tables.latency),
@@ -235,7 +237,6 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "playback": ("faults.json", playback),
     "releases": ("faults.json", releases),
     "stops": ("stops.json", stops),
-    "real-controllers": ("faults-real.json", releases),
     "trial": ("trial.json", trial),
     "sessions": ("sessions.json", serving_tables.sessions),
     "serve": ("serve*.json", serving_tables.serve),

@@ -44,3 +44,22 @@ def waiting(*documents: Document) -> str:
             "gripper told: now / at the chunk's end")  # fmt: skip
     command = command_line("python -m ecovla_ros.bench.success.trace", TRACE_DEFAULTS, documents[0]["settings"])
     return markdown(head, rows, source(documents[0], command))
+
+
+def reaction(document: Document) -> str:
+    """How soon a command answers a changed scene, with and without waiting for a turn."""
+    rows = [
+        [
+            row["where"],
+            f"{row['react_s']:g}" if row["react_s"] else "0: at its turn",
+            f"{row['n']}",
+            f"{row['not_answered']}",
+            f"{row['p50_s']:.2f} / {row['p95_s']:.2f}",
+            f"{row['solved']}/{row['episodes']}" if "solved" in row else "not measured",
+        ]
+        for row in document["rows"]
+    ]
+    head = ("where", "control.react_s", "changes answered", "not answered", "s, p50 / p95", "solved")
+    settings = document["settings"]
+    more = f" --episodes {settings['episodes']} --seed {settings['seed']} --ros {settings['ros']}"
+    return markdown(head, rows, source(document, f"python -m ecovla_ros.stage.reaction{more}"))

@@ -14,7 +14,7 @@ from ecovla_ros.engine.engine import Engine
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.serve.ensemble import Ensemble
 from ecovla_ros.serve.replica import Replica, Turns
-from ecovla_ros.serve.session import PRESETS, VLA_EVAL, Session, keys_of
+from ecovla_ros.serve.session import LEROBOT, PRESETS, VLA_EVAL, Session, keys_of
 
 PATTERNS = ("shared", "own")
 """Of several sessions of a replica: one pattern for all, or one each, whose rows are moved at a change of turns."""
@@ -59,6 +59,11 @@ class Offer:
         """What the harness is asked to send, for a policy with these cameras."""
         return {"send_wrist_image": "wrist" in cameras, "send_state": True, **self.more}
 
+    def cameras(self, cameras: Iterable[str]) -> dict[str, str]:
+        """Camera of the policy -> what clients call it. Raises ConfigError."""
+        images = self._keys().images
+        return {camera: images.get(camera, camera) for camera in cameras}
+
     def with_settings(self, settings: Config) -> Offer:
         """The same with another configuration."""
         return replace(self, settings=settings)
@@ -84,5 +89,6 @@ class Offer:
         return Replica(session, self.protocol, self.asks(engine.policy.spec.cameras), turns)
 
     def _keys(self) -> Any:
-        protocol = VLA_EVAL if self.protocol == "vla-eval" else PRESETS[self.keys]
+        own = {"vla-eval": VLA_EVAL, "lerobot": LEROBOT}
+        protocol = own.get(self.protocol) or PRESETS[self.keys]
         return keys_of(protocol, self.images, self.state, self.text)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ecovla_ros.errors import EcovlaError, short
 from ecovla_ros.serve.codec import pack, unpack
+from ecovla_ros.serve.lerobot.pickled import timed_actions
 from ecovla_ros.serve.session import Session
 from ecovla_ros.types import FrameReport
 
@@ -24,7 +25,7 @@ VERSION = 1
 """Of vla-eval's protocol."""
 MOST_TEXT = 500
 """Characters of an answer that says what is wrong, at most."""
-NAMES = ("vla-eval", "openpi")
+NAMES = ("vla-eval", "openpi", "lerobot")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,23 @@ class Reply:
     """The kind of error that it tells; empty: none."""
 
 
+@dataclass(frozen=True)
+class LeRobotRequest:
+    """An observation of a LeRobot client, and what its answer needs to know."""
+
+    message: Mapping[str, Any]
+    """As `session.LEROBOT` names things."""
+    module: str
+    """Where the client has lerobot's message classes."""
+    began_s: float
+    """When the observation was made, s since 1970 by the client's clock."""
+    step: int
+    order: tuple[int, ...]
+    """Columns of the actions in the order of the client's; empty: all as they are."""
+    actions: int
+    """Actions that it wants at most."""
+
+
 def greeting(protocol: str, asks: Mapping[str, Any]) -> bytes | None:
     """What a client is sent before it asks: openpi's metadata; None in vla-eval's protocol, where the client begins."""
     return pack(dict(asks), "openpi") if protocol == "openpi" else None
@@ -46,6 +64,8 @@ def greeting(protocol: str, asks: Mapping[str, Any]) -> bytes | None:
 def reply(session: Session, protocol: str, asks: Mapping[str, Any], data: Any) -> Reply:
     """Answer one message; whatever it raises is told to its sender. Belongs to the inference thread."""
     session.report = None
+    if protocol == "lerobot":
+        return _lerobot(session, data)
     return _openpi(session, data) if protocol == "openpi" else _vla_eval(session, asks, data)
 
 
@@ -72,6 +92,19 @@ def _openpi(session: Session, data: Any) -> Reply:
     timing = {"infer_ms": (time.monotonic() - began) * 1e3}
     answer = {"actions": chunk, "server_timing": timing, **session.origin()}
     return Reply(pack(answer, "openpi"), session.report)
+
+
+def _lerobot(session: Session, request: LeRobotRequest) -> Reply:
+    """An observation in, a pickled list of actions with times out; text tells what was wrong."""
+    try:
+        rows = session.chunk(request.message)[: request.actions]
+        if request.order:
+            rows = rows[:, list(request.order)]
+        period_s = session.engine.policy.spec.period_s
+        data = timed_actions(request.module, request.began_s, request.step, period_s, rows)
+    except Exception as error:  # whatever a message raises, its sender is told, and the next is answered
+        return Reply(_told(error), session.report, type(error).__name__)
+    return Reply(data, session.report)
 
 
 def _vla_eval(session: Session, asks: Mapping[str, Any], data: Any) -> Reply:

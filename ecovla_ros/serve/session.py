@@ -13,7 +13,8 @@ from ecovla_ros.engine.engine import Engine
 from ecovla_ros.errors import ConfigError, ObservationError, short
 from ecovla_ros.models.data.units import HasUnits
 from ecovla_ros.serve.ensemble import Ensemble
-from ecovla_ros.types import FrameReport, Observation
+from ecovla_ros.types import ArmState, FrameReport, Observation
+from ecovla_ros.wire.arm import check_radians
 from ecovla_ros.wire.frames import MOST_INSTRUCTION
 
 
@@ -39,8 +40,12 @@ DROID = MessageKeys(
     "prompt",
 )
 ALOHA = MessageKeys({"third_person": "images/cam_high", "wrist": "images/cam_right_wrist"}, ("state",), "prompt")
+LEROBOT = MessageKeys({"third_person": "third_person", "wrist": "wrist"}, ("observation.state",), "task")
+"""Of what `serve/lerobot` makes of an observation."""
 PRESETS = {"libero": OPENPI, "droid": DROID, "aloha": ALOHA}
 """What openpi's examples call things."""
+GRIPPER_BESIDE = 0.1
+"""A measured gripper may lie so far outside 0 to 1."""
 RESET = "reset"
 """Key of an openpi client's message that begins an episode."""
 STAMP = "stamp_ns"
@@ -129,6 +134,8 @@ class Session:
                 f"'{self.keys.text}' has {len(text)} characters; valid: an instruction of up to {MOST_INSTRUCTION}"
             )
         state = self._state(message)
+        if not self.other:
+            check_state(state)
         arm = np.zeros(7) if self.other else state[:7]
         return Observation(self._stamp(message), images, arm, 0.0 if self.other else float(state[7]), text, state)
 
@@ -196,6 +203,16 @@ class Session:
                 raise ObservationError(f"no '{key}' in the observation; it has {', '.join(map(str, _paths(message)))}")
             place = place[part]
         return place
+
+
+def check_state(state: NDArray[np.float64]) -> None:
+    """Raises ObservationError for eight numbers that are no state of this arm: not finite, degrees, a gripper beside 0
+    to 1."""
+    if not np.isfinite(state).all():
+        raise ObservationError("the state is not finite; valid: finite rad, and the gripper from 0 to 1")
+    check_radians(ArmState(0, state[:7], np.zeros(7), 0.0))
+    if not -GRIPPER_BESIDE <= state[7] <= 1.0 + GRIPPER_BESIDE:
+        raise ObservationError(f"the gripper of the state is at {state[7]:.4g}; valid: 0 (open) to 1 (closed)")
 
 
 def picture(value: Any, key: str) -> Any:

@@ -25,13 +25,14 @@ from ecovla_ros import documents, wire
 from ecovla_ros.config import Config
 from ecovla_ros.control import limits
 from ecovla_ros.errors import EcovlaError
-from ecovla_ros.nodes.ros import qos, settings
+from ecovla_ros.nodes.ros import freshness, qos, settings
 from ecovla_ros.nodes.ros.intake import deserialized
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport
 from ecovla_ros.nodes.ros.process import start_ros
 from ecovla_ros.stage import controllers
 from ecovla_ros.stage.running import Running, ask
 from ecovla_ros.stage.topics import FAULT, OK, WARNING, ExpectedTopic, Finding, TopicTraffic
+from ecovla_ros.wire import causes
 
 CONTROLLER = "joint_trajectory"
 """The guard's own name of its command topic."""
@@ -72,6 +73,7 @@ class Doctor(Node):
             lambda raw: deserialized(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
         )
         self._malformed = ""
+        self._still, self._frozen = wire.Stillness(), dict[str, str]()
         self.create_subscription(JointState, self.place("joint_states"), self._on_joint_states, qos.SHARED, raw=True)
 
     def place(self, name: str) -> str:
@@ -90,15 +92,28 @@ class Doctor(Node):
 
     def _listener(self, topic: str) -> Callable[[Any], None]:
         def hear(msg: Any) -> None:
+            camera = next((c for c, name in self._pictures_of.items() if name == topic), "")
+            if camera:
+                self._look(camera, msg)
             if topic != "joint_states" or set(msg.name) & set(self._config.arm.joints.arm):  # others publish there too
                 self.heard[topic].hear(msg, int(self.get_clock().now().nanoseconds))
 
         return hear
 
+    def _look(self, camera: str, msg: Any) -> None:
+        """Whether a camera shows the same picture while the arm is moved by hand or by somebody else."""
+        last = self.heard["joint_states"].last
+        try:
+            joints = wire.arm_state(last, joints=self._config.arm.joints).joints if last is not None else None
+        except EcovlaError:  # said among the joints' findings
+            return
+        if joints is not None and (why := self._still.look(camera, msg.data, joints)):
+            self._frozen[camera] = why
+
     def findings(self) -> list[Finding]:
         """What was found. Call it after some seconds of spinning."""
-        parts = (self._topics, self._pictures, self._joints, self._stamps, self._checkpoint, self._device, self._pace,
-                 self._guard, self._estop, self._owners)  # fmt: skip
+        parts = (self._topics, self._pictures, self._together, self._joints, self._stamps, self._checkpoint,
+                 self._device, self._pace, self._guard, self._estop, self._owners)  # fmt: skip
         return [finding for part in parts for finding in part()]
 
     def _topics(self) -> Iterator[Finding]:
@@ -109,6 +124,10 @@ class Doctor(Node):
                 yield from controllers.findings(self, name, topic)
                 continue
             ends = [end for end in self.get_publishers_info_by_topic(name) if end.node_name != "doctor"]
+            packed = f"{name}{freshness.PACKED}"
+            if not ends and topic.kind is Image and self.count_publishers(packed):
+                yield Finding(FAULT, name, causes.packed(name, packed))
+                continue
             if not ends:
                 why = {"instruction": "no instruction yet: the policy waits for one",
                        "action_chunk": "no publisher: is the policy configured?"}  # fmt: skip
@@ -125,6 +144,9 @@ class Doctor(Node):
                 yield Finding(FAULT, name, f"type {', '.join(wrong)}; valid: {topic.type_name}")
             elif deaf:
                 yield Finding(FAULT, name, f"quality of service does not match: {deaf[0]}")
+            elif len(ends) > 1 and topic.name in self._pictures_of.values():
+                who = [f"{e.node_namespace.rstrip('/')}/{e.node_name}" for e in ends]
+                yield Finding(WARNING, name, causes.crowded(name, who))
             elif len(ends) > 1 and topic.name != "instruction":
                 yield Finding(WARNING, name, f"{len(ends)} publishers: {', '.join(sorted(e.node_name for e in ends))}")
             else:
@@ -145,9 +167,27 @@ class Doctor(Node):
                 yield Finding(FAULT, check, str(error))
                 continue
             text = f"{heard.rate_hz:.1f} Hz, {size[1]} x {size[0]} px, {1e3 * age_s:.0f} ms old"
-            late = heard.longest_s > most_s or not -CLOCK_S <= age_s <= most_s
-            hint = f"; valid: every {most_s:.2f} s, no older, not from the future" if late else ""
-            yield Finding(FAULT if late else OK, check, text + hint)
+            if why := self._frozen.get(camera, ""):
+                yield Finding(FAULT, check, f"{text}; {why}")
+            elif age_s > most_s:
+                yield Finding(FAULT, check, f"{text}; {causes.old(age_s, most_s)}")
+            elif age_s < -CLOCK_S:
+                yield Finding(FAULT, check, f"{text}; {causes.future('the newest image', -age_s)}")
+            else:
+                rare = heard.longest_s > most_s
+                hint = f"; valid: one every {most_s:.2f} s" if rare else ""
+                yield Finding(FAULT if rare else OK, check, text + hint)
+
+    def _together(self) -> Iterator[Finding]:
+        """The cameras' stamps come near each other."""
+        ages = {c: self.heard[name].ages_s for c, name in self._pictures_of.items()}
+        middle = {camera: float(np.median(age)) for camera, age in ages.items() if age}
+        if len(middle) < 2:
+            return
+        newest, most_s = min(middle.values()), self._config.node.sync_s
+        for camera, age_s in middle.items():
+            if age_s - newest > most_s:
+                yield Finding(FAULT, "cameras", causes.apart(camera, age_s - newest, most_s))
 
     def _joints(self) -> Iterator[Finding]:
         """Joint states come often enough, name the arm's joints, and the arm stands within its limits."""
@@ -168,8 +208,11 @@ class Doctor(Node):
             f"{name} at {at:.2f} rad" for name, at, low, high in zip(names, state.joints, within.lower, within.upper)
             if not low <= at <= high
         ]  # fmt: skip
-        degrees = "; are these degrees? valid: rad" if np.abs(state.joints).max() > wire.MOST_RAD else ""
-        text = f"{', '.join(out)}, outside limits{degrees}" if out else "within limits"
+        far = int(np.abs(state.joints).argmax())
+        if abs(state.joints[far]) > wire.MOST_RAD:
+            yield Finding(FAULT, "joint ranges", causes.degrees(names[far], float(state.joints[far])))
+            return
+        text = f"{', '.join(out)}, outside limits" if out else "within limits"
         yield Finding(FAULT if out else OK, "joint ranges", text)
 
     def _stamps(self) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ tool are zero, and training leaves these losses out.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,21 @@ class ShardWriter:
         self._meta["successes"] += bool(frames)
         self._write_meta()
 
+    def reserve(self, frames: int) -> None:
+        """Make room for so many frames more, at least doubling what there is, as files are mapped anew for it."""
+        used = int(self._meta["frames"])
+        if used + frames > len(self._arrays["task"]):
+            self._resize(max(used + frames, 2 * used))
+
+    def _resize(self, rows: int) -> None:
+        for name in list(self._arrays):
+            del self._arrays[name]  # what was written is in the file's pages before it is mapped anew
+            self._arrays[name] = _resized(self._folder / f"{name}.npy", rows)
+
     def complete(self) -> None:
-        """Nothing will be added: a later run need not write this shard again."""
+        """Nothing will be added: a later run need not write this shard again. Room that was not used is given back."""
+        if self._meta["frames"] < len(self._arrays["task"]):
+            self._resize(max(1, int(self._meta["frames"])))
         self._meta["complete"] = True
         self._write_meta()
 
@@ -102,6 +116,20 @@ def _open(path: Path, mode: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarr
     if mode == "r+":
         return np.load(path, mmap_mode="r+")
     return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+
+
+def _resized(path: Path, rows: int) -> np.ndarray:
+    """The array of a file that is made longer, with zeros, or shorter, in place: numpy leaves room in its header."""
+    old = np.load(path, mmap_mode="r")
+    offset, dtype, shape = int(old.offset), old.dtype, (rows, *old.shape[1:])
+    del old
+    with path.open("r+b") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        if file.tell() != offset:
+            raise CheckpointError(f"'{path}' cannot be made {rows} rows long in place")
+        file.truncate(offset + dtype.itemsize * math.prod(shape))
+    return _open(path, "r+", dtype, shape)
 
 
 class Dataset:
@@ -176,12 +204,17 @@ def import_demonstrations(folder: Path, episodes: Iterable[Demonstration], meta:
     """
     if (folder / "meta.json").is_file() and json.loads((folder / "meta.json").read_text()).get("complete"):
         return int(json.loads((folder / "meta.json").read_text())["episodes"])
-    found = list(episodes)
-    writer = ShardWriter(folder, sum(len(e.gripper) for e in found), {**meta, "labels": False})
-    for number, episode in enumerate(found):
-        writer.append(list(_frames(episode, number, meta)))
+    (folder / "meta.json").unlink(missing_ok=True)  # of a run that was interrupted: it would hold its episodes twice
+    writer = ShardWriter(folder, 1, {**meta, "labels": False})
+    try:
+        for number, episode in enumerate(episodes):  # one at a time: a data set of hours does not fit into memory
+            writer.reserve(len(episode.gripper))
+            writer.append(list(_frames(episode, number, meta)))
+    except BaseException:
+        (folder / "meta.json").unlink(missing_ok=True)  # part of a source is never taken for all of it
+        raise
     writer.complete()
-    return len(found)
+    return writer.episodes
 
 
 def _frames(episode: Demonstration, number: int, meta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ Nothing here imports ROS. A `fill_...` function writes into the message it is ha
 
 from __future__ import annotations
 
-from ecovla_ros.wire import compressed
+from ecovla_ros.wire import causes, compressed
 from ecovla_ros.wire.arm import (
     MOST_RAD,
     arm_state,
@@ -20,12 +20,15 @@ from ecovla_ros.wire.fields import raw_stamp_ns, set_stamp, stamp_ns
 from ecovla_ros.wire.frames import chunk, fill_chunk, fill_latency, fill_pruning, observation
 from ecovla_ros.wire.images import decode_image, fill_camera_info, fill_image
 from ecovla_ros.wire.states import JointStates
+from ecovla_ros.wire.stillness import Stillness
 
 __all__ = [
     "MOST_RAD",
     "JointStates",
+    "Stillness",
     "arm_state",
     "controller_state",
+    "causes",
     "chunk",
     "compressed",
     "decode_image",

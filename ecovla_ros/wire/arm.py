@@ -11,6 +11,7 @@ import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError, short
 from ecovla_ros.types import GEN3, JOINTS, ArmJoints, ArmState, ControllerState, Floats, Trajectory
+from ecovla_ros.wire import causes
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
 from ecovla_ros.wire.joint_names import advice
 
@@ -75,10 +76,7 @@ def check_radians(state: ArmState, joints: ArmJoints = GEN3) -> None:
     """Raises ObservationError for positions that cannot be radians."""
     worst = int(np.abs(state.joints).argmax())
     if abs(state.joints[worst]) > MOST_RAD:
-        raise ObservationError(
-            f"{joints.arm[worst]} on joint_states is at {state.joints[worst]:.4g}, more than two turns; are these "
-            "degrees? valid: rad"
-        )
+        raise ObservationError(causes.degrees(joints.arm[worst], float(state.joints[worst])))
 
 
 def controller_state(msg: Any, joints: Sequence[str] = JOINTS) -> ControllerState:

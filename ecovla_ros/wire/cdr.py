@@ -26,6 +26,7 @@ LAYOUTS: Mapping[str, Sequence[str]] = {
     "Clock": (TIME,),
     "JointState": (TIME, TEXT, TEXTS, F8S, F8S, F8S),
     "ActionChunk": (TIME, TEXT, F8, U4, TEXTS, F8S, F8S),
+    "PruningState": (TIME, TEXT, TEXT, TEXT, TEXT, F8, F8, U1, F8, F8, F8, F8, F8, F8, TEXT),
     "Image": (TIME, TEXT, U4, U4, TEXT, U1, U4, U1S),
     "CompressedImage": (TIME, TEXT, TEXT, U1S),
     "JointTrajectory": (TIME, TEXT, TEXTS, POINTS),

@@ -15,14 +15,14 @@ import numpy as np
 
 from ecovla_ros.errors import ObservationError
 from ecovla_ros.types import Pixels
+from ecovla_ros.wire import jpeg
+from ecovla_ros.wire.jpeg import FRAMES
 
 MOST_PX = 2 * 1920 * 1080
 """Pixels of a picture at most, unless told otherwise."""
 MOST_SCANS = 20
 """Passes over a JPEG's picture; a progressive one has about ten."""
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-FRAMES = (0xC0, 0xC1, 0xC2)
-"""JPEG markers of a frame header that cameras write: baseline, extended, progressive."""
 OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *FRAMES}
 """Lossless, hierarchical and arithmetic ones, which nobody sends."""
 BLOCK, LEAST_BITS, TAIL = 16, 6, 1024
@@ -39,12 +39,15 @@ def decode(data: Any, name: str, most_px: int = MOST_PX) -> Pixels:
         raise ObservationError(f"{name}: {depth}; valid: a colour picture")
     try:
         height, width = size(raw)
+        lacks = jpeg.cut(raw) if raw[:2] == JPEG else ""
     except (ValueError, struct.error) as error:
         raise ObservationError(
             f"{name}: {len(raw)} bytes do not decode: {error}; valid: a whole JPEG or PNG"
         ) from error
     if not 0 < height * width <= most_px:
         raise ObservationError(f"{name}: an image of {width} x {height} px; valid: 1 to {most_px} px in all")
+    if lacks:
+        raise ObservationError(f"{name}: {lacks}: the JPEG was cut; valid: a whole JPEG or PNG")
     try:
         image: Any = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as error:
@@ -74,7 +77,8 @@ def _missing_rows(raw: bytes, image: Pixels) -> int:
     """Rows at the bottom that a JPEG does not hold: cameras that lose half of one still end it with its marker.
 
     The decoder fills them with one colour. So does a picture that is really of one colour there; but that costs bits,
-    the same few over and over, and so the last bytes repeat. Of baseline JPEGs; a cut progressive one is only blurred.
+    the same few over and over, and so the last bytes repeat. Of baseline JPEGs without restart markers;
+    others tell by their markers (see `jpeg`).
     """
     if raw[:2] != JPEG or not (image[-1] == image[-1, 0]).all():
         return 0

@@ -10,6 +10,7 @@ import numpy as np
 
 from ecovla_ros.errors import ControlError, ObservationError, short
 from ecovla_ros.types import JOINTS, ActionChunk, ArmState, FrameReport, Observation
+from ecovla_ros.wire import causes
 from ecovla_ros.wire.arm import MOST_NAMES, check_radians
 from ecovla_ros.wire.compressed import MOST_PX
 from ecovla_ros.wire.fields import NS, sequence, set_stamp, stamp_ns
@@ -42,7 +43,7 @@ def observation(
     name = max(stamps, key=lambda n: abs(newest - stamps[n]))
     apart = abs(newest - stamps[name]) / NS
     if apart > sync_s:
-        raise ObservationError(f"{name} is {apart:.3f} s away from the newest image; valid: up to {sync_s:.3f} s")
+        raise ObservationError(causes.away(name, apart, sync_s))
     check_radians(state)
     images = {name: decode_image(msg, name, most_px) for name, msg in image_messages.items()}
     return Observation(newest, images, state.joints, state.gripper, instruction)

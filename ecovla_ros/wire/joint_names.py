@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from ecovla_ros.types import GRIPPER_JOINT, JOINTS, ArmJoints
 
 GRIPPERS = (GRIPPER_JOINT, "finger_joint", "left_knuckle_joint", "knuckle_joint", "finger_joint_1", "gripper_joint")
 """How names of gripper joints end, most likely first: of the 2F-85, and of other models of it."""
+ENDINGS = (".pos", ".position", "_pos", ".goal_position")
+"""What data sets and clients put behind a joint's name."""
+GRIPPER_COLUMNS = ("gripper", "gripper_position", "robotiq_2f_85")
+"""What they call the gripper."""
 _NUMBERED = re.compile(r"^(.*?)([1-7])(\D*)$")
 
 
@@ -34,6 +38,19 @@ def settings(joints: ArmJoints) -> list[str]:
     ]  # fmt: skip
     usual = (prefix if prefixed else "") + GRIPPER_JOINT
     return told + ([] if joints.gripper == usual else [f"arm.gripper_joint={joints.gripper or 'none'}"])
+
+
+def columns(names: Sequence[str], joints: ArmJoints) -> tuple[list[int], str]:
+    """Where the arm's joints, in our order, and then the gripper stand among the names of a data set or a client; -1
+    where there is no gripper. Beside it what is wrong, e.g. "lacks joint_3"; empty for nothing."""
+    bare = [name.removesuffix(next((e for e in ENDINGS if name.endswith(e)), "")) for name in names]
+    found = [next((bare.index(n) for n in (ours, joint) if n in bare), -1) for joint, ours in zip(JOINTS, joints.arm)]
+    grips = (joints.gripper, *GRIPPER_COLUMNS) if joints.gripper else ()
+    grip = next((bare.index(n) for n in grips if n in bare), -1)
+    missing = [joint for joint, at in zip(joints.arm, found) if at < 0]
+    missing += ["gripper"] if joints.gripper and grip < 0 else []
+    twice = "names a column twice" if len(set(bare)) != len(bare) else ""
+    return [*found, grip], f"lacks {', '.join(missing)}" if missing else twice
 
 
 def _arms(held: Collection[str]) -> Iterator[tuple[str, ...]]:

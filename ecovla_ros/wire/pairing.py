@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from ecovla_ros.wire import causes
+
 REWIND_NS = 500_000_000
 """A stamp this far behind the last one means that the clock jumped back; less is a message that came late."""
 
@@ -57,7 +59,7 @@ class Pairing:
     def _leave_behind(self, newest_ns: int) -> None:
         for name in [n for n in self._unread if self._newest[n] < newest_ns - self._sync_ns]:
             behind, valid = (newest_ns - self._newest[name]) / 1e9, self._sync_ns / 1e9
-            self.apart = f"{name} is {behind:.3f} s behind the other cameras; valid: stamps up to {valid:.3f} s apart"
+            self.apart = causes.apart(name, behind, valid)
             del self._unread[name]
             self.dropped += 1
 

@@ -264,7 +264,7 @@ def test_a_message_that_is_none_is_named(tmp_path: Path) -> None:
         bag.write("/joint_states", 1, b"\0\1\0\0junk")
     with pytest.raises(BagError, match="a message of /joint_states"):
         list(read.messages(tmp_path / "bag", ["/joint_states"]))
-    from ecovla_ros.bags.inputs import stamp_of
+    from ecovla_ros.bags.stamps import stamp_of
     from ecovla_ros.bags.storage import Raw
 
     with pytest.raises(ObservationError, match="valid: a header and more"):

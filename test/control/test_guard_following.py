@@ -155,3 +155,62 @@ def test_gripper_targets_come_with_the_row_they_belong_to() -> None:
     assert not arm.grips
     arm.run(0.02)
     assert arm.grips == [1.0]
+
+
+def reacting(replan_s: float = 0.4, **more: float) -> GuardedArm:
+    """An arm under way, right after a chunk was sent."""
+    arm = GuardedArm(HOME, **{"replan_s": replan_s, "react_s": 0.1, **more})
+    arm.arm()
+    stream(arm, 1.2)
+    before = len(arm.sent)
+    while len(arm.sent) == before:
+        arm.chunk(arm.position + AHEAD * 0.1)
+        arm.run(0.01)
+    return arm
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_chunk_that_answers_a_changed_scene_does_not_wait_for_its_turn(told_first: bool) -> None:
+    """Whichever comes first, the word or the chunk; and the next one waits for its turn again."""
+    arm = reacting()
+    arm.run(0.12)
+    sent, stamp = len(arm.sent), arm.clock - 20 * MS
+    steps = [lambda: arm.guard.on_scene_change(stamp, arm.clock), lambda: arm.chunk(arm.position + AHEAD * 0.1, 0.02)]
+    for step in steps if told_first else steps[::-1]:
+        step()
+    arm.run(0.01)
+    assert len(arm.sent) == sent + 1 and arm.last is not None
+    assert arm.last.status.chunk_stamp_ns == stamp and arm.last.status.counters["reacted"] == 1
+    for _ in range(20):
+        arm.chunk(arm.position + AHEAD * 0.1, 0.02)
+        arm.run(0.01)
+    assert len(arm.sent) == sent + 1
+    arm.assert_law()
+
+
+@pytest.mark.parametrize(
+    "why", ["too soon", "older chunk", "not told", "of the future", "long ago", "never", "answered"]
+)
+def test_any_other_chunk_waits(why: str) -> None:
+    arm = reacting(**({"react_s": 0.0} if why == "never" else {}))
+    arm.run(0.04 if why == "too soon" else 0.12)
+    sent, stamp = len(arm.sent), arm.clock - 20 * MS
+    told = {"of the future": arm.clock + 50 * MS, "long ago": arm.clock - 10 * NS,
+            "answered": arm.last.status.chunk_stamp_ns if arm.last else 0}.get(why, stamp)  # fmt: skip
+    if why != "not told":
+        arm.guard.on_scene_change(told, arm.clock)
+    arm.chunk(arm.position + AHEAD * 0.1, 0.05 if why == "older chunk" else 0.02)
+    arm.run(0.03)
+    assert len(arm.sent) == sent and arm.last is not None and arm.last.status.counters["reacted"] == 0
+    arm.assert_law()
+
+
+def test_changes_told_without_end_send_no_more_than_one_chunk_in_react_s() -> None:
+    arm = reacting()
+    sent, began = len(arm.sent), arm.now
+    while arm.now - began < 2 * NS:
+        arm.chunk(arm.position + AHEAD * 0.1, 0.0)
+        arm.guard.on_scene_change(arm.clock, arm.clock)
+        arm.run(0.01)
+    assert 15 <= len(arm.sent) - sent <= 20
+    arm.assert_law()

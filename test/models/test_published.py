@@ -14,6 +14,8 @@ from support import pi_models
 from support import prismatic_models as small
 
 from ecovla_ros import build, cli, config
+from ecovla_ros.bench.inputs.published import linear, openpi, write
+from ecovla_ros.build import SHIPPED
 from ecovla_ros.config import EmbodimentConfig, PolicyConfig
 from ecovla_ros.control import kinematics
 from ecovla_ros.errors import CheckpointError, ConfigError
@@ -36,58 +38,6 @@ COGACT_CAMERA = EmbodimentConfig(cameras=("third_person=primary",))
 def meta(names):
     """Weights of which only names and shapes exist."""
     return Weights(names, lambda n: torch.empty(names[n], device="meta"), "a checkpoint")
-
-
-def gemma(prefix, width, mlp, layers, modulated=False):
-    """Names and shapes of a published Gemma stack."""
-    out = {}
-    for i in range(layers):
-        at = f"{prefix}layers.{i}."
-        out |= {f"{at}self_attn.{n}_proj.weight": (rows, width) for n, rows in (("q", 2048), ("k", 256), ("v", 256))}
-        out |= {f"{at}self_attn.o_proj.weight": (width, 2048), f"{at}mlp.down_proj.weight": (width, mlp)}
-        out |= {f"{at}mlp.{n}_proj.weight": (mlp, width) for n in ("gate", "up")}
-        out |= norm(f"{at}input_layernorm", width, modulated) | norm(f"{at}post_attention_layernorm", width, modulated)
-    return out | norm(f"{prefix}norm", width, modulated)
-
-
-def norm(name, width, modulated):
-    if modulated:
-        return {f"{name}.dense.weight": (3 * width, width), f"{name}.dense.bias": (3 * width,)}
-    return {f"{name}.weight": (width,)}
-
-
-def linear(name, inputs, outputs):
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def siglip(prefix):
-    out = {f"{prefix}embeddings.patch_embedding.weight": (1152, 3, 14, 14),
-           f"{prefix}embeddings.patch_embedding.bias": (1152,),
-           f"{prefix}embeddings.position_embedding.weight": (256, 1152)}  # fmt: skip
-    out |= {f"{prefix}post_layernorm.{k}": (1152,) for k in ("weight", "bias")}
-    for i in range(27):
-        at = f"{prefix}encoder.layers.{i}."
-        out |= {f"{at}layer_norm{j}.{k}": (1152,) for j in (1, 2) for k in ("weight", "bias")}
-        for n in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            out |= linear(f"{at}self_attn.{n}", 1152, 1152)
-        out |= linear(f"{at}mlp.fc1", 1152, 4304) | linear(f"{at}mlp.fc2", 4304, 1152)
-    return out
-
-
-def openpi(variant, prefix="", tied=False, tower="vision_tower.vision_model."):
-    """Names and shapes of openpi's PI0Pytorch; lerobot's policy has `model.` before them."""
-    pali, expert = f"{prefix}paligemma_with_expert.paligemma.", f"{prefix}paligemma_with_expert.gemma_expert."
-    out = siglip(f"{pali}model.{tower}") | gemma(f"{pali}model.language_model.", 2048, 16_384, 18)
-    out |= linear(f"{pali}model.multi_modal_projector.linear", 1152, 2048)
-    out |= gemma(f"{expert}model.", 1024, 4096, 18, variant == "pi05")
-    out |= {f"{expert}lm_head.weight": (257_152, 1024), f"{pali}lm_head.weight": (257_152, 2048)}
-    if not tied:
-        out[f"{pali}model.language_model.embed_tokens.weight"] = (257_152, 2048)
-    out |= linear(f"{prefix}action_in_proj", 32, 1024) | linear(f"{prefix}action_out_proj", 1024, 32)
-    if variant == "pi05":
-        return out | linear(f"{prefix}time_mlp_in", 1024, 1024) | linear(f"{prefix}time_mlp_out", 1024, 1024)
-    out |= linear(f"{prefix}state_proj", 32, 1024) | linear(f"{prefix}action_time_mlp_in", 2048, 1024)
-    return out | linear(f"{prefix}action_time_mlp_out", 1024, 1024)
 
 
 def timm(prefix, width, mlp, blocks, scale=None):
@@ -628,6 +578,13 @@ def test_blank_weights_are_made_without_a_draw():
     made = blank(lambda: torch.nn.Linear(3, 3), "cpu", torch.bfloat16)
     assert made.weight.dtype == torch.bfloat16 and torch.equal(torch.get_rng_state(), state)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_inspect_reads_a_checkpoint_of_pi0_of_which_only_the_headers_are_there(tmp_path, capsys):
+    """Three billion weights that are holes; without --config, as one who has just fetched it would."""
+    folder = write(tmp_path / "pi0", SHIPPED / "mini" / "tokenizer.json")
+    assert cli.main(["inspect", str(folder), "--set", "policy.embodiment.cameras=[third_person=base,wrist=wrist]"]) == 0
+    assert "pi0, checkpoint 'pi0'" in capsys.readouterr().out
 
 
 def test_inspect_reads_headers_and_tells_what_matters(oft_folder, capsys, monkeypatch):

@@ -27,7 +27,8 @@ from ecovla_ros.control.clocks import PlanClock
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.guard import LOOK_TICKS, GuardNode
 from ecovla_ros.nodes.ros import gripper, qos
-from ecovla_ros.types import JOINTS
+from ecovla_ros.nodes.ros.interfaces import PruningState
+from ecovla_ros.types import JOINTS, FrameReport
 
 
 @pytest.fixture
@@ -272,3 +273,24 @@ def test_a_clock_that_is_set_is_told_to_the_guard(monkeypatch: pytest.MonkeyPatc
     assert GuardNode._now_ns(node) == wall and not told
     steady, wall = steady + 10**7, wall + 10**7 + 5 * 10**7
     assert GuardNode._now_ns(node) == wall and told == [pytest.approx(0.05)]
+
+
+def test_the_word_that_the_scene_has_changed_is_heard_and_old_policies_say_none(ros: Graph) -> None:
+    """The word comes on `pruning`, behind the chunk; without it, as from a policy of before, a chunk waits."""
+    arm = Arm(ros, overrides=["control.replan_s=10.0", "control.react_s=0.05", "control.chunk_silence_s=10.0"])
+    frames = ros.matched(ros.tester.create_publisher(PruningState, "pruning", qos.REPORT))
+    assert arm.enable().success
+    arm.send(START + 0.05)
+    ros.until(lambda: arm.sent, "the first trajectory")
+    count = len(arm.sent)
+    for triggered in (False, True):
+        ros.spin(0.15)
+        stamp_ns = arm.now() - 60_000_000  # a little before the chunk's
+        arm.send(START + 0.05)
+        frames.publish(wire.fill_pruning(PruningState(), FrameReport(stamp_ns, triggered=triggered)))
+        if triggered:
+            ros.until(lambda: len(arm.sent) > count, "the answer to the changed scene")
+            ros.until(lambda: arm.values().get("count_reacted") == "1", "the count")
+        else:
+            ros.spin(0.15)
+            assert len(arm.sent) == count

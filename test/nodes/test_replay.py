@@ -25,9 +25,9 @@ from support.small_bag import SAMPLE, settings, shifted, written
 
 from ecovla_ros import build, wire
 from ecovla_ros.bags import replay, sample
-from ecovla_ros.bags.inputs import stamp_of
 from ecovla_ros.bags.read import Bag
 from ecovla_ros.bags.sample import Sample
+from ecovla_ros.bags.stamps import stamp_of
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import BagError, ConfigError, ObservationError
 from ecovla_ros.nodes.policy import PolicyNode

@@ -13,6 +13,7 @@ from ecovla_ros.serve import session
 from ecovla_ros.serve.session import PRESETS, Session, picture
 from ecovla_ros.types import ActionChunk, Observation
 
+STATE = np.arange(8) / 8
 RGB = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
 
@@ -48,12 +49,12 @@ def test_the_names_of_each_example_are_found(name: str, nested: bool) -> None:
     keys, message = PRESETS[name], {}
     for key in keys.images.values():
         put(message, key, RGB, nested)
-    for key, part in zip(keys.state, np.split(np.arange(8.0), [7]) if len(keys.state) > 1 else [np.arange(8.0)]):
+    for key, part in zip(keys.state, np.split(STATE, [7]) if len(keys.state) > 1 else [STATE]):
         put(message, key, part, nested)
     put(message, keys.text, "go", nested)
     engine = Engine()
     chunk = Session(engine, keys, False).chunk(message)
-    assert chunk.shape == (4, 8) and chunk[0].tolist() == list(range(8))
+    assert chunk.shape == (4, 8) and chunk[0].tolist() == STATE.tolist()
     assert all(np.array_equal(image, RGB) for image in engine.seen[0].images.values())
 
 

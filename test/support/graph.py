@@ -108,6 +108,7 @@ class FakeEngine:
         self.resets = 0
         self.closed = False
         self.failure: Exception | None = None
+        self.cold_frames = 0
 
     def step(self, obs: Observation) -> Any:
         if self.failure is not None:

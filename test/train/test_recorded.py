@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -122,6 +124,38 @@ def test_recorded_episodes_become_frames_without_labels(tmp_path):
     again = list(data.demonstrations())
     assert [len(d.gripper) for d in again] == [12, 12] and again[1].observations[0].instruction == TEXTS[1]
     assert np.array_equal(again[0].observations[3].images["wrist"], episodes[0].observations[3].images["wrist"])
+
+
+def test_an_import_holds_one_episode_at_a_time_and_gives_back_what_it_reserved(tmp_path):
+    born = []
+
+    def episodes():
+        for i in range(9):
+            made = demonstration(i)
+            born.extend(weakref.ref(seen) for seen in made.observations)
+            yield made
+            del made
+            gc.collect()
+            assert sum(seen() is not None for seen in born) <= 24, "of two episodes at most"
+
+    assert import_demonstrations(tmp_path / "shard-000", episodes(), META) == 9
+    assert len(np.load(tmp_path / "shard-000/images.npy", mmap_mode="r")) == len(Dataset(tmp_path)) == 9 * 12
+    for i, again in enumerate(Dataset(tmp_path).demonstrations()):
+        assert np.allclose(again.joints, demonstration(i).joints, atol=1e-6)
+
+
+def test_what_was_imported_before_an_episode_that_is_broken_is_not_taken_for_all(tmp_path):
+    def episodes(stop):
+        yield demonstration(0)
+        if stop:
+            raise CheckpointError("episode 1 is cut")
+        yield demonstration(1)
+
+    with pytest.raises(CheckpointError, match="is cut"):
+        import_demonstrations(tmp_path / "shard-000", episodes(True), META)
+    with pytest.raises(CheckpointError, match="no demonstrations"):
+        Dataset(tmp_path)
+    assert import_demonstrations(tmp_path / "shard-000", episodes(False), META) == 2 and len(Dataset(tmp_path)) == 24
 
 
 def test_an_episode_that_does_not_fit_is_named(tmp_path):

@@ -97,8 +97,47 @@ OPTIONS: dict[str, list[int]] = {
 def test_a_jpeg_that_lost_its_end_is_refused_though_it_ends_with_its_marker(how: str, share: float) -> None:
     whole = bytes(cv2.imencode(".jpg", NOISE, OPTIONS[how])[1])
     assert wire.decode_image(compressed(whole)).shape == NOISE.shape
-    with pytest.raises(ObservationError, match="are not in the .* bytes: the JPEG was cut"):
-        wire.decode_image(compressed(whole[: int(share * len(whole))] + b"\xff\xd9"))
+    for end in (b"\xff\xd9", b"", bytes(100)):
+        with pytest.raises(ObservationError, match="the JPEG was cut"):
+            wire.decode_image(compressed(whole[: int(share * len(whole))] + end))
+
+
+PROGRESSIVE = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+
+
+@pytest.mark.reads("refused as a picture", "a progressive JPEG that lacks scans or restart markers")
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("restarts", [0, 7])
+def test_a_progressive_jpeg_that_lacks_scans_is_refused_and_a_whole_one_is_not(restarts: int, grey: bool) -> None:
+    """Cut anywhere: without its end marker always; with one added, wherever a scan is missing or lost its markers."""
+    options = [*PROGRESSIVE, *([cv2.IMWRITE_JPEG_RST_INTERVAL, restarts] if restarts else [])]
+    for picture in (NOISE, NOISE[:-3, :-5], NOISE[:16, :16]):
+        whole = bytes(cv2.imencode(".jpg", picture[..., 0] if grey else picture, options)[1])
+        assert wire.decode_image(compressed(whole)).shape == picture.shape
+        assert wire.decode_image(compressed(whole + bytes(64))).shape == picture.shape, "filled up behind its end"
+        scans = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xda"]
+        for at in scans[1:]:
+            for cut in (whole[:at] + b"\xff\xd9", whole[: at - 3] + b"\xff\xd9", whole[:at]):
+                with pytest.raises(ObservationError, match="the JPEG was cut"):
+                    wire.decode_image(compressed(cut))
+        with pytest.raises(ObservationError, match="do not come to its end: the JPEG was cut"):
+            wire.decode_image(compressed(whole[:-2]))
+
+
+def test_lost_restart_intervals_in_the_middle_are_told() -> None:
+    whole = bytes(cv2.imencode(".jpg", NOISE, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1])
+    third = whole.index(b"\xff\xd2", 2000)
+    fourth = whole.index(b"\xff\xd3", third)
+    with pytest.raises(ObservationError, match="of .* restart markers of a scan are in its"):
+        wire.decode_image(compressed(whole[:third] + whole[fourth:]))
+
+
+@pytest.mark.reads("refused as a picture", "a PNG that was cut")
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95, 0.9999])
+def test_a_png_that_was_cut_is_refused(share: float) -> None:
+    whole = png(NOISE)
+    with pytest.raises(ObservationError, match="valid: a whole JPEG or PNG"):
+        wire.decode_image(compressed(whole[: int(share * len(whole))], "png"))
 
 
 @pytest.mark.parametrize("how", OPTIONS)

@@ -35,13 +35,17 @@ SEAT_TICKS = 80
 """More of a healthy policy where the guard must first bring the controller to where the arm stands."""
 
 
+REACT_S = 0.02
+"""The shortest `react_s` that has a meaning at the guard's rate, s: no less is safer."""
 _limits = functools.cache(load)
 
 
 def case(name: str, seed: int) -> dict[str, Any]:
     """One case: what was violated, whether something raised, and how it ended. Deterministic in `seed`."""
     rng = np.random.default_rng([seed, list(CASES).index(name)])
-    config = ControlConfig(profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])))
+    config = ControlConfig(
+        profile=str(rng.choice(PROFILES)), replan_s=float(rng.choice([0.1, 0.25, 0.4])), react_s=REACT_S
+    )
     limits = _limits(config.profile)
     where = scene(rng)
     if where.clock == "never" or not where.heard:

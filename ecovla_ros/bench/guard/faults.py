@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -390,6 +391,16 @@ def _wishes(rig: Rig, k: int) -> None:
         press[int(rig.rng.integers(len(press)))]()
 
 
+def _changes(rig: Rig, k: int) -> None:
+    """Somebody says without end that the scene changes, of any time, and chunks of any kind come ten times as often."""
+    for _ in range(int(rig.rng.integers(4))):
+        away_s = float(rig.rng.choice((0.0, -0.05, -0.1, -1.0, 0.3, 1e9)))
+        rig.guard.on_scene_change(rig.clock + round(away_s * NS), rig.clock)
+    rig.report()
+    made = rig.chunk(age_s=float(rig.rng.uniform(0.0, 0.2)))
+    rig.say(dataclasses.replace(made, joints=made.joints + rig.rng.uniform(-0.19, 0.19, 7)))
+
+
 def _garbage(rig: Rig, rows: np.ndarray) -> Any:
     odd = [None, "rows", [], [[1.0], [2.0, 3.0]], np.zeros((16, 6)), np.zeros((0, 7)), rows * 1e9, rows > 0, 3.0]
     return odd[int(rig.rng.integers(len(odd)))]
@@ -435,6 +446,7 @@ FAULTS: dict[str, Fault] = {
     "joint states NaN": _states(lambda rig: np.where(rig.rng.random(7) < 0.05, np.nan, 0.0)),
     "joint states displaced": _states(lambda rig: rig.rng.uniform(-1.0, 1.0, 7)),
     "operator": _wishes,
+    "scene changes told": _changes,
 }
 
 

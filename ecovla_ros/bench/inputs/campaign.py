@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import traceback
@@ -21,7 +22,7 @@ import numpy as np
 from ecovla_ros import config, documents
 from ecovla_ros.bags import sample
 from ecovla_ros.bags.sample import Sample
-from ecovla_ros.bench.inputs import mutations
+from ecovla_ros.bench.inputs import mutations, published
 from ecovla_ros.build import SHIPPED
 from ecovla_ros.train import lerobot
 from ecovla_ros.types import CAMERAS, Demonstration, Observation
@@ -29,8 +30,10 @@ from ecovla_ros.types import CAMERAS, Demonstration, Observation
 Command = Callable[[Sequence[str]], int]
 """Runs a command line in this process; returns its exit code."""
 TEXT = "place the apple in the basket"
-SHARES = {"bag": 0.45, "data set": 0.25, "settings": 0.2, "checkpoint": 0.1}
+SHARES = {"bag": 0.45, "data set": 0.25, "settings": 0.2, "checkpoint": 0.06, "published": 0.04}
 """What is spoilt, and how much of the campaign it is."""
+SLOTS = ("--set", "policy.embodiment.cameras=[third_person=base,wrist=wrist]")
+"""The pictures of the published checkpoint."""
 
 
 class Inputs:
@@ -44,6 +47,7 @@ class Inputs:
         self.short = sample.write(folder / "short", [e for e in events if e.time_ns < sample.START_NS + 250_000_000])
         self.set = folder / "set"
         lerobot.write(self.set, [_demonstration()])
+        self.published = published.write(folder / "published", SHIPPED / "mini" / "tokenizer.json")
         self.settings = sorted(config.shipped("gen3.yaml").parent.glob("*.yaml"))
         self.settings = [p for p in self.settings if "controllers" not in p.name and "limits" not in p.name]
 
@@ -62,6 +66,9 @@ class Inputs:
         if kind == "settings":
             file, done = self._settings(rng, work)
             return ["train", "--config", str(file), "--lerobot", str(self.set), *out], done
+        if kind == "published":
+            spoilt, done = self._published(rng, work)
+            return ["inspect", str(spoilt), *SLOTS], done
         spoilt, done = self._checkpoint(rng, work)
         return ["replay", str(self.short), "--set", f"policy.checkpoint={spoilt}", "--method", "dense"], done
 
@@ -77,6 +84,26 @@ class Inputs:
             spoilt = json.dumps(value).encode()  # which is YAML as well
         (work / "settings.yaml").write_bytes(spoilt)
         return work / "settings.yaml", source.name
+
+    def _published(self, rng: random.Random, work: Path) -> tuple[Path, str]:
+        """Headers of 3 billion weights, whose numbers are a hole; of one file, something else."""
+        spoilt = work / "published"
+        spoilt.mkdir()
+        for file in self.published.iterdir():
+            (spoilt / file.name).symlink_to(file)
+        path = spoilt / rng.choice([file.name for file in sorted(self.published.iterdir())])
+        data = _head(path)
+        size = path.stat().st_size
+        path.unlink()
+        if path.name.startswith("model"):
+            whole = rng.random() < 0.5
+            spoilt_head = mutations.tensors(rng, data) if whole else mutations.safetensors_header(rng, data)
+            path.write_bytes(spoilt_head)
+            os.truncate(path, size + len(spoilt_head) - len(data) if whole else rng.randrange(size))
+            return spoilt, "model.safetensors header"
+        spoil = mutations.json_file if path.suffix == ".json" else rng.choice(mutations.BYTES)
+        path.write_bytes(spoil(rng, data))
+        return spoilt, path.name
 
     def _checkpoint(self, rng: random.Random, work: Path) -> tuple[Path, str]:
         spoilt = Path(shutil.copytree(SHIPPED / "mini", work / "mini"))
@@ -94,6 +121,15 @@ def _demonstration() -> Demonstration:
     images = {c: np.full((16, 16, 3), 90, np.uint8) for c in CAMERAS}
     seen = tuple(Observation(1 + i * 10**8, images, joints[i], 0.2, TEXT) for i in range(12))
     return Demonstration(seen, joints[1:], np.full(12, 0.2), 0.1)
+
+
+def _head(path: Path) -> bytes:
+    """A file, or the header of a long safetensors file."""
+    with path.open("rb") as file:
+        if path.stat().st_size < 2**24:
+            return file.read()
+        head = file.read(8)
+        return head + file.read(int.from_bytes(head, "little"))
 
 
 def run(command: Command, folder: Path, count: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -92,6 +92,25 @@ def json_file(rng: random.Random, data: bytes) -> bytes:
     return json.dumps(value).encode()
 
 
+def tensors(rng: random.Random, data: bytes) -> bytes:
+    """A safetensors header that is whole, of which some tensors have another name, shape or type."""
+    size = struct.unpack_from("<Q", data)[0]
+    head = json.loads(data[8 : 8 + size])
+    for _ in range(rng.randint(1, 3)):
+        name = rng.choice(list(head))
+        how = rng.randrange(4)
+        if how == 0:
+            head[f"{rng.choice(('module.', 'base_model.', 'x'))}{name}"] = head.pop(name)
+        elif how == 1:
+            head = {f"model.{key}": value for key, value in head.items()}
+        elif how == 2:
+            head[name]["shape"] = head[name]["shape"][::-1] if rng.random() < 0.5 else [1, *head[name]["shape"]]
+        else:
+            head[name]["dtype"] = rng.choice(("F16", "I16", "U16"))
+    told = json.dumps(head).encode()
+    return struct.pack("<Q", len(told)) + told + data[8 + size :]
+
+
 def safetensors_header(rng: random.Random, data: bytes) -> bytes:
     """The header of a safetensors file with odd values, of another length, or with spoilt bytes."""
     size = struct.unpack_from("<Q", data)[0]

@@ -18,6 +18,7 @@ from ecovla_ros.bench.success.environments import Delays, schedule
 from ecovla_ros.bench.success.trials import Trial
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import load as load_limits
+from ecovla_ros.control.status import Command
 from ecovla_ros.engine.engine import Engine, Step
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.errors import ConfigError, ControlError, EcovlaError
@@ -29,6 +30,8 @@ from ecovla_ros.types import ActionChunk, ArmState, FrameReport, Observation
 ARMING_TICKS = 3
 """Joint states the guard sees before it is enabled."""
 TICK_S = TICK_NS * 1e-9
+Over = Callable[[int, Command], bool]
+"""Is shown each command and the time since the scene was laid, ns; True ends the episode."""
 
 Watch = Callable[[Engine, Observation, Step, int], None]
 """Is shown every frame: what the policy saw, what it answered, and the tick."""
@@ -61,15 +64,20 @@ class Motion:
 class Runner:
     """One environment and one policy, kept between episodes; one process holds one."""
 
-    def __init__(self, settings: config.Config, delays: Delays | None = None) -> None:
-        """Raises CheckpointError for a policy that does not fit the simulator."""
+    def __init__(self, settings: config.Config, delays: Delays | None = None, look_s: float = 0.0) -> None:
+        """`look_s`: time between two pictures, s; 0: the policy sees those alone whose chunk has its turn, as the guard
+        would pass over the others. Raises CheckpointError for a policy that does not fit the simulator.
+        """
+        self._look_s = look_s or settings.control.replan_s
         self._settings, self._delays = settings, delays
         self._env = KinovaEnv(settings.sim)
         self._policy = build.policy(settings.policy)
         check(self._policy.spec, settings, self._env.renderer.name)
 
-    def run(self, trial: Trial, watch: Watch | None = None) -> dict[str, Any]:
+    def run(self, trial: Trial, watch: Watch | None = None, over: Over | None = None) -> dict[str, Any]:
         """One episode: success, duration, path, jerk, policy time, trigger rate, and what the guard said last.
+
+        `over`: is shown every command, and may end the episode.
 
         Raises ConfigError for the environment `latency` without measured times.
         """
@@ -80,16 +88,17 @@ class Runner:
         try:
             if energies := build.calibration_of(prune, self._policy):
                 engine.calibrate(energies)
-            return self._episode(engine, trial, watch)
+            return self._episode(engine, trial, watch, over or (lambda begun_s, command: False))
         finally:
             engine.close()
 
-    def _episode(self, engine: Engine, trial: Trial, watch: Watch | None) -> dict[str, Any]:
+    def _episode(self, engine: Engine, trial: Trial, watch: Watch | None, over: Over) -> dict[str, Any]:
         env = self._env
         events = schedule(trial.environment, trial.seed, TASKS[trial.task].object)
         env.begin(trial.task, trial.seed, looks=trial.environment == "looks", schedule=events)
         guard, motion = self._armed_guard(), Motion()
-        every = max(1, round(self._settings.control.replan_s / TICK_S / PERIOD_TICKS)) * PERIOD_TICKS
+        every = max(1, round(self._look_s / TICK_S / PERIOD_TICKS)) * PERIOD_TICKS
+        begun_ns = env.now_ns
         reports: list[FrameReport] = []
         waiting: ActionChunk | None = None
         due, solved, ticks, reason = 0, False, 0, ""
@@ -108,9 +117,13 @@ class Runner:
                 reports.append(step.report)
                 waiting, due = step.chunk, ticks + self._delay(trial, step.report.kind)
             if waiting is not None and ticks >= due:
+                if reports[-1].triggered:
+                    guard.on_scene_change(waiting.stamp_ns, env.now_ns)
                 guard.on_chunk(waiting, env.now_ns)
                 waiting = None
             command = guard.tick(env.now_ns)
+            if over(env.now_ns - begun_ns, command):
+                break
             solved = env.follow(command.trajectory, command.gripper, 1, command.begin_ns)
             ticks, reason = ticks + 1, f"{command.status.state}: {command.status.reason}"
             state = env.world.arm_state()

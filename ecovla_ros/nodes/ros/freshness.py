@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 
 from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.ros.mailbox import Mailbox
+from ecovla_ros.wire import causes
+
+PACKED = "/compressed"
+"""What image_transport puts behind the name of a raw topic."""
 
 
 def check_age(stamp_ns: int, now_ns: int, valid_s: float) -> None:
     """Raises ObservationError for a picture that is too old, or stamped in the future."""
     age_s = (now_ns - stamp_ns) / 1e9
     if age_s > valid_s:
-        raise ObservationError(f"the newest image is {age_s:.3f} s old; valid: up to {valid_s:.3f} s")
+        raise ObservationError(causes.old(age_s, valid_s))
     if age_s < -valid_s:
-        raise ObservationError(
-            f"the newest image is stamped {-age_s:.3f} s in the future; valid: one clock for all (use_sim_time, NTP)"
-        )
+        raise ObservationError(causes.future("the newest image", -age_s))
 
 
 def check_silence(
@@ -39,8 +41,11 @@ def check_silence(
         raise ObservationError(mailbox.apart)
     if not silent or 0 <= now_ns - since_ns < age_ns:
         return
+    for topic in (topics[camera] for camera in silent):
+        if not publishers(topic) and publishers(f"{topic}{PACKED}"):
+            raise ObservationError(causes.packed(topic, f"{topic}{PACKED}"))
     missing = [f"{topics[camera]} ({publishers(topics[camera])} publishers)" for camera in silent]
     raise ObservationError(
-        f"no image for {valid_s:.1f} s on {', '.join(missing)}; valid: an image on every one of "
+        f"{causes.silent(valid_s, missing)}; valid: an image on every one of "
         f"{', '.join(topics.values())}, remap where yours are named otherwise"
     )

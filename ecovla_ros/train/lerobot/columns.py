@@ -12,10 +12,8 @@ from ecovla_ros.control import limits
 from ecovla_ros.errors import CheckpointError, short
 from ecovla_ros.train.lerobot.layout import ACTION, STATE
 from ecovla_ros.types import CONTINUOUS, JOINTS, ArmJoints
+from ecovla_ros.wire import joint_names
 
-ENDINGS = (".pos", ".position", "_pos", ".goal_position")
-"""What data sets put behind a joint's name."""
-GRIPPERS = ("gripper", "gripper_position", "robotiq_2f_85")
 MOST_TURNS_RAD = 4 * np.pi
 """A joint that turns without end is never reported further from zero, rad."""
 BESIDE_RAD, GRIPPER_BESIDE = 0.1, 0.1
@@ -60,24 +58,13 @@ def of(folder: Any, features: Mapping[str, Mapping[str, Any]], joints: ArmJoints
 
 
 def _places(folder: Any, what: str, names: Sequence[str], joints: ArmJoints) -> list[int]:
-    bare = [_bare(name) for name in names]
-    found = [next((bare.index(n) for n in (ours, joint) if n in bare), -1) for joint, ours in zip(JOINTS, joints.arm)]
-    grips = (joints.gripper, *GRIPPERS) if joints.gripper else ()
-    grip = next((bare.index(n) for n in grips if n in bare), -1)
-    missing = [joint for joint, at in zip(joints.arm, found) if at < 0]
-    missing += ["gripper"] if joints.gripper and grip < 0 else []
-    if missing or len(set(bare)) != len(bare):
-        wrong = f"lacks {', '.join(missing)}" if missing else "names a column twice"
+    found, wrong = joint_names.columns(names, joints)
+    if wrong:
         raise CheckpointError(
             f"'{folder}': {what} {wrong}; its columns: {short(', '.join(names))}; valid: joints by name (settings "
             "arm.joint_prefix, arm.joint_names, arm.gripper_joint)"
         )
-    return [*found, grip]
-
-
-def _bare(name: str) -> str:
-    ending = next((e for e in ENDINGS if name.endswith(e)), "")
-    return name.removesuffix(ending)
+    return found
 
 
 def _flat(names: Any) -> list[str]:

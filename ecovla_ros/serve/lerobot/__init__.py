@@ -1,0 +1,1 @@
+"""LeRobot's asynchronous inference: its robot clients ask this package by gRPC, and nothing is unpickled."""
