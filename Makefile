@@ -22,13 +22,16 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu docs study tables clean colcon
+.PHONY: help setup libero demo test gpu docs study tables clean colcon
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 setup:  ## make the virtual environment; a second run needs no network
 	@ROS=$(ROS) tools/setup.sh "$(VENV)" "$(PYTHON)"
+
+libero:  ## the environment for the LIBERO benchmark, .venv-libero (2 GB): ecovla train --benchmark libero, ecovla eval --benchmark
+	@tools/setup_libero.sh "$(if $(filter .venv .venv-without-ros,$(VENV)),.venv-libero,$(VENV))" $(PYTHON)
 
 demo: setup  ## drive the three tasks over ROS 2 (TASK, METHOD, RATIO, SEED, OUT)
 	@exec "$(VENV)/bin/ecovla" demo --task "$(TASK)" --method "$(METHOD)" --ratio "$(RATIO)" --seed "$(SEED)" --out "$(OUT)" $(ARGS)

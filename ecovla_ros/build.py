@@ -23,6 +23,7 @@ from ecovla_ros.kernels.available import installed, use_triton
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, cache_file
 from ecovla_ros.models.data import calibration_file
 from ecovla_ros.models.data.folder import must_hold_checkpoint
+from ecovla_ros.models.data.statistics import OtherArmUnits
 from ecovla_ros.models.data.weights import read_json
 from ecovla_ros.prune import pattern
 
@@ -119,7 +120,24 @@ def policy(config: PolicyConfig, serving: bool = False) -> Any:
             f"policy.mlp_dtype=float8 on {device.type} in {dtype}; valid: auto, or on CUDA of compute capability 8.9 "
             "(RTX 40, H100) or later, in bfloat16"
         )
-    return _with_options(_made(config, device, dtype, bucket_of(config)), config)
+    made = _made(config, device, dtype, bucket_of(config))
+    _check_arm(made, config)
+    return _with_options(made, config)
+
+
+def _check_arm(made: Any, config: PolicyConfig) -> None:
+    """A checkpoint of mini's format says whose arm it moves. Raises CheckpointError for another than was meant."""
+    other = isinstance(made.normaliser, OtherArmUnits)
+    if config.model not in MODELS or other == config.embodiment.other:
+        return
+    if other:
+        raise CheckpointError(
+            f"'{checkpoint_of(config)}' moves another arm than this one; valid: `ecovla eval --benchmark`, or "
+            "`ecovla serve --set policy.embodiment.other=true`"
+        )
+    raise CheckpointError(
+        f"'{checkpoint_of(config)}' moves this arm, and policy.embodiment.other asks for another arm's; valid: false"
+    )
 
 
 def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket: int) -> Any:

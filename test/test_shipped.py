@@ -131,7 +131,7 @@ def test_a_ray_cluster_gives_the_same_rows():
     pytest.importorskip("ray")
     short = config.override(SETTINGS, **{"sim.episode_s": 1.0})
     todo = [Trial(m, r, p, "apple", "looks", SCENE) for m, r, p in (("dense", "none", 0.0), ("ecovla", "probe", 0.25))]
-    rows = [success.run(short, todo, how, lambda row: None) for how in (spread.here, spread.ray("local"))]
+    rows = [success.run(short, todo, how, lambda row: None) for how in (spread.processes(1), spread.ray("local"))]
     timed = ("policy_p50_ms", "policy_p95_ms")
     here, there = ([{k: v for k, v in row.items() if k not in timed} for row in some] for some in rows)
     assert here == there

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros import config
+from ecovla_ros.cli import libero
 from ecovla_ros.cli.options import add_common, numbers, plain, settings_of
 from ecovla_ros.cli.terminal import ProgressLine, print_table
 from ecovla_ros.errors import ConfigError
 
+TASKS = "apple,bottle,banana"
 COLUMNS = (
     "environment",
     "method",
@@ -36,6 +38,7 @@ COLUMNS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
+    libero.add_eval_options(parser)
     parser.add_argument(
         "--method", default="dense,ecovla", help="methods, separated by commas: " + ", ".join(config.METHODS)
     )
@@ -44,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ratio", default="0.25", help="pruning ratios, separated by commas (default: %(default)s)")
     parser.add_argument(
-        "--tasks", default="apple,bottle,banana", help="tasks, separated by commas (default: %(default)s)"
+        "--tasks", default="", help=f"tasks, separated by commas (default: {TASKS}; of a benchmark: all)"
     )
     parser.add_argument(
         "--environments", default="calm", help="environments, separated by commas: calm, looks, shift, latency"
@@ -52,9 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--episodes", type=int, default=20, help="episodes of each task in each environment (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=1000, help="seed of the first episode; the others follow (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, help="seed of the first episode; the others follow (default: 1000)")
     parser.add_argument(
         "--margin", type=float, help="test that success is not below dense by more than this share, e.g. 0.02"
     )
@@ -89,6 +90,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla eval`."""
+    if options.plan is not None:
+        return libero.planned(options, run)
     from ecovla_ros import build
     from ecovla_ros.bench import document
     from ecovla_ros.bench.success import evaluation as success
@@ -107,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
             "latency": str(options.latency) if late else "",
             "latency_factor": options.latency_factor if late else 1.0,
         }
+        head |= libero.head(options) if options.benchmark else {}
         now = "" if options.minutes == 0 else document.commit()
         book = journal.Journal(journal.beside(options.json), head, options.resume, now, options.reuse)
         print(f"{len(book.rows)} episodes are done already")
@@ -136,14 +140,17 @@ def _trials(options: argparse.Namespace) -> list[Any]:
     from ecovla_ros.bench.success import evaluation as success
     from ecovla_ros.bench.success import trials
 
-    chosen = trials.compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
-    todo = trials.trials(
-        chosen, options.tasks.split(","), options.environments.split(","), options.episodes, options.seed
-    )
+    if options.benchmark:
+        todo = libero.trials(options)
+    else:
+        chosen = trials.compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
+        names, places = (options.tasks or TASKS).split(","), options.environments.split(",")
+        todo = trials.trials(chosen, names, places, options.episodes, 1000 if options.seed is None else options.seed)
     if options.margin is not None:
-        if all(v.method != "dense" for v in chosen):
+        if all(t.method != "dense" for t in todo):
             raise ConfigError("--margin compares with dense; add it: --method dense,...")
-        success.check_size(options.episodes * len(options.tasks.split(",")), options.margin)
+        first = todo[0].environment
+        success.check_size(len({(t.task, t.seed) for t in todo if t.environment == first}), options.margin)
     return todo
 
 
@@ -166,6 +173,8 @@ def _delays(options: argparse.Namespace) -> Any:
 def _spread(options: argparse.Namespace) -> Any:
     from ecovla_ros.bench.success import workers as spread
 
+    if options.benchmark:
+        return libero.spread(options)
     return spread.ray(options.ray) if options.ray else spread.processes(options.processes)
 
 

@@ -10,27 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros import config
+from ecovla_ros.cli import libero
 from ecovla_ros.cli.options import add_common, plain, settings_of
 from ecovla_ros.cli.terminal import ProgressLine, duration, print_table
 
 Row = dict[str, Any]
+WORK, OUT = Path("data/mini"), Path("out/mini")
+EPISODES = 900
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_common(parser)
+    libero.add_train_options(parser)
     parser.add_argument(
         "--work",
         type=Path,
-        default=Path("data/mini"),
-        help="folder for demonstrations and unfinished stages (default: %(default)s)",
+        help=f"folder for demonstrations and unfinished stages (default: {WORK}; of a benchmark {libero.WORK})",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("out/mini"), help="folder for the checkpoint (default: %(default)s)"
+        "--out", type=Path, help=f"folder for the checkpoint (default: {OUT}; of a benchmark {libero.OUT})"
     )
     parser.add_argument("--start", default="", metavar="FOLDER", help="go on from this checkpoint; empty: from scratch")
     parser.add_argument(
-        "--episodes", type=int, default=900, help="how many demonstrations the expert gives (default: %(default)s)"
+        "--episodes",
+        type=int,
+        help=f"how many demonstrations the expert gives (default: {EPISODES}; of a benchmark, of each task: 90)",
     )
     parser.add_argument(
         "--looks",
@@ -86,6 +91,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla train`."""
+    if options.benchmark:
+        return libero.train(options)
+    options.work, options.out = options.work or WORK, options.out or OUT
+    options.episodes = EPISODES if options.episodes is None else options.episodes
     from ecovla_ros.bench import document
     from ecovla_ros.train import run as program
 

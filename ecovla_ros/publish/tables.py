@@ -18,6 +18,7 @@ from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.publish import (
     gpu_tables,
     headline,
+    libero_tables,
     serving_tables,
     settings_tables,
     speed_tables,
@@ -218,6 +219,9 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "reaction": ("reaction.json", trace_tables.reaction),
     "waiting": ("trace-waiting.json trace-waiting-rtc.json", trace_tables.waiting),
     "expert": ("expert.json", success_tables.expert),
+    "libero-expert": ("libero-expert.json", libero_tables.expert),
+    "libero-gate": ("libero-gate.json", libero_tables.gate),
+    "libero-dense": ("libero-dense.json", success_tables.dense),
     "latency": ("latency.json", speed_tables.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
     "latency-mid-bf16": ("latency_mid_bf16.json", speed_tables.latency),

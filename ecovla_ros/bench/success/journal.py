@@ -23,6 +23,10 @@ COLUMNS = (*KEYS, "success", "steps", "seconds", "path_m", "jerk", "reason", "fr
 """What `drive.Runner` says of an episode."""
 
 
+PRUNING_ONLY = {"benchmark.calibration", "config.prune.sites"}
+"""What a journal's head says that a dense policy does not read."""
+
+
 def trial_of(row: Mapping[str, Any]) -> Trial:
     """The trial an episode's row belongs to."""
     return Trial(**{key: row[key] for key in KEYS})
@@ -87,15 +91,17 @@ def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]],
     """Episodes of another journal that `head` would give again, and the commits they were made with.
 
     All of them where the settings agree. Where they differ in nothing but what adaptive methods alone read
-    (`config.ADAPTIVE_ONLY`), those of the other methods. `head`: as JSON gives it back. Raises ConfigError for any
-    other difference, or no journal.
+    (`config.ADAPTIVE_ONLY`), those of the other methods; in what pruning alone reads, the dense ones. `head`: as JSON
+    gives it back. Raises ConfigError for any other difference, or no journal.
     """
     free = {f"config.prune.{name}" for name in ADAPTIVE_ONLY}
     policy = head["config"].get("policy", {})
     if policy.get("rtc") and policy.get("rtc_release") == "trigger":
         free -= {"config.prune.p", "config.prune.window"}  # then every method has a trigger
     rows, commits, differ = _compare(path, head)
-    _refuse(path, [d for d in differ if d[0] not in free])
+    _refuse(path, [d for d in differ if d[0] not in free | PRUNING_ONLY])
+    if any(d[0] in PRUNING_ONLY for d in differ):
+        return [row for row in rows if row["method"] == "dense"], commits
     return [row for row in rows if not differ or row["method"] not in ADAPTIVE], commits
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ecovla_ros import config
 from ecovla_ros.bench.success.drive import Runner
@@ -20,22 +20,32 @@ Row = dict[str, Any]
 Spread = Callable[[config.Config, "Delays | None", Sequence[Trial]], Iterator[Row]]
 """Runs trials and yields their rows as they end."""
 
-_runner: Runner | None = None
+
+class RunsTrials(Protocol):
+    """What a process keeps between episodes."""
+
+    def run(self, trial: Trial) -> Row:
+        """One episode's row."""
+        ...
 
 
-def here(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
-    """One after the other."""
-    runner = Runner(settings, delays)
-    for trial in todo:
-        yield runner.run(trial)
+Opens = Callable[[config.Config, "Delays | None"], RunsTrials]
+"""Makes it, in the process that runs the episodes; must be picklable. `drive.Runner` is one."""
+
+_runner: RunsTrials | None = None
 
 
-def processes(count: int) -> Spread:
-    """In `count` processes of this machine."""
+def processes(count: int, opens: Opens = Runner) -> Spread:
+    """In `count` processes of this machine; one: in this one."""
+
+    def here(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
+        runner = opens(settings, delays)
+        for trial in todo:
+            yield runner.run(trial)
 
     def spread(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
         context = multiprocessing.get_context("spawn")
-        with context.Pool(count, _open, (settings, delays)) as pool:
+        with context.Pool(count, _open, (opens, settings, delays)) as pool:
             yield from pool.imap_unordered(_run, todo)
 
     return here if count <= 1 else spread
@@ -69,9 +79,9 @@ def ray(address: str) -> Spread:
     return spread
 
 
-def _open(settings: config.Config, delays: Delays | None) -> None:
+def _open(opens: Opens, settings: config.Config, delays: Delays | None) -> None:
     global _runner
-    _runner = Runner(settings, delays)
+    _runner = opens(settings, delays)
 
 
 def _run(trial: Trial) -> Row:

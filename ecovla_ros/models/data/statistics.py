@@ -33,6 +33,10 @@ WIDTH = 8
 PADDING = 1e-6
 """Mean and deviation of a dimension that is padding: zero, or what was added to every range."""
 
+OTHER_ARM = "other"
+"""What `arm` says in the statistics of a checkpoint of another arm; this arm's do not say it."""
+OTHER_ARM_KEYS = ("arm", "source", "horizon", "state_mean", "state_std", "action_mean", "action_std")
+
 MODES = {"mean_std": ("mean", "std"), "quantiles": ("q01", "q99"), "min_max": ("min", "max")}
 """How a data set was normalised -> the two statistics that say it."""
 
@@ -124,6 +128,35 @@ class OtherArmUnits:
 
     of: Statistics
     horizon: int
+
+    @classmethod
+    def from_dict(cls, data: Any) -> OtherArmUnits:
+        """The inverse of `to_dict`. Raises CheckpointError for a key that is missing or unknown, or a bad statistic."""
+        if not isinstance(data, Mapping) or set(data) != set(OTHER_ARM_KEYS):
+            have = ", ".join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
+            raise CheckpointError(
+                f"normalisation of another arm: needed {', '.join(OTHER_ARM_KEYS)}; there are: {have}"
+            )
+        state, action = (
+            affine(
+                {"mean": data[f"{name}_mean"], "std": data[f"{name}_std"]}, "mean_std", 0.0, f"normalisation: {name}"
+            )
+            for name in ("state", "action")
+        )
+        if (state.std <= 0.0).any() or (action.std <= 0.0).any():
+            raise CheckpointError("normalisation: standard deviations must be positive")
+        horizon = data["horizon"]
+        if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
+            raise CheckpointError(f"normalisation: horizon must be a number of actions, got {horizon!r}")
+        return cls(Statistics(state, action, "mean_std", str(data["source"])), horizon)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON. Raises CheckpointError for a model without a state."""
+        if self.of.state is None:
+            raise CheckpointError("normalisation of another arm: this format needs statistics of the state")
+        pairs = (("state", self.of.state), ("action", self.of.action))
+        numbers = {f"{n}_{part}": getattr(a, part).tolist() for n, a in pairs for part in ("mean", "std")}
+        return {"arm": OTHER_ARM, "source": self.of.source, "horizon": self.horizon, **numbers}
 
     @property
     def widths(self) -> tuple[int, int]:

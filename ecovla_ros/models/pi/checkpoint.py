@@ -18,6 +18,7 @@ from ecovla_ros.errors import CheckpointError, unknown
 from ecovla_ros.models.base import PolicySpec
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.statistics import OTHER_ARM, OtherArmUnits
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.models.pi.policy import PiPolicy
@@ -35,17 +36,20 @@ MEAN = ".mean"
 def save(
     folder: str | Path,
     model: PiModel,
-    normaliser: Normaliser,
+    normaliser: Normaliser | OtherArmUnits,
     prompt: Prompt,
     spec: PolicySpec,
     training: Mapping[str, Any],
     calibration: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a checkpoint. `training`: settings for the record, JSON values. `calibration`: site key -> energies
-    (C * unit,) in channel order, of a model whose rows are in channel order too. Raises CheckpointError."""
+    (C * unit,) in channel order, of a model whose rows are in channel order too. `dtype`: of the weights in the file;
+    None: as they are. Raises CheckpointError.
+    """
     energies = dict(calibration or {})
     _check_calibration(energies, model)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
     tensors |= {CALIBRATION + k: v.detach().float().cpu().contiguous() for k, v in energies.items()}
     document = {
         "family": FAMILY,
@@ -77,7 +81,7 @@ def load(
     path = Path(folder)
     document = _document(path)
     config = PiConfig.from_dict(document["model"])
-    spec, normaliser = _spec(document["spec"]), Normaliser.from_dict(document["normaliser"])
+    spec, normaliser = _spec(document["spec"]), _units(document["normaliser"])
     prompt = Prompt.load(path / TOKENIZER, config.max_prompt)
     tensors = _tensors(path / WEIGHTS)
     calibrated = [name for name in tensors if name.startswith(CALIBRATION)]
@@ -112,6 +116,12 @@ def _document(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"'{path / CONFIG}' has no section {', '.join(missing)}")
     return document
+
+
+def _units(data: Any) -> Normaliser | OtherArmUnits:
+    """Of this arm, or of another, which says so."""
+    other = isinstance(data, Mapping) and data.get("arm") == OTHER_ARM
+    return OtherArmUnits.from_dict(data) if other else Normaliser.from_dict(data)
 
 
 def _spec(data: Any) -> PolicySpec:

@@ -1,0 +1,151 @@
+"""How far patterns move: `python -m ecovla_ros.bench.libero.gate --checkpoint FOLDER --json FILE`.
+
+Before anything is compared in closed loop: do the best channels differ between tasks, scenes and phases of an episode,
+and what does a pattern lose that does not follow? The policy drives dense; every look is recorded, and
+patterns are compared on these records. No pattern drives. See `movement` for what the numbers are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecovla_ros import config
+from ecovla_ros.bench import document
+from ecovla_ros.bench.libero import episodes, movement
+from ecovla_ros.bench.success.trials import Trial
+from ecovla_ros.engine.engine import Engine, Step
+from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.models.base import Plan
+from ecovla_ros.prune.energy import spread
+from ecovla_ros.prune.site import Record, Site
+from ecovla_ros.sim.libero import suites
+from ecovla_ros.types import Observation
+
+RATIOS = (0.25, 0.5, 0.75)
+TOKENS = 32
+"""m: how many tokens of a pass a probe samples, as `prune.probe_tokens`."""
+
+
+class Recorder:
+    """Runs every look once more, dense, with all channels recorded, and with what a probe would sample."""
+
+    def __init__(self, policy: Any, seed: int = 0) -> None:
+        self._policy, self._generator = policy, torch.Generator().manual_seed(seed)
+        self._noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
+        self.looks: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def __call__(self, engine: Engine, seen: Observation, step: Step, at: int) -> None:
+        """As `episodes.Watch`."""
+        self.add(seen)
+
+    @torch.inference_mode()
+    def add(self, seen: Observation) -> None:
+        """Record one look."""
+        encoded = self._policy.encode(seen)
+        lengths = {"prefill": len(encoded.prefix), "act": self._policy.spec.horizon}
+        offset = float(torch.rand((), generator=self._generator))
+        tokens = {p: spread(min(TOKENS, n), n, offset) for p, n in lengths.items()}
+        records = {site.key: _record(site, tokens[site.phase]) for site in self._policy.sites}
+        plan = Plan(record=records)
+        self._policy.act(encoded, self._policy.prefill(encoded, plan), plan, self._noise)
+        sampled = {k: r.sampled for k, r in records.items() if r.sampled is not None}
+        self.looks.append(({k: r.energy for k, r in records.items()}, sampled))
+
+
+def _record(site: Site, tokens: Tensor) -> Record:
+    producer = site.producers[0]
+    inputs = torch.zeros(site.samples, len(tokens), producer.shape[1], dtype=producer.dtype)
+    return Record(torch.zeros(site.rows), None, torch.zeros(site.rows), inputs, tokens)
+
+
+def looks_of(runner: Any, answers: Any, todo: Sequence[Trial]) -> Iterator[tuple[dict[str, Any], list[movement.Look]]]:
+    """Every episode's row and recorded looks, the policy driving dense."""
+    for trial in todo:
+        recorder = Recorder(answers.policy, trial.seed)
+        answers.watch = recorder
+        row = runner.run(trial)
+        count = len(recorder.looks)
+        yield (
+            row,
+            [
+                movement.Look(trial.task, trial.seed, min(2, 3 * i // max(count, 1)), energy, sampled)
+                for i, (energy, sampled) in enumerate(recorder.looks)
+            ],
+        )
+
+
+def rows_of(sites: Sequence[Site], looks: Sequence[movement.Look], ratios: Sequence[float]) -> list[dict[str, Any]]:
+    """One row for each site and ratio: overlaps, and what patterns keep."""
+    rows = []
+    for site in sites:
+        for ratio in ratios:
+            shares = {f"kept {name}": value for name, value in movement.kept_shares(site, looks, ratio).items()}
+            same = {f"overlap {name}": value for name, value in movement.overlaps(site, looks, ratio).items()}
+            rows.append({"site": site.key, "group": site.group, "ratio": ratio, **same, **shares})
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the means by group; with --json also write the document."""
+    parser = argparse.ArgumentParser(prog="python -m ecovla_ros.bench.libero.gate", description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="folder of the policy")
+    parser.add_argument("--suites", default="libero-object", help="suites, separated by commas (default: %(default)s)")
+    parser.add_argument("--tasks", default="", help="their tasks by number, separated by commas (default: all)")
+    parser.add_argument("--states", type=int, default=2, help="initial states of each task (default: %(default)s)")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    try:
+        return _run(chosen)
+    except EcovlaError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    loaded = config.load(config.shipped("mini_sim.yaml"))
+    settings = config.override(loaded, **{"policy.checkpoint": chosen.checkpoint, "policy.threads": 1})
+    numbers = [int(n) for n in chosen.tasks.split(",") if n]
+    if chosen.states < 1:
+        raise ConfigError(f"{chosen.states} states; valid: 1 or more")
+    tasks = [t for suite in chosen.suites.split(",") for t in suites.chosen(suite, numbers)]
+    todo = [Trial("dense", "none", 0.0, t.name, t.suite, s) for t in tasks for s in range(chosen.states)]
+    answers = episodes.EngineAnswers(settings)
+    runner = episodes.LiberoRunner(settings, answers=lambda _: answers)
+    outcomes, looks = [], []
+    for row, some in looks_of(runner, answers, todo):
+        outcomes.append(row)
+        looks += some
+        sys.stdout.write(f"{row['task']} state {row['seed']}: {'solved' if row['success'] else 'not solved'}\n")
+    rows = rows_of(answers.policy.sites, looks, RATIOS)
+    _print(rows)
+    if chosen.json:
+        told = {
+            "checkpoint": chosen.checkpoint,
+            "suites": chosen.suites,
+            "tasks": chosen.tasks,
+            "states": chosen.states,
+        }
+        solved = {"episodes": len(outcomes), "solved": sum(row["success"] for row in outcomes), "looks": len(looks)}
+        document.write(chosen.json, rows, told | solved, episodes=outcomes)
+    return 0
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    for group in dict.fromkeys(row["group"] for row in rows):
+        for ratio in dict.fromkeys(row["ratio"] for row in rows):
+            some = [row for row in rows if row["group"] == group and row["ratio"] == ratio]
+            names = [n for n in some[0] if n.startswith(("overlap", "kept"))]
+            values = {n: [row[n] for row in some if row.get(n) is not None] for n in names}
+            told = "  ".join(f"{n} {sum(v) / len(v):.3f}" for n, v in values.items() if v)
+            sys.stdout.write(f"{group:12} {ratio:.2f}  {told}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

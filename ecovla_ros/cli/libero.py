@@ -1,0 +1,198 @@
+"""What `--benchmark` means: `ecovla train --benchmark libero`, `ecovla eval --benchmark libero-object,...`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ecovla_ros.cli.options import plain
+from ecovla_ros.config import ADAPTIVE
+from ecovla_ros.errors import ConfigError, unknown
+
+WORK, OUT = Path("data/libero"), Path("out/libero")
+BENCHMARKS = ("libero",)
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """What only a benchmark's training reads."""
+    group = parser.add_argument_group("for --benchmark libero (in the environment that `make libero` makes)")
+    group.add_argument("--benchmark", default="", help="train on a benchmark instead of our own tasks: libero")
+    group.add_argument("--suites", default="libero-object", help="suites, separated by commas (default: %(default)s)")
+    group.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on from there")
+    group.add_argument("--steps", type=int, help="optimiser steps of everything together")
+    group.add_argument("--vision-steps", type=int, help="optimiser steps of the tower alone, before these")
+    group.add_argument("--batch", type=int, help="frames of a step")
+    group.add_argument(
+        "--widen", type=int, default=4, help="MLPs so many times as wide as mini's (default: %(default)s)"
+    )
+    group.add_argument("--only-demos", action="store_true", help="drive the demonstrations, and end")
+
+
+def add_eval_options(parser: argparse.ArgumentParser) -> None:
+    """What only a benchmark's evaluation reads."""
+    group = parser.add_argument_group("for --benchmark (in the environment that `make libero` makes)")
+    group.add_argument(
+        "--benchmark", default="", metavar="SUITES", help="suites of LIBERO, separated by commas, e.g. libero-object; "
+        "--tasks are then numbers, --episodes counts initial states, and --seed is the first of them (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--calibration", default="own", metavar="WHICH",
+        help="what pruning starts from: own (the checkpoint's), none, weights (all energies alike), or suites joined "
+        "by + whose demonstrations are looked at (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--demos", type=Path, default=WORK, help="folder with these demonstrations (default: %(default)s)"
+    )
+    group.add_argument(
+        "--plan", type=Path, metavar="FILE",
+        help="run the parts of a table that was decided before it was run, e.g. results/libero-plan.json; each goes on "
+        "where it stopped, and leaves a result beside the plan",
+    )  # fmt: skip
+    group.add_argument("--server", default="", metavar="ADDRESS", help="ask `ecovla serve` there, by vla-eval's client")
+
+
+def train(options: argparse.Namespace) -> int:
+    """`ecovla train --benchmark libero`."""
+    if options.benchmark not in BENCHMARKS:
+        raise ConfigError(unknown("benchmark", options.benchmark, BENCHMARKS))
+    from ecovla_ros.bench import document
+    from ecovla_ros.train.libero import run as program
+
+    settings, rows = _settings(options), []
+    work, out = options.work or WORK, options.out or OUT
+
+    def report(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+
+    stop = _stop(options.minutes)
+    if options.only_demos:
+        program.collect(work, settings, report, stop)
+        return 0
+    done = program.run(work, out, settings, report, stop)
+    print(f"checkpoint: {out}" if done else f"stopped; the same command goes on from {work}")
+    if options.json:
+        document.write(options.json, rows[-1:], {**plain(options), "train": asdict(settings)}, progress=rows)
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from ecovla_ros.train.libero import fit
+    from ecovla_ros.train.libero.run import LiberoSettings
+
+    asked = {"steps": options.steps, "vision_steps": options.vision_steps, "batch": options.batch}
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    for name, value in chosen.items():
+        if value < (0 if name == "vision_steps" else 1):
+            raise ConfigError(f"--{name.replace('_', '-')} {value}; valid: a positive number")
+    defaults = LiberoSettings()
+    return replace(
+        defaults,
+        suites=tuple(name.strip().replace("-", "_") for name in options.suites.split(",")),
+        episodes=defaults.episodes if options.episodes is None else options.episodes,
+        widen=options.widen,
+        fit=replace(fit.FitSettings(), seed=options.seed, **chosen),
+        command=shlex.join(["ecovla", *sys.argv[1:]]),
+    )
+
+
+def _stop(minutes: float | None) -> Callable[[], bool]:
+    """Whether the time is over, or somebody asked to stop: then what there is is saved first."""
+    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    return lambda: asked.is_set() or time.monotonic() >= end
+
+
+def trials(options: argparse.Namespace) -> list[Any]:
+    """The episodes of `ecovla eval --benchmark`. Raises ConfigError for a suite, task or state that does not exist."""
+    from ecovla_ros.bench.libero import episodes
+    from ecovla_ros.bench.success.trials import compared
+    from ecovla_ros.cli.options import numbers
+
+    if options.environments != "calm" or options.latency is not None:
+        raise ConfigError("--environments and --latency are of our own tasks: they do not go with --benchmark")
+    if options.episodes < 1:
+        raise ConfigError(f"{options.episodes} episodes; valid: 1 or more")
+    chosen = compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
+    fixed = sorted({v.method for v in chosen} - {"dense", "random", *ADAPTIVE})
+    if options.calibration == "none" and fixed:
+        raise ConfigError(f"{', '.join(fixed)} without a calibration has no pattern; valid: --calibration weights")
+    first = 0 if options.seed is None else options.seed
+    return episodes.trials(
+        chosen, options.benchmark.split(","), _tasks(options.tasks), range(first, first + options.episodes)
+    )
+
+
+def _tasks(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise ConfigError(
+            f"--tasks '{text}'; valid with --benchmark: numbers, separated by commas, e.g. 0,3"
+        ) from error
+
+
+def spread(options: argparse.Namespace) -> Any:
+    """Where these episodes run."""
+    from ecovla_ros.bench.libero import episodes, served
+    from ecovla_ros.bench.success import workers
+
+    if options.ray:
+        raise ConfigError("--ray does not go with --benchmark; valid: --processes N")
+    if options.server:
+        answers: Any = partial(served.ServedAnswers, address=options.server)
+    else:
+        answers = partial(episodes.EngineAnswers, calibration=options.calibration, demos=options.demos)
+    return workers.processes(options.processes, partial(episodes.LiberoRunner, answers=answers))
+
+
+def head(options: argparse.Namespace) -> dict[str, Any]:
+    """What these episodes depend on beside their trial."""
+    if options.server:
+        return {"benchmark": {"server": "vla-eval"}, "checkpoint": "the server's"}
+    return {"benchmark": {"calibration": options.calibration}}
+
+
+def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
+    """Every part of a plan, by `run`, with what the command line says of machine and time. Raises ConfigError."""
+    from ecovla_ros import documents
+    from ecovla_ros.bench.success.journal import beside
+
+    try:
+        parts = documents.read_json(options.plan)["parts"]
+        named = [(str(part["name"]), {k: v for k, v in part.items() if k != "name"}) for part in parts]
+    except OSError as error:
+        raise ConfigError(f"cannot read the plan '{options.plan}': {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{options.plan}' is not a plan: parts, a list of objects with names ({error!r})") from error
+    for name, values in named:
+        for key in values:
+            if key not in PLANNED:
+                raise ConfigError(f"'{options.plan}', part '{name}': " + unknown("key", key, PLANNED))
+    end = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
+    first: dict[str, Path] = {}
+    for name, values in named:
+        part = argparse.Namespace(**{**vars(options), **values, "plan": None, "resume": True})
+        part.json = options.plan.with_name(f"{options.plan.stem}-{name}.json")
+        part.set = [*options.set, *values.get("set", ())]
+        part.minutes = None if options.minutes is None else max(0.0, (end - time.monotonic()) / 60)
+        before = beside(first.setdefault(part.benchmark, part.json))
+        part.reuse = before if before.is_file() and part.json != first[part.benchmark] else None  # its dense episodes
+        print(f"{name}: {part.json}")
+        run(part)
+    return 0
+
+
+PLANNED = ("benchmark", "calibration", "method", "refresh", "ratio", "episodes", "seed", "tasks", "set", "margin")
+"""What a part of a plan may say; the rest is of the command line."""

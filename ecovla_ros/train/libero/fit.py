@@ -1,0 +1,220 @@
+"""One multi-task policy by flow matching, with labels beside it that privileged state gives for nothing.
+
+What the tower must tell: where each kind of thing is, from the fixed camera in the base frame, from the wrist in the
+tool's. What the prompt's hidden states must tell: where the thing that the instruction names is, and where it goes. In
+the time that a few cores have, the flow loss alone does not teach a tower to localise (`train.auxiliary`).
+
+A run is counted in steps and not in minutes: stopped and gone on with, on whatever machine, it is the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ecovla_ros.errors import CheckpointError
+from ecovla_ros.models.data.statistics import OtherArmUnits
+from ecovla_ros.models.pi.flow import flow_loss
+from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.train import fit, parallel
+from ecovla_ros.train.auxiliary import FINE_M, REACH_M, PromptHead, in_tool_frame, nearness
+from ecovla_ros.train.libero.data import LiberoData
+from ecovla_ros.train.schedule import cosine
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """One run's optimisation."""
+
+    vision_steps: int = 3000
+    """Steps in which the tower alone learns where things are: they cost a tenth of the others."""
+    steps: int = 40_000
+    """Steps of everything together, after these."""
+    batch: int = 32
+    rate: float = 5e-4
+    draws: int = 2
+    """Flow draws per prefix."""
+    places_weight: float = 0.5
+    grounding_weight: float = 0.3
+    decay: float = 0.999
+    """Of the moving average of the weights."""
+    seed: int = 0
+    keep_s: float = 240.0
+    """Seconds between two saved states."""
+
+
+class PlaceHeads(nn.Module):
+    """Reads where each kind of thing is off one camera's tokens; exists only in training."""
+
+    def __init__(self, width: int, tokens: int, cameras: int, kinds: int) -> None:
+        super().__init__()
+        self.read = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Flatten(1), nn.Linear(width * tokens, 128), nn.SiLU(), nn.Linear(128, 3 * kinds)
+            )
+            for _ in range(cameras)
+        )  # fmt: skip
+
+    def loss(self, tokens: Tensor, places: Tensor, tool: Tensor) -> tuple[Tensor, Tensor]:
+        """Position loss, and mean errors (cameras,) in m. `tokens` (B, cameras, N, width); `places` (B, K, 3), NaN for
+        kinds that are not there; `tool` (B, 12). The wrist answers for what is within 0.25 m of the tool."""
+        there = torch.isfinite(places).all(-1)
+        known = torch.where(there[..., None], places, torch.zeros_like(places))
+        near = (known - tool[:, None, :3]).norm(dim=-1)
+        total, errors = tokens.new_zeros(()).float(), []
+        for camera, head in enumerate(self.read):
+            target = known if camera == 0 else in_tool_frame(known, tool)
+            share = there.float() * (nearness(known, tool) if camera == 0 else (near < 0.25).float())
+            got = head(tokens[:, camera]).float().view_as(target)
+            delta = F.smooth_l1_loss(got, target / REACH_M, reduction="none", beta=FINE_M / REACH_M).sum(-1)
+            total = total + (delta * share).sum() / share.sum().clamp(min=1.0)
+            distance = (got.detach() * REACH_M - target).norm(dim=-1)
+            errors.append((distance * share).sum() / share.sum().clamp(min=1.0))
+        return total, torch.stack(errors)
+
+
+class LiberoLearner(nn.Module):
+    """The model and the heads that exist only in training."""
+
+    ids: Tensor
+    real: Tensor
+
+    def __init__(self, model: PiModel, kinds: int, prompts: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in train.together
+        self.places = PlaceHeads(model.config.vision_width, model.config.tokens, len(model.config.cameras), kinds)
+        self.prompt = PromptHead(model.config.lm_width)
+        self.register_buffer("ids", prompts[0], persistent=False)
+        self.register_buffer("real", prompts[1], persistent=False)
+
+    def losses(
+        self, batch: dict[str, Tensor], draws: int, generator: torch.Generator, flow: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(flow, grounding, places) as one tensor (3,), and position errors (cameras,), m; without `flow` the last."""
+        images, task = batch["images"], batch["task"]
+        with torch.autocast(images.device.type, torch.bfloat16):
+            tokens = self.model.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            places, error = self.places.loss(tokens, batch["places"], batch["tool"])
+            if not flow:
+                return torch.stack((places.new_zeros(()), places.new_zeros(()), places)), error
+            kv, mask, hidden = fit.prefix(self.model, tokens.flatten(1, 2), self.ids[task], self.real[task])
+            loss = flow_loss(
+                self.model, kv, mask, batch["state"], batch["actions"], generator, draws, weight=batch["weight"]
+            )
+            taken = in_tool_frame(batch["taken"][:, None], batch["tool"])[:, 0]
+            grounding = self.prompt.loss(hidden, torch.cat((batch["taken"], taken, batch["goal"]), 1))
+        return torch.stack((loss, grounding, places)), error
+
+
+def train(
+    model: PiModel,
+    data: LiberoData,
+    units: OtherArmUnits,
+    prompts: tuple[Tensor, Tensor],
+    settings: FitSettings,
+    state: Path,
+    report: Report,
+    keep: Callable[[PiModel, int, float], None],
+    stop: Callable[[], bool],
+    rank: int = 0,
+) -> bool:
+    """Train until the steps are done or `stop`; returns whether they are done.
+
+    Goes on from the file `state` where there is one; raises CheckpointError where that is of other settings or data of
+    other kinds. `keep` is handed the average, the step and the hours at times and at the end.
+    """
+    learner = LiberoLearner(model, len(data.kinds), prompts)
+    parameters = list(learner.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95))
+    average, step, spent = deepcopy(model), 0, 0.0
+    head = {"settings": {k: v for k, v in asdict(settings).items() if k != "keep_s"}, "kinds": list(data.kinds)}
+    if state.exists():
+        step, spent = _restore(state, learner, average, optimiser, head)
+    picker, generator = np.random.default_rng([settings.seed, rank, step]), torch.Generator()
+    generator.manual_seed(hash((settings.seed, rank, step)) % 2**31)
+    columns, total = data.normalised(units), settings.vision_steps + settings.steps
+    weights = torch.tensor((1.0, settings.grounding_weight, settings.places_weight))
+    mean: np.ndarray = np.zeros(5)
+    saved = began = time.monotonic()
+    while step < total and not parallel.agree(float(stop())):
+        flow = step >= settings.vision_steps
+        for group in optimiser.param_groups:
+            group["lr"] = settings.rate * _rate(step, settings)
+        batch = data.batch(columns, settings.batch, picker, generator)
+        losses, error = learner.losses(batch, settings.draws, generator, flow)
+        optimiser.zero_grad(set_to_none=True)
+        (losses * weights).sum().backward()
+        parallel.average(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        _follow(average, model, min(settings.decay, step / (step + 10)))
+        now = np.array([*losses.tolist(), *error.tolist()])
+        mean = now if not mean.any() else 0.98 * mean + 0.02 * now
+        if step % 50 == 0:
+            names = ("flow", "grounding", "places", "third_person_m", "wrist_m")
+            hours = spent + (time.monotonic() - began) / 3600
+            report({"step": step, "of": total, "hours": hours, **dict(zip(names, mean.tolist()))})
+        if time.monotonic() - saved > settings.keep_s:
+            saved = time.monotonic()
+            _keep(rank, state, learner, average, optimiser, step, spent + (saved - began) / 3600, head, keep)
+    _keep(rank, state, learner, average, optimiser, step, spent + (time.monotonic() - began) / 3600, head, keep)
+    return step >= total
+
+
+def _rate(step: int, settings: FitSettings) -> float:
+    """Each part has its own warm-up and cosine."""
+    if step < settings.vision_steps:
+        return cosine(step / settings.vision_steps, step)
+    late = step - settings.vision_steps
+    return cosine(late / settings.steps, late)
+
+
+@torch.no_grad()
+def _follow(average: PiModel, model: PiModel, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), model.parameters()):
+        slow.lerp_(fast, 1.0 - decay)
+
+
+def _keep(
+    rank: int, path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer, step: int,
+    hours: float, head: dict[str, Any], keep: Callable[[PiModel, int, float], None],
+) -> None:  # fmt: skip
+    if rank:
+        return
+    partial = path.with_suffix(".partial")
+    parts = {"learner": learner.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save({**parts, "step": step, "hours": hours, "head": head}, partial)
+    partial.replace(path)
+    keep(average, step, hours)
+
+
+def _restore(
+    path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer, head: dict[str, Any]
+) -> tuple[int, float]:
+    try:
+        state = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is not a state of a training run; remove it to start anew") from error
+    differ = [k for k in head["settings"] if state["head"]["settings"].get(k) != head["settings"][k]]
+    differ += ["kinds of things"] if state["head"]["kinds"] != head["kinds"] else []
+    if differ:
+        raise CheckpointError(
+            f"'{path}' is of a run with another {', '.join(differ)}; remove it, or use another --work"
+        )
+    learner.load_state_dict(state["learner"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"]), float(state["hours"])

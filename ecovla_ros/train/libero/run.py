@@ -1,0 +1,123 @@
+"""The whole training for LIBERO: demonstrations, then one policy of them, resumable at every point."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecovla_ros import documents
+from ecovla_ros.engine.calibration import calibration
+from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.statistics import OtherArmUnits
+from ecovla_ros.models.pi import checkpoint
+from ecovla_ros.models.pi.config import MINI, PiConfig
+from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.sim.libero import scene, suites
+from ecovla_ros.train.libero import demos, fit
+from ecovla_ros.train.libero.data import LiberoData
+from ecovla_ros.types import CAMERAS, Observation
+
+PROMPT = 24
+"""Longest instruction, tokens."""
+
+
+@dataclass(frozen=True)
+class LiberoSettings:
+    """One training run; written into the checkpoint."""
+
+    suites: tuple[str, ...] = ("libero_object",)
+    episodes: int = 90
+    """Demonstrations tried of each task."""
+    widen: int = 4
+    """How many times as wide as mini's the MLPs are."""
+    demos: demos.LiberoDemos = field(default_factory=demos.LiberoDemos)
+    fit: fit.FitSettings = field(default_factory=fit.FitSettings)
+    calibration_frames: int = 128
+    command: str = ""
+
+
+def shape(settings: LiberoSettings, vocab: int) -> PiConfig:
+    """mini's anatomy with wider MLPs and LIBERO's actions."""
+    return dataclasses.replace(
+        MINI, vocab=vocab, max_prompt=PROMPT, lm_mlp=MINI.lm_mlp * settings.widen, noise_scale=0.0,
+        expert_mlp=MINI.expert_mlp * settings.widen, state_dim=scene.STATE_WIDTH, action_dim=scene.ACTION_WIDTH,
+        horizon=settings.demos.horizon, image_size=settings.demos.size,
+    )  # fmt: skip
+
+
+def run(
+    work: Path, out: Path, settings: LiberoSettings, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
+) -> bool:
+    """Collect what is missing, train on, and write the checkpoint to `out`; returns whether all is done.
+
+    Raises ConfigError where LIBERO is missing or a suite unknown, CheckpointError for a state that does not fit.
+    """
+    torch.set_num_threads(1)
+    collect(work, settings, report, stop)
+    if stop():
+        return False
+    data = LiberoData(work / "demos", settings.suites)
+    report({"stage": "data", "episodes": data.episodes, "frames": len(data), "tasks": len(data.tasks)})
+    units = _units(work / "units.json", data)
+    prompt = Prompt.build(data.instructions, PROMPT)
+    torch.manual_seed(settings.fit.seed)
+    model = PiModel(shape(settings, prompt.size))
+    ids, real = (torch.tensor(part) for part in prompt.batch(data.instructions))
+
+    def keep(average: PiModel, step: int, hours: float) -> None:
+        save(out, average, units, prompt, data, settings, step, hours)
+
+    return fit.train(model, data, units, (ids, real), settings.fit, work / "training.pt", report, keep, stop)
+
+
+def collect(
+    work: Path, settings: LiberoSettings, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
+) -> None:
+    """Bring the demonstrations of every task that the expert can do to `settings.episodes`; those there are stay."""
+    if not settings.episodes:
+        return
+    tasks = [task for suite in settings.suites for task in suites.tasks(suite)]
+    demos.collect(work / "demos", tasks, settings.episodes, settings.demos, report, stop)
+
+
+def _units(path: Path, data: LiberoData) -> OtherArmUnits:
+    """Statistics of the data as they were when the run began: a run that goes on keeps them while data grow."""
+    if not path.is_file():
+        demos.write_json(path, data.units().to_dict())
+    return OtherArmUnits.from_dict(documents.read_json(path))
+
+
+def save(
+    out: Path, model: PiModel, units: OtherArmUnits, prompt: Prompt, data: LiberoData, settings: LiberoSettings,
+    step: int, hours: float,
+) -> None:  # fmt: skip
+    """Write the checkpoint in half precision, load it, and write it again with the calibration of its weights."""
+    spec = PolicySpec(
+        "mini", {c: (settings.demos.size,) * 2 for c in CAMERAS}, settings.demos.horizon, scene.PERIOD_S,
+        scene.ACTION_WIDTH, "any", tuple(dict.fromkeys(data.instructions)),
+    )  # fmt: skip
+    training = {
+        "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
+        "tasks": [task.name for task in data.tasks], "step": step, "hours": hours, "torch": torch.__version__,
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+    }  # fmt: skip
+    checkpoint.save(out, model, units, prompt, spec, training, dtype=torch.float16)
+    policy = checkpoint.load(out, torch.device("cpu"), torch.float32)
+    noise = torch.zeros(spec.horizon, spec.action_dim)
+    energies: dict[str, Tensor] = calibration(policy, _drawn(data, settings), noise)
+    checkpoint.save(out, model, units, prompt, spec, training, energies, dtype=torch.float16)
+
+
+def _drawn(data: LiberoData, settings: LiberoSettings) -> Iterator[Observation]:
+    rng = np.random.default_rng(settings.fit.seed)
+    return data.observations(rng.choice(len(data), min(settings.calibration_frames, len(data)), replace=False))

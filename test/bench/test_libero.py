@@ -1,0 +1,410 @@
+"""LIBERO without LIBERO: fakes of its scene stand in where an episode is driven; what needs the real one skips."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ecovla_ros import build, cli, config
+from ecovla_ros.bench.libero import calibrations, episodes, gate, movement
+from ecovla_ros.bench.libero.served import ServedAnswers
+from ecovla_ros.bench.success import evaluation, workers
+from ecovla_ros.bench.success.trials import Trial, compared
+from ecovla_ros.errors import CheckpointError, ConfigError
+from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.affine import Affine, Statistics
+from ecovla_ros.models.data.prompt import Prompt
+from ecovla_ros.models.data.statistics import OtherArmUnits
+from ecovla_ros.models.pi import checkpoint
+from ecovla_ros.models.pi.config import PiConfig
+from ecovla_ros.models.pi.model import PiModel
+from ecovla_ros.prune.site import Site
+from ecovla_ros.sim.libero import scene, suites
+from ecovla_ros.train.libero import demos, fit, run
+from ecovla_ros.train.libero.data import LiberoData
+from ecovla_ros.types import Observation
+
+INSTALLED = importlib.util.find_spec("libero") is not None
+WORDS = ("take the milk", "take the butter")
+
+
+def task(index=0, suite="libero_object"):
+    return suites.LiberoTask(suite, index, WORDS[index % 2], __file__, 5)
+
+
+def shape():
+    return PiConfig(
+        vision_width=16, vocab=12, max_prompt=24, lm_width=16, lm_mlp=64, layers=2, heads=2, head_dim=8,
+        expert_width=16, expert_mlp=64, state_dim=8, action_dim=7, horizon=12, flow_steps=2, image_size=32,
+        noise_scale=0.0,
+    )  # fmt: skip
+
+
+def units():
+    return OtherArmUnits(
+        Statistics(Affine(np.zeros(8), np.ones(8)), Affine(np.zeros(7), np.full(7, 0.5)), "mean_std", "a test"), 12
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint for LIBERO, of random weights."""
+    torch.manual_seed(0)
+    spec = PolicySpec("mini", {c: (32, 32) for c in ("third_person", "wrist")}, 12, 0.05, 7, "any", WORDS)
+    checkpoint.save(tmp_path / "c", PiModel(shape()), units(), Prompt.build(WORDS, 24), spec, {}, dtype=torch.float16)
+    return tmp_path / "c"
+
+
+def settings_for(folder):
+    return config.override(config.load(config.shipped("mini_sim.yaml")), **{"policy.checkpoint": str(folder)})
+
+
+class FakeScene:
+    """Solved once the tool has come far enough along x; pictures follow the tool."""
+
+    made = 0
+
+    def __init__(self, of):
+        self.task, self.steps, FakeScene.made = of, 0, FakeScene.made + 1
+
+    def begin(self, initial, seed=0):
+        suites.check_state(self.task, initial)
+        self.steps, self.at = 0, np.array([0.01 * initial, 0.0, 0.2])
+
+    def step(self, action):
+        assert np.abs(action[6]) == 1.0 and action.shape == (7,)
+        self.steps, self.at = self.steps + 1, self.at + 0.01 * np.clip(action[:3], -1, 1) + [0.002, 0, 0]
+        return bool(self.at[0] > 0.15)
+
+    def tool(self):
+        return self.at.copy(), np.eye(3)
+
+    def observe(self):
+        rng = np.random.default_rng(self.steps)
+        images = {c: rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for c in ("third_person", "wrist")}
+        state = np.concatenate((self.at, np.zeros(5)))
+        return Observation(1 + self.steps, images, np.zeros(7), 0.0, self.task.instruction, state)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    found = {"libero_object": tuple(task(i) for i in range(2)), "libero_spatial": (task(0, "libero_spatial"),)}
+    monkeypatch.setattr(suites, "suite_names", lambda: tuple(found))
+
+    def tasks(name):
+        if (name := name.replace("-", "_")) not in found:
+            raise ConfigError(f"unknown suite '{name}'; valid: {', '.join(found)}")
+        return found[name]
+
+    monkeypatch.setattr(suites, "tasks", tasks)
+    monkeypatch.setattr(episodes, "LiberoScene", FakeScene)
+    return found
+
+
+def test_every_variant_meets_the_same_states_and_a_scene_is_made_once_a_task(folder, fake):
+    chosen = compared(["dense", "static"], ["probe"], [0.5])
+    todo = episodes.trials(chosen, ["libero-object"], [], range(3))
+    FakeScene.made = 0
+    rows = evaluation.run(
+        settings_for(folder), todo, workers.processes(1, lambda s, d: runner(s, "weights")), lambda r: None
+    )
+    assert FakeScene.made == 2 and len(rows) == 2 * 3 * 2
+    assert {(r["task"], r["seed"]) for r in rows if r["method"] == "dense"} == {
+        (r["task"], r["seed"]) for r in rows if r["method"] == "static"
+    }
+    pooled = [r for r in evaluation.table(rows) if r["task"] == "all" and r["method"] == "static"]
+    assert pooled[0]["episodes"] == 6 and pooled[0]["mcnemar_p"] is not None
+
+
+def runner(settings, calibration="own", **more):
+    return episodes.LiberoRunner(settings, answers=partial(episodes.EngineAnswers, calibration=calibration), **more)
+
+
+def test_an_episode_does_not_depend_on_those_before_it(folder, fake):
+    trials = [
+        Trial("ecovla", "probe", 0.5, f"libero_object/{i}", "libero_object", s) for i, s in ((0, 0), (1, 3), (0, 0))
+    ]
+    made = runner(settings_for(folder), "weights")
+    rows = [made.run(t) for t in trials]
+    same = ("success", "steps", "path_m", "jerk", "frames", "triggered")
+    assert [rows[0][k] for k in same] == [rows[2][k] for k in same]
+
+
+def test_a_look_comes_every_eight_actions_until_time_is_over(folder, fake):
+    made = runner(settings_for(folder))
+    row = made.run(Trial("dense", "none", 0.0, "libero_object/0", "libero_object", 0))
+    assert row["frames"] == -(-row["steps"] // episodes.EXECUTE)
+    assert row["success"] or row["steps"] == 280
+
+
+def test_the_server_gives_the_same_answers_to_vla_evals_own_client(folder, fake, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(sys.prefix) / "clients"))  # where tools/setup.sh puts vla-eval
+    pytest.importorskip("vla_eval.connection")
+    command = [sys.executable, "-u", "-m", "ecovla_ros.cli", "serve", "--protocol", "vla-eval", "--port", "0",
+               "--execute", str(episodes.EXECUTE), "--set", "policy.embodiment.other=true", "--set",
+               f"policy.checkpoint={folder}", "--set", "prune.method=dense", "--set", "policy.threads=1"]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = next(found for line in server.stdout if (found := re.search(r"ws://[\d.]+:\d+", line)))[0]
+        trials = [Trial("dense", "none", 0.0, f"libero_object/{i}", "libero_object", i) for i in (0, 1)]
+        served = episodes.LiberoRunner(settings_for(folder), answers=partial(ServedAnswers, address=address))
+        here = runner(settings_for(folder))
+        for trial in trials:
+            ours, theirs = here.run(trial), served.run(trial)
+            assert theirs["path_m"] == pytest.approx(ours["path_m"], abs=2e-4)  # actions travel as float32
+            assert [theirs[k] for k in ("success", "steps", "frames")] == [
+                ours[k] for k in ("success", "steps", "frames")
+            ]
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--benchmark", "libero-nothing"], "unknown suite 'libero_nothing'"),
+        (["--benchmark", "libero-object", "--tasks", "7"], "suite 'libero_object' has no task 7; valid: 0 to 1"),
+        (["--benchmark", "libero-object", "--tasks", "milk"], "--tasks 'milk'; valid with --benchmark: numbers"),
+        (["--benchmark", "libero-object", "--seed", "4"], "libero_object/0 has no initial state 5; valid: 0 to 4"),
+        (["--benchmark", "libero-object", "--environments", "looks"], "do not go with --benchmark"),
+        (["--benchmark", "libero-object,libero-object"], "must be named once each"),
+        (
+            ["--benchmark", "libero-object", "--method", "static", "--calibration", "none"],
+            "static without a calibration has no pattern; valid: --calibration weights",
+        ),
+        (["--benchmark", "libero-object", "--ray", "auto"], "--ray does not go with --benchmark"),
+    ],
+)
+def test_bad_input_is_one_line(fake, capsys, arguments, said):
+    assert cli.main(["eval", "--episodes", "2", "--method", "dense", *arguments]) == 2
+    out = capsys.readouterr().err
+    assert said in out and out.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_action_space_is_one_line(fake, capsys):
+    assert cli.main(["eval", "--benchmark", "libero-object", "--method", "dense", "--episodes", "1"]) == 2
+    out = capsys.readouterr().err
+    assert out.count("\n") == 1 and "moves this arm" in out
+
+
+def test_a_libero_checkpoint_does_not_drive_this_arm(folder):
+    with pytest.raises(CheckpointError, match="moves another arm than this one"):
+        build.policy(settings_for(folder).policy)
+
+
+@pytest.mark.skipif(INSTALLED, reason="LIBERO is installed")
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_without_the_benchmark_it_says_what_to_run(capsys, tmp_path, command):
+    words = {"train": ["--benchmark", "libero", "--work", str(tmp_path)], "eval": ["--benchmark", "libero-object"]}
+    assert cli.main([command, *words[command]]) == 2
+    out = capsys.readouterr().err
+    assert out.count("\n") == 1 and "make libero" in out
+
+
+def test_an_interrupted_run_loses_nothing(folder, fake, tmp_path, monkeypatch):
+    """Stopped after two episodes, the same command runs the others and no more."""
+    ran = []
+    whole = episodes.LiberoRunner.run
+
+    def run_two(self, trial):
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(trial)
+        return whole(self, trial)
+
+    command = ["eval", "--benchmark", "libero-object", "--method", "dense", "--episodes", "2", "--resume",
+               "--set", f"policy.checkpoint={folder}", "--json", str(tmp_path / "r.json")]  # fmt: skip
+    monkeypatch.setattr(episodes.LiberoRunner, "run", run_two)
+    assert cli.main(command) == 130
+    monkeypatch.setattr(episodes.LiberoRunner, "run", lambda self, trial: ran.append(trial) or whole(self, trial))
+    assert cli.main(command) == 0
+    assert len(ran) == 4 and len(set(ran)) == 4
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["rows"][0]["episodes"] == 4
+
+
+def test_the_plan_names_only_what_can_be_run():
+    plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
+    names = [part["name"] for part in plan["parts"]]
+    assert plan["primary"]["part"] in names and len(set(names)) == len(names)
+    for part in plan["parts"]:
+        assert part["episodes"] * 10 >= plan["primary"]["pairs"]
+        found = compared(
+            part["method"].split(","), part["refresh"].split(","), [float(r) for r in part["ratio"].split(",")]
+        )
+        assert found[0].method == "dense"
+
+
+# --- demonstrations and training ----------------------------------------------------------------------------------
+
+
+def write_demos(folder, tasks=2, episodes_=2, frames=6):
+    rng = np.random.default_rng(0)
+    for number in range(tasks):
+        place = folder / "libero_object" / str(number)
+        place.mkdir(parents=True)
+        demos.write_json(place / demos.META, {"instruction": WORDS[number], "things": ["milk_1", "basket_1"]})
+        for episode in range(episodes_ + number):
+            arrays = {
+                "images": rng.integers(0, 255, (frames, 2, 32, 32, 3), dtype=np.uint8),
+                "state": rng.normal(size=(frames, 8)), "actions": rng.uniform(-1, 1, (frames, 12, 7)),
+                "length": np.full(frames, 12, np.uint8), "places": rng.normal(size=(frames, 2, 3)),
+                "tool": np.tile(np.r_[np.zeros(3), np.eye(3).ravel()], (frames, 1)),
+                "taken": rng.normal(size=(frames, 3)), "goal": rng.normal(size=(frames, 3)),
+            }  # fmt: skip
+            small = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in arrays.items()}
+            np.savez(place / f"{demos.FIRST_SEED + episode}.npz", **small)
+
+
+def settings(**more):
+    return run.LiberoSettings(
+        episodes=0, widen=1, demos=demos.LiberoDemos(size=32),
+        fit=fit.FitSettings(vision_steps=2, steps=3, batch=4, **more), calibration_frames=2,
+    )  # fmt: skip
+
+
+def test_every_task_is_drawn_equally_often(tmp_path):
+    write_demos(tmp_path)
+    data = LiberoData(tmp_path, ["libero_object"])
+    assert data.episodes == 5 and len(data) == 30
+    assert [data.share[data.columns["task"] == t].sum() for t in (0, 1)] == pytest.approx([0.5, 0.5])
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
+    write_demos(tmp_path / "demos")
+    rows, steps = [], iter([False] * 4 + [True] * 99)
+    assert not run.run(tmp_path, tmp_path / "out", settings(), rows.append, lambda: next(steps))
+    first = torch.load(tmp_path / "training.pt", weights_only=True)["step"]
+    assert 0 < first < 5
+    assert run.run(tmp_path, tmp_path / "out", settings(), rows.append, lambda: False)
+    assert torch.load(tmp_path / "training.pt", weights_only=True)["step"] == 5
+    policy = run.checkpoint.load(tmp_path / "out")
+    assert policy.normaliser.widths == (8, 7) and policy.calibration
+    episodes.check_space(policy, "out")
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    write_demos(tmp_path / "demos")
+    run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: False)
+    with pytest.raises(CheckpointError, match="another rate"):
+        run.run(tmp_path, tmp_path / "out", settings(rate=1e-4), lambda row: None, lambda: False)
+
+
+def test_a_damaged_demonstration_is_named(tmp_path):
+    write_demos(tmp_path)
+    path = next(tmp_path.rglob("*.npz"))
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=path.name):
+        LiberoData(tmp_path, ["libero_object"])
+
+
+def test_actions_after_a_push_are_no_answer_to_what_was_seen_before_it():
+    frames = [{"at": 0, "end": 2**30}, {"at": 6, "end": 2**30}]
+    demos._mark(frames, 9)
+    frames.append({"at": 9, "end": 2**30})
+    for f in frames:
+        f |= {k: np.zeros(2) for k in ("images", "state", "places", "tool", "taken", "goal")}
+    out = demos._arrays(frames, [np.full(7, i) for i in range(20)], 12)
+    assert out["length"].tolist() == [9, 3, 12] and out["actions"][2, 0, 0] == 9
+    assert (out["actions"][2, 11:] == np.array(scene.STAY, np.float32)).all(), "after success the arm stays, open"
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------
+
+
+def site(channels=64):
+    torch.manual_seed(1)
+    return Site("lm.0.mlp", "lm.mlp", "prefill", channels, 1, (torch.ones(channels, 4),), torch.ones(channels, 4), 32)
+
+
+def look(energy, task_="a", episode=0, phase=0):
+    tensor = torch.as_tensor(energy, dtype=torch.float32)
+    return movement.Look(task_, episode, phase, {"lm.0.mlp": tensor}, {"lm.0.mlp": tensor})
+
+
+def test_the_same_channels_overlap_fully_and_disjoint_ones_not_at_all():
+    first, second = torch.zeros(64), torch.zeros(64)
+    first[:32], second[32:] = 1.0, 1.0
+    same = movement.overlaps(site(), [look(first), look(first), look(first, "b"), look(first, "b")], 0.5)
+    assert same["tasks"] == 1.0 and same["halves"] == 1.0
+    apart = movement.overlaps(site(), [look(first), look(first), look(second, "b"), look(second, "b")], 0.5)
+    assert apart["tasks"] == 0.0 and apart["halves"] == 1.0 and apart["scenes"] is None
+
+
+def test_an_oracle_keeps_all_of_a_steady_episode_and_a_probe_of_every_token_too():
+    torch.manual_seed(2)
+    one, other = torch.rand(64) ** 4, torch.rand(64) ** 4
+    looks = [look(one, "a", e) for e in (0, 0, 0, 1)] + [look(other, "b")] * 3
+    kept = movement.kept_shares(site(), looks, 0.5)
+    assert kept["oracle"] == pytest.approx(1.0) and kept["probe"] == pytest.approx(1.0)
+    assert kept["last look"] == pytest.approx(1.0) and kept["same task"] == pytest.approx(1.0)
+    assert kept["random"] < 0.9 and kept["other tasks"] < 1.0
+
+
+def test_the_recorder_sees_what_a_calibration_sees(folder):
+    policy = checkpoint.load(folder)
+    seen = next(policy.examples())
+    recorder = gate.Recorder(policy)
+    recorder.add(seen)
+    energies = calibrations.calibration(policy, [seen], torch.zeros(12, 7))
+    energy, sampled = recorder.looks[0]
+    for s in policy.sites:
+        assert torch.allclose(energy[s.key], energies[s.key], rtol=1e-4, atol=1e-6)
+        assert (sampled[s.key] <= energy[s.key] * 1.001 + 1e-6).all(), "some of the tokens hold no more than all"
+
+
+# --- with LIBERO --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs LIBERO (make libero)")
+def test_the_real_benchmark_has_its_suites_and_states():
+    found = suites.tasks("libero-object")
+    assert len(found) == 10 and found[0].states == 50
+    assert suites.initial_states(found[0]).shape[0] == 50
+    with pytest.raises(ConfigError, match="suite"):
+        suites.tasks("libero-nothing")
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs LIBERO (make libero)")
+def test_the_real_scene_starts_alike_every_time():
+    made = scene.LiberoScene(suites.tasks("libero_object")[0])
+    try:
+        states = []
+        for state in (3, 4, 3):
+            made.begin(state, state)
+            for _ in range(5):
+                made.step(np.array([0.5, -0.2, 0.1, 0, 0, 0, 1.0]))
+            states.append(made.state())
+        assert np.array_equal(states[0], states[2]) and not np.array_equal(states[0], states[1])
+    finally:
+        made.close()
+
+
+def test_axis_angle_does_not_jump_at_half_a_turn():
+    turns = [scene.axis_angle((np.sin(a / 2), 0, 0, np.cos(a / 2)))[0] for a in np.linspace(3.0, 3.3, 31)]
+    assert np.allclose(np.diff(turns), 0.01) and np.allclose(scene.axis_angle((0, 0, 0, 1)), 0)
+
+
+def test_limits_of_steps_follow_the_suite_a_name_begins_with():
+    assert task().max_steps == 280 and task(suite="libero_object_with_mug").max_steps == 280
+    assert task(suite="libero_10_with_milk").max_steps == 520 and task(suite="libero_mine").max_steps == 300
+
+
+def test_fake_and_real_have_the_same_methods():
+    """What the fake stands for must be there."""
+    for name in ("begin", "step", "tool", "observe", "close"):
+        assert callable(getattr(scene.LiberoScene, name))
