@@ -176,7 +176,9 @@ def _joint(parent: Element, model: Any, body: int, above: str) -> None:
         return
     slides = model.jnt_type[first] == mujoco.mjtJoint.mjJNT_SLIDE
     limited = bool(model.jnt_limited[first])
-    kind = "prismatic" if slides else "revolute" if limited else "continuous"
+    kind = (
+        "prismatic" if slides else "revolute"
+    )  # without limits it turns on; Fortress' engine fixes a "continuous" one
     made = child(parent, "joint", name=model.joint(first).name, type=kind)
     child(made, "parent", above)
     child(made, "child", name)

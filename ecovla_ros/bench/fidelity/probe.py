@@ -20,11 +20,11 @@ from ecovla_ros.bench.fidelity import comparison, recorded
 from ecovla_ros.bench.variants import Bench, Variant
 
 DENSE = Variant("dense", "none", 0.0)
-FEW = (8, 16, 32, 64)
+FEW = (8, 32)
 """Tokens of a probe."""
-AUDITS = (2, 4, 8)
+AUDITS = (2, 8)
 """Every so many refreshes one is dense."""
-AGES = (2, 4)
+AGES = (4,)
 """Refreshes come after so many frames without a trigger."""
 
 
