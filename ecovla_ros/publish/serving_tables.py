@@ -41,7 +41,8 @@ def _question(row: Any) -> str:
     clients, replicas = row["clients"], row["replicas"]
     where = f"{replicas} replica{'s' if replicas > 1 else ''}"
     if row["question"] == "memory":
-        return f"{where}, {row['requests']} messages of {clients} clients: does memory stay within 5 %?"
+        asked = f"{row['requests']} messages of {clients} clients ({row['frames']:.0f} frames)"
+        return f"{where}, {asked}: does memory stay within 5 %?"
     if row["question"] == "a replica killed":
         return f"{where}, {clients} clients, one replica killed: answered again within 5 s, others undisturbed?"
     return (

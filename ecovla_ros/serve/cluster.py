@@ -24,6 +24,9 @@ from ecovla_ros.serve.protocols import Reply
 
 LOCAL = "local"
 """Address of a new cluster on this machine alone."""
+SURROUNDINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Of a cluster that is started here, unless they are set: Ray tells nobody of its use, and its workers are as important
+as other programs; by itself it starts them at nice 15, and whatever else a machine does goes before the policy."""
 STORE_BYTES = 256 * 2**20
 """Ray's shared memory on this machine alone: messages pass through it."""
 ONGOING = 1024
@@ -115,10 +118,11 @@ class Handle:
     async def _call(self, response: Awaitable[Any]) -> Any:
         try:
             return await response
-        except EcovlaError:
-            raise
         except self.lost as error:
-            raise ReplicaError(short(error)) from error
+            cause = getattr(error, "cause", None)  # what was raised there; Ray's own text is a trace
+            if isinstance(cause, EcovlaError):
+                raise cause from error
+            raise ReplicaError(short(cause or error)) from error
 
 
 class Cluster:
@@ -129,7 +133,8 @@ class Cluster:
 
         Raises ConfigError where ray is not installed or no cluster answers.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in SURROUNDINGS.items():
+            os.environ.setdefault(name, value)
         try:
             self._ray, self._serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""`ecovla serve` under load, from outside: a process of its own, and clients that speak openpi's protocol over sockets.
+"""`ecovla serve` under load, from outside: a process of its own, and clients that speak its protocols over sockets.
 
 Three questions. Does anybody starve when several ask at once, and is anything lost against one after the other? Who
 notices when a replica is killed? Does memory grow? Every answer must be the one to the message that its client sent
@@ -48,7 +48,7 @@ class Server:
         """Raises EcovlaError where it does not start."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("wb")
-        command = [sys.executable, "-m", "ecovla_ros.cli", "serve", "--port", "0", "--protocol", "openpi", *arguments]
+        command = [sys.executable, "-m", "ecovla_ros.cli", "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self.process.stdout is not None
         address = ""
@@ -106,6 +106,7 @@ class Client:
 
     name: int
     address: str
+    protocol: str = "openpi"
     taken_s: list[float] = field(default_factory=list)
     ended_s: list[float] = field(default_factory=list)
     """When each answer came, s of a steady clock."""
@@ -115,20 +116,23 @@ class Client:
     session: str = ""
     failure: str = ""
     _socket: Any = None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _sent: int = 0
 
     def open(self) -> None:
         """Connect."""
         from websockets.sync.client import connect
 
-        self._socket = connect(self.address, max_size=None, compression=None, open_timeout=ANSWER_S)
-        self._socket.recv(timeout=ANSWER_S)
+        asked = connect(self.address, max_size=None, compression=None, open_timeout=ANSWER_S)
+        self._socket = self._stack.enter_context(asked)
+        if self.protocol == "openpi":
+            self._socket.recv(timeout=ANSWER_S)
         rng = np.random.default_rng(self.name)
         self._pictures = [rng.integers(0, 256, (PX, PX, 3), dtype=np.uint8) for _ in range(2)]
 
     def close(self) -> None:
         """Leave."""
-        self._socket.close()
+        self._stack.close()
 
     def ask(self, count: int) -> None:
         """So many messages."""
@@ -149,22 +153,31 @@ class Client:
 
         self._sent += 1
         stamp = self.name * 10**9 + self._sent
-        message = {
-            "observation/image": self._pictures[0], "observation/wrist_image": self._pictures[1],
-            "observation/state": np.full(8, 0.1 + 1e-3 * (self._sent % 50)), "prompt": TASK, "stamp_ns": stamp,
-        }  # fmt: skip
+        message = self._message(stamp)
         began_s = time.monotonic()
-        self._socket.send(codec.pack(message, "openpi"))
+        self._socket.send(codec.pack(message, self.protocol))
         answer = self._socket.recv(timeout=ANSWER_S)
         now_s = time.monotonic()
-        if isinstance(answer, str):
-            self.errors.append((now_s, answer))
+        told: Any = answer if isinstance(answer, str) else codec.unpack(answer)
+        if self.protocol == "vla-eval":
+            told = told["payload"] if told["type"] == "action" else str(told["payload"])
+        if isinstance(told, str):
+            self.errors.append((now_s, told))
             return
-        told = codec.unpack(answer)
         self.session = self.session or told["session"]
         self.wrong += told["session"] != self.session or told["stamp_ns"] != stamp
         self.taken_s.append(now_s - began_s)
         self.ended_s.append(now_s)
+
+    def _message(self, stamp: int) -> dict[str, Any]:
+        outside, wrist = self._pictures
+        state = np.full(8, 0.1 + 1e-3 * (self._sent % 50))
+        if self.protocol == "openpi":
+            return {"observation/image": outside, "observation/wrist_image": wrist, "observation/state": state,
+                    "prompt": TASK, "stamp_ns": stamp}  # fmt: skip
+        seen = {"images": {"agentview": outside, "wrist": wrist}, "states": state, "task_description": TASK,
+                "stamp_ns": stamp}  # fmt: skip
+        return {"type": "observation", "payload": seen, "seq": self._sent}
 
 
 def crowd(server: Server, clients: int, frames: int) -> dict[str, Any]:
@@ -237,8 +250,11 @@ def killed(server: Server, clients: int, replicas: int) -> dict[str, Any]:
 
 
 def soak(server: Server, clients: int, requests: int, done: Callable[[int], None]) -> dict[str, Any]:
-    """Many requests; the memory of all processes over them. The first tenth is not judged: caches fill."""
-    group = [Client(name, server.address) for name in range(clients)]
+    """Many requests; the memory of all processes over them. The first tenth is not judged: caches fill.
+
+    In vla-eval's protocol: each message is read whole, pictures and all, and a chunk answers as many as it has actions.
+    """
+    group = [Client(name, server.address, "vla-eval") for name in range(clients)]
     for client in group:
         client.open()
     memory: list[float] = []
@@ -258,6 +274,7 @@ def soak(server: Server, clients: int, requests: int, done: Callable[[int], None
     growth = float(np.median(later[-third:]) / np.median(later[:third]) - 1.0)
     return {
         "question": "memory", "clients": clients, "requests": len(memory) * each * clients,
+        "frames": sum(v for name, v in server.metrics().items() if name.startswith("ecovla_frames_total")),
         "memory_first_mb": memory[0],
         "memory_after_tenth_mb": float(np.median(later[:third])), "memory_last_mb": float(np.median(later[-third:])),
         "memory_most_mb": max(memory), "growth": growth, **_faults(group),
@@ -336,13 +353,16 @@ def measure(
     places = str(-(-clients // replicas))
     told = [text for value in overrides for text in ("--set", value)]
     several = ["--replicas", str(replicas)] if replicas > 1 else []
-    with Server([*several, "--sessions", places, *told], out / "serve.log") as server:
-        server.wait_for_replicas(replicas)
-        rows = []
-        if "crowd" in questions:
-            rows.append(crowd(server, clients, frames) | {"replicas": replicas})
-        if "soak" in questions:
+    base, rows = [*several, "--sessions", places, *told], []
+    if {"crowd", "kill"} & set(questions):
+        with Server(["--protocol", "openpi", *base], out / "serve.log") as server:
+            server.wait_for_replicas(replicas)
+            if "crowd" in questions:
+                rows.append(crowd(server, clients, frames) | {"replicas": replicas})
+            if "kill" in questions:
+                rows.append(killed(server, clients, replicas))
+    if "soak" in questions:
+        with Server(["--protocol", "vla-eval", *base], out / "soak.log") as server:
+            server.wait_for_replicas(replicas)
             rows.append(soak(server, clients, requests, done) | {"replicas": replicas})
-        if "kill" in questions:
-            rows.append(killed(server, clients, replicas))
-        return rows
+    return rows

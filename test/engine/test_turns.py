@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import all_models
-from support.engine_runs import CONFIG, PROBE
+from support.engine_runs import CONFIG, PROBE, energies
 from support.toy import Toy, frames
 
 from ecovla_ros.engine.engine import Engine
@@ -20,6 +20,14 @@ TURNS = [arm for turn in range(12) for arm in ((0, 1, 2) if turn % 2 else (2, 0,
 """Whose frame comes next; one arm twice in a row now and then."""
 KINDS = [CONFIG, PROBE, replace(PROBE, compensate=True), replace(CONFIG, swap_budget=1, hysteresis=0.1)]
 STREAMS = [Inline, Deferred, Worker]
+ENERGIES = energies(Toy())
+
+
+def made(config, streams):
+    """A calibrated engine: one without a calibration finds its first pattern in the frames of all (test_cold)."""
+    engine = Engine(Toy(), config, streams)
+    engine.calibrate(ENERGIES)
+    return engine
 
 
 def told(step):
@@ -30,8 +38,8 @@ def equal(one, other):
     return all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True))
 
 
-def alone(streams, config, scene, policy=Toy):
-    engine = Engine(policy(), config, streams())
+def alone(streams, config, scene):
+    engine = made(config, streams())
     steps = [told(engine.step(obs)) for obs in scene]
     engine.close()
     return steps
@@ -58,7 +66,7 @@ def in_turns(engine, own, before=lambda arm, obs: None):
 @pytest.mark.parametrize("streams", STREAMS)
 @pytest.mark.parametrize("config", KINDS, ids=["dense", "probe", "compensate", "budget"])
 def test_an_arm_with_a_pattern_of_its_own_gets_what_it_would_get_alone_bit_for_bit(config, streams):
-    engine = Engine(Toy(), config, streams())
+    engine = made(config, streams())
     steps = in_turns(engine, own=True)
     engine.close()
     for arm, scene in enumerate(SCENES):
@@ -69,7 +77,7 @@ def test_an_arm_with_a_pattern_of_its_own_gets_what_it_would_get_alone_bit_for_b
 @pytest.mark.parametrize("streams", STREAMS)
 @pytest.mark.parametrize("config", KINDS[:2], ids=["dense", "probe"])
 def test_arms_that_share_a_pattern_get_what_they_would_get_alone_with_it(config, streams):
-    engine, lone = Engine(Toy(), config, streams()), Engine(Toy(), config, Inline())
+    engine, lone = made(config, streams()), made(config, Inline())
     expected = [[] for _ in SCENES]
 
     def again(arm, obs):
@@ -86,7 +94,7 @@ def test_arms_that_share_a_pattern_get_what_they_would_get_alone_with_it(config,
 
 def test_a_shared_pattern_is_driven_by_the_energies_of_all_and_a_pattern_of_ones_own_by_none_but_its():
     config = replace(CONFIG, method="every", decay=0.0)
-    engine = Engine(Toy(), config, Inline())
+    engine = made(config, Inline())
     shared = in_turns(engine, own=False)
     assert not equal(shared[0], alone(Inline, config, SCENES[0]))
 
@@ -98,16 +106,17 @@ def test_the_weights_of_every_family_come_back_bit_for_bit(family):
     config = replace(PROBE, method="every", ratio=0.25, sites=tuple({s.group for s in policy.sites}))
     engine = Engine(policy, config, Inline())
     weights = policy.model.state_dict()
-    fresh, before = engine.leave(own=True), {k: v.clone() for k, v in weights.items()}
-    for seed in range(3):
+    for seed in range(6):
         engine.step(all_models.observation(policy, seed))
+        if seed == 2:
+            first, before = engine.leave(own=True), {k: v.clone() for k, v in weights.items()}
     later, after = engine.leave(own=True), {k: v.clone() for k, v in weights.items()}
-    assert engine.enter(fresh) > 0 and all(torch.equal(v, before[k]) for k, v in weights.items())
+    assert engine.enter(first) > 0 and all(torch.equal(v, before[k]) for k, v in weights.items())
     assert engine.enter(later) > 0 and all(torch.equal(v, after[k]) for k, v in weights.items())
 
 
 def test_the_fault_of_a_refresh_is_told_to_the_arm_whose_it_was():
-    engine = Engine(Toy(), CONFIG, Deferred())
+    engine = made(CONFIG, Deferred())
     fresh = engine.leave(own=True)
     broken = engine._refresh.prepare
     engine._refresh.prepare = lambda phase, plan: (_ for _ in ()).throw(PruningError("lost"))
@@ -121,3 +130,18 @@ def test_the_fault_of_a_refresh_is_told_to_the_arm_whose_it_was():
     engine.enter(first)
     assert "lost" in engine.step(SCENES[0][1]).report.fault
     assert engine.step(SCENES[0][2]).report.fault == ""
+
+
+def test_an_arm_follows_its_own_last_chunk_and_nobody_elses():
+    """Real-time chunking: what a stranger was told is not what this arm is doing."""
+    policy = all_models.policy("pi0")
+    policy.follow_chunks(3, 1)
+    engine = Engine(policy, replace(PROBE, method="dense"), Inline())
+    engine.step(replace(all_models.observation(policy), stamp_ns=1))
+    mine = engine.leave()
+    assert policy.follow.last is not None and mine.answer is policy.follow.last
+    engine.enter(None)
+    assert policy.follow.last is None
+    engine.step(replace(all_models.observation(policy, 1), stamp_ns=2))
+    engine.enter(mine)
+    assert policy.follow.last is mine.answer
