@@ -68,7 +68,7 @@ def _work(options: argparse.Namespace) -> list[tuple[str, Callable[[], Any]]]:
         target = importlib.import_module("ecovla_ros.stage.fuzz_guard")
         work.append(("presses", partial(target.presses, options.presses, out)))
     if "owners" in wanted:
-        work.append(("owners", partial(importlib.import_module("ecovla_ros.stage.owners").attacks, out)))
+        work.append(("owners", partial(importlib.import_module("ecovla_ros.stage.owner_attacks").attacks, out)))
     return work
 
 

@@ -131,10 +131,15 @@ def trial(document: Document) -> str:
             what += f"; outside limits: {', '.join(row['violations']) or 'nothing'}"
             if "step_rad_s2" in row:
                 what += f"; largest step of acceleration {row['step_rad_s2']:.2f} rad/s^2"
+            if "controller" in row:
+                what += f"; {'not ' if not row['drove_again'] else ''}driven again; {row['controller']}"
         elif "share" in row:
             what = f"{100 * row['share']:.1f} %"
         else:
             what = f"p99 {number(row['p99_ms'])} ms" + (f", {row['n']} pictures" if "n" in row else "")
+            if "to_policy_p99_ms" in row:
+                before, after = number(row["to_policy_p99_ms"]), number(row["to_command_p99_ms"])
+                what += f", p50 {number(row['p50_ms'])}; p99 before the chunk {before}, after it {after}"
         rows.append([row["trial"], what, "yes" if row["reached"] else "no"])
     return markdown(("trial", "measured", "reached"), rows, source(document, "ecovla trial"))
 

@@ -21,29 +21,18 @@ STOP_S = 10.0
 """A process has this long to end after SIGTERM before it is killed, s."""
 DOMAINS = range(40, 101)
 """Domains to choose from; above 101 the ports of DDS run into those of outgoing connections."""
-_START = "import sys; from ecovla_ros.nodes.{name} import main; sys.exit(main())"
+_START = "import sys; from {module} import main; sys.exit(main())"
 
 
-class Child:
-    """One node as a process of its own session, so that a Ctrl-C at the terminal reaches it only through us."""
+class Process:
+    """A program in a session of its own, so that a Ctrl-C at the terminal reaches it only through us."""
 
-    def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path,
-                 remappings: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> None:  # fmt: skip
-        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has. `prefix`: a command that starts
-        it, and becomes it."""
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start it. What it says goes to `log`."""
         self.name, self.log = name, log
-        arguments = ["--ros-args"]
-        for key, value in parameters.items():
-            arguments += ["-p", f"{key}:={_yaml(value)}"]
-        renamed = {**REMAPPINGS.get(name, {}), **(remappings or {})}
-        arguments += [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-c", _START.format(name=name), *arguments],
-                env=dict(environment),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                list(command), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     @property
@@ -87,6 +76,23 @@ class Child:
             return self._process.wait()
 
 
+class Child(Process):
+    """One node of ours."""
+
+    def __init__(self, name: str, parameters: Mapping[str, object], environment: Mapping[str, str], log: Path,
+                 remappings: Mapping[str, str] | None = None, prefix: Sequence[str] = (),
+                 module: str = "") -> None:  # fmt: skip
+        """Start it. `remappings`: more topics by another name than `REMAPPINGS` has. `prefix`: a command that starts
+        it, and becomes it. `module`: where its `main` is, if not in `nodes`."""
+        arguments = ["--ros-args"]
+        for key, value in parameters.items():
+            arguments += ["-p", f"{key}:={_yaml(value)}"]
+        renamed = {**REMAPPINGS.get(name, {}), **(remappings or {})}
+        arguments += [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
+        start = _START.format(module=module or f"ecovla_ros.nodes.{name}")
+        super().__init__(name, [*prefix, sys.executable, "-c", start, *arguments], environment, log)
+
+
 REMAPPINGS: dict[str, dict[str, str]] = {
     "guard": {
         "joint_trajectory": "joint_trajectory_controller/joint_trajectory",
@@ -122,6 +128,19 @@ def free_domain(used: Container[int] = ()) -> int:
     )
 
 
+_used: set[int] = set()
+
+
+def fresh_domain() -> int:
+    """A free domain that this process has not asked for before: nobody in it remembers what was killed in another.
+
+    Raises ConfigError when all are taken.
+    """
+    domain = free_domain(_used)
+    _used.add(domain)
+    return domain
+
+
 def taken(domain: int) -> bool:
     """Whether somebody listens at the port of the domain's first participant (DDSI-RTPS 2.5, 9.6.2.3)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -134,5 +153,5 @@ def taken(domain: int) -> bool:
 
 def _yaml(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(f"'{item}'" for item in value) + "]"
+        return "[" + ", ".join(f"'{item}'" if isinstance(item, str) else repr(item) for item in value) + "]"
     return str(value)

@@ -118,6 +118,9 @@ class Doctor(Node):
 
     def _topics(self) -> Iterator[Finding]:
         """Every topic is there, with its type, and with a quality of service that lets messages through."""
+        for name in self._running.silent:
+            text = "it runs and does not say its parameters: its topics are taken to have their own names; try again"
+            yield Finding(WARNING, f"node {name}", text)
         for topic in self.topics:
             name = self.place(topic.name)
             if not topic.written:

@@ -141,6 +141,12 @@ class Driver:
         if on and not answer.success:
             raise EcovlaError(f"the guard does not arm: {answer.message}")
 
+    def unlatch(self) -> None:
+        """Disarm, end a latch, and let the guard forget what the controller held. Raises EcovlaError."""
+        self.enable(False)
+        self._ask(self._unlatch, Trigger.Request(), ANSWER_S)
+        self._ask(self._forget, Trigger.Request(), ANSWER_S)
+
     def _ask_again(self) -> None:
         """Whoever enabled keeps asking while it lives and looks."""
         if self._enabled:

@@ -31,7 +31,6 @@ CONFIG = "mini_sim.yaml"
 JPEG = 90
 """Quality of compressed pictures, of 100."""
 NODES = ("sim", "guard", "policy")
-_used: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class Stage:
 
         Raises ConfigError when every ROS domain is taken.
         """
-        domain = children.free_domain(_used)
-        _used.add(domain)
+        domain = children.fresh_domain()
         surroundings = children.environment(domain, out)
         if far is not None:
             surroundings["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"

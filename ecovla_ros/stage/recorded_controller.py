@@ -13,7 +13,7 @@ from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.control.trajectory import TrajectoryController
 from ecovla_ros.errors import ObservationError
 from ecovla_ros.nodes.ros import qos
-from ecovla_ros.types import Trajectory
+from ecovla_ros.types import GEN3, ArmJoints, Trajectory
 
 COMMANDS = "joint_trajectory_controller/joint_trajectory"
 TRANSPORT_NS = 3_000_000
@@ -25,14 +25,26 @@ LATE_NS = 50_000_000
 class RecordedController:
     """What the controller was told, in order, to be run again at 1 kHz."""
 
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    def __init__(self, node: Any, joints: ArmJoints = GEN3) -> None:
+        """`joints`: what the arm's joint states name."""
+        self._node, self._names = node, joints
         self._told: list[tuple[int, int, Trajectory]] = []  # stamp, arrival here, ns
         self._live: TrajectoryController | None = None
         self._start: tuple[int, np.ndarray] | None = None
         self._joints: np.ndarray | None = None
         node.create_subscription(JointState, "joint_states", self._on_joints, qos.SENSOR)
         node.create_subscription(JointTrajectory, COMMANDS, self._on, qos.COMMAND)
+
+    @property
+    def heard(self) -> bool:
+        """Whether a joint state has come."""
+        return self._joints is not None
+
+    @property
+    def joints(self) -> np.ndarray:
+        """Where the arm was said to be last (7,), rad."""
+        assert self._joints is not None
+        return self._joints
 
     def begin(self) -> None:
         """Start from where the arm is, at rest."""
@@ -70,7 +82,7 @@ class RecordedController:
 
     def _on_joints(self, msg: JointState) -> None:
         try:
-            self._joints = wire.arm_state(msg).joints
+            self._joints = wire.arm_state(msg, joints=self._names).joints
         except ObservationError:
             return  # of somebody else on the same topic
 

@@ -12,8 +12,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 
-READY_S, ANSWER_S = 2.0, 4.0
-"""A node has so long to be found, and to answer, s: the guard looks at its parameter services once a second."""
+READY_S, ANSWER_S = 2.0, 10.0
+"""A node has so long to be found, and to answer, s: both look at their parameter services once a second, and a policy
+whose processors are busy takes its time."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Running:
 
     guard: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
+    """Those that are there and did not answer: what they use is not known, only what they are by default."""
 
     @property
     def config(self) -> tuple[str, list[str]]:
@@ -37,7 +40,10 @@ class Running:
 
 def ask(node: Node, executor: SingleThreadedExecutor) -> Running:
     """What guard and policy, in the namespace of `node`, say. Spins the executor."""
-    return Running(_parameters(node, executor, "guard"), _parameters(node, executor, "policy"))
+    told = {name: _parameters(node, executor, name) for name in ("guard", "policy")}
+    there = {(name, space) for name, space in node.get_node_names_and_namespaces()}
+    silent = tuple(name for name, values in told.items() if not values and (name, node.get_namespace()) in there)
+    return Running(told["guard"], told["policy"], silent)
 
 
 def _parameters(node: Node, executor: SingleThreadedExecutor, name: str) -> dict[str, Any]:

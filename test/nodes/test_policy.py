@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -54,6 +54,33 @@ def test_the_life_of_a_policy(ros: Graph) -> None:
     assert bench.change(Transition.TRANSITION_DEACTIVATE) and bench.change(Transition.TRANSITION_CLEANUP)
     assert bench.engine.closed
     assert bench.change(Transition.TRANSITION_CONFIGURE), "it can be configured again"
+
+
+def test_most_deadlines_missed_is_a_warning_and_kept_ones_end_it(ros: Graph) -> None:
+    bench = Bench(ros, FakeEngine(), overrides=["node.deadline_ms=100"])
+    bench.activate()
+
+    def level(frames: int, total_ms: float) -> bytes:
+        """Of `/diagnostics` after so many more frames whose policy call took so long."""
+        bench.engine.total_ms = total_ms
+        for _ in range(frames):
+            answered = len(bench.chunks)
+            bench.show()
+            bench.answered(answered + 1)
+        ros.until(lambda: len(bench.latency) == len(bench.chunks), "reports")
+        said = len(bench.diagnostics)
+        ros.until(lambda: len(bench.diagnostics) > said, "diagnostics")
+        status = bench.diagnostics[-1].status[0]
+        values = {pair.key: pair.value for pair in status.values}
+        assert int(values["deadlines_missed"]) == sum(report.deadline_missed for report in bench.latency)
+        return status.level
+
+    assert level(9, 101.0) == DiagnosticStatus.OK, "nine frames say little"
+    assert level(1, 101.0) == DiagnosticStatus.WARN
+    assert "most of the last 10 policy calls took longer than 100 ms" in bench.diagnostics[-1].status[0].message
+    assert level(9, 99.0) == DiagnosticStatus.WARN, "ten of nineteen"
+    assert level(1, 99.0) == DiagnosticStatus.OK, "half is not most"
+    assert level(1, 101.0) == DiagnosticStatus.OK, "the oldest miss is forgotten"
 
 
 def broken(_config: Any) -> Any:

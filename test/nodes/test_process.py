@@ -16,7 +16,8 @@ pytest.importorskip("ecovla_ros.msg")
 
 from support.launched import gone
 
-GUARD = "import sys; from ecovla_ros.nodes.guard import main; sys.exit(main())"
+START = "import sys; from ecovla_ros.nodes.{name} import main; sys.exit(main())"
+GUARD = START.format(name="guard")
 LIMIT_S = 60.0
 
 
@@ -33,13 +34,15 @@ def wait_for(file: Path, text: str) -> str:
     return file.read_text()
 
 
-def test_the_exit_code_is_the_same_however_often_it_is_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name, says", [("guard", "disarmed"), ("sim", "simulating")])
+def test_the_exit_code_is_the_same_however_often_it_is_interrupted(name: str, says: str, tmp_path: Path) -> None:
     said = tmp_path / "said"
     with said.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", GUARD], env=surroundings(tmp_path), stdout=output, stderr=subprocess.STDOUT
-        )
-    wait_for(said, "disarmed")
+            [sys.executable, "-c", START.format(name=name)],
+            env=surroundings(tmp_path), stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    wait_for(said, says)
     while process.poll() is None:  # also while the interpreter ends
         process.send_signal(signal.SIGINT)
         time.sleep(0.005)

@@ -25,7 +25,7 @@ from ecovla_ros import config
 from ecovla_ros.nodes.guard import GuardNode
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, ResetScene
-from ecovla_ros.stage import doctor
+from ecovla_ros.stage import doctor, running
 from ecovla_ros.stage.running import ask
 from ecovla_ros.types import CAMERAS
 
@@ -176,6 +176,16 @@ def test_a_missing_gpu_is_a_fault_where_one_is_asked_for(ros: Graph) -> None:
     world = World()
     world.settings = config.override(world.settings, **{"policy.device": "cuda"})
     assert any(f.check == "device" and "this machine has none" in f.text for f in world.run(ros))
+
+
+def test_a_node_that_does_not_say_its_parameters_is_named(ros: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "READY_S", 0.3)
+    mute = ros.add(rclpy.create_node("policy", start_parameter_services=False))
+    ros.until(lambda: mute.get_name() in ros.tester.get_node_names(), "the node")
+    told = ask(ros.tester, ros.executor)
+    assert told.silent == ("policy",), "a guard that is not there is no node that is silent"
+    found = ros.add(doctor.Doctor(config.Config(), told)).findings()
+    assert [f.level for f in found if f.check == "node policy"] == [doctor.WARNING]
 
 
 def test_the_topics_and_the_file_are_those_that_the_running_nodes_say(ros: Graph) -> None:

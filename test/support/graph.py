@@ -108,6 +108,8 @@ class FakeEngine:
         self.resets = 0
         self.closed = False
         self.failure: Exception | None = None
+        self.total_ms = 2.0
+        """What its calls are said to take, ms."""
         self.cold_frames = 0
 
     def step(self, obs: Observation) -> Any:
@@ -115,7 +117,9 @@ class FakeEngine:
             raise self.failure
         self.seen.append(obs)
         chunk = ActionChunk(obs.stamp_ns, 0.1, np.tile(obs.joints, (4, 1)), np.full(4, obs.gripper))
-        return SimpleNamespace(chunk=chunk, report=FrameReport(obs.stamp_ns, {"act": 1.0}, 2.0, method="dense"))
+        return SimpleNamespace(
+            chunk=chunk, report=FrameReport(obs.stamp_ns, {"act": 1.0}, self.total_ms, method="dense")
+        )
 
     def reset(self, seed: int) -> None:
         self.resets += 1
