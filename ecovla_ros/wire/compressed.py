@@ -39,13 +39,13 @@ def decode(data: Any, name: str, most_px: int = MOST_PX) -> Pixels:
         raise ObservationError(f"{name}: {depth}; valid: a colour picture")
     try:
         height, width = size(raw)
+        if not 0 < height * width <= most_px:
+            raise ObservationError(f"{name}: an image of {width} x {height} px; valid: 1 to {most_px} px in all")
         lacks = jpeg.cut(raw) if raw[:2] == JPEG else ""
-    except (ValueError, struct.error) as error:
+    except (ValueError, IndexError, struct.error) as error:  # a header that says less than it must
         raise ObservationError(
             f"{name}: {len(raw)} bytes do not decode: {error}; valid: a whole JPEG or PNG"
         ) from error
-    if not 0 < height * width <= most_px:
-        raise ObservationError(f"{name}: an image of {width} x {height} px; valid: 1 to {most_px} px in all")
     if lacks:
         raise ObservationError(f"{name}: {lacks}: the JPEG was cut; valid: a whole JPEG or PNG")
     try:
