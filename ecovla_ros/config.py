@@ -192,7 +192,7 @@ class PruneConfig:
         "the first frames, which run dense; or a file that `ecovla calibrate` wrote",
     )
     cold_frames: int = _between(
-        8, 1, 1000, "how many frames run dense, and are added up for the first pattern, without a calibration", "frames"
+        1, 1, 1000, "how many frames run dense, and are added up for the first pattern, without a calibration", "frames"
     )
     pattern: str = _doc("", "file of an exported pattern to start from; empty: the calibration")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the random pattern and of the sampled tokens")

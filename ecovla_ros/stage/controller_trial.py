@@ -18,7 +18,7 @@ import numpy as np
 from ecovla_ros.control.limits import Limits, load
 from ecovla_ros.errors import EcovlaError
 from ecovla_ros.stage.controller_stage import PROFILE, ControllerStage
-from ecovla_ros.stage.mock_arm import Trace
+from ecovla_ros.stage.mock_arm import StateTrace
 
 WAYS = ("restarted", "deactivated", "switched", "frozen")
 KINDS = ("own", "ros2_control")
@@ -106,7 +106,7 @@ def _back(stage: ControllerStage, how: str) -> None:
         stage.arm.switch(False)
 
 
-def rest(trace: Trace, times_s: tuple[float, float, float]) -> float:
+def rest(trace: StateTrace, times_s: tuple[float, float, float]) -> float:
     """How long the arm moved after it was struck, or after its controller was back, whichever is longer, s.
 
     `times_s`: struck, back, looked at until then.
@@ -118,7 +118,7 @@ def rest(trace: Trace, times_s: tuple[float, float, float]) -> float:
     return float(max(lasted))
 
 
-def judged(trace: Trace, limits: Limits, strikes: Sequence[tuple[float, float]]) -> tuple[list[str], float, float]:
+def judged(trace: StateTrace, limits: Limits, strikes: Sequence[tuple[float, float]]) -> tuple[list[str], float, float]:
     """Limits that were broken, the largest acceleration, rad/s^2, and the largest step of a strike, rad."""
     broken: set[str] = set()
     most = cut = 0.0

@@ -47,7 +47,7 @@ Until = Callable[[Callable[[], Any], float, str], Any]
 
 
 @dataclass(frozen=True)
-class Trace:
+class StateTrace:
     """What a controller commanded, in rows."""
 
     times_s: np.ndarray
@@ -78,7 +78,7 @@ class MockArm(Protocol):
     def switch(self, away: bool) -> None:
         """Another controller takes its place in one cycle; back: it takes the place of that."""
 
-    def trace(self) -> Trace:
+    def trace(self) -> StateTrace:
         """What was commanded since the first `start`."""
 
     def stop(self) -> None:
@@ -125,11 +125,11 @@ class OwnArm:
         """See `MockArm`. One that holds the arm and drops what it is told looks the same, whatever its name."""
         self.activate(not away)
 
-    def trace(self) -> Trace:
+    def trace(self) -> StateTrace:
         """See `MockArm`."""
         raw = np.fromfile(self._file)
         rows = raw[: len(raw) // ROW * ROW].reshape(-1, ROW)  # the last one may be half written
-        return Trace(rows[:, 0], rows[:, 1:8], rows[:, 8:])
+        return StateTrace(rows[:, 0], rows[:, 1:8], rows[:, 8:])
 
     def stop(self) -> None:
         """See `MockArm`."""
@@ -211,12 +211,12 @@ class Ros2ControlArm:
         """See `MockArm`."""
         self._switch([OTHER if away else CONTROLLER], [CONTROLLER if away else OTHER])
 
-    def trace(self) -> Trace:
+    def trace(self) -> StateTrace:
         """See `MockArm`. A message that was lost on the way is missing."""
         self._poll()
         states = [deserialize_message(raw, self._kind) for raw in self._raw]
         rows = [state.reference for state in states]
-        return Trace(
+        return StateTrace(
             np.array([wire.stamp_ns(state.header.stamp) / 1e9 for state in states]),
             np.array([row.positions for row in rows]), np.array([row.velocities for row in rows]),
             np.array([row.accelerations if len(row.accelerations) else [0.0] * 7 for row in rows]),

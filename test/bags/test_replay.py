@@ -66,7 +66,7 @@ def test_a_bag_gives_the_chunks_of_the_frames_it_holds(
             step.report.swaps,
         )
     engine.close()
-    assert len(rows) == 20 and {"dense", "sparse", "refresh"} == {r["kind"] for r in rows}
+    assert len(rows) == 20 and {"sparse", "refresh"} == {r["kind"] for r in rows}
     assert len({r["pattern"] for r in rows}) > 1, "the pattern changes with the scene"
 
 

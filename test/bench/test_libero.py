@@ -358,7 +358,7 @@ def test_an_oracle_keeps_all_of_a_steady_episode_and_a_probe_of_every_token_too(
 def test_the_recorder_sees_what_a_calibration_sees(folder):
     policy = checkpoint.load(folder)
     seen = next(policy.examples())
-    recorder = gate.Recorder(policy)
+    recorder = gate.GateRecorder(policy)
     recorder.add(seen)
     energies = calibrations.calibration(policy, [seen], torch.zeros(12, 7))
     energy, sampled = recorder.looks[0]

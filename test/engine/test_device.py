@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import all_models as models
-from support.engine_runs import BOTH, CONFIG, SCENES, Clock, chunks, energies, run
+from support.engine_runs import BOTH, CONFIG, SCENES, Clock, chunks, energies
 from support.toy import Toy
 
 from ecovla_ros.config import PruneConfig
@@ -84,13 +84,23 @@ def late(device, engine, observations):
     return steps
 
 
+def started(streams):
+    """An engine whose first frame is as any other: a cold start waits until its first pattern is known."""
+    engine = Engine(Toy(), EVERY, streams)
+    engine.calibrate(energies(engine.policy))
+    return engine
+
+
 @pytest.fixture
 def plain():
-    return run(Inline(), EVERY, SCENES[:15])
+    engine = started(Inline())
+    steps = [engine.step(obs) for obs in SCENES[:15]]
+    engine.close()
+    return steps
 
 
 def test_a_refresh_that_ends_late_is_reported_once_and_one_frame_later(plain, device):
-    steps = late(device, Engine(Toy(), EVERY, device), SCENES[:15])
+    steps = late(device, started(device), SCENES[:15])
     assert np.array_equal(chunks(plain), chunks(steps)), "the pattern itself is not late"
     for name in ("swaps", "pattern_id"):
         expected = [0, *(getattr(s.report, name) for s in plain[:-1])]
@@ -99,7 +109,7 @@ def test_a_refresh_that_ends_late_is_reported_once_and_one_frame_later(plain, de
 
 
 def test_a_late_fault_is_reported_once(device):
-    engine = Engine(Toy(), EVERY, device)
+    engine = started(device)
     prefill = engine.policy.prefill
     late(device, engine, SCENES[:3])
 
@@ -116,7 +126,7 @@ def test_a_late_fault_is_reported_once(device):
 
 
 def test_no_refresh_is_lost_where_settling_finds_two(device):
-    engine = Engine(Toy(), EVERY, device)
+    engine = started(device)
     steps = late(device, engine, SCENES[:5])
     engine.settle()
     steps += [engine.step(obs) for obs in SCENES[5:7]]

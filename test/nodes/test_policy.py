@@ -57,7 +57,7 @@ def test_the_life_of_a_policy(ros: Graph) -> None:
 
 
 def test_most_deadlines_missed_is_a_warning_and_kept_ones_end_it(ros: Graph) -> None:
-    bench = Bench(ros, FakeEngine(), overrides=["node.deadline_ms=100"])
+    bench = Bench(ros, FakeEngine(), overrides=["node.deadline_ms=100", "node.image_age_s=10.0"])
     bench.activate()
 
     def level(frames: int, total_ms: float) -> bytes:

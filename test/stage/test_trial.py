@@ -22,7 +22,7 @@ from ecovla_ros.control.limits import load
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.stage import controller_trial, mock_description, trial
-from ecovla_ros.stage.mock_arm import Trace
+from ecovla_ros.stage.mock_arm import StateTrace
 from ecovla_ros.stage.recorded_controller import COMMANDS, RecordedController
 from ecovla_ros.types import Trajectory
 
@@ -53,13 +53,13 @@ def test_commands_are_run_again_by_their_own_stamps() -> None:
 LIMITS = load("normal")
 
 
-def swing(seconds: float = 2.0, size_rad: float = 0.1) -> Trace:
+def swing(seconds: float = 2.0, size_rad: float = 0.1) -> StateTrace:
     """A smooth swing of every joint and back, a row a millisecond."""
     times = np.arange(0.0, seconds, 1e-3)
     phase = 2.0 * np.pi * times / seconds
     place = size_rad * (0.5 - 0.5 * np.cos(phase))
     speed = size_rad * np.pi / seconds * np.sin(phase)
-    return Trace(100.0 + times, np.tile(place[:, None], 7), np.tile(speed[:, None], 7))
+    return StateTrace(100.0 + times, np.tile(place[:, None], 7), np.tile(speed[:, None], 7))
 
 
 def test_a_smooth_swing_breaks_no_limit_and_its_rest_is_seen() -> None:
@@ -93,7 +93,7 @@ def test_what_is_outside_is_named_unless_it_is_of_the_strike(name: str, spoil: o
 def test_rows_that_were_lost_or_are_of_a_stopped_controller_are_not_taken_for_a_jump() -> None:
     whole = swing()
     rows = np.r_[0:400, 403:900, 1400:2000]  # three messages lost; nothing commanded for half a second
-    trace = Trace(whole.times_s[rows], whole.positions[rows], whole.velocities[rows], np.zeros((len(rows), 7)))
+    trace = StateTrace(whole.times_s[rows], whole.positions[rows], whole.velocities[rows], np.zeros((len(rows), 7)))
     assert controller_trial.judged(trace, LIMITS, []) == ([], 0.0, 0.0)
 
 

@@ -19,7 +19,7 @@ from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros.errors import ObservationError
-from ecovla_ros.nodes.ros.interfaces import ActionChunk
+from ecovla_ros.nodes.ros.interfaces import ActionChunk, PruningState
 from ecovla_ros.stage import hostile
 from ecovla_ros.types import JOINTS
 from ecovla_ros.wire import cdr
@@ -33,6 +33,7 @@ SOUND: dict[str, Any] = {
     "ActionChunk": ActionChunk(period=0.1, horizon=2, joint_names=[*JOINTS], positions=[0.1] * 14, gripper=[0.0, 1.0]),
     "Image": Image(height=2, width=3, step=9, encoding="rgb8", data=bytes(18)),
     "CompressedImage": CompressedImage(format="png", data=bytes(13)),
+    "PruningState": PruningState(method="ecovla", kind="refresh", triggered=True),
     "JointTrajectory": JointTrajectory(joint_names=[*JOINTS], points=[POINT] * 3),
 }
 DEADLY = (b"\0\1\0\3", b"\0\1\0\3\xff\xff\xff\xff", b"\0\1\0\2\4\0\0\0abc\0")

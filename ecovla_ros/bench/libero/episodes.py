@@ -32,7 +32,7 @@ Watch = Callable[[Engine, Observation, Step, int], None]
 """Is shown every look: what the policy saw, what it answered, and the control step."""
 
 
-class Answers(Protocol):
+class EpisodeAnswers(Protocol):
     """Whoever answers a look with a chunk of LIBERO's actions."""
 
     def begin(self, trial: Trial) -> None:
@@ -115,7 +115,7 @@ def check_space(policy: Any, name: str) -> None:
 
 
 @dataclass
-class Motion:
+class EpisodeMotion:
     """The tool's path and jerk, from its positions at the control rate."""
 
     places: list[np.ndarray]
@@ -135,13 +135,13 @@ class Motion:
 
 
 class LiberoRunner:
-    """Answers and one scene, kept while trials are of its task; one process holds one."""
+    """EpisodeAnswers and one scene, kept while trials are of its task; one process holds one."""
 
     def __init__(self, settings: config.Config, delays: Delays | None = None, *, answers: Any = None) -> None:
-        """`answers`: settings -> `Answers`; the engine if none. `delays` must be None: simulated time stands still."""
+        """`answers`: settings -> `EpisodeAnswers`; none: the engine. `delays` must be None: simulated time waits."""
         if delays is not None:
             raise ConfigError("LIBERO waits for its policy: measured latencies do not go with --benchmark")
-        self._answers: Answers = (answers or EngineAnswers)(settings)
+        self._answers: EpisodeAnswers = (answers or EngineAnswers)(settings)
         self._scene: LiberoScene | None = None
 
     def run(self, trial: Trial) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class LiberoRunner:
             self._answers.end()
 
     def _episode(self, scene: LiberoScene, trial: Trial) -> dict[str, Any]:
-        motion, solved, reason = Motion([scene.tool()[0]]), False, "time is over"
+        motion, solved, reason = EpisodeMotion([scene.tool()[0]]), False, "time is over"
         while not solved and scene.steps < scene.task.max_steps:
             try:
                 chunk = self._answers.chunk(scene.observe(), scene.steps)

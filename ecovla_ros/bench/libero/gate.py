@@ -33,7 +33,7 @@ TOKENS = 32
 """m: how many tokens of a pass a probe samples, as `prune.probe_tokens`."""
 
 
-class Recorder:
+class GateRecorder:
     """Runs every look once more, dense, with all channels recorded, and with what a probe would sample."""
 
     def __init__(self, policy: Any, seed: int = 0) -> None:
@@ -68,7 +68,7 @@ def _record(site: Site, tokens: Tensor) -> Record:
 def looks_of(runner: Any, answers: Any, todo: Sequence[Trial]) -> Iterator[tuple[dict[str, Any], list[movement.Look]]]:
     """Every episode's row and recorded looks, the policy driving dense."""
     for trial in todo:
-        recorder = Recorder(answers.policy, trial.seed)
+        recorder = GateRecorder(answers.policy, trial.seed)
         answers.watch = recorder
         row = runner.run(trial)
         count = len(recorder.looks)

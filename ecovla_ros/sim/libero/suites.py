@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -59,6 +60,8 @@ def quiet() -> Iterator[None]:
 
 def module(name: str) -> Any:
     """A module of LIBERO's. Raises ConfigError where the benchmark is not installed or cannot draw."""
+    if importlib.util.find_spec(name.partition(".")[0]) is None:  # and the environment of this process stays as it is
+        raise ConfigError("LIBERO is not in this environment; run: make libero, and then .venv-libero/bin/ecovla")
     os.environ.setdefault("MUJOCO_GL", "osmesa")
     os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
     os.environ.setdefault("LP_NUM_THREADS", "1")
