@@ -26,6 +26,8 @@ START_S = 60.0
 """The nodes have this long to appear, and the policy to load, s."""
 ANSWER_S = 20.0
 """A service has this long to answer, s."""
+ANEW_S = 5.0
+"""A request without an answer is made again after so long, s."""
 STILL_S = 0.3
 """The arm must have stood for so long before a scene is laid, s: a stop that the guard still sends after it is disabled
 would else reach the controller after the reset, and drive the arm from its new place to the old one."""
@@ -136,7 +138,7 @@ class Driver:
 
     def enable(self, on: bool) -> None:
         """The guard's enable service. Raises EcovlaError when it refuses to arm."""
-        answer = self._ask(self._enable, SetBool.Request(data=on), ANSWER_S)
+        answer = self._ask_anew(self._enable, SetBool.Request(data=on))
         self._enabled = on and answer.success
         if on and not answer.success:
             raise EcovlaError(f"the guard does not arm: {answer.message}")
@@ -151,6 +153,16 @@ class Driver:
         """Whoever enabled keeps asking while it lives and looks."""
         if self._enabled:
             self._asking.publish(Bool(data=True))
+
+    def _ask_anew(self, client: Any, request: Any) -> Any:
+        """The answer to a request that may be made twice: a reply is lost while the guard does not know who asks."""
+        for _ in range(round(ANSWER_S / ANEW_S) - 1):
+            future = client.call_async(request)
+            asked = time.monotonic()
+            self.until(lambda: future.done() or time.monotonic() - asked > ANEW_S, ANSWER_S, "time to pass")  # noqa: B023
+            if future.done():
+                return future.result()
+        return self._ask(client, request, ANEW_S)
 
     def _ask(self, client: Any, request: Any, timeout_s: float) -> Any:
         future = client.call_async(request)
