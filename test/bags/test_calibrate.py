@@ -162,7 +162,7 @@ def test_the_checkpoints_own_calibration_is_left_alone_where_none_is_asked_for(t
     prompt = Prompt.build(TEXTS, SMALL.max_prompt)
     checkpoint.save(tmp_path / "with", model(), normaliser(), prompt, spec(), {}, own)
     chosen = config.override(small, **{"policy.checkpoint": str(tmp_path / "with"), "prune.method": "static"})
-    for asked, left in (("auto", 0), ("none", 8)):
+    for asked, left in (("auto", 0), ("none", small.prune.cold_frames)):
         engine = build.engine(config.override(chosen, **{"prune.calibration": asked}), Inline())
         assert engine.cold_frames == left
         engine.close()
