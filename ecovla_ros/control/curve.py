@@ -66,10 +66,10 @@ def bounds(trajectory: Trajectory, start: Motion) -> Bounds:
 
 
 def samples(trajectory: Trajectory, start: Motion, step_s: float) -> tuple[Floats, Floats]:
-    """Positions (N, 7) and velocities (N, 7) of the curve at most `step_s` apart, its end included."""
+    """Positions (N, 7) and velocities (N, 7) of the curve at most `step_s` apart, its knots and its end included."""
     span, p, v, b, c = _segments(trajectory, start)
     times = np.concatenate(([0.0], trajectory.times_s))
-    at = np.linspace(0.0, times[-1], int(np.ceil(times[-1] / step_s)) + 1)
+    at = np.union1d(np.linspace(0.0, times[-1], int(np.ceil(times[-1] / step_s)) + 1), times)
     i = np.minimum(np.searchsorted(times, at, side="right") - 1, len(span) - 1)
     s = (at - times[i])[:, None] / span[i]
     positions = p[i] + span[i] * s * (v[i] + s * (b[i] / 2.0 + s * c[i] / 3.0))

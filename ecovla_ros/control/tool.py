@@ -12,8 +12,9 @@ from ecovla_ros.control.checks import Refused
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.types import Floats, Trajectory
 
-STEP_S = 0.02
-"""A curve is sampled so often, s: at 0.25 m/s the tool moves 5 mm between two samples."""
+STEP_S = 0.01
+"""A curve is sampled so often, s, and at its knots: at 0.25 m/s the tool moves 2.5 mm between two samples. Twice the
+distance was too much for `SPEED_SHARE` in short motions from rest to rest."""
 KEEP_M = 0.004
 """Rows are cut this far inside the box, m: the curve between them may use it. A tool that has come to stand there, as
 one that holds something from the table, may stay and go on."""

@@ -7,9 +7,10 @@ import pytest
 from support.guarded_arm import AHEAD, HOME, GuardedArm, moving_arm, wave
 
 from ecovla_ros.config import ControlConfig
-from ecovla_ros.control import kinematics, tool
+from ecovla_ros.control import curve, kinematics, tool
 from ecovla_ros.control.checks import Refused
 from ecovla_ros.errors import ConfigError
+from ecovla_ros.types import Trajectory
 
 POSE = np.array([0.0, 0.6, 3.14, -1.4, 0.0, -1.0, 1.57])
 """Above the table, elbow bent, far from singularities."""
@@ -196,3 +197,22 @@ def test_an_arm_that_follows_does_not_jerk_and_one_that_stops_does_so_within_its
     assert (jerk <= arm.limits.jerk * 1.01).all(), "handed over before it brakes: the limit of a motion holds"
     arm.run(1.0)
     arm.assert_law()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_tools_speed_is_never_more_than_was_measured(seed: int) -> None:
+    """Short motions from rest to rest, whose speed peaks between two samples."""
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.uniform(0.09, 0.16, 4))
+    speeds = np.vstack((rng.uniform(-0.2, 0.2, (3, 7)), np.zeros((1, 7))))
+    spans = np.diff(times, prepend=0.0)[:, None]
+    means = (np.vstack((np.zeros((1, 7)), speeds[:-1])) + speeds) / 2.0
+    bulge = rng.uniform(-0.4, 0.4, (4, 7))
+    motion, start = (
+        Trajectory(times, POSE + np.cumsum((means + bulge) * spans, 0), speeds),
+        (POSE, np.zeros(7), np.zeros(7)),
+    )
+    limits = tool.limits(tool.box(ControlConfig()), 0.25, POSE)
+    share, _ = limits.measure(motion, start)
+    _, fine = kinematics.tool_motion(*curve.samples(motion, start, 1e-4))
+    assert fine.max() <= share * limits.speed

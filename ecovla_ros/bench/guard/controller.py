@@ -27,7 +27,7 @@ JERK_CYCLES = 10
 TOOL_STEP = 10
 """The tool is looked at every so many cycles."""
 BOX_M = 0.003
-"""The guard looks at the box every 20 ms: between, the tool may bulge by this, m."""
+"""The guard looks at the box every 10 ms: between, the tool may bulge by this, m."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ class FakeController:
     def violations(self, limits: Limits, box: tuple[np.ndarray, np.ndarray] | None = None) -> set[str]:
         """Names of the limits that any command was outside of. `box`: lowest and highest tool point, m.
 
+        An arm that stood outside its box when it was switched on may come back, and never go further.
+
         step: what the positions of two cycles make for a velocity. felt: the acceleration of positions 10 ms apart: the
         arm is commanded by position, and a step that no velocity shows is felt all the same.
         """
@@ -147,5 +149,6 @@ class FakeController:
             "tool_speed": bool((speed > limits.tool_speed * 1.001).any()),
         }
         if box is not None:
-            outside["box"] = bool((tool < box[0] - BOX_M).any() or (tool > box[1] + BOX_M).any())
+            beyond = np.maximum(np.maximum(box[0] - tool, tool - box[1]), 0.0).max(1)
+            outside["box"] = bool((beyond > beyond[0] + BOX_M).any())
         return {name for name, found in outside.items() if found}

@@ -11,6 +11,7 @@ import pytest
 from ecovla_ros.bench.guard import campaign, faults, playback
 from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.control import guard as guards
+from ecovla_ros.control import kinematics
 from ecovla_ros.control.limits import load
 from ecovla_ros.errors import ControlError
 from ecovla_ros.publish import tables as report
@@ -44,6 +45,24 @@ def test_a_guard_without_checks_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_case_is_the_same_again() -> None:
     assert campaign.case("mixture", 3) == campaign.case("mixture", 3)
+
+
+@pytest.mark.parametrize("name, seed", [("garbage", 1514), ("mixture", 1523)])
+def test_cases_that_once_went_outside(name: str, seed: int) -> None:
+    """An arm that was switched on outside its box and came back; a tool whose speed peaked between two samples."""
+    assert not campaign.case(name, seed)["violations"]
+
+
+@pytest.mark.parametrize("way, outside", [(1.0, False), (-1.0, True)])
+def test_an_arm_outside_its_box_may_come_back_and_not_go_further(way: float, outside: bool) -> None:
+    controller = FakeController(HOME, 10**9)
+    lower = kinematics.tool_motion(HOME[None], STILL)[0][0] + [0.05, -1.0, -1.0]
+    away = HOME + way * np.array([0, 0.1, 0, 0.1, 0, 0, 0])
+    controller.accept(Trajectory(np.array([6.0]), away[None], STILL))
+    controller.run(10**10)
+    moved = kinematics.tool_motion(away[None], STILL)[0][0] - (lower - [0.05, -1.0, -1.0])
+    assert (moved[0] < -0.01) == outside and abs(moved[0]) < 0.045, "towards the box, or away from it"
+    assert ("box" in controller.violations(load("normal"), (lower, lower + 3.0))) == outside
 
 
 @pytest.mark.parametrize("limit, trajectory", [
