@@ -39,7 +39,7 @@ def _joints(context: LaunchContext) -> tuple[str, ArmJoints, list[str]]:
     return (*joint_names.arm(name, told), told)
 
 
-class Controllers(Substitution):  # type: ignore[misc]
+class Controllers(Substitution):  # type: ignore[misc]  # launch has no types
     """Path of our controllers file; where the joints have other names, of a copy with those beside the launch's log."""
 
     def perform(self, context: LaunchContext) -> str:
@@ -54,7 +54,7 @@ class Controllers(Substitution):  # type: ignore[misc]
         return str(path)
 
 
-class GripperJoint(Substitution):  # type: ignore[misc]
+class GripperJoint(Substitution):  # type: ignore[misc]  # launch has no types
     """Name of the gripper's joint without the prefix, which ros2_kortex puts before it."""
 
     def perform(self, context: LaunchContext) -> str:
@@ -63,7 +63,7 @@ class GripperJoint(Substitution):  # type: ignore[misc]
         return (joints.gripper or GRIPPER_JOINT).removeprefix(prefix)
 
 
-class GripperModel(Substitution):  # type: ignore[misc]
+class GripperModel(Substitution):  # type: ignore[misc]  # launch has no types
     """The gripper that ros2_kortex describes and starts a controller for; empty where the arm has none."""
 
     def perform(self, context: LaunchContext) -> str:
