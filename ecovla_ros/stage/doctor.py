@@ -17,6 +17,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -327,7 +328,8 @@ def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequ
     name = config_name or told or settings.DEFAULT_FILE
     loaded = settings.load(name, overrides if config_name else [*keys, *overrides])
     print(f"configuration {name}" + ("" if config_name or not told else ", as the running nodes say"))
-    doctor = Doctor(loaded, running)
+    clock = [Parameter("use_sim_time", value=True)] if running.simulated_time else []
+    doctor = Doctor(loaded, running, parameter_overrides=clock)
     executor.add_node(doctor)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
