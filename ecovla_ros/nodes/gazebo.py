@@ -7,8 +7,8 @@ not the same program: gz_ros2_control runs the real controller inside of Gazebo,
 
 Gazebo's system knows nothing of the arm's weight, which a Gen3 carries by itself, nor of the damping of its joints:
 each point brings the torques for both. The arm of a world starts at zero, straight up. This node first moves it to the
-start pose, as a trajectory that any other replaces. `~/reset` does that again and then lays a scene anew, as that of
-the node `sim`. Whether its task is solved is judged as there, by the poses that Gazebo tells (`success`).
+start pose, as a trajectory that any other replaces; so does `~/home` later. There `~/reset` lays a scene anew, as that
+of the node `sim`. Whether its task is solved is judged as there, by the poses that Gazebo tells (`success`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
-from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
@@ -49,14 +49,15 @@ PARAMETERS = (
     ("server", "harmonic", "release of Gazebo, for ~/reset: " + ", ".join(gazebo.RELEASES)),
     ("task", "apple", "apple, bottle or banana: what is published as the instruction when the node starts"),
 )
-HOME_REST_S = 0.5
-"""The arm rests at its start pose for so long before a scene is laid, s."""
+HOME_RAD = 0.05
+"""Largest distance of a joint from the start pose at which a scene is laid, rad."""
 HOME_RAD_S = 0.5
 """Fastest joint of the way to the start pose."""
 STATES_BYTES = 2**14
 """Longest message of joint states that is read."""
 POSE_BYTES = 2**10
 """Longest message of a thing's pose that is read."""
+UNHEARD = f"Gazebo has sent no joint states yet on {STATES_TOPIC}"
 JUDGED_TICKS = 10
 """Ticks from one look at the task to the next."""
 
@@ -76,7 +77,6 @@ class GazeboNode(Node):
         self._server = gazebo.release(str(told["server"]))
         self._task = find(str(told["task"]))
         self._mirror = Mirror()
-        self._home: Future | None = None
         self._home_ns = self._ticks = 0
         self._success = False
         self._controller: release.ReleasedController | None = None
@@ -101,6 +101,7 @@ class GazeboNode(Node):
         self._instruction = self.create_publisher(String, "instruction", qos.LATCHED)
         self._successes = self.create_publisher(Bool, "success", qos.LATCHED)
         self.create_service(ResetScene, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/home", self._on_home)
         self._begin_task(self._task)
         self.get_logger().info(f"waiting for Gazebo's joint states on {STATES_TOPIC}; rules of {named}")
 
@@ -123,8 +124,6 @@ class GazeboNode(Node):
         self._ticks += 1
         if self._ticks % JUDGED_TICKS == 0:
             self._judge(state)
-        if self._home is not None and stamp >= self._home_ns and not self._home.done():
-            self._home.set_result(None)
 
     def _read(self, msg: JointState) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities of arm and fingers, (9,) each. Raises ObservationError when one is missing."""
@@ -152,7 +151,7 @@ class GazeboNode(Node):
         span = 1.5 * float(np.abs(HOME - positions).max()) / HOME_RAD_S + 0.1
         way = Trajectory(np.array([0.0, span]), np.array([positions, HOME]), np.zeros((2, len(HOME))))
         self._controller.accept(release.points(way), stamp_ns)
-        self._home_ns = stamp_ns + round((span + HOME_REST_S) * 1e9)
+        self._home_ns = stamp_ns + round(span * 1e9)
         return span
 
     def _tick(self, stamp_ns: int) -> None:
@@ -186,7 +185,7 @@ class GazeboNode(Node):
 
     def _judge(self, state: ArmState) -> None:
         self._mirror.follow_arm(state.joints, self._closed)
-        success = self._home is None and self._mirror.solved(self._task.name)
+        success = self._mirror.solved(self._task.name)
         if success != self._success:
             self._success = success
             self._successes.publish(Bool(data=success))
@@ -196,17 +195,22 @@ class GazeboNode(Node):
         self._successes.publish(Bool(data=False))
         self._instruction.publish(String(data=task.instruction))
 
-    async def _on_reset(self, request: Any, response: Any) -> Any:
-        """Opens the gripper, moves the arm to its start pose, then puts everything where the seed says."""
-        response.success, response.message = False, self._unfit(request)
-        if response.message:
+    def _on_home(self, _request: Any, response: Any) -> Any:
+        """Opens the gripper and moves the arm to its start pose; answers at once, with how long that takes."""
+        if self._controller is None:
+            response.message = UNHEARD
             return response
-        assert self._controller is not None
-        self._closed_target, self._home = 0.0, Future()
-        self._go_home(self._commanded, self._now_ns)
-        await self._home
-        response.message = self._lay(int(request.seed))
-        self._home = None
+        self._closed_target = 0.0
+        span = self._go_home(self._commanded, self._now_ns)
+        response.success, response.message = True, f"{span:.1f} s of simulated time"
+        return response
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """Puts everything where the seed says. What is held, or moves, would take its speed along."""
+        response.success, response.message = False, self._unfit(request)
+        if not response.message:
+            self._mirror.forget()
+            response.message = gazebo.lay(self._server, int(request.seed))
         if not response.message:
             self._begin_task(find(request.task))
             response.success, response.instruction = True, self._task.instruction
@@ -219,13 +223,10 @@ class GazeboNode(Node):
         if request.looks:
             return "the world of Gazebo has one look; valid: looks false"
         if self._controller is None:
-            return f"Gazebo has sent no joint states yet on {STATES_TOPIC}"
-        return "a scene is being laid" if self._home is not None else ""
-
-    def _lay(self, seed: int) -> str:
-        """Asks Gazebo to put everything where `seed` says. Returns what went wrong, or nothing."""
-        self._mirror.forget()
-        return gazebo.lay(self._server, seed)
+            return UNHEARD
+        if np.abs(self._commanded - HOME).max() > HOME_RAD or self._now_ns < self._home_ns or self._closed > 0.0:
+            return "the arm is not at its start pose with its gripper open; valid: a disabled guard, then ~/home first"
+        return ""
 
     def _on_trajectory(self, msg: JointTrajectory) -> None:
         if self._controller is None:
