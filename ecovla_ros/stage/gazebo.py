@@ -43,6 +43,8 @@ END_S = 30.0
 """The launch has so long to end at Ctrl-C, and again at SIGTERM, s."""
 TURN_SEEDS = 2
 """Seeds that one launch drives before the other variant has its turn."""
+STOPPED_S = 1.5
+"""A guard that is disabled has brought the arm to rest after so long, of simulated time, s."""
 REST_S, HOME_S = 0.5, 120.0
 """The arm rests at its start pose for so long, of simulated time, and has so long to come there, of ours, s."""
 Row = dict[str, Any]
@@ -118,6 +120,8 @@ class Launched:
     def _home(self) -> None:
         """The arm is disarmed and at its start pose. Raises EcovlaError."""
         self.driver.enable(False)
+        due = self._simulated_s + STOPPED_S  # a stop that the guard still sends would replace the way home
+        self.driver.until(lambda: self._simulated_s > due, HOME_S, "the arm to come to rest")
         future = self._go_home.call_async(Trigger.Request())
         self.driver.until(future.done, ANSWER_S, "an answer of gazebo/home")
         if not future.result().success:
