@@ -340,8 +340,7 @@ def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequ
     name = config_name or told or settings.DEFAULT_FILE
     loaded = settings.load(name, overrides if config_name else [*keys, *overrides])
     print(f"configuration {name}" + ("" if config_name or not told else ", as the running nodes say"))
-    clock = [Parameter("use_sim_time", value=True)] if running.simulated_time else []
-    doctor = Doctor(loaded, running, parameter_overrides=clock)
+    doctor = Doctor(loaded, running, parameter_overrides=followed(running))
     executor.add_node(doctor)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -355,6 +354,11 @@ def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequ
     faults = sum(finding.level == FAULT for finding in found)
     print(f"{faults} faults: do not move" if faults else "no fault found; the arm and its cell are yours to check")
     return int(faults > 0)
+
+
+def followed(running: Running) -> list[Parameter]:
+    """What makes a node follow the clock that the running nodes follow."""
+    return [Parameter("use_sim_time", value=True)] if running.simulated_time else []
 
 
 def _spec(loaded: Config) -> tuple[Mapping[str, Any], str]:
