@@ -245,10 +245,10 @@ def _arm(made: Any, parts: GazeboRelease, model: Any, size: tuple[int, int], rat
     for joint in (*JOINTS, *FINGERS):
         child(states, "joint_name", joint)
     damping = dict(zip((*JOINTS, *FINGERS), (*DAMPING, *(JAW_DAMPING,) * 2)))
-    for joint in arm.iterfind("joint"):
-        told = joint.find("axis/dynamics/damping")
-        if told is not None:
-            told.text = sdf.numbers(damping[str(joint.get("name"))])
+    for moved in arm.iterfind("joint"):
+        loss = moved.find("axis/dynamics/damping")
+        if loss is not None:
+            loss.text = sdf.numbers(damping[str(moved.get("name"))])
     _driven(arm, parts, ARM_TOPIC, JOINTS, list(zip(POSITION_GAIN, ARM_EFFORT)))
     _driven(arm, parts, GRIPPER_TOPIC, FINGERS, [(JAW_GAIN, JAW_EFFORT)] * 2)
 
