@@ -201,7 +201,7 @@ class _Episode:
         if not isinstance(data, bytes):
             raise CheckpointError(f"{where}: no bytes of a picture")
         try:
-            return compressed.decode(data, where)
+            return compressed.decode(data, where, upright=True)
         except ObservationError as error:
             raise CheckpointError(str(error)) from error
 
