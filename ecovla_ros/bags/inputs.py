@@ -230,6 +230,8 @@ class Feed:
 
     def _frame(self, image_messages: Mapping[str, Raw], time_ns: int, stamp_ns: int) -> Frame | Held:
         try:
+            if stamp_ns == 0:
+                raise ObservationError(causes.unstamped("the newest image"))
             self._clocks.check(time_ns - stamp_ns, self._node.image_age_s)
             seen = self._observation(image_messages, stamp_ns)
         except ObservationError as error:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from ecovla_ros.config import EmbodimentConfig
 from ecovla_ros.control import delta
 from ecovla_ros.errors import CheckpointError, ObservationError, unknown
+from ecovla_ros.models.data import meaning
 from ecovla_ros.models.data.affine import Affine, Statistics
 from ecovla_ros.models.data.normalise import Normaliser, ends_of
 from ecovla_ros.models.data.tool_motion import TOOL_WIDTH, ToolMotion
@@ -203,9 +204,11 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Un
                 f"(policy.embodiment.actions={embodiment.actions})"
             )
     if moves:
+        meaning.check_motion(of)
         return ToolMotion(of, horizon, ends_of("gripper", embodiment.gripper), frame)
     state = of.state or Affine(np.zeros(WIDTH), np.ones(WIDTH))
-    ends = cast("tuple[float, float]", embodiment.gripper)  # Normaliser checks that they are two
+    ends = ends_of("gripper", embodiment.gripper)
+    meaning.check_joints(of, embodiment.actions == "relative", ends)
     row, spread = tuple(of.action.mean.tolist()), tuple(of.action.std.tolist())
     return Normaliser(
         tuple(state.mean.tolist()), tuple(state.std.tolist()), (row,) * horizon, (spread,) * horizon,
