@@ -229,7 +229,12 @@ def test_somebody_who_invents_names_does_not_push_the_arm_out() -> None:
 
 def test_a_gripper_in_percent_or_degrees_is_no_gripper_in_radians() -> None:
     for value in (60.0, -45.0):
-        msg = Message(header=Message(stamp=Message(sec=1, nanosec=0)), name=[*GEN3.wanted], position=[0.0] * 7 + [value], velocity=[])
+        msg = Message(
+            header=Message(stamp=Message(sec=1, nanosec=0)),
+            name=[*GEN3.wanted],
+            position=[0.0] * 7 + [value],
+            velocity=[],
+        )
         with pytest.raises(ObservationError, match=f"{GEN3.gripper} is at {value:.4g}.*are these degrees"):
             wire.arm_state(msg)
         assert 0.0 <= wire.arm_state(msg, finite=False).gripper <= 1.0, "the guard needs the arm's joints alone"
