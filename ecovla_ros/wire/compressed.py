@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from ecovla_ros.errors import ObservationError
 from ecovla_ros.types import Pixels
@@ -63,6 +62,8 @@ def _of_jpeg(raw: bytes, name: str) -> Pixels:
     """The picture, if its data are there to the end. Raises ObservationError."""
     if channels(raw) == 4:
         raise ObservationError(f"{name}: a JPEG of four inks (CMYK), for printing; valid: one of colours or grey")
+    import simplejpeg  # here, as what never sees a JPEG, such as a bench on a GPU machine, runs without it
+
     try:
         return np.asarray(simplejpeg.decode_jpeg(raw, "RGB"))
     except (ValueError, MemoryError) as error:
