@@ -24,6 +24,7 @@ from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.place import PlaceWatch
 from ecovla_ros.control.playback import NS
+from ecovla_ros.control.stall import StallWatch
 from ecovla_ros.control.states import TABLE, Cause, State
 from ecovla_ros.control.status import Command, GuardStatus
 from ecovla_ros.control.watch import STILL_S, ArmWatch, Clock, GripperGate, LateWatch
@@ -40,6 +41,7 @@ WATCHES = (
     "clock_jump",
     "clock_still",
     "following",
+    "standing",
     "reference",
     "controller_clock",
     "controller_silent",
@@ -53,7 +55,8 @@ WATCHES = (
 clock_still: a tick at the time of the one before, in which nothing is sent. stop: a stop that would have left the
 limits was not sent. state_lost: joint states were gone for so long that the driver may have been started anew. unsent:
 a trajectory was ready too late to be sent. reference: the controller said that it does not run what was sent.
-controller_clock: its clock was set. controller_silent: it said nothing. place: a chunk or a stop waited until it was
+standing: the arm did not move while it was commanded to. controller_clock: the controller's clock was set.
+controller_silent: it said nothing. place: a chunk or a stop waited until it was
 clear where the controller is on what it runs. reacted: a chunk answered a changed scene before its turn."""
 FIRST = "waiting for the first chunk"
 Sent = tuple[Trajectory, int]
@@ -103,7 +106,7 @@ class Guard:
         tool.check_singularity(config)
         self._clock = Clock(round(STILL_S * config.rate_hz))
         self._arm, self._gate, self._controller = ArmWatch(config.joint_state_age_s), GripperGate(), ControllerWatch()
-        self._place = PlaceWatch()
+        self._place, self._stall = PlaceWatch(), StallWatch()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = self._others = 0
@@ -211,6 +214,7 @@ class Guard:
         self._enter(Cause.ENABLE, FIRST)
         self._ramp_ns, self._jumps, self._strays, self._others = None, 0, 0, 0
         self._arm.lost_s, self._missed = 0.0, ""
+        self._stall.forget()
         self._gate.start(self._arm.gripper)
         return True, f"armed; the first motion ramps up; {self._clock_said()}"
 
@@ -321,6 +325,7 @@ class Guard:
         self._late.forget()
         self._controller.forget()
         self._place.forget()
+        self._stall.forget()
         said = f"the clock jumped by {jump_s:+.3f} s"
         if self._state is State.HELD:
             self._rest(Cause.ASK, f"{said}; call enable to go on")
@@ -365,9 +370,14 @@ class Guard:
             self._rest(Cause.ASK, f"{gone}; call enable to go on")
 
     def _watch_place(self, now_ns: int) -> None:
-        """Whether the arm is where it is commanded."""
-        self._followed_ns = self._arm.stamp_ns
-        off = np.abs(checks.distance(self._measured(), self._flight.commanded(now_ns)[0]))
+        """Whether the arm is where it is commanded, and moves when it is commanded to."""
+        self._followed_ns, commanded = self._arm.stamp_ns, self._flight.commanded(now_ns)[0]
+        standing = self._stall.see(commanded, self._measured(), now_ns)
+        if standing is not None and self._state is not State.HELD:
+            self._counters["standing"] += 1
+            said = f"{JOINTS[standing]} stands still while it is commanded to move: is its controller active?"
+            self._rest(Cause.ASK, f"{said} call enable to go on")
+        off = np.abs(checks.distance(self._measured(), commanded))
         self._strays = self._strays + 1 if off.max() > self._config.max_jump_rad else 0
         if self._strays >= REPEATS:
             self._counters["following"] += 1
@@ -381,7 +391,10 @@ class Guard:
         silent = self._controller.silent(now_ns)
         if silent:
             self._counters["controller_silent"] += self._moves()
-            self._rest(Cause.MISS, silent)
+            if not self._controller.gone(now_ns):
+                self._rest(Cause.MISS, silent)
+            elif self._state is not State.HELD:
+                self._rest(Cause.ASK, f"{silent}: it may have been deactivated or started anew; call enable to go on")
             return
         if not self._controller.measured():
             return
