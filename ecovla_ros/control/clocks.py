@@ -44,7 +44,7 @@ MOVED_S = 0.01
 LAGGING_S = 0.025
 """Nor is one whose newest message is this much later, s; or it was held up, which looks the same."""
 GONE_S = 1.0
-"""A controller that was silent for longer, s, may hold another place when it comes back, and a person may be at the arm."""
+"""A controller that was silent for longer, s, may be another one when it comes back, and a person may be at the arm."""
 STILL_RAD_S = 1e-3
 """A controller slower than this holds the arm, rad/s."""
 

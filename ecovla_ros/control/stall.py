@@ -7,6 +7,8 @@ goes does not. Without this the guard would drive on, and the controller would l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ecovla_ros.control.checks import distance
@@ -17,6 +19,8 @@ WAY_RAD = 0.1
 """A joint is judged when it was told to go so far, all turns to and fro added, rad."""
 SPAN_S = (0.4, 4.0)
 """Within at most the second time, s; an arm that follows late has at least the first to begin."""
+LATELY_S = 0.2
+"""Whether the other joints stand too is told by so much of the end of that time, s."""
 SHARE = 0.1
 """A joint that went less of its way than this share stands."""
 STEP_S = 0.05
@@ -24,8 +28,18 @@ STEP_S = 0.05
 KEPT = round(SPAN_S[1] / STEP_S)
 
 
+@dataclass(frozen=True)
+class Stall:
+    """What stands."""
+
+    joint: int
+    """The first joint that was told to move and did not."""
+    whole: bool
+    """Whether no joint at all moved: then nothing of what was sent runs."""
+
+
 class StallWatch:
-    """Commanded and measured positions in, the joint that stands out. Time is handed in, nanoseconds."""
+    """Commanded and measured positions in, what stands out. Time is handed in, nanoseconds."""
 
     def __init__(self) -> None:
         self._ways = np.zeros((KEPT, 2, len(JOINTS)))  # told and gone so far, rad; a ring
@@ -37,8 +51,8 @@ class StallWatch:
         """The clock jumped, or the arm was enabled anew: what was seen is not continued."""
         self._count, self._before = 0, None
 
-    def see(self, commanded: Floats, measured: Floats, now_ns: int) -> int | None:
-        """Both (7,), rad. The joint that was told to move and did not; None when all do, or there is nothing to judge.
+    def see(self, commanded: Floats, measured: Floats, now_ns: int) -> Stall | None:
+        """Both (7,), rad. None when every joint that was told to move does, or there is nothing to judge.
 
         What is commanded and what is measured need not be of one time: ways are compared, not places.
         """
@@ -56,7 +70,7 @@ class StallWatch:
         self._count += 1
         return self._standing(way, now_ns)
 
-    def _standing(self, way: Floats, now_ns: int) -> int | None:
+    def _standing(self, way: Floats, now_ns: int) -> Stall | None:
         kept = slice(min(self._count, KEPT))
         ages_s = (now_ns - self._times_ns[kept]) / NS
         told, gone = np.moveaxis(way - self._ways[kept], 1, 0)
@@ -65,4 +79,7 @@ class StallWatch:
             return None
         since = int(np.flatnonzero(judged)[ages_s[judged].argmin()])
         stands = (told[since] >= WAY_RAD) & (gone[since] < SHARE * told[since])
-        return int(stands.argmax()) if stands.any() else None
+        if not stands.any():
+            return None
+        lately = gone[ages_s <= LATELY_S].max(axis=0, initial=0.0)
+        return Stall(int(stands.argmax()), bool((lately < SHARE * WAY_RAD).all()))

@@ -15,7 +15,9 @@ PERIOD_S, NOISE_RAD = 0.01, 3e-4
 def watched(commanded: np.ndarray, measured: np.ndarray) -> list[int | None]:
     """What the watch says of rows that are `PERIOD_S` apart."""
     watch = StallWatch()
-    return [watch.see(c, m, round(k * PERIOD_S * NS)) for k, (c, m) in enumerate(zip(commanded, measured))]
+    said = [watch.see(c, m, round(k * PERIOD_S * NS)) for k, (c, m) in enumerate(zip(commanded, measured))]
+    assert not any(stall.whole for stall in said if stall is not None), "some joint moved"
+    return [None if stall is None else stall.joint for stall in said]
 
 
 @pytest.mark.parametrize("lag_s", [0.0, 0.05, 0.2])
