@@ -180,7 +180,7 @@ class Doctor(Node):
                 yield Finding(FAULT, check, f"{text}; {causes.future('the newest image', -age_s)}")
             else:
                 rare = heard.longest_s > most_s
-                hint = f"; valid: one every {most_s:.2f} s" if rare else ""
+                hint = f"; none for {heard.longest_s:.2f} s; valid: one every {most_s:.2f} s" if rare else ""
                 yield Finding(FAULT if rare else OK, check, text + hint)
 
     def _together(self) -> Iterator[Finding]:
