@@ -284,6 +284,9 @@ def test_a_folder_that_holds_something_else_says_what(tmp_path: Path) -> None:
     (tmp_path / "set" / "meta").mkdir(parents=True)
     (tmp_path / "set" / "meta" / "info.json").write_text("{}")
     cases["LeRobot data set"] = tmp_path / "set"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    cases["is a checkpoint, not a bag"] = tmp_path / "model"
     (tmp_path / "half").mkdir()
     shutil.copy(bag / "metadata.yaml", tmp_path / "half")
     cases["one.mcap is named by metadata.yaml and not there"] = tmp_path / "half"

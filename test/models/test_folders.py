@@ -38,6 +38,8 @@ CAUSES: dict[str, dict[str, str | bytes]] = {
     "name one, e.g. .*checkpoints/last/pretrained_model": {
         f"checkpoints/{name}/pretrained_model/config.json": "{}" for name in ("005000", "last", "zz")
     },
+    "is a LeRobot data set, not a checkpoint": {"meta/info.json": "{}", "data/x": ""},
+    "is a bag, not a checkpoint; valid: ecovla replay": {"metadata.yaml": "", "x_0.mcap": ""},
     "found: readme.md": {"readme.md": ""},
     "found: nothing": {},
 }
@@ -272,3 +274,19 @@ def test_motions_of_the_tool_in_millimetres_are_refused() -> None:
         of = Statistics(None, Affine(np.full(7, mean), np.full(7, std)), "mean_std", "x")
         with pytest.raises(CheckpointError, match=says):
             statistics.normaliser(of, 4, EmbodimentConfig(actions="delta_base"))
+
+
+def test_weights_of_every_form_say_what_they_are_instead(tmp_path: Path) -> None:
+    from ecovla_ros.models.data.weights import open_archive
+    from ecovla_ros.models.pi import checkpoint
+
+    step = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    modes = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+    for name, load in (
+        ("model.safetensors", lambda: checkpoint._tensors(tmp_path / "model.safetensors")),
+        ("head.pt", lambda: open_archive(tmp_path / "head.pt")),
+        (step, lambda: statistics.of_lerobot(tmp_path, modes)),
+    ):
+        put(tmp_path, name, "version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(CheckpointError, match=f"{name}' is a git-lfs pointer"):
+            load()

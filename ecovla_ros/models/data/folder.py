@@ -55,5 +55,9 @@ def _instead(folder: Path) -> str:
             "it is a JAX checkpoint of openpi (params/, assets/); convert it with openpi's "
             "examples/convert_jax_model_to_pytorch.py"
         )
+    if (folder / "meta/info.json").is_file():
+        return "it is a LeRobot data set, not a checkpoint; valid: ecovla train --lerobot FOLDER"
+    if (folder / "metadata.yaml").is_file() or any(folder.glob("*.mcap")) or any(folder.glob("*.db3")):
+        return "it is a bag, not a checkpoint; valid: ecovla replay FOLDER"
     names = sorted(p.name for p in folder.iterdir())
     return f"found: {', '.join(names[:8]) or 'nothing'}"

@@ -22,6 +22,7 @@ from ecovla_ros.control import delta
 from ecovla_ros.errors import CheckpointError, ObservationError, unknown
 from ecovla_ros.models.data import meaning
 from ecovla_ros.models.data.affine import Affine, Statistics
+from ecovla_ros.models.data.folder import of_weights_file
 from ecovla_ros.models.data.normalise import Normaliser, ends_of
 from ecovla_ros.models.data.tool_motion import TOOL_WIDTH, ToolMotion
 from ecovla_ros.models.data.units import Units
@@ -96,6 +97,8 @@ def of_lerobot(folder: Path, modes: Mapping[str, Any]) -> Statistics:
     try:
         flat = load_file(paths[0])
     except (SafetensorError, OSError) as error:
+        if why := of_weights_file(paths[0]):
+            raise CheckpointError(f"'{paths[0]}' {why}") from error
         raise CheckpointError(f"'{paths[0]}' is not a complete safetensors file: {error}") from error
     out = []
     for key, kind in (("observation.state", "STATE"), ("action", "ACTION")):

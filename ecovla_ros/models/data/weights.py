@@ -23,6 +23,8 @@ Shape = tuple[int, ...]
 _WRAPPER = re.compile(r"(^|(?<=^model\.))(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 _ADAPTER = re.compile(r"\.lora_|^base_model\.model\.|\.lora[AB]\b")
 _QUANTISED = re.compile(r"\.(qweight|qzeros|SCB|absmax|quant_map|weight_scale|weight_scale_inv|input_scale)$")
+SAMPLED = 4096
+"""Numbers of a matrix that are looked at before all of them."""
 EMPTY_SHARE = 0.25
 """Of the matrices that are read, so many may hold zeros alone: those that training begins with."""
 Module = TypeVar("Module", bound=nn.Module)
@@ -52,7 +54,8 @@ class Weights:
                 f"{self.where}: weight '{name}' is not finite floating-point numbers of 16 bits or more{kind}"
             )
         if tensor.device.type != "meta" and tensor.ndim > 1:
-            self._matrices.append(bool(tensor.any()))
+            few = tensor.reshape(-1)[:: max(1, tensor.numel() // SAMPLED)] if tensor.is_contiguous() else tensor
+            self._matrices.append(bool(few.any()) or bool(tensor.any()))
         return tensor
 
     def unwrapped(self) -> Weights:
@@ -139,6 +142,8 @@ def open_archive(path: Path, *keys: str) -> Weights:
     """
     if not path.is_file():
         raise CheckpointError(f"no weights file '{path}'")
+    if why := of_weights_file(path):
+        raise CheckpointError(f"'{path}' {why}")
     try:
         data = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, ValueError, EOFError) as error:
