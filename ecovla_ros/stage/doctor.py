@@ -177,13 +177,15 @@ class Doctor(Node):
             text = f"{heard.rate_hz:.1f} Hz, {size[1]} x {size[0]} px, {1e3 * age_s:.0f} ms old"
             if why := self._frozen.get(camera, ""):
                 yield Finding(FAULT, check, f"{text}; {why}")
+            elif wire.stamp_ns(heard.last.header.stamp) == 0:
+                yield Finding(FAULT, check, causes.unstamped("the newest image"))
             elif age_s > most_s:
                 yield Finding(FAULT, check, f"{text}; {causes.old(age_s, most_s)}")
             elif age_s < -CLOCK_S:
                 yield Finding(FAULT, check, f"{text}; {causes.future('the newest image', -age_s)}")
             else:
                 rare = heard.longest_s > most_s
-                hint = f"; valid: one every {most_s:.2f} s" if rare else ""
+                hint = f"; none for {heard.longest_s:.2f} s; valid: one every {most_s:.2f} s" if rare else ""
                 yield Finding(FAULT if rare else OK, check, text + hint)
 
     def _together(self) -> Iterator[Finding]:
