@@ -167,10 +167,14 @@ def lay(server: GazeboRelease, seed: int) -> str:
         for name, (x, y, yaw) in poses.items()
         if name in (*OBJECTS, *GOALS)
     ]
+    asked: list[subprocess.Popen[str]] = []
     try:
-        asked = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for c in commands]
+        for command in commands:
+            asked.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
         said = [process.communicate(timeout=LAY_S)[0] for process in asked]
     except (OSError, subprocess.TimeoutExpired) as error:
+        for process in asked:
+            process.kill()
         return f"{commands[0][0]} service: {error}"
     failed = [command[-1] for command, text in zip(commands, said) if "data: true" not in text]
     return f"Gazebo did not do this: {'; '.join(failed)}" if failed else ""
