@@ -98,6 +98,24 @@ def test_nothing_needs_a_file(world) -> None:
     assert kinds <= {"box", "sphere", "capsule", "cylinder", "ellipsoid", "plane"}
 
 
+def test_nothing_touches_by_a_mesh(world, model) -> None:
+    """Of what Gazebo makes meshes of, round parts of the same size are made: the banana is as long as it is seen."""
+    forms = [next(iter(form)).tag for form in world.iterfind(".//collision/geometry")]
+    assert {"capsule", "ellipsoid"}.isdisjoint(forms) and {"sphere", "cylinder", "box"} <= set(forms)
+    link = world.find("model[@name='banana']/link")
+    parts = {str(c.get("name")): c for c in link.iterfind("collision")}
+    seen = [v for v in link.iterfind("visual") if str(v.get("name")).removesuffix("_seen") in parts]
+    assert len(parts) == 3 * len(seen) > 0
+    for visual in seen:
+        name, pose = str(visual.get("name")).removesuffix("_seen"), placed(visual)
+        radius, length = (floats(visual, f"geometry/capsule/{size}")[0] for size in ("radius", "length"))
+        assert floats(parts[name], "geometry/cylinder/length")[0] == pytest.approx(length)
+        assert placed(parts[name]) == pytest.approx(pose, abs=1e-6)
+        for part, side in ((parts[f"{name}_1"], -0.5), (parts[f"{name}_2"], 0.5)):
+            assert floats(part, "geometry/sphere/radius")[0] == pytest.approx(radius)
+            assert placed(part)[:3, 3] == pytest.approx(pose[:3, 3] + side * length * pose[:3, 2], abs=1e-6)
+
+
 def test_names_are_unique_where_gazebo_wants_them_so(world) -> None:
     for parent in world.iter():
         if parent.tag in ("world", "model", "link"):
