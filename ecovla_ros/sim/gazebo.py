@@ -223,7 +223,10 @@ def _props(made: Any, parts: GazeboRelease, model: Any, placed: placement.Placem
         sdf.pose(prop, (x, y, REST_HEIGHT.get(name, 0.0)), (np.cos(half), 0.0, 0.0, np.sin(half)))
         sdf.link(prop, model, model.body(name).id, (0.0, 0.0, 0.0), sdf.IDENTITY, "")
         told = _system(prop, parts, "PosePublisher")
-        for tag, value in (("publish_model_pose", True), ("publish_link_pose", False), ("use_pose_vector_msg", False)):
+        for tag, value in (
+            ("publish_model_pose", True), ("publish_nested_model_pose", True),  # Fortress wants both for the model's own
+            ("publish_link_pose", False), ("use_pose_vector_msg", False),
+        ):  # fmt: skip
             child(told, tag, value)
         child(told, "update_frequency", POSE_HZ)
 

@@ -85,6 +85,10 @@ def test_what_is_bridged_exists_in_the_world(release: str, world) -> None:
         str(m.get("name")) for m in world.iterfind("model") if m.find("plugin[@filename]/update_frequency") is not None
     ]
     assert set(things) == {*OBJECTS, *GOALS}, "whose poses the judge needs"
+    for publisher in world.iterfind("model/plugin[publish_model_pose]"):
+        told = {child.tag: child.text for child in publisher}
+        own = told["publish_model_pose"], told["publish_nested_model_pose"], told["publish_link_pose"]
+        assert own == ("true", "true", "false"), "the model's own pose, which Fortress tells only with both"
     assert set(carried) == theirs | {"/clock", *map(gazebo.pose_topic, things)}
     for topic, entry in carried.items():
         assert entry["ros_topic_name"] == topic
