@@ -224,7 +224,7 @@ def _props(made: Any, parts: GazeboRelease, model: Any, placed: placement.Placem
         sdf.link(prop, model, model.body(name).id, (0.0, 0.0, 0.0), sdf.IDENTITY, "")
         told = _system(prop, parts, "PosePublisher")
         for tag, value in (
-            ("publish_model_pose", True), ("publish_nested_model_pose", True),  # Fortress wants both for the model's own
+            ("publish_model_pose", True), ("publish_nested_model_pose", True),  # Fortress wants both
             ("publish_link_pose", False), ("use_pose_vector_msg", False),
         ):  # fmt: skip
             child(told, tag, value)
