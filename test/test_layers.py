@@ -84,6 +84,7 @@ LIBRARIES = {
 ROS = {
     "builtin_interfaces",
     "diagnostic_msgs",
+    "geometry_msgs",
     "lifecycle_msgs",
     "rcl_interfaces",
     "rosgraph_msgs",

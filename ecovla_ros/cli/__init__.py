@@ -1,6 +1,6 @@
 """`ecovla`: every program of this package. Every figure of the documentation is written by one of these commands.
 
-demo, doctor, enable, fuzz, trial, `bench --nodes` and `report --live` need ROS 2; all others run without it.
+demo, doctor, enable, fuzz, gazebo, trial, `bench --nodes` and `report --live` need ROS 2; all others run without it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "measure how often the policy succeeds in simulation, with the same scenes for every method",
     "faults": "try faults against the guard, and compare five ways to play a motion",
     "fuzz": "send hostile messages to guard, policy and server, and try to take the arm over (needs ROS 2)",
+    "gazebo": "drive the tasks in Gazebo and measure success, latency and guard states (needs ROS 2 and Gazebo)",
     "trial": "kill each process in mid-motion and check how the arm comes to rest (needs ROS 2)",
     "plot": "draw success and speed-up against the pruning ratio, and one episode, from result files",
     "film": "make a film (.mp4) or a moving picture (.webp, .gif) of the cameras of a bag",

@@ -28,7 +28,7 @@ def test_every_option_of_every_command_is_explained(command, capsys):
 
 def test_the_list_of_commands_says_which_need_ros_2():
     named = {name for name, what in cli.COMMANDS.items() if "needs ROS 2" in what}
-    assert named == {"doctor", "enable", "fuzz", "trial"}
+    assert named == {"doctor", "enable", "fuzz", "gazebo", "trial"}
     assert all(name in (cli.__doc__ or "") for name in {*named, "demo"})
 
 
