@@ -59,7 +59,16 @@ def checkpoint_of(config: PolicyConfig) -> Path:
     """The folder the configuration means: its own, or the one shipped with the package."""
     if config.model not in MODELS:
         raise ConfigError(unknown("model", config.model, MODELS))
-    return Path(config.checkpoint) if config.checkpoint else SHIPPED / config.model
+    return _folder(config) if config.checkpoint else SHIPPED / config.model
+
+
+def _folder(config: PolicyConfig) -> Path:
+    """A shell leaves ~ as it is in `--set policy.checkpoint=~/x`, and YAML does."""
+    path = Path(config.checkpoint)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~ and a name that nobody has
+        return path
 
 
 def device_of(config: PolicyConfig) -> torch.device:
@@ -146,7 +155,7 @@ def _made(config: PolicyConfig, device: torch.device, dtype: torch.dtype, bucket
     if config.model in PUBLISHED:
         load = _function(PUBLISHED[config.model])
         options = {"flow_steps": config.flow_steps, "bucket": bucket}
-        return load(Path(config.checkpoint), device, dtype, config.embodiment, **options)
+        return load(_folder(config), device, dtype, config.embodiment, **options)
     if config.model not in MODELS:
         raise ConfigError(f"'{config.model}' has random weights only; checkpoints are for {', '.join(PUBLISHED)}")
     load = _function(MODELS[config.model])
@@ -182,7 +191,7 @@ def outline(config: PolicyConfig) -> Any:
     if config.model not in PUBLISHED:
         raise ConfigError(unknown("published model", config.model, PUBLISHED))
     load = _function(PUBLISHED[config.model])
-    made = load(Path(config.checkpoint), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
+    made = load(_folder(config), "meta", dtype_of(config), config.embodiment, flow_steps=config.flow_steps)
     return _with_options(made, config)
 
 

@@ -277,8 +277,8 @@ class ArmConfig:
             raise ConfigError(f"arm: joint_names has {len(set(names))} different names; valid: {len(JOINTS)}, or none")
         if names and self.joint_prefix:
             raise ConfigError("arm: joint_names and joint_prefix are both set; valid: one of them, names stand whole")
-        if self.gripper_joint in names:
-            raise ConfigError(f"arm: gripper_joint '{self.gripper_joint}' is also among joint_names; valid: another")
+        if self.gripper_joint in self.joints.arm:
+            raise ConfigError(f"arm: gripper_joint '{self.gripper_joint}' is a joint of the arm; valid: another")
 
     @property
     def joints(self) -> ArmJoints:

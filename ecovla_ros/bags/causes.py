@@ -63,6 +63,8 @@ def of_folder(path: Path) -> str:
         )
     if (path / "meta" / "info.json").is_file():
         return "is a LeRobot data set, not a bag; valid: ecovla train --lerobot FOLDER"
+    if (path / "config.json").is_file():
+        return "is a checkpoint, not a bag; valid: --set policy.checkpoint=FOLDER beside a bag"
     inner = [p for p in sorted(path.iterdir()) if p.is_dir() and stored(p)]
     if inner:
         return f"holds folders with bags, not a bag; name one: {', '.join(str(p) for p in inner[:5])}"

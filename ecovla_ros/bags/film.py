@@ -195,6 +195,8 @@ def _frame(pictures: list[np.ndarray], text: str, seconds: float, done: bool, st
 def _open(film: str | Path, frame: np.ndarray, rate_hz: float) -> cv2.VideoWriter | _Moving:
     if Path(film).suffix in MOVING:
         return _Moving(film, rate_hz)
+    if Path(film).suffix != ".mp4":
+        raise BagError(f"'{film}' ends in '{Path(film).suffix}'; valid: .mp4, {', '.join(MOVING)}")
     size = (frame.shape[1], frame.shape[0])
     for codec in CODECS:
         writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*codec), rate_hz, size)

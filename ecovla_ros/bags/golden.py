@@ -31,7 +31,10 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a golden file, or of a document of `ecovla replay --json`. Raises BagError."""
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
-        return [dict(row) for row in rows]
+        found = [dict(row) for row in rows]
+        if not all("stamp_ns" in row and row.keys() & {"joints", "held"} for row in found):
+            raise ValueError("its rows are no answers to frames")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BagError(
             f"'{path}' is neither golden actions nor a document of ecovla replay --json: {error!r}"

@@ -11,7 +11,7 @@ from ecovla_ros.bags.read import Bag
 from ecovla_ros.bags.stamps import FrameNames, StampClocks, stamp_of
 from ecovla_ros.bags.storage import Raw
 from ecovla_ros.config import GEN3_ARM, ArmConfig, NodeConfig
-from ecovla_ros.errors import BagError, ObservationError, unknown
+from ecovla_ros.errors import BagError, ObservationError, short, unknown
 from ecovla_ros.types import CAMERAS, Observation
 from ecovla_ros.wire import causes
 from ecovla_ros.wire.pairing import Pairing
@@ -96,11 +96,17 @@ def choose(
         try:
             bag.need([topic])
         except BagError as error:
+            if not bag.topics:
+                raise
             hint = " or --instruction 'the task in words'" if name == "instruction" else ""
             packed = f"{topic}/compressed"
             if name in cameras and packed in bag.topics:
                 raise BagError(f"'{bag.path}': {causes.packed(topic, packed)}: --map {name}={packed}") from error
-            raise BagError(f"{error} Name the topic of '{name}': --map {name}=TOPIC{hint}") from error
+            there = [
+                t for t, kind in bag.topics.items() if kind in KINDS.get(name, IMAGES) and t not in chosen.values()
+            ]
+            which = f" (of that kind: {short(', '.join(there))})" if there else ""
+            raise BagError(f"{error} Name the topic of '{name}': --map {name}=TOPIC{hint}{which}") from error
         kinds = KINDS.get(name, IMAGES)
         if bag.topics[topic] not in kinds:
             raise BagError(f"'{bag.path}': {topic} holds {bag.topics[topic]}; valid for {name}: {' or '.join(kinds)}")
@@ -230,6 +236,8 @@ class Feed:
 
     def _frame(self, image_messages: Mapping[str, Raw], time_ns: int, stamp_ns: int) -> Frame | Held:
         try:
+            if stamp_ns == 0:
+                raise ObservationError(causes.unstamped("the newest image"))
             self._clocks.check(time_ns - stamp_ns, self._node.image_age_s)
             seen = self._observation(image_messages, stamp_ns)
         except ObservationError as error:

@@ -26,7 +26,7 @@ from ecovla_ros.bags.causes import VALID
 from ecovla_ros.bags.kinds import UNREADABLE, Kinds
 from ecovla_ros.bags.salvage import Remains
 from ecovla_ros.bags.storage import Contents, Raw, StorageFile, Unindexed, on_disk, opened
-from ecovla_ros.errors import BagError, unknown
+from ecovla_ros.errors import BagError, short, unknown
 
 BROKEN = (
     McapError, ZstdError, apsw.Error, struct.error, *UNREADABLE, OSError, EOFError, RuntimeError, MemoryError,
@@ -34,6 +34,8 @@ BROKEN = (
 )  # fmt: skip
 """What the libraries raise for a file that is no whole bag, and for definitions that are none."""
 METADATA = "metadata.yaml"
+OVERLAP_NS = 100_000_000
+"""Files of one split recording overlap by less, ns."""
 _NUMBER = re.compile(r"_(\d+)\.")
 _RULE = "=" * 80 + "\n"
 Value = TypeVar("Value")
@@ -57,9 +59,10 @@ class Bag:
         self._kinds = Kinds()
         self._stores: dict[str, Any] = {}
         self._files: list[StorageFile] = []
+        self._unlisted: set[str] = set()  # recordings of a folder without metadata
         self._stack = ExitStack()
         try:
-            if not self.path.exists():
+            if not _exists(self.path):
                 raise BagError(f"no bag at '{path}'; valid: {VALID}")
             self._open()
         except BaseException:
@@ -126,7 +129,26 @@ class Bag:
             self._note(f"is not whole: {', '.join(missing)} is named by {METADATA} and not there")
         if not names and (gap := _gap(files)):
             self._note(f"is not whole: {gap}")
-        return files if not there else [f for f in files if {f.name, f.stem, f"{f.name}.zstd"} & there]
+        if not there:
+            self._unlisted = {_recording(file) for file in files}
+            return files
+        named = [f for f in files if {f.name, f.stem, f"{f.name}.zstd"} & there]
+        own = {_recording(file) for file in named}  # of a recorder that died later than it last wrote its metadata
+        return [f for f in files if f in named or (_NUMBER.search(f.name) and _recording(f) in own)]
+
+    def _check_one_recording(self, wanted: Collection[str]) -> None:
+        """Raises BagError where files of several recordings lie in one folder, nothing says that they belong together,
+        and they tell of the same topic at the same time: read as one they would be nonsense."""
+        for topic in wanted if len(self._unlisted) > 1 else ():
+            files = [f for f in self._files if topic in f.contents.topics and f.contents.span_ns != (0, 0)]
+            files.sort(key=lambda file: file.contents.span_ns)
+            for one, other in zip(files, files[1:]):
+                over_ns = one.contents.span_ns[1] - other.contents.span_ns[0]
+                if over_ns > OVERLAP_NS and _recording(one.path) != _recording(other.path):
+                    raise BagError(
+                        f"'{self.path}' holds several recordings: {one.path.name} and {other.path.name} have {topic} "
+                        f"at the same time, and no {METADATA} says that they belong together; valid: one of them"
+                    )
 
     def _note(self, what: str) -> None:
         self.damage = f"{self.damage}; {what}" if self.damage else f"'{self.path}' {what}"
@@ -161,7 +183,8 @@ class Bag:
             raise BagError(f"'{self.path}' is empty: it holds no topic")
         for topic in wanted:
             if topic not in self.topics:
-                raise BagError(f"'{self.path}': " + unknown("topic", topic, self.topics))
+                said = f"{self.damage}; " if self.damage else f"'{self.path}': "  # the topic may be in what is lost
+                raise BagError(said + unknown("topic", topic, self.topics))
 
     def raw(self, wanted: Collection[str], start_ns: int | None = None, stop_ns: int | None = None) -> Iterator[Raw]:
         """Undecoded messages of the `wanted` topics in time order, one in memory at a time.
@@ -172,6 +195,7 @@ class Bag:
         self.need(wanted)
         if not wanted:
             return
+        self._check_one_recording(wanted)
         count = 0
         parts = [self._guarded(file, wanted, start_ns, stop_ns) for file in self._files]
         for raw in heapq.merge(*parts, key=lambda raw: raw.time_ns):
@@ -230,6 +254,18 @@ class Bag:
         self.close()
 
 
+def _exists(path: Path) -> bool:
+    """Raises BagError for a name that the system does not take, and for a link to what is not there."""
+    try:
+        if path.is_symlink() and not path.exists():
+            raise BagError(f"'{path}' {documents.instead(path)}")
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise BagError(
+            f"no bag at '{short(path)}' ({getattr(error, 'strerror', '') or error}); valid: {VALID}"
+        ) from error
+
+
 def topics(path: str | Path) -> dict[str, str]:
     """Topic -> message type. Raises BagError."""
     with closing(Bag(path)) as bag:
@@ -251,6 +287,11 @@ def _names(metadata: Path) -> list[str]:
         return [PurePath(str(name)).name for name in listed]
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
         return []
+
+
+def _recording(file: Path) -> str:
+    """What the files of one split recording have in common: their name without its number."""
+    return _NUMBER.sub(".", file.name)
 
 
 def _gap(files: list[Path]) -> str:

@@ -16,7 +16,7 @@ from zstandard import ZstdError
 
 from ecovla_ros.bags import pages
 from ecovla_ros.bags.causes import kind_of
-from ecovla_ros.bags.storage import CDR, Contents, Raw, unpacked
+from ecovla_ros.bags.storage import CDR, Contents, Raw, address, unpacked
 
 BROKEN = (McapError, ZstdError, struct.error, OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError)
 """What mcap's stream reader raises where a file is damaged."""
@@ -102,7 +102,7 @@ class Remains:
     def _sqlite_topics(self) -> dict[object, tuple[str, str]]:
         vfs = _WholePages(self.path)
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags, vfs=vfs.vfs_name)) as base:
+        with closing(apsw.Connection(address(self.path), flags=flags, vfs=vfs.vfs_name)) as base:
             found = base.execute("SELECT id, name, type FROM topics")
             kinds = {i: (n, kind) for i, n, kind in found if isinstance(n, str) and isinstance(kind, str)}
             self.contents.topics.update(kinds.values())

@@ -144,13 +144,18 @@ def _indexed(summary: Summary) -> bool:
     return bool(used) and used <= summary.channels.keys()
 
 
+def address(path: Path) -> str:
+    """The URI under which sqlite opens a file that nobody writes; ?, # and % in its name stay what they are."""
+    return f"{path.absolute().as_uri()}?immutable=1"
+
+
 class SqliteFile:
     """An sqlite3 file."""
 
     def __init__(self, path: Path) -> None:
         """Raises apsw.Error for damage."""
         self.path, self.contents = path, Contents()
-        self._base = apsw.Connection(f"file:{path}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        self._base = apsw.Connection(address(path), apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
             self._topics: dict[int, tuple[str, str]] = {}
             self._read()

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ecovla_ros.errors import ConfigError
+
 PACKAGES = ("numpy", "mujoco", "torch", "transformers", "triton")
 COMMIT = "ECOVLA_COMMIT"
 """Environment variable that names the commit of a source tree that was copied without its history."""
@@ -33,6 +35,22 @@ def write(path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping
         **more,
     }
     path.write_text(json.dumps(document, indent=2, default=_plain) + "\n", encoding="utf-8")
+
+
+def prepare(path: str | Path) -> None:
+    """Make the folder of a result file and find out whether it can be written, before the hours that fill it.
+
+    Raises ConfigError.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--json '{path}' cannot be written: {error.strerror}") from error
 
 
 def _plain(value: Any) -> Any:

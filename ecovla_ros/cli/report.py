@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`ecovla report`."""
+    """`ecovla report`. Exit code 2: the bag is damaged; the page says so, and shows what could be read."""
     from ecovla_ros.bench import document
     from ecovla_ros.cli.options import plain
     from ecovla_ros.control import limits
@@ -49,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"cannot write '{out}': {error.strerror}") from error
     seconds = time.perf_counter() - began
     for note in story.notes:
-        print(f"note: {note}")
+        if note != story.damage:
+            print(f"note: {note}")
     print(f"{out}: {story.frames} frames, {size / 1e6:.1f} MB, {seconds:.1f} s")
     if options.rerun:
         from ecovla_ros.publish.report import to_rerun
@@ -59,7 +61,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         row = {"source": str(source), "frames": story.frames, "bytes": size, "seconds": seconds}
         document.write(options.json, [row], plain(options))
-    return 0
+    if story.damage:
+        print(f"ecovla: {story.damage}; the report is of what could be read", file=sys.stderr)
+    return 2 if story.damage else 0
 
 
 def _record(bag: Path, seconds: float) -> None:

@@ -43,6 +43,8 @@ MOVED_S = 0.01
 """A clock whose earliest messages are this far from where they were is not the one that was measured, s."""
 LAGGING_S = 0.025
 """Nor is one whose newest message is this much later, s; or it was held up, which looks the same."""
+GONE_S = 1.0
+"""A controller that was silent for longer, s, may be another one when it comes back, and a person may be at the arm."""
 STILL_RAD_S = 1e-3
 """A controller slower than this holds the arm, rad/s."""
 
@@ -125,6 +127,10 @@ class ControllerWatch:
             )
         age_s = (now_ns - self.heard_ns) / NS
         return f"the last controller_state is {age_s:.2f} s old" if age_s > FRESH_S else ""
+
+    def gone(self, now_ns: int) -> bool:
+        """Whether it was heard, and is silent for so long now that it must not go on by itself."""
+        return self.reference is not None and now_ns - self.heard_ns > GONE_S * NS
 
     def moving(self) -> str:
         """Why the controller does not count as holding the arm; empty when it does."""

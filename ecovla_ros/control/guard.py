@@ -24,6 +24,7 @@ from ecovla_ros.control.flight import SEAT_MOST_RAD, Flight
 from ecovla_ros.control.limits import Limits
 from ecovla_ros.control.place import PlaceWatch
 from ecovla_ros.control.playback import NS
+from ecovla_ros.control.stall import Stall, StallWatch
 from ecovla_ros.control.states import TABLE, Cause, State
 from ecovla_ros.control.status import Command, GuardStatus
 from ecovla_ros.control.watch import STILL_S, ArmWatch, Clock, GripperGate, LateWatch
@@ -40,6 +41,7 @@ WATCHES = (
     "clock_jump",
     "clock_still",
     "following",
+    "standing",
     "reference",
     "controller_clock",
     "controller_silent",
@@ -53,7 +55,8 @@ WATCHES = (
 clock_still: a tick at the time of the one before, in which nothing is sent. stop: a stop that would have left the
 limits was not sent. state_lost: joint states were gone for so long that the driver may have been started anew. unsent:
 a trajectory was ready too late to be sent. reference: the controller said that it does not run what was sent.
-controller_clock: its clock was set. controller_silent: it said nothing. place: a chunk or a stop waited until it was
+standing: the arm did not move while it was commanded to. controller_clock: the controller's clock was set.
+controller_silent: it said nothing. place: a chunk or a stop waited until it was
 clear where the controller is on what it runs. reacted: a chunk answered a changed scene before its turn."""
 FIRST = "waiting for the first chunk"
 Sent = tuple[Trajectory, int]
@@ -103,7 +106,7 @@ class Guard:
         tool.check_singularity(config)
         self._clock = Clock(round(STILL_S * config.rate_hz))
         self._arm, self._gate, self._controller = ArmWatch(config.joint_state_age_s), GripperGate(), ControllerWatch()
-        self._place = PlaceWatch()
+        self._place, self._stall = PlaceWatch(), StallWatch()
         self._state, self._reason, self._refusal = State.DISARMED, "not enabled yet", ""
         self._counters = dict.fromkeys((*checks.ORDER, *WATCHES), 0)
         self._commands = self._refusals = self._jumps = self._strays = self._others = 0
@@ -121,6 +124,7 @@ class Guard:
         self._followed_ns = self._referred_ns = 0
         self._estop = self._stopping = False
         self._missed = ""  # what is missing, while that is why the guard holds
+        self._deaf = False  # the controller was silent, and did not say since that it runs what it was sent
         self._seat = Seat.TAKEN
 
     def on_clock_set(self, step_s: float, now_ns: int) -> None:
@@ -211,6 +215,7 @@ class Guard:
         self._enter(Cause.ENABLE, FIRST)
         self._ramp_ns, self._jumps, self._strays, self._others = None, 0, 0, 0
         self._arm.lost_s, self._missed = 0.0, ""
+        self._stall.forget()
         self._gate.start(self._arm.gripper)
         return True, f"armed; the first motion ramps up; {self._clock_said()}"
 
@@ -321,6 +326,7 @@ class Guard:
         self._late.forget()
         self._controller.forget()
         self._place.forget()
+        self._stall.forget()
         said = f"the clock jumped by {jump_s:+.3f} s"
         if self._state is State.HELD:
             self._rest(Cause.ASK, f"{said}; call enable to go on")
@@ -365,14 +371,29 @@ class Guard:
             self._rest(Cause.ASK, f"{gone}; call enable to go on")
 
     def _watch_place(self, now_ns: int) -> None:
-        """Whether the arm is where it is commanded."""
-        self._followed_ns = self._arm.stamp_ns
-        off = np.abs(checks.distance(self._measured(), self._flight.commanded(now_ns)[0]))
+        """Whether the arm is where it is commanded, and moves when it is commanded to."""
+        self._followed_ns, commanded = self._arm.stamp_ns, self._flight.commanded(now_ns)[0]
+        stall = self._stall.see(commanded, self._measured(), now_ns)
+        if stall is not None and self._state is not State.HELD:
+            self._stand(stall, now_ns)
+        if self._seat is Seat.UNKNOWN:
+            return
+        off = np.abs(checks.distance(self._measured(), commanded))
         self._strays = self._strays + 1 if off.max() > self._config.max_jump_rad else 0
         if self._strays >= REPEATS:
             self._counters["following"] += 1
             joint = JOINTS[int(off.argmax())]
             self._latch(f"{joint} is {off.max():.3f} rad from where it is commanded: blocked, in fault, or moved")
+
+    def _stand(self, stall: Stall, now_ns: int) -> None:
+        """The arm does not move as it is commanded to."""
+        self._counters["standing"] += 1
+        said = f"{JOINTS[stall.joint]} stands still while it is commanded to move: is its controller active?"
+        self._rest(Cause.ASK, f"{said} call enable to go on")
+        self._seat = Seat.UNKNOWN
+        if stall.whole:  # a stop begins where the controller is not, and it may be active again when that comes
+            self._flight.lost(now_ns, now_ns, "the arm did not follow what was sent")
+            self._stopping = False
 
     def _watch_controller(self, now_ns: int) -> None:
         """Whether the controller runs what it was sent, by the clock that was measured."""
@@ -380,8 +401,7 @@ class Guard:
             return
         silent = self._controller.silent(now_ns)
         if silent:
-            self._counters["controller_silent"] += self._moves()
-            self._rest(Cause.MISS, silent)
+            self._hear_nothing(silent, now_ns)
             return
         if not self._controller.measured():
             return
@@ -400,6 +420,16 @@ class Guard:
             self._rest(Cause.MISS, "the controller did not take over what it was sent; waiting for a chunk")
         if not moved_ns and self._controller.stamp_ns != self._referred_ns:
             self._watch_reference(now_ns)
+
+    def _hear_nothing(self, silent: str, now_ns: int) -> None:
+        """The controller does not say what it does: one stop is sent, and then nothing until it is heard again."""
+        begins, self._deaf, self._pending = not self._deaf, True, None
+        self._counters["controller_silent"] += self._moves()
+        if begins or TABLE[self._state].moves:
+            self._rest(Cause.MISS, silent)
+        elif self._controller.gone(now_ns) and self._state is not State.HELD:
+            said = f"{silent}: it may have been deactivated or started anew; call enable to go on"
+            self._enter(Cause.ASK, said)
 
     def _measures(self) -> bool:
         """Whether trajectories are stamped by what the controller says of its clock."""
@@ -461,10 +491,18 @@ class Guard:
         at_ns = self._referred_ns if self._apart_ns is None else self._referred_ns + self._lag_ns
         off = self._controller.away(self._flight.commanded(at_ns)[0])
         self._others = self._others + 1 if off > REFERENCE_RAD else 0
-        if self._others >= REPEATS:
-            self._counters["reference"] += 1
-            self._flight.lost(now_ns, now_ns, "the controller runs something else")
-            self._latch(f"the controller commands what is {off:.3f} rad from what it was sent: who else commands it?")
+        self._deaf = self._deaf and self._others > 0
+        if self._others < REPEATS:
+            return
+        self._others = 0
+        self._flight.lost(now_ns, now_ns, "the controller runs something else")
+        elsewhere = f"the controller commands what is {off:.3f} rad from what it was sent"
+        if self._deaf:
+            self._rest(Cause.ASK, f"{elsewhere}, and was silent: deactivated, or started anew? call enable to go on")
+            self._seat = Seat.UNKNOWN
+            return
+        self._counters["reference"] += 1
+        self._latch(f"{elsewhere}: who else commands it?")
 
     def _judge_clock(self, now_ns: int) -> str:
         """Decide how trajectories are stamped from now on; why that cannot be known, empty when it is."""

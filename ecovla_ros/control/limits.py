@@ -60,6 +60,19 @@ class Limits:
         return self.ramp_start + (1.0 - self.ramp_start) * min(max(elapsed_s / self.ramp_s, 0.0), 1.0)
 
 
+BESIDE_RAD = 0.1
+"""Measured values may lie so far outside their range."""
+
+
+def reported() -> tuple[Floats, Floats]:
+    """Lowest and highest value, (7,), rad, at which a joint of this arm is ever reported: its limits and a little more,
+    or two turns."""
+    within = load("fast")
+    low = np.where(CONTINUOUS, -MOST_RAD, np.maximum(within.lower, -MOST_RAD) - BESIDE_RAD)
+    high = np.where(CONTINUOUS, MOST_RAD, np.minimum(within.upper, MOST_RAD) + BESIDE_RAD)
+    return low, high
+
+
 def load(profile: str = "normal", path: str | Path | None = None) -> Limits:
     """Limits of `profile`, from the shipped file or from `path`.
 

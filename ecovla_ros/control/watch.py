@@ -10,7 +10,10 @@ import numpy as np
 from ecovla_ros.control.checks import distance
 from ecovla_ros.control.playback import NS
 from ecovla_ros.types import JOINTS, ArmState, Floats
+from ecovla_ros.wire import causes
 
+UNSTAMPED_S = 1e8
+"""A stamp of zero that lies so far back, s, is none: simulations begin at zero, and none lasts for years."""
 BACK_S = 0.001
 """A clock that steps back by less than this is taken to stand still, s."""
 STILL_S = 0.1
@@ -117,6 +120,8 @@ class ArmWatch:
         age = (now_ns - min(self.stamp_ns, self._received_ns)) / NS
         if age <= self.age_s:
             return ""
+        if self.stamp_ns == 0 and age > UNSTAMPED_S:
+            return causes.unstamped("joint_states")
         return f"the last joint state is {age:.3f} s old; at most {self.age_s} s is valid{ahead}"
 
     def moving(self) -> str:

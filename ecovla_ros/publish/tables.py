@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.publish import (
+    gazebo_tables,
     gpu_tables,
     headline,
     libero_tables,
@@ -249,6 +250,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "trial": ("trial.json", trial),
     "sessions": ("sessions.json", serving_tables.sessions),
     "serve": ("serve*.json", serving_tables.serve),
+    "gazebo": ("gazebo.json", gazebo_tables.driven),
     "link": ("link.json", serving_tables.link),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),

@@ -26,6 +26,8 @@ MAX_DEPTH = 16
 MAX_TEXT = 2**14
 """Bytes of one text."""
 DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])|bool|u?int(8|16|32|64)|float(16|32|64)")
+TEXT = re.compile(r"<U(\d{1,4})")
+"""One text as numpy has it."""
 """Arrays that may come in: bool, integers, floats."""
 
 
@@ -114,6 +116,10 @@ def _dtype(name: Any) -> np.dtype[Any]:
 def _array(data: Any, name: Any, shape: Any) -> NDArray[Any]:
     if not isinstance(data, bytes) or not isinstance(shape, list) or len(shape) > 8:
         raise ValueError("an array needs bytes and at most 8 axes")
+    if not shape and (length := TEXT.fullmatch(str(name))):  # openpi's clients may send the prompt so
+        if len(data) != 4 * int(length[1]):
+            raise ValueError(f"{len(data)} bytes are no text of {length[1]} characters")
+        return np.array(data.decode("utf-32-le"))
     sides = [int(n) for n in shape]
     if any(side < 0 for side in sides):
         raise ValueError("an array needs sides of at least 0")

@@ -97,6 +97,8 @@ class Session:
     def answer(self, message: Any) -> NDArray[np.float32] | None:
         """As `chunk`. A message with `reset` set begins an episode; None where it holds nothing else."""
         if isinstance(message, Mapping) and message.get(RESET) is not None:
+            if not isinstance(message[RESET], (bool, int, np.bool_)):
+                raise ObservationError(f"'{RESET}' is {short(message[RESET], 40)}; valid: true or false")
             if bool(message[RESET]):
                 self.start()
             message = {key: value for key, value in message.items() if key != RESET}
@@ -127,6 +129,8 @@ class Session:
         keys = {camera: self.keys.images.get(camera, camera) for camera in cameras}
         images = {camera: picture(self._look(message, key), key) for camera, key in keys.items()}
         text = self._instruction(message)
+        if isinstance(text, np.ndarray) and text.shape == () and text.dtype.kind == "U":
+            text = text.item()  # as openpi takes it
         if not isinstance(text, str):
             raise ObservationError(f"'{self.keys.text}' must be text, got {type(text).__name__}")
         if len(text) > MOST_INSTRUCTION:
@@ -185,7 +189,8 @@ class Session:
         if not needed:
             return np.zeros(0)
         try:
-            parts = [np.asarray(self._look(message, key), dtype=np.float64).ravel() for key in self.keys.state]
+            found = [self._look(message, key) for key in self.keys.state]
+            parts = [np.asarray([] if part is None else part, dtype=np.float64).ravel() for part in found]
         except (TypeError, ValueError) as error:
             raise ObservationError(f"the state ({', '.join(self.keys.state)}) is not numbers: {error}") from error
         state = np.concatenate(parts)
@@ -218,8 +223,12 @@ def check_state(state: NDArray[np.float64]) -> None:
 def picture(value: Any, key: str) -> Any:
     """An image as openpi's clients send them: (H, W, 3), or (3, H, W); uint8, or floats from 0 to 1.
 
-    Raises ObservationError for floats that are none of these; other arrays are the policy's to judge.
+    Raises ObservationError for floats that are none of these, and for what is no array; other arrays are the policy's
+    to judge.
     """
+    if not isinstance(value, (np.ndarray, list)):
+        packed = f"{len(value)} bytes, packed" if isinstance(value, bytes) else type(value).__name__
+        raise ObservationError(f"'{key}' is {packed}; valid: an array of pixels (H, W, 3), as it is when unpacked")
     image = np.asarray(value)
     if image.ndim == 3 and image.shape[0] == 3 and image.shape[2] != 3:
         image = np.moveaxis(image, 0, 2)

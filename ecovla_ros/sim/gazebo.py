@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,13 +33,19 @@ ARM_TOPIC, GRIPPER_TOPIC, STATES_TOPIC = "/gazebo/arm", "/gazebo/gripper", "/gaz
 DRIVEN = (ARM_TOPIC, GRIPPER_TOPIC, STATES_TOPIC)
 """Topics of the arm of our world."""
 CAMERAS = ("third_person", "wrist")
+POSE_HZ = 20.0
+"""How often Gazebo tells where a thing is, in simulated time."""
+LAY_S = 10.0
+"""Gazebo's command has so long to place a thing, s."""
 AMBIENT = 0.42
 """Light from everywhere: MuJoCo's head light, roughly."""
-POSITION_GAIN, VELOCITY_GAIN = (2000.0,) * 4 + (400.0,) * 3, (100.0,) * 4 + (8.0,) * 3
-"""Of the arm's joints, N m/rad and N m s/rad: plausible, not identified."""
+POSITION_GAIN, DAMPING = (2000.0,) * 4 + (400.0,) * 3, (100.0,) * 4 + (8.0,) * 3
+"""Of the arm's joints, N m/rad and N m s/rad: plausible, not identified. The damping is the joint's own: DART steps it
+implicitly, while the same gain of Gazebo's system, on the light links of the wrist, shakes them at the step of 2 ms.
+The node `gazebo` gives back what it takes."""
 ARM_EFFORT = (39.0,) * 4 + (9.0,) * 3
-JAW_GAINS, JAW_EFFORT = (3000.0, 60.0), 30.0
-"""Position and velocity gain of one jaw, N/m and N s/m, and the most it presses, N."""
+JAW_GAIN, JAW_DAMPING, JAW_EFFORT = 3000.0, 60.0, 30.0
+"""Position gain and damping of one jaw, N/m and N s/m, and the most it presses, N."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,15 @@ class GazeboRelease:
         more = [] if window else ["-s"] if screen else ["-s", "--headless-rendering"]
         return [*self.program, "-r", "-v", "2", *more, world]
 
+    def placing(self, name: str, x: float, y: float, z: float, yaw: float) -> list[str]:
+        """What to run to put a model of the world somewhere, at rest or not; prints "data: true" when it worked."""
+        turn = f"z: {math.sin(yaw / 2.0):.9g} w: {math.cos(yaw / 2.0):.9g}"
+        at = f"x: {x:.9g} y: {y:.9g} z: {z:.9g}"
+        pose = f'name: "{name}" position {{{at}}} orientation {{{turn}}}'
+        kinds = ["--reqtype", f"{self.messages}Pose", "--reptype", f"{self.messages}Boolean"]
+        service = f"/world/{WORLD}/set_pose"
+        return [self.program[0], "service", "-s", service, *kinds, "--timeout", "3000", "--req", pose]
+
 
 RELEASES = {
     "harmonic": GazeboRelease("gz-sim-{}-system", "gz::sim::systems::", "gz.msgs.", ("gz", "sim")),
@@ -69,7 +85,7 @@ RELEASES = {
 SYSTEMS = {
     "Physics": "physics", "UserCommands": "user-commands", "SceneBroadcaster": "scene-broadcaster",
     "Sensors": "sensors", "JointStatePublisher": "joint-state-publisher",
-    "JointTrajectoryController": "joint-trajectory-controller",
+    "JointTrajectoryController": "joint-trajectory-controller", "PosePublisher": "pose-publisher",
 }  # fmt: skip
 """Class of a system -> the part of its library's name."""
 
@@ -82,29 +98,35 @@ def release(name: str) -> GazeboRelease:
 
 
 def world(
-    name: str, seed: int = 0, size: tuple[int, int] = (128, 128), rate_hz: float = 10.0, engine: str = "ogre2"
-) -> str:
+    name: str, seed: int = 0, size: tuple[int, int] = (128, 128), rate_hz: float = 10.0, engine: str = "ogre2",
+    pace: float = 1.0,
+) -> str:  # fmt: skip
     """The scene of `seed` for a release of Gazebo, as text. `size`: width and height of both pictures, px.
 
-    `engine`: what draws; ogre2, or ogre where there is no OpenGL 3.3. Raises SimulationError for an unknown release.
+    `engine`: what draws; ogre2, or ogre where there is no OpenGL 3.3. `pace`: seconds simulated in a second, at most.
+    Raises SimulationError for an unknown release or pace.
     """
+    if not 0.0 < pace <= 1.0:
+        raise SimulationError(f"pace {pace}; valid: more than 0, up to 1, in simulated seconds a second")
     parts, model = release(name), scene.build(*size)
     root = ElementTree.Element("sdf", version="1.9")
     made = child(root, "world", name=WORLD)
+    sky = [*np.mean([scene.SKY_TOP, scene.SKY_BOTTOM], axis=0), 1.0]
     physics = child(made, "physics", name="steps", type="ignored")
     child(physics, "max_step_size", STEP_S)
-    child(physics, "real_time_factor", 1.0)
+    child(physics, "real_time_factor", pace)
     for kind in ("Physics", "UserCommands", "SceneBroadcaster", "Sensors"):
         system = _system(made, parts, kind)
         if kind == "Sensors":
             child(system, "render_engine", engine)
+            child(system, "background_color", sky)
     looks = child(made, "scene")
     child(looks, "ambient", [AMBIENT] * 3 + [1.0])
-    child(looks, "background", [*np.mean([scene.SKY_TOP, scene.SKY_BOTTOM], axis=0), 1.0])
+    child(looks, "background", sky)
     child(looks, "shadows", False)
     _lights(made, model)
     _room(made, model)
-    _props(made, model, placement.sample(np.random.default_rng(seed)))
+    _props(made, parts, model, placement.sample(np.random.default_rng(seed)))
     _third_person(made, model, size, rate_hz)
     _arm(made, parts, model, size, rate_hz)
     ElementTree.indent(root)
@@ -120,6 +142,7 @@ def bridged(name: str) -> list[dict[str, str]]:
     for camera in CAMERAS:
         to_ros.append((f"/{camera}/image", "sensor_msgs/msg/Image", "Image"))
         to_ros.append((f"/{camera}/camera_info", "sensor_msgs/msg/CameraInfo", "CameraInfo"))
+    to_ros += [(pose_topic(name), "geometry_msgs/msg/PoseStamped", "Pose") for name in (*OBJECTS, *GOALS)]
     told = [(topic, "trajectory_msgs/msg/JointTrajectory", "JointTrajectory") for topic in (ARM_TOPIC, GRIPPER_TOPIC)]
     key = "ign" if kinds.startswith("ign") else "gz"
     return [
@@ -133,6 +156,29 @@ def bridged(name: str) -> list[dict[str, str]]:
         for entries, direction in ((to_ros, f"{key.upper()}_TO_ROS"), (told, f"ROS_TO_{key.upper()}"))
         for topic, ours, theirs in entries
     ]
+
+
+def lay(server: GazeboRelease, seed: int) -> str:
+    """Ask a running server to put everything where `seed` says, through its command. Returns what went wrong, if
+    anything did. An object keeps the speed it had: let it come to rest before."""
+    poses = placement.sample(np.random.default_rng(seed)).poses
+    commands = [
+        server.placing(name, x, y, REST_HEIGHT.get(name, 0.0), yaw)
+        for name, (x, y, yaw) in poses.items()
+        if name in (*OBJECTS, *GOALS)
+    ]
+    try:
+        asked = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for c in commands]
+        said = [process.communicate(timeout=LAY_S)[0] for process in asked]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{commands[0][0]} service: {error}"
+    failed = [command[-1] for command, text in zip(commands, said) if "data: true" not in text]
+    return f"Gazebo did not do this: {'; '.join(failed)}" if failed else ""
+
+
+def pose_topic(name: str) -> str:
+    """Where Gazebo tells the pose of one of the world's things."""
+    return f"/model/{name}/pose"
 
 
 def yaw(turn: Sequence[float]) -> float:
@@ -163,7 +209,7 @@ def _room(made: Any, model: Any) -> None:
         sdf.shape(link, model, int(geom), index)
 
 
-def _props(made: Any, model: Any, placed: placement.Placement) -> None:
+def _props(made: Any, parts: GazeboRelease, model: Any, placed: placement.Placement) -> None:
     """Objects and furniture. The cubes, which only some looks of the scene have, are left out."""
     for name in (*OBJECTS, *GOALS):
         x, y, yaw = placed.poses[name]
@@ -172,6 +218,10 @@ def _props(made: Any, model: Any, placed: placement.Placement) -> None:
         half = yaw / 2.0
         sdf.pose(prop, (x, y, REST_HEIGHT.get(name, 0.0)), (np.cos(half), 0.0, 0.0, np.sin(half)))
         sdf.link(prop, model, model.body(name).id, (0.0, 0.0, 0.0), sdf.IDENTITY, "")
+        told = _system(prop, parts, "PosePublisher")
+        for tag, value in (("publish_model_pose", True), ("publish_link_pose", False), ("use_pose_vector_msg", False)):
+            child(told, tag, value)
+        child(told, "update_frequency", POSE_HZ)
 
 
 def _third_person(made: Any, model: Any, size: tuple[int, int], rate_hz: float) -> None:
@@ -194,24 +244,28 @@ def _arm(made: Any, parts: GazeboRelease, model: Any, size: tuple[int, int], rat
     child(states, "topic", STATES_TOPIC)
     for joint in (*JOINTS, *FINGERS):
         child(states, "joint_name", joint)
-    _driven(arm, parts, ARM_TOPIC, JOINTS, list(zip(POSITION_GAIN, VELOCITY_GAIN, ARM_EFFORT)))
-    _driven(arm, parts, GRIPPER_TOPIC, FINGERS, [(*JAW_GAINS, JAW_EFFORT)] * 2)
+    damping = dict(zip((*JOINTS, *FINGERS), (*DAMPING, *(JAW_DAMPING,) * 2)))
+    for moved in arm.iterfind("joint"):
+        loss = moved.find("axis/dynamics/damping")
+        if loss is not None:
+            loss.text = sdf.numbers(damping[str(moved.get("name"))])
+    _driven(arm, parts, ARM_TOPIC, JOINTS, list(zip(POSITION_GAIN, ARM_EFFORT)))
+    _driven(arm, parts, GRIPPER_TOPIC, FINGERS, [(JAW_GAIN, JAW_EFFORT)] * 2)
 
 
 def _driven(
-    arm: Any, parts: GazeboRelease, topic: str, joints: Sequence[str], gains: Sequence[tuple[float, float, float]]
+    arm: Any, parts: GazeboRelease, topic: str, joints: Sequence[str], gains: Sequence[tuple[float, float]]
 ) -> None:
-    """Gazebo's joint-trajectory system on `joints`: position and velocity gain and largest effort of each."""
+    """Gazebo's joint-trajectory system on `joints`: position gain and its largest effort of each."""
     system = _system(arm, parts, "JointTrajectoryController")
     child(system, "topic", topic)
     for joint in joints:
         child(system, "joint_name", joint)
-    for stiffness, damping, most in gains:
+    for stiffness, most in gains:
         for tag, value in (
             ("position_p_gain", stiffness), ("position_i_gain", 0.0), ("position_d_gain", 0.0),
             ("position_cmd_min", -most), ("position_cmd_max", most),
-            ("velocity_p_gain", damping), ("velocity_i_gain", 0.0), ("velocity_d_gain", 0.0),
-            ("velocity_cmd_min", -most), ("velocity_cmd_max", most),
+            ("velocity_p_gain", 0.0), ("velocity_i_gain", 0.0), ("velocity_d_gain", 0.0),
         ):  # fmt: skip
             child(system, tag, value)
 
@@ -223,9 +277,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="where things stand")
     parser.add_argument("--size", type=int, default=128, help="width and height of both pictures, px")
     parser.add_argument("--hz", type=float, default=10.0, help="pictures a second")
+    parser.add_argument("--pace", type=float, default=1.0, help="seconds simulated in a second, at most")
     parser.add_argument("--engine", choices=("ogre2", "ogre"), default="ogre2", help="what draws")
     told = parser.parse_args(arguments)
-    sys.stdout.write(world(told.release, told.seed, (told.size, told.size), told.hz, told.engine))
+    sys.stdout.write(world(told.release, told.seed, (told.size, told.size), told.hz, told.engine, told.pace))
     return 0
 
 

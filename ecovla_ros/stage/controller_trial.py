@@ -1,9 +1,9 @@
 """The part of `ecovla trial` that strikes at the controller: restarted, frozen, deactivated or switched in mid-motion.
 
 Judged is what the controller commands, cycle by cycle: it comes to rest, stays there until the guard is enabled again,
-and nothing it is told is outside limits, before and after. What the controller itself does in the cycle in which it is
-struck (it stops dead when it is deactivated, and makes up for the time it stood still when it was frozen) is told as
-`cut_rad`, not judged: nobody in front of a controller can help there.
+and nothing it is told is outside limits, before and after. What the controller itself does when it is struck (it stops
+dead when it is deactivated, and makes up for the time it stood still when it was frozen) is told, not judged: nobody in
+front of a controller can help there. `cut_rad` is the largest step of one cycle, `leap_rad` the way in all.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ LATER_S = 0.23
 """Each repetition strikes so much later, s."""
 CUT_S = 0.03
 """A strike is between so long before and after the moment of it, s: it is asked for over ROS."""
+LEAP_S = 0.3
+"""A controller that was frozen makes up for it within this time, s; its own limiter makes many cycles of it."""
 GAP_S, CYCLE_S = 0.05, 1e-3
 """Rows further apart are two spans: messages were lost, or nothing was commanded between, s."""
-ROUNDING = 1e-6
+ROUNDING, STEP_ROUNDING = 1e-6, 1e-9
 
 
 def strike(how: str, seed: int, out: Path, prefix: Path | None) -> dict[str, Any]:
@@ -62,12 +64,14 @@ def strike(how: str, seed: int, out: Path, prefix: Path | None) -> dict[str, Any
         stage.driver.enable(False)
         stage.driver.spin(REST_S, lambda: True)
         trace = stage.arm.trace()
-    broken, step, cut_rad = judged(trace, load(PROFILE), [(moments[0], moments[1]), (moments[2], moments[3])])
+    leapt_s = moments[3] + (LEAP_S if how == "frozen" else 0.0)
+    broken, step, cut_rad = judged(trace, load(PROFILE), [(moments[0], moments[1]), (moments[2], leapt_s)])
     rest_s = rest(trace, (moments[0], moments[2], quiet))
     calm = rest_s <= REST_S and again and not broken
     return {
         "trial": f"controller {how}", "seed": seed, "controller": KINDS[prefix is not None],
         "speed_rad_s": speed, "rest_s": rest_s, "violations": broken, "acceleration_rad_s2": step, "cut_rad": cut_rad,
+        "leap_rad": leap(trace, (moments[2], leapt_s)),
         "drove_again": again, "guard": said, "cycles": len(trace.times_s), "reached": calm,
     }  # fmt: skip
 
@@ -112,10 +116,23 @@ def rest(trace: StateTrace, times_s: tuple[float, float, float]) -> float:
     `times_s`: struck, back, looked at until then.
     """
     struck_s, back_s, quiet_s = times_s
-    moving = trace.times_s[np.abs(trace.velocities).max(axis=1) > STILL_RAD_S]
+    passed = np.diff(trace.times_s, prepend=trace.times_s[:1])
+    steps = np.abs(np.diff(trace.positions, axis=0, prepend=trace.positions[:1])).max(axis=1)
+    walks = steps > STILL_RAD_S * np.maximum(passed, CYCLE_S) + STEP_ROUNDING  # a limiter moves what says it stands
+    moving = trace.times_s[(np.abs(trace.velocities).max(axis=1) > STILL_RAD_S) | walks]
     spans = ((struck_s, back_s), (back_s, quiet_s))
     lasted = [moving[(moving > begin) & (moving < end)].max(initial=begin) - begin for begin, end in spans]
     return float(max(lasted))
+
+
+def leap(trace: StateTrace, strike_s: tuple[float, float]) -> float:
+    """How far the controller went on its own when it came back, rad: from its last command before it to the end."""
+    begin_s, end_s = strike_s
+    rows = np.flatnonzero((trace.times_s > begin_s - CUT_S) & (trace.times_s < end_s + CUT_S))
+    if not len(rows):
+        return 0.0
+    within = trace.positions[max(rows[0] - 1, 0) : rows[-1] + 1]
+    return float(np.ptp(within, axis=0).max())
 
 
 def judged(trace: StateTrace, limits: Limits, strikes: Sequence[tuple[float, float]]) -> tuple[list[str], float, float]:

@@ -45,8 +45,13 @@ Watch = Callable[[], None]
 class Driver:
     """Asks and listens. Every wait spins the executor and calls `watch`, which raises when it is time to stop."""
 
-    def __init__(self, node: Node, executor: SingleThreadedExecutor, watch: Watch) -> None:
+    def __init__(
+        self, node: Node, executor: SingleThreadedExecutor, watch: Watch, simulator: str = "sim",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`simulator`: the node that lays scenes; `clock`: what an episode's length is told by, s."""
         self._node, self._executor, self._watch = node, executor, watch
+        self._simulator, self._clock = simulator, clock
         self._episode: Episode | None = None
         self._answered = self._commands = 0
         self._state, self._reason = "", ""
@@ -58,7 +63,7 @@ class Driver:
         listen(JointState, "joint_states", self._on_joints, qos.SENSOR)
         listen(Bool, "success", self._on_success, qos.LATCHED)
         self._lifecycle: Client = node.create_client(ChangeState, "policy/change_state")
-        self._scene: Client = node.create_client(ResetScene, "sim/reset")
+        self._scene: Client = node.create_client(ResetScene, f"{simulator}/reset")
         self._enable: Client = node.create_client(SetBool, "guard/enable")
         self._unlatch: Client = node.create_client(Trigger, "guard/reset")
         self._forget: Client = node.create_client(Trigger, "guard/forget")
@@ -79,16 +84,16 @@ class Driver:
         return value
 
     def spin(self, seconds: float, tick: Callable[[], bool]) -> float:
-        """Spin for so long, or until `tick` says no; returns the seconds it took."""
-        began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < seconds and tick():
+        """Spin for so long, or until `tick` says no; returns the seconds it took, by the clock."""
+        began = self._clock()
+        while (elapsed := self._clock() - began) < seconds and tick():
             self._executor.spin_once(timeout_sec=0.05)
             self._watch()
         return elapsed
 
     def bring_up(self) -> None:
         """Wait for the nodes, configure and activate the policy. Raises EcovlaError."""
-        for client, name in ((self._scene, "sim"), (self._lifecycle, "policy"), (self._enable, "guard")):
+        for client, name in ((self._scene, self._simulator), (self._lifecycle, "policy"), (self._enable, "guard")):
             self.until(client.service_is_ready, START_S, f"the services of {name}")
         for transition, verb in (
             (Transition.TRANSITION_CONFIGURE, "configure"),
@@ -111,7 +116,7 @@ class Driver:
         stopped = time.monotonic()
         self.until(lambda: time.monotonic() - max(stopped, self._moved) > STILL_S, ANSWER_S, "the arm to come to rest")
         self._ask(self._unlatch, Trigger.Request(), ANSWER_S)  # the task before may have ended in a latch
-        answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), ANSWER_S)
+        answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), START_S)
         if not answer.success:
             raise EcovlaError(answer.message)
         self._ask(self._episodes, Trigger.Request(), ANSWER_S)  # the words may be those of the episode before
@@ -124,11 +129,11 @@ class Driver:
     def drive(self, episode: Episode, limit_s: float, progress: Callable[[float, str], None]) -> None:
         """Enable the guard and let the policy drive until the task is solved or `limit_s` have passed."""
         self._episode, self._done = episode, False
-        began = time.monotonic()
+        began = self._clock()
         self.enable(True)
 
         def tick() -> bool:
-            progress(time.monotonic() - began, self._state)
+            progress(self._clock() - began, self._state)
             return not self._done
 
         episode.seconds = self.spin(limit_s, tick)

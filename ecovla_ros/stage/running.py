@@ -32,6 +32,11 @@ class Running:
         told = self.guard or self.policy
         return str(told.get("config", "")), [text for text in told.get("overrides", ()) if text.strip()]
 
+    @property
+    def simulated_time(self) -> bool:
+        """Whether they go by /clock, and so must whoever judges the age of what they read."""
+        return bool((self.guard or self.policy).get("use_sim_time"))
+
     def topic(self, name: str) -> str:
         """The full name of one of our topics, as the node that uses it says; empty when it does not say it."""
         camera = name.partition("/")[0]

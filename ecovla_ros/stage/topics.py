@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +61,10 @@ class TopicTraffic:
         self.times_s: list[float] = []
         self.ages_s: list[float] = []
 
-    def hear(self, msg: Any, now_ns: int) -> None:
-        """One message."""
+    def hear(self, msg: Any, now_ns: int, at_s: float) -> None:
+        """One message, at `now_ns` of the clock of stamps; silences are told by `at_s`."""
         self.last = msg
-        self.times_s.append(time.monotonic())
+        self.times_s.append(at_s)
         header = getattr(msg, "header", None)
         if header is not None:
             self.ages_s.append((now_ns - wire.stamp_ns(header.stamp)) / 1e9)

@@ -227,7 +227,7 @@ def _frames(episode: Demonstration, number: int, meta: Mapping[str, Any]) -> Ite
         if missing or seen.instruction not in texts:
             wrong = f"no camera {', '.join(missing)}" if missing else f"the instruction '{seen.instruction}'"
             cameras = ", ".join(meta["cameras"])
-            raise CheckpointError(f"episode {number} has {wrong}; needed: {cameras}; known: {texts}")
+            raise CheckpointError(f"episode {number} has {wrong}; needed: cameras {cameras}; known tasks: {texts}")
         rows = np.minimum(np.arange(i, i + horizon), len(episode.gripper) - 1)  # at the end the arm stays
         empty = {n: np.zeros(shape, kind) for n, (kind, shape) in layout(len(meta["cameras"]), size, horizon).items()}
         views = [cv2.resize(seen.images[c], (size, size), interpolation=cv2.INTER_AREA) for c in meta["cameras"]]

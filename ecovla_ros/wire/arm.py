@@ -57,7 +57,8 @@ def arm_state(msg: Any, finite: bool = True, joints: ArmJoints = GEN3) -> ArmSta
 
     A message without velocities counts as an arm at rest. Raises ObservationError for joints that are missing or named
     twice, for lengths that do not agree, and, unless `finite` is False, for values that are not finite (the guard wants
-    to see these: they latch it). Where joints come in several messages, see `states.JointStates`.
+    to see these: they latch it) and for a gripper that cannot be in radians. Where joints come in several messages, see
+    `states.JointStates`.
     """
     checked_names(msg)
     names, wanted = tuple(msg.name), joints.wanted
@@ -107,6 +108,8 @@ def state_of(ns: int, position: Floats, velocity: Floats, joints: ArmJoints, fin
         if not sound.all():
             broken = [name for name, whole in zip(joints.wanted, sound) if not whole]
             raise ObservationError(f"joint_states is not finite for {', '.join(broken)}; valid: finite rad and rad/s")
+        if joints.gripper and abs(float(position[-1])) > MOST_RAD >= np.abs(position[:arm]).max():
+            raise ObservationError(causes.degrees(joints.gripper, float(position[-1])))
     share = float(position[-1]) / joints.closed_rad if joints.gripper else 0.0
     closed = min(max(share, 0.0), 1.0) if math.isfinite(share) else math.nan
     return ArmState(ns, position[:arm], velocity[:arm], closed)

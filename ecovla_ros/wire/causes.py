@@ -24,6 +24,11 @@ def future(what: str, ahead_s: float) -> str:
     return f"{what} is stamped {ahead_s:.3f} s in the future; valid: one clock for all (use_sim_time, NTP)"
 
 
+def unstamped(what: str) -> str:
+    """A stamp of zero, as of a driver that sets none. `what`: "the newest image", "joint_states"."""
+    return f"{what} has no stamp (zero): its driver sets none; valid: the time at which it was taken"
+
+
 def apart(camera: str, behind_s: float, most_s: float) -> str:
     """A camera whose stamps never come near those of the others."""
     return f"{camera} is {behind_s:.3f} s behind the other cameras; valid: stamps up to {most_s:.3f} s apart"

@@ -1,7 +1,8 @@
 """JPEG and PNG to RGB. What a picture claims to be is read from its header, and refused, before anything is decoded.
 
 A file of 69 bytes can claim 65535 x 65535 pixels, and a small JPEG can go over its picture thousands of times. No other
-format is decoded, whatever a message calls its data: OpenCV would try a dozen.
+format is decoded, whatever a message calls its data: OpenCV would try a dozen. JPEG is decoded by simplejpeg, which
+says when a picture's data end before the picture does; OpenCV fills the rest with grey and says nothing to the caller.
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ MOST_SCANS = 20
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *FRAMES}
 """Lossless, hierarchical and arithmetic ones, which nobody sends."""
-BLOCK, LEAST_BITS, TAIL = 16, 6, 1024
-"""Largest side of a JPEG's unit, px, fewest bits that one of one colour costs, and the bytes at the end looked at."""
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+PADDING_BYTES = 4
+"""Bytes too many at the end of a JPEG's data, which many cameras send. More of them are damage, unless all are alike:
+then they fill a buffer."""
+_EXTRA = re.compile(r"(\d+) extraneous bytes before marker")
 BARE = frozenset((0x01, *range(0xD0, 0xD8)))
 """JPEG markers without a length."""
 
 
-def decode(data: Any, name: str, most_px: int = MOST_PX) -> Pixels:
-    """Bytes of a whole JPEG or PNG to RGB, uint8, (H, W, 3). Raises ObservationError, naming the picture `name`."""
+def decode(data: Any, name: str, most_px: int = MOST_PX, encoding: str = "", upright: bool = False) -> Pixels:
+    """Bytes of a whole JPEG or PNG to RGB, uint8, (H, W, 3). Raises ObservationError, naming the picture `name`.
+
+    `encoding`: what the picture was before it was packed, where the sender says so. `upright`: turned as its EXIF
+    orientation says, which the Hugging Face libraries do and ROS's image transport does not.
+    """
     raw = bytes(data)
-    if depth := _depth(raw):
+    if depth := _depth(raw, encoding):
         raise ObservationError(f"{name}: {depth}; valid: a colour picture")
     try:
         height, width = size(raw)
@@ -43,54 +49,63 @@ def decode(data: Any, name: str, most_px: int = MOST_PX) -> Pixels:
             raise ObservationError(f"{name}: an image of {width} x {height} px; valid: 1 to {most_px} px in all")
         lacks = jpeg.cut(raw) if raw[:2] == JPEG else ""
     except (ValueError, IndexError, struct.error) as error:  # a header that says less than it must
-        raise ObservationError(
-            f"{name}: {len(raw)} bytes do not decode: {error}; valid: a whole JPEG or PNG"
-        ) from error
+        raise ObservationError(f"{name}: {_undecoded(raw)}: {error}; valid: a whole JPEG or PNG") from error
     if lacks:
         raise ObservationError(f"{name}: {lacks}: the JPEG was cut; valid: a whole JPEG or PNG")
+    image = _of_jpeg(raw, name) if raw[:2] == JPEG else _by_opencv(raw, name, cv2.IMREAD_IGNORE_ORIENTATION)
+    if upright and (b"Exif" in raw or b"eXIf" in raw):
+        return _by_opencv(raw, name)
+    return image
+
+
+def _of_jpeg(raw: bytes, name: str) -> Pixels:
+    """The picture, if its data are there to the end. Raises ObservationError."""
+    if channels(raw) == 4:
+        raise ObservationError(f"{name}: a JPEG of four inks (CMYK), for printing; valid: one of colours or grey")
+    import simplejpeg  # here, as what never sees a JPEG, such as a bench on a GPU machine, runs without it
+
     try:
-        image: Any = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+        return np.asarray(simplejpeg.decode_jpeg(raw, "RGB"))
+    except (ValueError, MemoryError) as error:
+        if not _padded(raw, str(error)):
+            raise ObservationError(
+                f"{name}: {_undecoded(raw)} ({error}): the JPEG was cut or damaged; valid: a whole JPEG or PNG"
+            ) from error
+    return np.asarray(simplejpeg.decode_jpeg(raw, "RGB", strict=False))
+
+
+def _padded(raw: bytes, warning: str) -> bool:
+    """Whether all that is wrong with a JPEG is bytes that its camera put behind its data."""
+    if not (found := _EXTRA.search(warning)):
+        return False
+    count, end = int(found[1]), raw.rfind(b"\xff\xd9")
+    return count <= PADDING_BYTES or len(set(raw[max(end - count, 0) : end])) == 1
+
+
+def _by_opencv(raw: bytes, name: str, flags: int = 0) -> Pixels:
+    """Raises ObservationError for what OpenCV cannot read."""
+    try:
+        image: Any = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR | flags)
     except (cv2.error, MemoryError) as error:
-        raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG") from error
+        raise ObservationError(f"{name}: {_undecoded(raw)}; valid: a whole JPEG or PNG") from error
     if image is None:
-        raise ObservationError(f"{name}: {len(raw)} bytes do not decode; valid: a whole JPEG or PNG")
-    if missing := _missing_rows(raw, image):
-        raise ObservationError(
-            f"{name}: of {height} rows the last {missing} are not in the {len(raw)} bytes: the JPEG was cut; valid: a "
-            "whole JPEG or PNG"
-        )
+        raise ObservationError(f"{name}: {_undecoded(raw)}; valid: a whole JPEG or PNG")
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _depth(raw: bytes) -> str:
+def _undecoded(raw: bytes) -> str:
+    return f"{len(raw)} bytes do not decode"
+
+
+def _depth(raw: bytes, encoding: str) -> str:
     """Why these bytes are a depth picture; empty when they are not. compressed_depth_image_transport puts 12 bytes
     before a PNG."""
     at = raw[:64].find(PNG)
     if at > 0:
         return f"{at} bytes before a PNG, as compressedDepth has them: a depth picture"
-    if at == 0 and len(raw) > 26 and raw[24] == 16 and raw[25] in (0, 4):
+    if at == 0 and len(raw) > 26 and raw[24] == 16 and raw[25] in (0, 4) and encoding != "mono16":
         return "a PNG of one channel of 16 bits: a depth picture (16UC1)"
     return ""
-
-
-def _missing_rows(raw: bytes, image: Pixels) -> int:
-    """Rows at the bottom that a JPEG does not hold: cameras that lose half of one still end it with its marker.
-
-    The decoder fills them with one colour. So does a picture that is really of one colour there; but that costs bits,
-    the same few over and over, and so the last bytes repeat. Of baseline JPEGs without restart markers;
-    others tell by their markers (see `jpeg`).
-    """
-    if raw[:2] != JPEG or not (image[-1] == image[-1, 0]).all():
-        return 0
-    filled = (image == image[-1, -1]).reshape(len(image), -1).all(1)
-    rows = len(filled) if filled.all() else int(np.argmin(filled[::-1]))
-    scans, end = raw.count(b"\xff\xda"), raw.rfind(b"\xff\xd9")
-    if rows < 2 * BLOCK or rows == len(filled) or scans != 1 or b"\xff\xc2" in raw[: raw.find(b"\xff\xda")]:
-        return 0
-    bits = (rows // BLOCK - 1) * (image.shape[1] // BLOCK) * LEAST_BITS
-    data = _RESTART.sub(b"\xff\xd0", raw[: end if end > 0 else len(raw)])
-    tail = data[-min(bits // 8, TAIL) : -1]  # the last byte is filled up
-    return 0 if len(tail) < 8 or any(tail[p:] == tail[:-p] for p in range(1, len(tail) - 3)) else rows
 
 
 def encode(image: Pixels) -> bytes:
@@ -112,6 +127,13 @@ def size(raw: bytes) -> tuple[int, int]:
     raise ValueError("neither JPEG nor PNG")
 
 
+def channels(raw: bytes) -> int:
+    """Numbers of a pixel of a JPEG or PNG, as its header says. Raises ValueError or struct.error as `size`."""
+    if raw[:8] == PNG:
+        return {0: 1, 4: 2, 6: 4}.get(raw[25], 3)
+    return raw[_frame_header(raw) + 7]
+
+
 def _png(raw: bytes) -> tuple[int, int]:
     length, kind, width, height = struct.unpack_from(">I4sII", raw, 8)
     if kind != b"IHDR" or length != 13:
@@ -122,7 +144,12 @@ def _png(raw: bytes) -> tuple[int, int]:
 
 
 def _jpeg(raw: bytes) -> tuple[int, int]:
-    """As libjpeg looks for it: over fill bytes, and over whatever stands between two markers."""
+    _, _, height, width = struct.unpack_from(">HBHH", raw, _frame_header(raw))
+    return height, width
+
+
+def _frame_header(raw: bytes) -> int:
+    """Where it lies, as libjpeg looks for it: over fill bytes, and over whatever stands between two markers."""
     if raw.count(b"\xff\xda") > MOST_SCANS:
         raise ValueError(f"a JPEG of more than {MOST_SCANS} scans")
     at = 2
@@ -134,8 +161,7 @@ def _jpeg(raw: bytes) -> tuple[int, int]:
             raise ValueError("a JPEG without a frame header")
         marker, at = raw[at], at + 1
         if marker in FRAMES:
-            _, _, height, width = struct.unpack_from(">HBHH", raw, at)
-            return height, width
+            return at
         if marker in OTHER_FRAMES or marker in (0xD8, 0xD9, 0xDA):
             raise ValueError("a JPEG without a frame header that is decoded (baseline or progressive)")
         if marker and marker not in BARE:

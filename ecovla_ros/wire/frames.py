@@ -28,8 +28,8 @@ def observation(
 
     The observation is stamped as the newest image.
 
-    Raises ObservationError when a message cannot be read, when an image has more than `most_px` pixels, or when stamps
-    lie further apart than `sync_s`, s.
+    Raises ObservationError when a message cannot be read or has no stamp, when an image has more than `most_px` pixels,
+    or when stamps lie further apart than `sync_s`, s.
     """
     if len(instruction) > MOST_INSTRUCTION:
         raise ObservationError(f"an instruction of {len(instruction)} characters; valid: up to {MOST_INSTRUCTION}")
@@ -40,6 +40,8 @@ def observation(
     stamps = {name: stamp_ns(msg.header.stamp) for name, msg in image_messages.items()}
     newest = max(stamps.values())
     stamps["joint_states"] = state.stamp_ns
+    if state.stamp_ns == 0 and newest > 0:
+        raise ObservationError(causes.unstamped("joint_states"))
     name = max(stamps, key=lambda n: abs(newest - stamps[n]))
     apart = abs(newest - stamps[name]) / NS
     if apart > sync_s:

@@ -64,7 +64,16 @@ def decode_image(msg: Any, name: str = "image", most_px: int = compressed.MOST_P
     """
     if hasattr(msg, "encoding"):
         return _raw(msg, name, most_px)
-    return compressed.decode(msg.data, f"{name} ('{short(msg.format)}')", most_px)
+    return _packed(msg, f"{name} ('{short(msg.format)}')", most_px)
+
+
+def _packed(msg: Any, name: str, most_px: int) -> Pixels:
+    """A CompressedImage. image_transport packs a mosaic as it is, as grey, and says in `format` which one it was."""
+    encoding = str(msg.format).partition(";")[0].strip()
+    picture = compressed.decode(msg.data, name, most_px, encoding)
+    if encoding.startswith("bayer") and encoding in CONVERTED and compressed.channels(bytes(msg.data)) == 1:
+        return _colours(picture[..., :1], encoding, False, name)
+    return picture
 
 
 def _raw(msg: Any, name: str, most_px: int) -> Pixels:

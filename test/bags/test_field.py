@@ -284,9 +284,84 @@ def test_a_folder_that_holds_something_else_says_what(tmp_path: Path) -> None:
     (tmp_path / "set" / "meta").mkdir(parents=True)
     (tmp_path / "set" / "meta" / "info.json").write_text("{}")
     cases["LeRobot data set"] = tmp_path / "set"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    cases["is a checkpoint, not a bag"] = tmp_path / "model"
     (tmp_path / "half").mkdir()
     shutil.copy(bag / "metadata.yaml", tmp_path / "half")
     cases["one.mcap is named by metadata.yaml and not there"] = tmp_path / "half"
     for says, path in cases.items():
+        with pytest.raises(BagError, match=says):
+            Bag(path)
+
+
+@pytest.mark.reads("storage", "{storage} in a folder or file whose name has #, ?, % or a blank in it")
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("name", ["run #3", "what?", "50%20", "caf\u00e9"])
+def test_names_may_hold_what_an_address_may_not(tmp_path: Path, name: str, storage: str) -> None:
+    """sqlite3 is opened by an address, in which these would mean something."""
+    bag = sample.write(tmp_path / "bag", EVENTS, storage)
+    (tmp_path / name).mkdir()
+    for file in bag.glob("bag*"):
+        file.rename(tmp_path / name / f"{name}{file.suffix}")
+    assert heard(tmp_path / name) == (SENT, "")
+    file = next((tmp_path / name).iterdir())
+    file.write_bytes(file.read_bytes()[: int(0.8 * file.stat().st_size)])
+    if storage == "sqlite3":
+        assert "pages of it are missing" in heard(file)[1]
+
+
+def numbered(path: Path, *parts: list[Any], storage: str = "mcap", name: str = "rec_{}") -> list[str]:
+    """Several files in one folder; gives their names. No metadata.yaml."""
+    path.mkdir()
+    for number, events in enumerate(parts):
+        made = sample.write(path.parent / f"part_{number}_{name[:1]}", events, storage)
+        file = next(made.glob("part*"))
+        shutil.move(file, path / f"{name.format(number)}{file.suffix}")
+    return sorted(file.name for file in path.iterdir())
+
+
+def names(path: Path, *files: str) -> None:
+    (path / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information":
+                                                        {"relative_file_paths": list(files)}}))  # fmt: skip
+
+
+@pytest.mark.reads("storage", "split {storage} whose last file metadata.yaml does not name yet")
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_split_that_metadata_does_not_name_yet_belongs_to_the_bag(tmp_path: Path, storage: str) -> None:
+    """The recorder writes metadata at every split, and died in the next one."""
+    third = len(EVENTS) // 3
+    files = numbered(tmp_path / "bag", EVENTS[:third], EVENTS[third : 2 * third], EVENTS[2 * third :], storage=storage)
+    names(tmp_path / "bag", *files[:2])
+    (tmp_path / "bag" / f"other{Path(files[0]).suffix}").write_bytes((tmp_path / "bag" / files[0]).read_bytes())
+    assert heard(tmp_path / "bag") == (SENT, "")
+    last = tmp_path / "bag" / files[2]
+    last.write_bytes(last.read_bytes()[: int(0.7 * last.stat().st_size)])
+    found, said = heard(tmp_path / "bag")
+    assert len(found) >= 2 * third and f"{files[2]}: " in said and "is damaged" in said
+    (tmp_path / "bag" / files[0]).unlink()
+    with (
+        Bag(tmp_path / "bag") as bag,
+        pytest.raises(BagError, match="is not whole: rec_0.*unknown topic '/instruction'"),
+    ):
+        bag.need(["/instruction"])
+
+
+def test_recordings_of_the_same_time_are_not_read_as_one(tmp_path: Path) -> None:
+    numbered(tmp_path / "twice", EVENTS, EVENTS[10:], name="run{}")
+    assert "run0.mcap and run1.mcap have" in heard(tmp_path / "twice")[1]
+    names(tmp_path / "twice", "lost.mcap")
+    assert "run0.mcap and run1.mcap have" in heard(tmp_path / "twice")[1]
+    names(tmp_path / "twice", "run0.mcap")
+    assert heard(tmp_path / "twice") == (SENT, "")
+    pictures = [event for event in EVENTS if "image" in event.topic]
+    rest = [event for event in EVENTS if "image" not in event.topic]
+    numbered(tmp_path / "apart", pictures, rest, name="machine{}")
+    assert heard(tmp_path / "apart") == (SENT, ""), "two machines that recorded what each of them saw"
+
+
+def test_names_that_lead_to_nothing_are_bags_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "lost").symlink_to(tmp_path / "none")
+    for path, says in ((tmp_path / "lost", "is a link to"), (tmp_path / ("a" * 300), "File name too long")):
         with pytest.raises(BagError, match=says):
             Bag(path)

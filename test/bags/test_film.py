@@ -31,6 +31,8 @@ def seen(path: Path) -> tuple[int, float, list[np.ndarray]]:
 def test_a_second_of_the_bag_is_a_second_of_the_film(tmp_path: Path) -> None:
     bag = written(tmp_path, list(SHORT.events()))
     assert film.make(bag, tmp_path / "a.mp4") == 20
+    with pytest.raises(BagError, match="ends in '.avi'; valid: .mp4, .webp, .gif"):
+        film.make(bag, tmp_path / "a.avi")
     count, rate, pictures = seen(tmp_path / "a.mp4")
     assert (
         count == 20

@@ -100,7 +100,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     golden.write(tmp_path / "new" / "golden.json", rows())
     assert golden.differences(rows(), golden.read(tmp_path / "new" / "golden.json")) == []
     (tmp_path / "other.json").write_text("[]")
-    for path in (tmp_path / "other.json", tmp_path / "none.json"):
+    (tmp_path / "bench.json").write_text('{"rows": [{"kind": "bag", "inputs": 900}]}')
+    for path in (tmp_path / "other.json", tmp_path / "none.json", tmp_path / "bench.json"):
         with pytest.raises(BagError, match="neither golden actions nor a document"):
             golden.read(path)
 

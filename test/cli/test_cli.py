@@ -28,5 +28,34 @@ def test_every_option_of_every_command_is_explained(command, capsys):
 
 def test_the_list_of_commands_says_which_need_ros_2():
     named = {name for name, what in cli.COMMANDS.items() if "needs ROS 2" in what}
-    assert named == {"doctor", "enable", "fuzz", "trial"}
+    assert named == {"doctor", "enable", "fuzz", "gazebo", "trial"}
     assert all(name in (cli.__doc__ or "") for name in {*named, "demo"})
+
+
+@pytest.mark.parametrize("command", [
+    ["inspect", "NAME"], ["replay", "NAME"], ["report", "NAME"], ["film", "NAME"], ["calibrate", "NAME", "--out", "x"],
+    ["replay", "x", "--config", "NAME"], ["train", "--start", "NAME"], ["eval", "--config", "NAME"],
+])  # fmt: skip
+def test_a_name_that_the_system_does_not_take_is_one_line(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([part.replace("NAME", "a" * 300) for part in command]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ecovla: ") and told.count("\n") == 1 and "File name too long" in told
+
+
+def test_a_result_file_that_cannot_be_written_is_told_before_the_work(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["replay", str(tmp_path / "none"), "--json", str(tmp_path / "file/x.json")]) == 2
+    assert "--json" in capsys.readouterr().err
+    assert cli.main(["replay", str(tmp_path / "none"), "--json", str(tmp_path / "new/x.json")]) == 2
+    assert "no bag at" in capsys.readouterr().err and not (tmp_path / "new/x.json").exists()
+
+
+def test_a_report_of_a_damaged_bag_is_written_and_ends_with_2(capsys, tmp_path):
+    from ecovla_ros.bags import sample
+
+    bag = sample.write(tmp_path / "bag", sample.Sample(seconds=1.0, size=32).events(), "sqlite3")
+    file = next(bag.glob("*.db3"))
+    file.write_bytes(file.read_bytes()[: int(0.7 * file.stat().st_size)])
+    assert cli.main(["report", str(bag), "--out", str(tmp_path / "x.html")]) == 2
+    assert "pages of it are missing" in capsys.readouterr().err and (tmp_path / "x.html").stat().st_size > 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ CAUSES: dict[str, dict[str, str | bytes]] = {
     "JAX checkpoint of openpi.*convert_jax": {"params/_METADATA": "", "assets/x/norm_stats.json": "{}"},
     "convert_jax_model_to_pytorch": {"_CHECKPOINT_METADATA": "{}"},
     "LoRA adapter": {"adapter_config.json": "{}", "config.json": "{}"},
+    "name one, e.g. .*checkpoints/last/pretrained_model": {
+        f"checkpoints/{name}/pretrained_model/config.json": "{}" for name in ("005000", "last", "zz")
+    },
+    "is a LeRobot data set, not a checkpoint": {"meta/info.json": "{}", "data/x": ""},
+    "is a bag, not a checkpoint; valid: ecovla replay": {"metadata.yaml": "", "x_0.mcap": ""},
     "found: readme.md": {"readme.md": ""},
     "found: nothing": {},
 }
@@ -70,8 +76,6 @@ def test_names_of_the_hub_and_files_are_told_as_such(tmp_path: Path, monkeypatch
     ],
 )
 def test_weights_that_are_something_else_are_named(tmp_path: Path, content: bytes, says: str) -> None:
-    from contextlib import ExitStack
-
     put(tmp_path, "model.safetensors", content)
     with ExitStack() as files, pytest.raises(CheckpointError, match=says):
         open_safetensors(tmp_path, files)
@@ -89,8 +93,6 @@ WRAPPED = {
 @pytest.mark.reads("checkpoint", "names of a wrapped or compiled model: {how}")
 @pytest.mark.parametrize("how", WRAPPED)
 def test_what_wrappers_leave_in_names_is_taken_off(tmp_path: Path, how: str) -> None:
-    from contextlib import ExitStack
-
     names = ["model.a.layers.0.weight", "model.b.weight", "time_mlp_in.weight"]
     save_file({WRAPPED[how](n): torch.zeros(2) for n in names}, tmp_path / "model.safetensors")
     with ExitStack() as files:
@@ -161,8 +163,6 @@ def test_lora_variants_of_openpi_are_named(tmp_path: Path) -> None:
 
 
 def test_headers_that_lie_are_refused(tmp_path: Path) -> None:
-    from contextlib import ExitStack
-
     for head in (
         b"{}",
         b'{"a": 5}',
@@ -174,3 +174,119 @@ def test_headers_that_lie_are_refused(tmp_path: Path) -> None:
                 assert not open_safetensors(tmp_path, files).shapes
             except CheckpointError as error:
                 assert "safetensors" in str(error)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("what", ["link", "git-lfs pointer", "web page", "empty file", "zeros"])
+def test_files_that_are_something_else_say_what(tmp_path: Path, name: str, what: str) -> None:
+    """As a cache whose blobs were pruned, a clone without git-lfs, and a download that went wrong leave them."""
+    from ecovla_ros.models.data.prompt import Prompt
+    from ecovla_ros.models.data.weights import read_json
+
+    if what == "link":
+        (tmp_path / name).symlink_to(tmp_path / "blobs/0a1b")
+    else:
+        put(tmp_path, name, {"git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\n", "web page":
+                             b"\n<!DOCTYPE html>", "empty file": b"", "zeros": bytes(500)}[what])  # fmt: skip
+    with ExitStack() as files, pytest.raises(CheckpointError, match=f"{name}.* is .*{what}|{name}.* holds {what}"):
+        if name == "config.json":
+            build.family_of(tmp_path)
+            read_json(tmp_path / name)
+        elif name == "tokenizer.json":
+            Prompt.load(tmp_path / name, 64)
+        else:
+            open_safetensors(tmp_path, files)
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    from ecovla_ros.models.data.weights import read_json
+
+    put(tmp_path, "config.json", b"\xef\xbb\xbf{}")
+    assert read_json(tmp_path / "config.json") == {}
+
+
+QUANTISED: dict[str, dict[str, torch.Tensor]] = {
+    "weight 'a.weight' is not finite .* but float8_e4m3fn": {"a.weight": torch.ones(4).to(torch.float8_e4m3fn)},
+    "weight 'a.weight' is not finite .* but int8": {"a.weight": torch.ones(4, dtype=torch.int8)},
+    "weights are quantised .a.SCB": {"a.weight": torch.ones(4, dtype=torch.int8), "a.SCB": torch.ones(4)},
+    "weights are quantised .a.qweight": {"a.qweight": torch.ones(4, dtype=torch.int32)},
+    "weights are quantised .a.weight.absmax": {"a.weight": torch.ones(4), "a.weight.absmax": torch.ones(1)},
+    "2 of 4 matrices hold zeros alone: the download": {f"{i}.weight": torch.ones(2, 2) * (i % 2) for i in range(4)},
+}
+
+
+@pytest.mark.reads("refused as a checkpoint, by its cause", "{says}")
+@pytest.mark.parametrize("says", QUANTISED)
+def test_numbers_that_mean_something_else_are_refused(tmp_path: Path, says: str) -> None:
+    save_file(QUANTISED[says], tmp_path / "model.safetensors")
+    with ExitStack() as files, pytest.raises(CheckpointError, match=says):
+        weights = open_safetensors(tmp_path, files)
+        for name in weights.shapes:
+            weights(name)
+        weights.finish()
+
+
+def test_the_index_of_shards_is_kept_to(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(2), "y": torch.ones(2)}, tmp_path / "a.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "b.safetensors")
+    place = {"x": "a.safetensors", "y": "a.safetensors"}
+    for more in ({}, {"z": "b.safetensors"}):
+        put(
+            tmp_path, "model.safetensors.index.json", json.dumps({"weight_map": {**place, "b": "b.safetensors"} | more})
+        )
+        with ExitStack() as files, pytest.raises(CheckpointError, match="weights that its files do not hold: b"):
+            open_safetensors(tmp_path, files)
+    save_file({"x": torch.zeros(2), "b": torch.zeros(2)}, tmp_path / "b.safetensors")
+    put(tmp_path, "model.safetensors.index.json", json.dumps({"weight_map": {**place, "b": "b.safetensors"}}))
+    with ExitStack() as files:
+        assert open_safetensors(tmp_path, files)("x").tolist() == [1.0, 1.0]
+
+
+def of_arm(mean: float = 0.1, std: float = 0.5, joint: int = 2) -> Affine:
+    means, spreads = np.full(8, 0.1), np.full(8, 0.5)
+    means[joint], spreads[joint] = mean, std
+    return Affine(means, spreads)
+
+
+MEANINGS: dict[str, tuple[Affine, Affine, str]] = {
+    "state of joint_3 lie about 180 .* are these degrees, or of another arm": (
+        of_arm(180.0, 30.0),
+        of_arm(),
+        "absolute",
+    ),
+    "actions of joint_6 lie about 2.5 .* -2.* to 2.*another arm": (of_arm(), of_arm(2.5, 0.1, 5), "absolute"),
+    "actions of joint_3 lie about 0.1 .- 60": (of_arm(), of_arm(0.1, 60.0), "relative"),
+    "actions of the gripper lie about 55; set policy.embodiment.gripper": (of_arm(), of_arm(55.0, 1.0, 7), "absolute"),
+    "nothing moves": (of_arm(), Affine(np.zeros(8), np.full(8, 1e-6)), "relative"),
+}
+
+
+@pytest.mark.reads("refused as a checkpoint, by its cause", "statistics: {says}")
+@pytest.mark.parametrize("says", MEANINGS)
+def test_statistics_that_are_not_of_this_arm_are_refused(says: str) -> None:
+    state, action, actions = MEANINGS[says]
+    with pytest.raises(CheckpointError, match=says):
+        statistics.normaliser(Statistics(state, action, "mean_std", "x"), 4, EmbodimentConfig(actions=actions))
+
+
+def test_motions_of_the_tool_in_millimetres_are_refused() -> None:
+    for mean, std, says in ((0.0, 20.0, "along x .*millimetres"), (0.0, 1e-7, "nothing moves")):
+        of = Statistics(None, Affine(np.full(7, mean), np.full(7, std)), "mean_std", "x")
+        with pytest.raises(CheckpointError, match=says):
+            statistics.normaliser(of, 4, EmbodimentConfig(actions="delta_base"))
+
+
+def test_weights_of_every_form_say_what_they_are_instead(tmp_path: Path) -> None:
+    from ecovla_ros.models.data.weights import open_archive
+    from ecovla_ros.models.pi import checkpoint
+
+    step = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    modes = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+    for name, load in (
+        ("model.safetensors", lambda: checkpoint._tensors(tmp_path / "model.safetensors")),
+        ("head.pt", lambda: open_archive(tmp_path / "head.pt")),
+        (step, lambda: statistics.of_lerobot(tmp_path, modes)),
+    ):
+        put(tmp_path, name, "version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(CheckpointError, match=f"{name}' is a git-lfs pointer"):
+            load()

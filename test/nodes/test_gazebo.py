@@ -10,16 +10,21 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
+from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
 from support.graph import Graph, graph
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ecovla_ros import wire
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.errors import ConfigError, SimulationError
 from ecovla_ros.nodes.gazebo import HOME_RAD_S, GazeboNode
 from ecovla_ros.nodes.ros import qos
+from ecovla_ros.nodes.ros.interfaces import ResetScene
 from ecovla_ros.sim import gazebo
 from ecovla_ros.sim.gen3 import JAW_STROKE
+from ecovla_ros.sim.mirror import THINGS, Mirror
 from ecovla_ros.sim.world import HOME, TICK_NS
 from ecovla_ros.types import GEN3, JOINTS, Trajectory
 
@@ -43,6 +48,12 @@ class Gazebo:
         self.pressed: list[JointTrajectory] = ros.listen(JointTrajectory, gazebo.GRIPPER_TOPIC, qos.COMMAND)
         self.states: list[JointState] = ros.listen(JointState, "joint_states", qos.COMMAND)
         self._topic = ros.matched(ros.tester.create_publisher(JointState, gazebo.STATES_TOPIC, qos.COMMAND))
+
+    def home(self) -> None:
+        """Ticks until the arm is where it begins."""
+        while np.abs(self.tick() - HOME).max() > 1e-9:
+            assert self.now_ns < START_NS + 1000 * TICK_NS
+        self.tick()
 
     def say(self, names: tuple[str, ...] = (*gazebo.FINGERS, *JOINTS)) -> None:
         """The joint states of now, in an order of Gazebo's."""
@@ -127,6 +138,73 @@ def test_a_world_that_was_reset_begins_anew_and_half_a_message_is_none(ros: Grap
     assert len(world.told) == seen
 
 
+def test_a_point_brings_what_holds_the_arm_there(ros: Graph) -> None:
+    """Its weight, and, while it moves, what the damping of its joints takes."""
+    ros.start(GazeboNode)
+    world, mirror = Gazebo(ros), Mirror()
+    for _ in range(100):
+        at = world.tick()
+    moving = world.told[-1].points[0]
+    given = mirror.weight(at) + np.multiply(gazebo.DAMPING, moving.velocities)
+    assert np.abs(moving.velocities).max() > 0.1 and list(moving.effort) == pytest.approx(list(given))
+    world.home()
+    assert list(world.told[-1].points[0].effort) == pytest.approx(list(mirror.weight(HOME)), abs=1e-6)
+    assert not world.pressed[-1].points[0].effort
+
+
+def test_it_judges_by_the_poses_that_gazebo_tells(ros: Graph) -> None:
+    ros.start(GazeboNode)
+    world, verdicts = Gazebo(ros), ros.listen(Bool, "success", qos.LATCHED)
+    world.home()
+    tell_all = {
+        name: ros.matched(ros.tester.create_publisher(PoseStamped, gazebo.pose_topic(name), qos.COMMAND))
+        for name in THINGS
+    }
+    for i, (name, topic) in enumerate(tell_all.items()):
+        msg = PoseStamped()
+        at = (0.47, -0.37, 0.04 if name == "apple" else 0.0) if name in ("apple", "basket") else (0.5, 0.1 * i, 0.02)
+        msg.pose.position.x, msg.pose.position.y, msg.pose.position.z = at
+        msg.pose.orientation.w = 1.0
+        topic.publish(msg)
+    ros.spin(0.2)
+    for _ in range(12):
+        world.tick()
+    ros.until(lambda: verdicts and verdicts[-1].data, "a verdict")
+
+
+def test_a_scene_is_laid_only_from_the_start_pose(ros: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid: list[int] = []
+    monkeypatch.setattr(gazebo, "lay", lambda server, seed: laid.append(seed) or "")
+    ros.start(GazeboNode)
+    lay, home = (
+        ros.tester.create_client(kind, name) for kind, name in ((ResetScene, "gazebo/reset"), (Trigger, "gazebo/home"))
+    )
+    words = ros.listen(String, "instruction", qos.LATCHED)
+    assert not asked(ros, home, Trigger.Request()).success, "no joint states yet"
+    world = Gazebo(ros)
+    world.tick()
+    assert "start pose" in asked(ros, lay, ResetScene.Request(task="banana", seed=7)).message
+    world.home()
+    assert "banana" in asked(ros, lay, ResetScene.Request(task="pear", seed=7)).message
+    assert "looks" in asked(ros, lay, ResetScene.Request(task="banana", seed=7, looks=True)).message
+    assert not laid
+    answer = asked(ros, lay, ResetScene.Request(task="banana", seed=7))
+    assert answer.success and laid == [7]
+    ros.until(lambda: words[-1].data == answer.instruction, "the instruction")
+    assert asked(ros, home, Trigger.Request()).success
+    assert "start pose" in asked(ros, lay, ResetScene.Request(task="banana", seed=8)).message, "not before it rests"
+
+
+def asked(ros: Graph, client: object, request: object) -> object:
+    """The answer of a service."""
+    ros.until(client.service_is_ready, "the service")
+    future = client.call_async(request)
+    ros.until(future.done, "the answer")
+    return future.result()
+
+
 def test_an_unknown_release_is_refused(ros: Graph) -> None:
     with pytest.raises(ConfigError, match="kilted"):
         ros.start(GazeboNode, controller="noetic")
+    with pytest.raises(SimulationError, match="harmonic"):
+        ros.start(GazeboNode, server="classic")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecovla_ros.errors import ObservationError
-from ecovla_ros.serve import session
+from ecovla_ros.serve import codec, session
 from ecovla_ros.serve.session import PRESETS, Session, picture
 from ecovla_ros.types import ActionChunk, Observation
 
@@ -74,6 +74,33 @@ def test_floats_that_are_no_picture_are_refused(image: Any) -> None:
 
 def message(**more: Any) -> dict[str, Any]:
     return {"observation/image": RGB, "observation/wrist_image": RGB, "observation/state": np.zeros(8), **more}
+
+
+@pytest.mark.reads("client of ecovla serve", "openpi, prompt as an array without axes")
+def test_a_prompt_may_be_an_array_of_one_text() -> None:
+    pytest.importorskip("msgpack")
+    engine = Engine()
+    data = codec.pack(message(prompt=np.array("go \u00fcber")), "openpi")
+    Session(engine, session.OPENPI, False).chunk(codec.unpack(data))
+    assert engine.seen[-1].instruction == "go \u00fcber"
+    for spoilt in (data.replace(b"<U7", b"<U8"), data.replace(b"g\0\0\0", b"g\0\xff\0")):
+        with pytest.raises(ObservationError, match="not msgpack of plain values"):
+            codec.unpack(spoilt)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"observation/image": b"\xff\xd8..."}, "is 5 bytes, packed; valid: an array of pixels"),
+        ({"observation/image": None}, "is NoneType; valid: an array of pixels"),
+        ({"observation/state": None}, "has 0 numbers; needed: 8"),
+        ({"reset": "false"}, "'reset' is false; valid: true or false"),
+        ({"prompt": np.array(["a", "b"])}, "must be text, got ndarray"),
+    ],
+)
+def test_what_is_no_value_of_its_kind_is_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ObservationError, match=says):
+        Session(Engine(), session.OPENPI, False).answer(message(**{"prompt": "go", **changes}))
 
 
 def test_a_default_prompt_stands_where_a_message_has_none() -> None:

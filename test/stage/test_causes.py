@@ -38,6 +38,7 @@ SAID = {
     "degrees": causes.degrees("joint_1", 90.0),
     "old": causes.old(1.0, 0.3),
     "future": causes.future("the newest image", 2.0),
+    "unstamped": causes.unstamped("the newest image"),
     "apart": causes.apart("wrist", 0.5, 0.08),
     "frozen": causes.frozen("third_person", 0.4),
     "packed": causes.packed("/third_person/image", "/third_person/image/compressed"),
@@ -86,6 +87,10 @@ class Spoilt:
     def future(self, event: Any) -> None:
         if event.topic in IMAGES:
             shift(event, 5 * S)
+
+    def unstamped(self, event: Any) -> None:
+        if event.topic in IMAGES:
+            wire.set_stamp(event.message.header.stamp, 0)
 
     def apart(self, event: Any) -> None:
         if event.topic == "/wrist/image":
@@ -138,6 +143,9 @@ def test_the_policys_diagnostics_say_it(ros: Graph) -> None:
     says("future")
     bench.show(bench.now() - S)
     says("old")
+    for publisher in bench.images.values():
+        publisher.publish(picture(0))
+    says("unstamped")
     bench.show(state=joints(bench.now(), 90.0))
     says("degrees")
     bench.show(state=joints(bench.now(), 0.1))
@@ -161,15 +169,18 @@ def test_the_doctor_says_it(ros: Graph) -> None:
         ros.tester.create_publisher(Image, topic, qos.SENSOR)
     ros.tester.create_publisher(CompressedImage, "third_person/image/compressed", qos.SENSOR)
 
-    def found(position: float = 0.1, camera_s: float = 0.0, wrist_s: float = 0.0, moved: float = 0.0) -> list[str]:
+    def found(
+        position: float = 0.1, camera_s: float | None = 0.0, wrist_s: float = 0.0, moved: float = 0.0
+    ) -> list[str]:
         made = doctor.Doctor(Config())
         now = made.get_clock().now().nanoseconds
         for k in range(3):
             state = joints(now, position + k * moved)
             made._listener("joint_states")(state)
             made._states.put(serialized(state))
-            for name, shift_s in (("third_person", camera_s), ("wrist", camera_s + wrist_s)):
-                made._listener(f"{name}/image")(picture(now + round(shift_s * S)))
+            for name, shift_s in (("third_person", 0.0), ("wrist", wrist_s)):
+                stamp_ns = 0 if camera_s is None else now + round((camera_s + shift_s) * S)
+                made._listener(f"{name}/image")(picture(stamp_ns))
         ros.until(lambda: made.count_publishers("wrist/image") == 2, "the publishers")
         ros.until(lambda: made.count_publishers("third_person/image/compressed") == 1, "the compressed one")
         texts = [finding.text for finding in made.findings()]
@@ -178,7 +189,8 @@ def test_the_doctor_says_it(ros: Graph) -> None:
 
     for cause, how in {
         "degrees": {"position": 90.0}, "old": {"camera_s": -2.0}, "future": {"camera_s": 2.0},
-        "apart": {"wrist_s": -0.2}, "frozen": {"moved": 0.3}, "packed": {}, "crowded": {},
+        "unstamped": {"camera_s": None}, "apart": {"wrist_s": -0.2}, "frozen": {"moved": 0.3}, "packed": {},
+        "crowded": {},
     }.items():  # fmt: skip
         texts = found(**how)
         assert told(cause, texts), "\n".join([cause, *texts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ pytest.importorskip("ecovla_ros.msg")
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from support.graph import Graph, graph, joints, picture
 from trajectory_msgs.msg import JointTrajectory
 
-from ecovla_ros import config
+from ecovla_ros import config, wire
 from ecovla_ros.nodes.guard import GuardNode
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, ResetScene
@@ -51,6 +53,8 @@ class World:
         self.cameras: tuple[str, ...] = CAMERAS
         self.missing_joint = self.encoding = ""
         self.chunk_profile = qos.COMMAND
+        self.seen: Callable[[], doctor.Doctor] = lambda: doctor.Doctor(self.settings)
+        self.stamped: Callable[[], int] | None = None
 
     def run(self, ros: Graph) -> list[doctor.Finding]:
         node = ros.tester
@@ -77,7 +81,7 @@ class World:
             node.create_service(ResetScene, "sim/reset", lambda _request, response: response)  # by which it is known
         if self.controller is not None:
             node.create_subscription(JointTrajectory, doctor.UNTOLD, lambda _: None, self.controller_profile)
-        seen = ros.add(doctor.Doctor(self.settings))
+        seen = ros.add(self.seen())
         ros.until(lambda: all(h.last is not None for t, h in seen.heard.items() if self._comes(t)), "all topics")
         ros.spin(1.2)
         found = list(seen.findings())
@@ -93,7 +97,8 @@ class World:
     def _every(self, ros: Graph, kind: Any, topic: str, period_s: float, make: Any, profile: Any = qos.COMMAND) -> None:
         publisher = ros.tester.create_publisher(kind, topic, profile)
         ros.tester.create_timer(period_s, lambda: publisher.publish(make()))
-        self.now = lambda: ros.tester.get_clock().now().nanoseconds + round(self.stamp_s * 1e9)
+        clock = self.stamped or (lambda: ros.tester.get_clock().now().nanoseconds)
+        self.now = lambda: clock() + round(self.stamp_s * 1e9)
 
     def _picture(self) -> Any:
         return picture(self.now(), self.encoding or "rgb8")
@@ -176,6 +181,26 @@ def test_a_missing_gpu_is_a_fault_where_one_is_asked_for(ros: Graph) -> None:
     world = World()
     world.settings = config.override(world.settings, **{"policy.device": "cuda"})
     assert any(f.check == "device" and "this machine has none" in f.text for f in world.run(ros))
+
+
+def test_where_the_nodes_follow_a_slow_simulator_its_clock_counts(ros: Graph) -> None:
+    """A picture each 0.1 s of a clock that goes at a tenth of ours: seldom by ours, and as often as it should."""
+    world = World()
+    clock, began_s = ros.tester.create_publisher(ClockMessage, "/clock", qos.COMMAND), time.monotonic()
+    world_ns = lambda: 10**9 + round((time.monotonic() - began_s) * 1e8)  # noqa: E731
+    world.picture_s, world.joint_s, world.chunk_s, world.policy_ms = 1.0, 0.2, 1.0, 400.0
+
+    def tell() -> None:
+        msg = ClockMessage()
+        wire.set_stamp(msg.clock, world_ns())
+        clock.publish(msg)
+
+    ros.tester.create_timer(0.01, tell)
+    told = running.Running(guard={"use_sim_time": True})
+    world.seen = lambda: doctor.Doctor(world.settings, told, parameter_overrides=doctor.followed(told))
+    world.stamped = world_ns
+    faults = [str(f) for f in world.run(ros) if f.level == doctor.FAULT]
+    assert not faults
 
 
 def test_a_node_that_does_not_say_its_parameters_is_named(ros: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -138,7 +140,9 @@ def test_what_is_wrong_with_videos_is_named(folder: Path) -> None:
         list(lerobot.read(folder))
     for content in (b"", b"no video", file.read_bytes()[:300]):
         file.write_bytes(content)
-        with pytest.raises(CheckpointError, match="does not decode as a video|holds no video|no frame at"):
+        with pytest.raises(
+            CheckpointError, match="is an empty file|does not decode as a video|holds no video|no frame at"
+        ):
             list(lerobot.read(folder))
     file.unlink()
     with pytest.raises(CheckpointError, match="no video"):
@@ -272,6 +276,89 @@ def test_a_set_that_is_spoiled_is_refused_by_what_is_wrong(folder: Path, says: s
     with pytest.raises(CheckpointError, match=says) as raised:
         list(lerobot.read(folder))
     assert "\n" not in str(raised.value)
+
+
+def rows_changed(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    path = folder / "data/chunk-000/file-000.parquet"
+    rows = change(parquet.read_table(path).to_pylist())
+    parquet.write_table(arrow.Table.from_pylist(rows, schema=parquet.read_schema(path)), path)
+
+
+def cell(frame: int, data: bytes) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        rows[frame]["observation.images.scene"] = {"bytes": data, "path": None}
+        return rows
+
+    return change
+
+
+def tasks(folder: Path, *texts: Any) -> None:
+    table = arrow.table({"task_index": [0, 1], "task": list(texts)})
+    parquet.write_table(table, folder / "meta/tasks.parquet")
+
+
+def again(folder: Path) -> None:
+    shutil.copy(folder / "data/chunk-000/file-000.parquet", folder / "data/chunk-000/file-001.parquet")
+
+
+SMALL = bytes(cv2.imencode(".png", np.zeros((32, 48, 3), np.uint8))[1])
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+NOT_WHOLE: dict[str, Callable[[Path], Any]] = {
+    "of 2 episodes that meta/ tells of 1 are there, without 1": lambda f: rows_changed(f, lambda rows: rows[:FRAMES]),
+    "holds episode 0, which another table holds too": again,
+    "episode 0, frame 3, camera 'third_person': 48 x 32 px, and 64 x 64 px": lambda f: rows_changed(f, cell(3, SMALL)),
+    "task 0 is ''; needed: the task in words": lambda f: tasks(f, "", "x"),
+    "task 1 is None; needed": lambda f: tasks(f, "x", None),
+    "file-000.parquet' is a git-lfs pointer.*git lfs pull": lambda f: (f / EPISODE_TABLE).write_text(LFS),
+    "no LeRobot data set .it is a git-lfs pointer": lambda f: (f / "meta/info.json").write_text(LFS),
+    "tasks.parquet' is an empty file": lambda f: (f / "meta/tasks.parquet").write_bytes(b""),
+    "observation.state is empty in 1 of 12 rows": lambda f: rows_changed(
+        f, lambda rows: [row | {"observation.state": None} if i == 2 else row for i, row in enumerate(rows)]
+    ),
+}
+EPISODE_TABLE = "data/chunk-000/file-000.parquet"
+
+
+@pytest.mark.reads("refused as a data set", "{says}")
+@pytest.mark.parametrize("says", NOT_WHOLE)
+def test_part_of_a_set_is_never_taken_for_the_whole(folder: Path, says: str) -> None:
+    NOT_WHOLE[says](folder)
+    with pytest.raises(CheckpointError, match=says):
+        list(lerobot.read(folder, lerobot.Reading(cameras=CAMERAS)))
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_an_episode_of_the_old_form_that_lost_frames_or_its_file_is_told(folder: Path, lengths: bool) -> None:
+    as_old(folder, "libx264")
+    if lengths:
+        rows = [{"episode_index": i, "length": len(e.gripper)} for i, e in enumerate(EPISODES)]
+        (folder / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = folder / "data/chunk-000/episode_000001.parquet"
+    parquet.write_table(parquet.read_table(path).slice(0, 4), path)
+    with pytest.raises(CheckpointError, match="of 9 that meta/ says" if lengths else "hold 16 frames, of 21 that"):
+        list(lerobot.read(folder, lerobot.Reading(cameras=CAMERAS)))
+    path.unlink()
+    with pytest.raises(CheckpointError, match="is not whole: of 2 episodes .* without 1"):
+        list(lerobot.read(folder, lerobot.Reading(cameras=CAMERAS)))
+
+
+def test_what_is_no_data_set_says_what_it_is(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag/metadata.yaml").write_text("")
+    (tmp_path / "lost").symlink_to(tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    for path, says in (
+        (folder / "meta", f"a part of a LeRobot data set; valid: '{folder}'"),
+        (folder / "meta/info.json", "is a file; valid: the folder"),
+        (tmp_path, f"holds LeRobot data sets, and is none; name one: {folder}"),
+        (tmp_path / "bag", "is a bag, not a LeRobot data set; valid: ecovla train --bags"),
+        (tmp_path / "lost", "is a link to .*none', which is not there"),
+        (Path("lerobot/aloha"), "is not there; of the hub .*hf download --repo-type dataset lerobot/aloha"),
+    ):
+        with pytest.raises(CheckpointError, match=says):
+            list(lerobot.read(path))
+    with pytest.raises(CheckpointError, match="'scene' is named for two cameras|is named for two cameras"):
+        list(lerobot.read(folder, lerobot.Reading(cameras={"third_person": "scene", "wrist": "scene"})))
 
 
 def test_what_cannot_be_written_is_refused_before_it_spoils_statistics(tmp_path: Path) -> None:

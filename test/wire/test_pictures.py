@@ -124,6 +124,71 @@ def test_a_progressive_jpeg_that_lacks_scans_is_refused_and_a_whole_one_is_not(r
             wire.decode_image(compressed(whole[:-2]))
 
 
+@pytest.mark.reads("refused as a picture", "a JPEG cut within its last scan, with a thumbnail or without")
+@pytest.mark.parametrize("options", [[], PROGRESSIVE, [*PROGRESSIVE, cv2.IMWRITE_JPEG_RST_INTERVAL, 7]])
+def test_a_jpeg_is_cut_wherever_its_data_end_before_the_picture(options: list[int]) -> None:
+    """With an end marker added, so that no marker tells: baseline, and within the last scan of a progressive one."""
+    whole = bytes(cv2.imencode(".jpg", NOISE, options)[1])
+    small = bytes(cv2.imencode(".jpg", NOISE[::8, ::8])[1])
+    exif = b"\xff\xe1" + (8 + len(small)).to_bytes(2, "big") + b"Exif\0\0" + small
+    begin = whole.rindex(b"\xff\xda") + 12
+    for raw in (whole, whole[:2] + exif + whole[2:]):
+        assert wire.decode_image(compressed(raw)).shape == NOISE.shape
+        for at in np.linspace(begin + len(raw) - len(whole), len(raw) - 4, 25).astype(int):
+            with pytest.raises(ObservationError, match="the JPEG was cut"):
+                wire.decode_image(compressed(raw[:at] + b"\xff\xd9"))
+
+
+def test_bytes_that_cameras_put_behind_a_jpegs_data_are_no_damage() -> None:
+    whole = bytes(cv2.imencode(".jpg", NOISE)[1])
+    plain = wire.decode_image(compressed(whole))
+    for padded in (whole[:-2] + b"\x12\x34\x00" + whole[-2:], whole[:-2] + bytes(500) + whole[-2:], whole + b"junk"):
+        assert np.array_equal(wire.decode_image(compressed(padded)), plain)
+    with pytest.raises(ObservationError, match="extraneous bytes"):
+        wire.decode_image(compressed(whole[:-2] + NOISE[:1].tobytes().replace(b"\xff", b"") + whole[-2:]))
+
+
+def mosaic(picture: np.ndarray) -> np.ndarray:
+    out = picture[..., 1].copy()
+    out[::2, ::2], out[1::2, 1::2] = picture[::2, ::2, 0], picture[1::2, 1::2, 2]
+    return out
+
+
+@pytest.mark.reads("image encoding", "a mosaic in a JPEG or PNG, as image_transport packs it")
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_a_mosaic_that_was_packed_gets_its_colours(ending: str) -> None:
+    data = bytes(cv2.imencode(ending, mosaic(RGB))[1])
+    found = wire.decode_image(compressed(data, "bayer_rggb8; jpeg compressed ")).astype(int)
+    assert np.median(np.abs(found - RGB)) < 8
+    colour = bytes(cv2.imencode(ending, RGB[..., ::-1])[1])
+    found = wire.decode_image(compressed(colour, "bayer_rggb8; jpeg compressed bgr8")).astype(int)
+    assert np.median(np.abs(found - RGB)) < 8, "in colour already"
+
+
+@pytest.mark.reads("image encoding", "PNG of 16 bits, of one channel where `format` says mono16")
+def test_sixteen_bits_are_colours_or_brightness_where_they_are_called_so() -> None:
+    wide = np.full((48, 64), 0x7F33, np.uint16)
+    assert (wire.decode_image(compressed(png(wide), "mono16; png compressed ")) == 0x7F).all()
+    assert (wire.decode_image(compressed(png(cv2.merge([wide] * 3)), "png")) == 0x7F).all()
+
+
+@pytest.mark.reads("image encoding", "JPEG with an EXIF orientation: as it lies in the file, in LeRobot data turned")
+def test_an_orientation_turns_only_where_it_is_asked_for() -> None:
+    plain = bytes(cv2.imencode(".jpg", NOISE[..., ::-1])[1])
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = plain[:2] + b"\xff\xe1" + (8 + len(tiff)).to_bytes(2, "big") + b"Exif\0\0" + tiff + plain[2:]
+    upright = wire.compressed.decode(turned, "x", upright=True)
+    assert np.array_equal(wire.decode_image(compressed(turned)), wire.decode_image(compressed(plain)))
+    assert np.array_equal(upright, np.rot90(wire.decode_image(compressed(plain)), -1))
+
+
+def test_a_jpeg_for_printing_is_called_so() -> None:
+    whole = bytearray(cv2.imencode(".jpg", NOISE)[1])
+    whole[whole.index(b"\xff\xc0") + 9] = 4
+    with pytest.raises(ObservationError, match="CMYK|valid: a whole JPEG"):
+        wire.decode_image(compressed(bytes(whole)))
+
+
 def test_lost_restart_intervals_in_the_middle_are_told() -> None:
     whole = bytes(cv2.imencode(".jpg", NOISE, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1])
     third = whole.index(b"\xff\xd2", 2000)

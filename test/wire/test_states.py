@@ -209,7 +209,7 @@ def test_two_arms_on_one_topic_are_both_proposed_and_none_is_guessed() -> None:
         ({"joint_names": ["a", "b"]}, "2 different names"),
         ({"joint_names": ["a"] * 7}, "1 different names"),
         ({"joint_names": list(JOINTS), "joint_prefix": "x_"}, "both set"),
-        ({"joint_names": list(JOINTS), "gripper_joint": "joint_3"}, "also among"),
+        ({"joint_names": list(JOINTS), "gripper_joint": "joint_3"}, "is a joint of the arm"),
         ({"gripper_closed_rad": 0.0}, "outside"),
         ({"joint_prefx": "x"}, "Did you mean 'joint_prefix'"),
     ],
@@ -225,3 +225,16 @@ def test_somebody_who_invents_names_does_not_push_the_arm_out() -> None:
     for k in range(100):
         states.put(raw([f"x{k}"], [1.0]))
     assert states.newest() is not None and len(states.others) < 40
+
+
+def test_a_gripper_in_percent_or_degrees_is_no_gripper_in_radians() -> None:
+    for value in (60.0, -45.0):
+        msg = Message(
+            header=Message(stamp=Message(sec=1, nanosec=0)),
+            name=[*GEN3.wanted],
+            position=[0.0] * 7 + [value],
+            velocity=[],
+        )
+        with pytest.raises(ObservationError, match=f"{GEN3.gripper} is at {value:.4g}.*are these degrees"):
+            wire.arm_state(msg)
+        assert 0.0 <= wire.arm_state(msg, finite=False).gripper <= 1.0, "the guard needs the arm's joints alone"

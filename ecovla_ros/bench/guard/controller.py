@@ -50,13 +50,29 @@ class FakeController:
     def __init__(self, positions: np.ndarray, now_ns: int, release: str = "kilted", real: bool = False) -> None:
         """Holds `positions` (7,), rad. `release`: one of `release.RELEASES`; `real`: see `judge`."""
         self.now_ns, self.apart_ns = now_ns, 0
-        self.model: ReleasedController | Judge = (
-            Judge(positions, release) if real else ReleasedController(positions, RELEASES[release])
-        )
+        self._release, self._real = release, real
+        self.model = self._holding(positions)
+        self._restarts: list[int] = []  # cycles that had been run by then
         self.rate = 0.0
         """By how much its clock is too fast."""
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
         self._velocity = np.zeros(len(positions))
+
+    def _holding(self, positions: np.ndarray) -> ReleasedController | Judge:
+        if self._real:
+            return Judge(positions, self._release)
+        return ReleasedController(positions, RELEASES[self._release])
+
+    def restart(self) -> None:
+        """It is deactivated, or its process is another one: it stops dead, forgets what ran, and holds the arm there.
+
+        That step is its own, so that what comes before and after it is judged apart.
+        """
+        held = self.position.copy()
+        if isinstance(self.model, Judge):
+            self.model.close()
+        self.model, self._velocity = self._holding(held), np.zeros(len(held))
+        self._restarts.append(sum(len(part) for part, _ in self._parts))
 
     @property
     def clock(self) -> int:
@@ -129,26 +145,38 @@ class FakeController:
         arm is commanded by position, and a step that no velocity shows is felt all the same.
         """
         position, velocity = self.commanded()
-        acceleration = np.diff(velocity, axis=0) / 1e-3
-        span = 1e-3 * JERK_CYCLES
-        felt = (
-            position[2 * JERK_CYCLES :] - 2.0 * position[JERK_CYCLES:-JERK_CYCLES] + position[: -2 * JERK_CYCLES]
-        ) / span**2
-        jerk = (acceleration[JERK_CYCLES:] - acceleration[:-JERK_CYCLES]) / (1e-3 * JERK_CYCLES)
-        steps = np.diff(position, axis=0) / 1e-3
-        tool, speed = kinematics.tool_motion(position[::TOOL_STEP], velocity[::TOOL_STEP])
-        one, more = 1.0 + ROUNDING, 1e-6
-        outside = {
-            "finite": not (np.isfinite(position).all() and np.isfinite(velocity).all()),
-            "position": bool((position < limits.lower - 1e-9).any() or (position > limits.upper + 1e-9).any()),
-            "velocity": bool((np.abs(velocity) > limits.velocity * one).any()),
-            "step": bool((np.abs(steps) > limits.velocity * one + more).any()),
-            "acceleration": bool((np.abs(acceleration) > limits.acceleration * one + more).any()),
-            "felt": bool((np.abs(felt) > limits.acceleration * one + 1e-4).any()),
-            "jerk": bool((np.abs(jerk) > STOP_JERK * limits.jerk * (1.0 + JERK_ROUNDING)).any()),
-            "tool_speed": bool((speed > limits.tool_speed * 1.001).any()),
-        }
-        if box is not None:
-            beyond = np.maximum(np.maximum(box[0] - tool, tool - box[1]), 0.0).max(1)
-            outside["box"] = bool((beyond > beyond[0] + BOX_M).any())
-        return {name for name, found in outside.items() if found}
+        ends = [0, *self._restarts, len(position)]
+        found: set[str] = set()
+        for begin, end in zip(ends, ends[1:]):
+            if end - begin > 2 * JERK_CYCLES:
+                found |= _outside(position[begin:end], velocity[begin:end], limits, box)
+        return found
+
+
+def _outside(
+    position: np.ndarray, velocity: np.ndarray, limits: Limits, box: tuple[np.ndarray, np.ndarray] | None
+) -> set[str]:
+    """Names of the limits that commands (T, 7) in a row were outside of, see `FakeController.violations`."""
+    acceleration = np.diff(velocity, axis=0) / 1e-3
+    span = 1e-3 * JERK_CYCLES
+    felt = (
+        position[2 * JERK_CYCLES :] - 2.0 * position[JERK_CYCLES:-JERK_CYCLES] + position[: -2 * JERK_CYCLES]
+    ) / span**2
+    jerk = (acceleration[JERK_CYCLES:] - acceleration[:-JERK_CYCLES]) / (1e-3 * JERK_CYCLES)
+    steps = np.diff(position, axis=0) / 1e-3
+    tool, speed = kinematics.tool_motion(position[::TOOL_STEP], velocity[::TOOL_STEP])
+    one, more = 1.0 + ROUNDING, 1e-6
+    outside = {
+        "finite": not (np.isfinite(position).all() and np.isfinite(velocity).all()),
+        "position": bool((position < limits.lower - 1e-9).any() or (position > limits.upper + 1e-9).any()),
+        "velocity": bool((np.abs(velocity) > limits.velocity * one).any()),
+        "step": bool((np.abs(steps) > limits.velocity * one + more).any()),
+        "acceleration": bool((np.abs(acceleration) > limits.acceleration * one + more).any()),
+        "felt": bool((np.abs(felt) > limits.acceleration * one + 1e-4).any()),
+        "jerk": bool((np.abs(jerk) > STOP_JERK * limits.jerk * (1.0 + JERK_ROUNDING)).any()),
+        "tool_speed": bool((speed > limits.tool_speed * 1.001).any()),
+    }
+    if box is not None:
+        beyond = np.maximum(np.maximum(box[0] - tool, tool - box[1]), 0.0).max(1)
+        outside["box"] = bool((beyond > beyond[0] + BOX_M).any())
+    return {name for name, found in outside.items() if found}

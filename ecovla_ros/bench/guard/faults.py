@@ -13,13 +13,18 @@ from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.bench.guard.release import CYCLE_NS, GUARDED
 from ecovla_ros.control.clocks import PlanClock
 from ecovla_ros.control.guard import Guard
+from ecovla_ros.control.states import TABLE
 from ecovla_ros.control.status import Command
 from ecovla_ros.types import CONTINUOUS, ActionChunk, ControllerState, Trajectory
 
 NS = 1_000_000_000
+SILENT_S = 0.3
+"""A controller that is deactivated is away for at least so long, s."""
 TICK_NS = 10_000_000
 START_S = 0.03
 """A controller begins what it is sent at most so late, s."""
+RESTARTED = -1
+MOVING = [state.value for state, rule in TABLE.items() if rule.listens]
 AHEAD = 0.1 * np.arange(1, 17)[:, None]
 
 
@@ -76,10 +81,15 @@ class Rig:
     phase_ns: int = 0
     clock_set: bool = False
     """Whether the controller's clock was set in this case: then Humble is not judged, see `set_clock`."""
+    away_ticks: int = 0
+    """The controller is deactivated for so many ticks: what it is sent is dropped, and it says nothing."""
+    restarted: bool = False
+    """Whether it was, in this case: another release would hold the arm a cycle's motion from there."""
     _heard: list[tuple[int, int, Trajectory | None, int]] = field(default_factory=list)
-    """What the controller was sent, and when its clock was set: true time, how far its clock is ahead from then on,
-    trajectory and stamp."""
+    """What the controller was sent, and when its clock was set (no trajectory) or it was deactivated (nor a stamp, but
+    `RESTARTED`): true time, how far its clock is ahead from then on, trajectory and stamp."""
     _queue: list[tuple[int, Trajectory, int]] = field(default_factory=list)
+    _state: str = ""
     _said: ControllerState | None = None
     """What the controller said last, on its way to the guard."""
 
@@ -136,6 +146,18 @@ class Rig:
         self.advance(CYCLE_NS)
         self._said = self.controller.reported()
 
+    def deactivate(self, seconds: float) -> None:
+        """The controller is deactivated, and activated after so long, s.
+
+        Not before the guard has seen it. One that says `controller_state` falls silent; another is told by the way that
+        the arm was to go and did not: where that is short, as without a stamp, it is not seen.
+        """
+        if self.scene.clock == "never" or self.away_ticks or not self.quiet:
+            return
+        self.away_ticks, self.restarted = round(max(seconds, SILENT_S) * NS) // TICK_NS, True
+        self._heard.append((self.controller.now_ns, self.controller.apart_ns, None, RESTARTED))
+        self.controller.restart()
+
     def report(self, offset: np.ndarray | float = 0.0) -> None:
         """The arm says where it is."""
         state = self.controller.state(self.system)
@@ -156,10 +178,14 @@ class Rig:
 
     def tick(self) -> None:
         """The controller says what it does, the guard ticks, and 10 ms pass at the controller."""
+        if self.away_ticks:
+            seen = self.scene.heard or self._state not in MOVING
+            self.away_ticks, self._said = max(self.away_ticks - 1, 0 if seen else 1), None
         if self.frozen_ns is None and self.scene.heard and self._said is not None:
             self.guard.on_controller_state(self._said, self.clock)
         ticked = self.clock
         command = self.guard.tick(ticked)
+        self._state = command.status.state
         stopped_ns, self.stopped_s = round(1e3 * self.stopped_s) * NS // 1000, 0.0
         self.advance(stopped_ns)
         if command.trajectory is not None and self.guard.in_time(self.clock):
@@ -184,6 +210,8 @@ class Rig:
         while self._queue and self._queue[0][0] <= end - CYCLE_NS:
             arrives, trajectory, stamp = self._queue.pop(0)
             self._run(-(-max(arrives - self.controller.now_ns, 0) // CYCLE_NS) * CYCLE_NS)
+            if self.away_ticks:
+                continue
             self._heard.append((self.controller.now_ns, self.controller.apart_ns, trajectory, stamp))
             self.controller.accept(trajectory, stamp)
         self._run(end - self.controller.now_ns)
@@ -208,6 +236,8 @@ class Rig:
             other.apart_ns = apart_ns
             if trajectory is not None:
                 other.accept(trajectory, stamp)
+            elif stamp == RESTARTED:
+                other.restart()
         other.run(self.controller.now_ns - other.now_ns)
         return other
 
@@ -355,6 +385,15 @@ def _unheard(rig: Rig, k: int) -> None:
     healthy(rig, k)
 
 
+def _deactivated(rig: Rig, k: int) -> None:
+    """The controller is deactivated in mid-motion, and activated later; then motion is allowed again now and then."""
+    if k % 30 == 5:
+        rig.deactivate(float(rig.rng.uniform(0.0, 1.5)))
+    if not rig.away_ticks and rig.rng.random() < 0.1:
+        rig.guard.enable(True, rig.clock)
+    healthy(rig, k)
+
+
 def _frozen(rig: Rig, k: int) -> None:
     rig.frozen_ns = rig.clock if k < 40 else None
     healthy(rig, k)
@@ -439,6 +478,7 @@ FAULTS: dict[str, Fault] = {
     "controller's clock set": _other_clock,
     "controller's clock crept": _other_crept,
     "trajectories lost": _unheard,
+    "controller deactivated": _deactivated,
     "process stopped": _stopped,
     "stopped anywhere": _struck,
     "joint states at 1 kHz": _fast_states,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError
 
 CONFIG = "config.json"
-LFS = b"version https://git-lfs"
 
 
 def must_hold_checkpoint(folder: Path) -> None:
     """Raises CheckpointError for what is no folder of a published checkpoint, saying what it is and what to do."""
+    for path in (folder, folder / CONFIG):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"'{path}' {documents.instead(path)}")
     if folder.is_file():
         raise CheckpointError(f"'{folder}' is a file; valid: the folder that it lies in, with {CONFIG} beside it")
     if not folder.is_dir():
@@ -27,15 +30,10 @@ def must_hold_checkpoint(folder: Path) -> None:
 
 def of_weights_file(path: Path) -> str:
     """What is wrong with a weights file, by its first bytes; empty where they do not tell."""
-    with path.open("rb") as file:
-        head = file.read(len(LFS))
-    if not head:
-        return "is an empty file (0 bytes): the download or the copy failed"
-    if head == LFS:
-        return "is a git-lfs pointer, not the weights; fetch them: git lfs pull"
-    if head[:1] == b"<":
-        return "is a web page, not weights: the download went wrong"
-    return ""
+    try:
+        return documents.instead(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _hub(folder: Path) -> str:
@@ -48,15 +46,18 @@ def _hub(folder: Path) -> str:
 def _instead(folder: Path) -> str:
     if (folder / "pretrained_model" / CONFIG).is_file():
         return f"it is a training checkpoint of lerobot; valid: '{folder / 'pretrained_model'}'"
-    inner = sorted(p.parent for p in folder.glob(f"*/{CONFIG}")) or sorted(
-        p.parent for p in folder.glob(f"*/*/{CONFIG}")
-    )
-    if inner:
-        return f"checkpoints lie within it; name one, e.g. '{inner[-1]}'"
+    for depth in ("*", "*/*", "*/*/*"):
+        if inner := sorted(p.parent for p in folder.glob(f"{depth}/{CONFIG}")):
+            newest = next((path for path in inner if "last" in path.parts), inner[-1])
+            return f"checkpoints lie within it; name one, e.g. '{newest}'"
     if (folder / "params").is_dir() or (folder / "_CHECKPOINT_METADATA").is_file() or (folder / "_METADATA").is_file():
         return (
             "it is a JAX checkpoint of openpi (params/, assets/); convert it with openpi's "
             "examples/convert_jax_model_to_pytorch.py"
         )
+    if (folder / "meta/info.json").is_file():
+        return "it is a LeRobot data set, not a checkpoint; valid: ecovla train --lerobot FOLDER"
+    if (folder / "metadata.yaml").is_file() or any(folder.glob("*.mcap")) or any(folder.glob("*.db3")):
+        return "it is a bag, not a checkpoint; valid: ecovla replay FOLDER"
     names = sorted(p.name for p in folder.iterdir())
     return f"found: {', '.join(names[:8]) or 'nothing'}"

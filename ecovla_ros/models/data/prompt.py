@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError, ObservationError
 
 PAD, UNKNOWN = "<pad>", "<unknown>"
@@ -43,11 +44,13 @@ class Prompt:
         except UnicodeDecodeError as error:
             raise CheckpointError(f"'{path}' is not a tokenizer.json: it is not text in UTF-8") from error
         except OSError as error:
-            raise CheckpointError(f"cannot read tokenizer '{path}': {error.strerror}") from error
+            why = documents.instead(Path(path)) if Path(path).is_symlink() else error.strerror
+            raise CheckpointError(f"cannot read tokenizer '{path}': {why}") from error
         except Exception as error:
             if type(error) is not Exception:  # the bindings raise Exception itself for every malformed file
                 raise
-            raise CheckpointError(f"'{path}' is not a tokenizer.json: {error}") from error
+            why = documents.instead(Path(path))
+            raise CheckpointError(f"'{path}' is not a tokenizer.json: {f'it {why}' if why else error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json."""

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from safetensors.numpy import load_file
 from ecovla_ros.config import EmbodimentConfig
 from ecovla_ros.control import delta
 from ecovla_ros.errors import CheckpointError, ObservationError, unknown
+from ecovla_ros.models.data import meaning
 from ecovla_ros.models.data.affine import Affine, Statistics
+from ecovla_ros.models.data.folder import of_weights_file
 from ecovla_ros.models.data.normalise import Normaliser, ends_of
 from ecovla_ros.models.data.tool_motion import TOOL_WIDTH, ToolMotion
 from ecovla_ros.models.data.units import Units
@@ -95,6 +97,8 @@ def of_lerobot(folder: Path, modes: Mapping[str, Any]) -> Statistics:
     try:
         flat = load_file(paths[0])
     except (SafetensorError, OSError) as error:
+        if why := of_weights_file(paths[0]):
+            raise CheckpointError(f"'{paths[0]}' {why}") from error
         raise CheckpointError(f"'{paths[0]}' is not a complete safetensors file: {error}") from error
     out = []
     for key, kind in (("observation.state", "STATE"), ("action", "ACTION")):
@@ -203,9 +207,11 @@ def normaliser(of: Statistics, horizon: int, embodiment: EmbodimentConfig) -> Un
                 f"(policy.embodiment.actions={embodiment.actions})"
             )
     if moves:
+        meaning.check_motion(of)
         return ToolMotion(of, horizon, ends_of("gripper", embodiment.gripper), frame)
     state = of.state or Affine(np.zeros(WIDTH), np.ones(WIDTH))
-    ends = cast("tuple[float, float]", embodiment.gripper)  # Normaliser checks that they are two
+    ends = ends_of("gripper", embodiment.gripper)
+    meaning.check_joints(of, embodiment.actions == "relative", ends)
     row, spread = tuple(of.action.mean.tolist()), tuple(of.action.std.tolist())
     return Normaliser(
         tuple(state.mean.tolist()), tuple(state.std.tolist()), (row,) * horizon, (spread,) * horizon,

@@ -22,6 +22,11 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Shape = tuple[int, ...]
 _WRAPPER = re.compile(r"(^|(?<=^model\.))(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 _ADAPTER = re.compile(r"\.lora_|^base_model\.model\.|\.lora[AB]\b")
+_QUANTISED = re.compile(r"\.(qweight|qzeros|SCB|absmax|quant_map|weight_scale|weight_scale_inv|input_scale)$")
+SAMPLED = 4096
+"""Numbers of a matrix that are looked at before all of them."""
+EMPTY_SHARE = 0.25
+"""Of the matrices that are read, so many may hold zeros alone: those that training begins with."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -31,6 +36,7 @@ class Weights:
     def __init__(self, shapes: Mapping[str, Shape], read: Callable[[str], Tensor], where: str) -> None:
         self.shapes, self._read, self.where = dict(shapes), read, where
         self.unused = set(shapes)
+        self._matrices: list[bool] = []  # whether each that was read holds something
 
     def __contains__(self, name: str) -> bool:
         return name in self.shapes
@@ -41,15 +47,29 @@ class Weights:
             raise CheckpointError(f"{self.where}: weight '{name}' is missing; {self._near(name)}")
         self.unused.discard(name)
         tensor = self._read(name)
-        if tensor.device.type != "meta" and not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
-            raise CheckpointError(f"{self.where}: weight '{name}' is not finite floating-point numbers")
+        wide = tensor.is_floating_point() and tensor.element_size() > 1
+        if not wide or (tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all())):
+            kind = "" if wide else f", but {str(tensor.dtype).removeprefix('torch.')}"
+            raise CheckpointError(
+                f"{self.where}: weight '{name}' is not finite floating-point numbers of 16 bits or more{kind}"
+            )
+        if tensor.device.type != "meta" and tensor.ndim > 1:
+            few = tensor.reshape(-1)[:: max(1, tensor.numel() // SAMPLED)] if tensor.is_contiguous() else tensor
+            self._matrices.append(bool(few.any()) or bool(tensor.any()))
         return tensor
 
     def unwrapped(self) -> Weights:
         """Without what wrappers leave in names: module. (training in several processes), _orig_mod. (torch.compile).
 
-        Raises CheckpointError for LoRA weights that are not merged: alone the rest would be another policy.
+        Raises CheckpointError for LoRA weights that are not merged: alone the rest would be another policy; and for
+        quantised ones, whose numbers mean something else.
         """
+        packed = sorted(n for n in self.shapes if _QUANTISED.search(n) or ".quant_state." in n)
+        if packed:
+            raise CheckpointError(
+                f"{self.where}: the weights are quantised ({packed[0]}, ...); valid: weights in bfloat16, float16 or "
+                "float32"
+            )
         adapters = sorted(n for n in self.shapes if _ADAPTER.search(n))
         if adapters:
             raise CheckpointError(
@@ -72,10 +92,17 @@ class Weights:
         return Weights({n: self.shapes[o] for n, o in old.items()}, lambda n: self._read(old[n]), self.where)
 
     def finish(self, unread: Iterable[str] = ()) -> None:
-        """Raises CheckpointError if a weight was not used that does not begin with one of `unread`."""
+        """Raises CheckpointError if a weight was not used that does not begin with one of `unread`, or if too many hold
+        nothing."""
         extra = sorted(name for name in self.unused if not name.startswith(tuple(unread)))
         if extra:
             raise CheckpointError(f"{self.where}: {len(extra)} weights too many: {', '.join(extra[:5])}")
+        empty = self._matrices.count(False)
+        if empty > EMPTY_SHARE * len(self._matrices):
+            raise CheckpointError(
+                f"{self.where}: {empty} of {len(self._matrices)} matrices hold zeros alone: the download or the copy "
+                "was cut"
+            )
 
     def _near(self, name: str) -> str:
         tail = name.rsplit(".", 2)[-2:]
@@ -90,15 +117,21 @@ def open_safetensors(folder: Path, files: ExitStack) -> Weights:
     """
     place: dict[str, Any] = {}
     shapes: dict[str, Shape] = {}
-    for path in _shards(folder):
+    paths, index = _shards(folder)
+    for path in paths:
         if why := of_weights_file(path):
             raise CheckpointError(f"'{path}' {why}")
         try:
             opened = files.enter_context(safe_open(path, framework="pt"))
             for name in opened.keys():  # noqa: SIM118  (not a mapping)
-                place[name], shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
+                if index.get(name, path.name) == path.name:  # one that stands in two files is where the index says
+                    place[name], shapes[name] = opened, tuple(opened.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"'{path}' is not a complete safetensors file: {error}") from error
+    if missing := sorted(index.keys() - shapes.keys()):
+        raise CheckpointError(
+            f"'{folder / INDEX}' names {len(missing)} weights that its files do not hold: {', '.join(missing[:3])}"
+        )
     return Weights(shapes, lambda name: place[name].get_tensor(name), f"'{folder}'").unwrapped()
 
 
@@ -109,6 +142,8 @@ def open_archive(path: Path, *keys: str) -> Weights:
     """
     if not path.is_file():
         raise CheckpointError(f"no weights file '{path}'")
+    if why := of_weights_file(path):
+        raise CheckpointError(f"'{path}' {why}")
     try:
         data = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, ValueError, EOFError) as error:
@@ -177,9 +212,13 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"'{path}' is not JSON: {error}") from error
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Files of the weights, and, of several, which weight lies in which. Raises CheckpointError."""
+    for path in (folder / SINGLE, folder / INDEX):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"'{path}' {documents.instead(path)}")
     if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
+        return [folder / SINGLE], {}
     if not (folder / INDEX).is_file():
         have = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
         raise CheckpointError(f"'{folder}' has neither {SINGLE} nor {INDEX}; found: {have or 'nothing'}")
@@ -187,11 +226,12 @@ def _shards(folder: Path) -> list[Path]:
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(v, str) for v in names.values()):
         raise CheckpointError(f"'{folder / INDEX}' has no weight_map of names to files")
-    paths = sorted({folder / Path(name).name for name in names.values()})
+    place = {name: Path(file).name for name, file in names.items()}
+    paths = sorted({folder / file for file in place.values()})
     missing = [p.name for p in paths if not p.is_file()]
     if missing:
         raise CheckpointError(f"'{folder}' lacks the shards {', '.join(missing)}, which its index names")
-    return paths
+    return paths, place
 
 
 def _flat(prefix: str, data: Any) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError, unknown
 from ecovla_ros.models.base import PolicySpec
+from ecovla_ros.models.data.folder import of_weights_file
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.models.data.prompt import Prompt
 from ecovla_ros.models.data.statistics import OTHER_ARM, OtherArmUnits
@@ -148,6 +149,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
+        if path.exists() and (why := of_weights_file(path)):
+            raise CheckpointError(f"'{path}' {why}") from error
         raise CheckpointError(f"'{path}' is not a complete safetensors file: {error}") from error
 
 

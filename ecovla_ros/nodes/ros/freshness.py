@@ -13,7 +13,9 @@ PACKED = "/compressed"
 
 
 def check_age(stamp_ns: int, now_ns: int, valid_s: float) -> None:
-    """Raises ObservationError for a picture that is too old, or stamped in the future."""
+    """Raises ObservationError for a picture that is too old, stamped in the future, or not at all."""
+    if stamp_ns == 0:
+        raise ObservationError(causes.unstamped("the newest image"))
     age_s = (now_ns - stamp_ns) / 1e9
     if age_s > valid_s:
         raise ObservationError(causes.old(age_s, valid_s))

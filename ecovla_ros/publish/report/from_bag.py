@@ -56,13 +56,15 @@ def read(path: str | Path, done: Callable[[float], None] = lambda share: None) -
         try:
             _listen(bag, wanted, notes, done)
         except BagError as error:
-            story.notes.append(str(error))
+            story.damage = str(error)
         cameras = [topic for topic, kind in bag.topics.items() if kind in IMAGES]
         begin_ns = _begin(notes, bag)
         _tell(story, notes, begin_ns)
         for topic in sorted(cameras):
             found = _pictures(bag, topic, story)
             story.pictures[topic] = [((ns - begin_ns) / 1e9, picture) for ns, picture in found]
+        story.damage = story.damage or bag.damage
+    story.notes += [story.damage] if story.damage else []
     _say_what_is_missing(story, bag.topics)
     if not story.frames and not story.changes and not len(story.measured) and not any(story.pictures.values()):
         raise BagError(

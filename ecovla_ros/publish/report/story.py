@@ -60,6 +60,8 @@ class Story:
     """When and why there was no chunk."""
     notes: list[str] = field(default_factory=list)
     """What the reader must know: damage, what was not recorded."""
+    damage: str = ""
+    """What is wrong with the source, of which only a part was read; empty: nothing."""
     facts: dict[str, str] = field(default_factory=dict)
     """Machine, versions, settings."""
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -12,11 +12,9 @@ from ecovla_ros.control import limits
 from ecovla_ros.errors import CheckpointError, short
 from ecovla_ros.train.lerobot.layout import ACTION, STATE
 from ecovla_ros.types import CONTINUOUS, JOINTS, ArmJoints
-from ecovla_ros.wire import joint_names
+from ecovla_ros.wire import MOST_RAD, joint_names
 
-MOST_TURNS_RAD = 4 * np.pi
-"""A joint that turns without end is never reported further from zero, rad."""
-BESIDE_RAD, GRIPPER_BESIDE = 0.1, 0.1
+GRIPPER_BESIDE = 0.1
 """Measured values may lie so far outside their range."""
 TARGET_RAD = 0.5
 """Targets whose median distance from where the arm was one frame later is larger are no targets, rad."""
@@ -78,9 +76,7 @@ def _flat(names: Any) -> list[str]:
 
 def check(episode: int, state: tuple[np.ndarray, np.ndarray], action: tuple[np.ndarray, np.ndarray]) -> None:
     """Raises CheckpointError, naming episode and column, for numbers that are no joints of this arm, or no targets."""
-    within = limits.load("fast")
-    low = np.where(CONTINUOUS, -MOST_TURNS_RAD, np.maximum(within.lower, -MOST_TURNS_RAD) - BESIDE_RAD)
-    high = np.where(CONTINUOUS, MOST_TURNS_RAD, np.minimum(within.upper, MOST_TURNS_RAD) + BESIDE_RAD)
+    low, high = limits.reported()
     for name, (joints, gripper) in ((STATE, state), (ACTION, action)):
         for column, values in (*zip(JOINTS, joints.T), ("gripper", gripper)):
             if not np.isfinite(values).all():
@@ -88,7 +84,7 @@ def check(episode: int, state: tuple[np.ndarray, np.ndarray], action: tuple[np.n
                 raise CheckpointError(f"episode {episode}: {name}, {column} is {values[at]} in frame {at}")
         for i, column in enumerate(JOINTS):
             far = joints[:, i][int(np.abs(joints[:, i]).argmax())]
-            if not low[i] <= far <= high[i] and not (name == ACTION and abs(far) <= MOST_TURNS_RAD and CONTINUOUS[i]):
+            if not low[i] <= far <= high[i] and not (name == ACTION and abs(far) <= MOST_RAD and CONTINUOUS[i]):
                 raise CheckpointError(
                     f"episode {episode}: {name}, {column} is {far:.4g}, outside [{low[i]:.4g}, {high[i]:.4g}] rad; are "
                     "these degrees? needed: rad"

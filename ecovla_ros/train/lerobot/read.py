@@ -40,24 +40,49 @@ def read(folder: Path, how: Reading = Reading()) -> Iterator[Demonstration]:  # 
     names = _cameras(about, how.cameras)
     found = columns.of(folder, about.features, how.joints, how.ends)
     texts, every = layout.tasks(about), _every(about, how.period_s)
-    none = True
+    seen: dict[int, int] = {}
     for rows, places in _episodes(about, names):
-        none, number = False, int(rows["episode_index"][0].as_py())
+        number = int(rows["episode_index"][0].as_py())
+        if number in seen:
+            raise CheckpointError(f"'{rows['path']}' holds episode {number}, which another table holds too")
+        seen[number] = len(rows["episode_index"])
         yield _Episode(about, names, found, texts, every).made(number, rows, places)
-    if none:
+    if not seen:
         raise CheckpointError(f"'{folder}' holds no episode: no table under data/")
+    _check_whole(about, seen)
+
+
+def _check_whole(about: Info, seen: Mapping[int, int]) -> None:
+    """`seen`: episode -> frames. Raises CheckpointError where meta/ tells of more than the tables hold."""
+    told = _lengths(about)
+    missing = sorted(told.keys() - seen.keys())
+    if not missing and about.episodes is not None and about.episodes > len(seen):
+        missing = sorted(set(range(about.episodes)) - seen.keys()) or [about.episodes]
+    if missing:
+        raise CheckpointError(
+            f"'{about.folder}' is not whole: of {max(len(told), about.episodes or 0)} episodes that meta/ tells of "
+            f"{len(seen)} are there, without {', '.join(map(str, missing[:10]))}"
+        )
+    frames = sum(seen.values())
+    if about.frames is not None and about.frames != frames:
+        raise CheckpointError(
+            f"'{about.folder}' is not whole: its tables hold {frames} frames, of {about.frames} that meta/info.json "
+            "tells of"
+        )
 
 
 def _cameras(about: Info, asked: Mapping[str, str]) -> dict[str, str]:
     """Camera -> key. Raises CheckpointError for a key that is not there."""
     keys = about.pictures()
-    chosen = {}
+    chosen: dict[str, str] = {}
     for camera, text in asked.items():
         key = next((k for k in (text, IMAGE + text, f"observation.{text}") if k in keys), "")
         if not key:
             raise CheckpointError(
                 f"'{about.folder}' has no pictures '{short(text)}'; it has: {', '.join(keys) or 'none'}"
             )
+        if key in chosen.values():
+            raise CheckpointError(f"'{short(key)}' is named for two cameras; valid: pictures of its own for each")
         chosen[camera] = key
     used = set(chosen.values())
     rest = {k.removeprefix(IMAGE).removeprefix("observation."): k for k in keys if k not in used}
@@ -102,7 +127,7 @@ def _joined(path: Path, parts: list[Any], places: Mapping[int, Any]) -> tuple[di
 def _places(about: Info) -> dict[int, dict[str, Any]]:
     """Episode -> its row of meta/episodes: since 3.0 videos of several lie in one file."""
     if about.old:
-        return {}
+        return {number: {"length": length} for number, length in _lengths(about).items()}
     found: dict[int, dict[str, Any]] = {}
     for path in sorted((about.folder / "meta/episodes").glob("chunk-*/*.parquet")):
         names = guarded(path, lambda path=path: arrow()[1].read_schema(path)).names  # type: ignore[misc]
@@ -110,6 +135,17 @@ def _places(about: Info) -> dict[int, dict[str, Any]]:
         rows = guarded(path, lambda path=path, kept=kept: arrow()[1].read_table(path, columns=kept).to_pylist())  # type: ignore[misc]
         found |= {int(row["episode_index"]): row for row in rows if row.get("episode_index") is not None}
     return found
+
+
+def _lengths(about: Info) -> dict[int, int]:
+    """Episode -> its frames, as meta/ says; empty where it does not."""
+    if not about.old:
+        rows = _places(about)
+        return {number: int(row["length"]) for number, row in rows.items() if isinstance(row.get("length"), int)}
+    path = about.folder / "meta/episodes.jsonl"
+    if not path.exists():
+        return {}
+    return guarded(path, lambda: {int(row["episode_index"]): int(row["length"]) for row in layout.lines(path)})
 
 
 @dataclass(frozen=True)
@@ -135,8 +171,11 @@ class _Episode:
             raise CheckpointError(f"episode {number}: task {unknown[0]:g} is not among those of meta/")
         taken = range(0, len(times), self.every)
         pictures = {c: self._pictures(c, key, number, rows, places, times) for c, key in self.cameras.items()}
-        seen = []
+        seen: list[Observation] = []
+        sizes: list[tuple[int, ...]] = []
         for i, frame in enumerate(zip(*pictures.values()) if pictures else [()] * len(times)):
+            sizes = sizes or [image.shape for image in frame]
+            self._check_sizes(number, i, dict(zip(pictures, zip(sizes, frame))))
             if i in taken:
                 images = dict(zip(pictures, frame))
                 stamp = round(float(times[i]) * 1e9) + 1
@@ -146,12 +185,25 @@ class _Episode:
 
     def _numbers(self, path: Path, rows: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
         width = self.about.features[name]["shape"][0]
+        empty = guarded(path, lambda: rows[name].null_count)
+        if empty:
+            raise CheckpointError(f"'{path}': {name} is empty in {empty} of {len(rows[name])} rows; needed: numbers")
         values = guarded(path, lambda: np.array(rows[name].to_pylist(), np.float64))
         if values.shape != (len(values), width) or not len(values):
             raise CheckpointError(
                 f"'{path}': {name} has rows of shape {values.shape[1:]}; meta/info.json says [{width}]"
             )
         return self.columns.values(name, values)
+
+    @staticmethod
+    def _check_sizes(number: int, frame: int, pictures: Mapping[str, tuple[tuple[int, ...], np.ndarray]]) -> None:
+        """Raises CheckpointError for a picture of another size than the first of its camera."""
+        for camera, (first, image) in pictures.items():
+            if image.shape != first:
+                raise CheckpointError(
+                    f"episode {number}, frame {frame}, camera '{camera}': {image.shape[1]} x {image.shape[0]} px, and "
+                    f"{first[1]} x {first[0]} px before; needed: one size"
+                )
 
     def _check_frames(self, number: int, times: np.ndarray, told: np.ndarray, places: Mapping[str, Any]) -> None:
         """Raises CheckpointError for frames that are missing or out of their time."""
@@ -201,7 +253,7 @@ class _Episode:
         if not isinstance(data, bytes):
             raise CheckpointError(f"{where}: no bytes of a picture")
         try:
-            return compressed.decode(data, where)
+            return compressed.decode(data, where, upright=True)
         except ObservationError as error:
             raise CheckpointError(str(error)) from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ecovla_ros import documents
 from ecovla_ros.errors import CheckpointError, ConfigError, short
 
 
@@ -31,6 +32,8 @@ def frames(path: Path, times_s: Sequence[float], tolerance_s: float) -> Iterator
     av = library()
     if not path.is_file():
         raise CheckpointError(f"no video '{path}'")
+    if why := documents.instead(path):
+        raise CheckpointError(f"'{path}' {why}")
     try:
         yield from _frames(av, path, times_s, tolerance_s)
     except (av.FFmpegError, ValueError, IndexError, TypeError, OverflowError, MemoryError, EOFError) as error:

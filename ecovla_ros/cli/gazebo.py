@@ -1,0 +1,37 @@
+"""`ecovla gazebo`: measures how the policy does in Gazebo, through ecovla_gazebo.launch.py."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from ecovla_ros.cli.options import add_json, module_with_ros
+from ecovla_ros.sim.gazebo import RELEASES
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--seeds", type=int, default=20, help="scenes of each task and method (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=25.0, help="simulated time for an episode, s (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no episode after so long; the same command goes on"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/gazebo"), help="folder for the log (default: %(default)s)"
+    )
+    parser.add_argument("--release", choices=sorted(RELEASES), default="harmonic", help="of Gazebo")
+    parser.add_argument("--engine", choices=("ogre2", "ogre"), default="ogre2", help="what draws")
+    parser.add_argument(
+        "--pace", type=float, default=1.0, help="seconds simulated in a second, at most (default: %(default)s)"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`ecovla gazebo`. Exit code 1 when episodes are left. Raises ConfigError without ROS 2 or Gazebo."""
+    campaign = module_with_ros("ecovla_ros.stage.gazebo", "the campaign")
+    arguments = {"release": options.release, "engine": options.engine, "pace": str(options.pace)}
+    return int(campaign.main(options.seeds, options.seconds, options.minutes, options.out, options.json, arguments))

@@ -1,0 +1,213 @@
+"""`ecovla gazebo`: the policy drives the tasks in Gazebo, by the launch file that a user starts, and is measured.
+
+Each way to prune has a launch of its own; between two episodes the node `gazebo` lays the next scene. Episodes last by
+Gazebo's clock. An episode during which this program stood still, as on a machine that was suspended, does not count
+and is driven again. Exit code 0: all were driven; 1: some are left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import Trigger
+
+from ecovla_ros import wire
+from ecovla_ros.bench import document
+from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.nodes.ros import qos
+from ecovla_ros.nodes.ros.process import Signals, start_ros
+from ecovla_ros.sim import gazebo
+from ecovla_ros.sim.props import REST_HEIGHT
+from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.stage.driver import ANSWER_S, Driver
+
+VARIANTS = (("dense", 0.0), ("ecovla", 0.25))
+"""Methods and ratios that are measured: dense, and a quarter of the channels left out."""
+STOOD_S = 2.0
+"""This program stood still if it was not called for so long, s."""
+LIFTED_M = 0.04
+"""An object this much higher than where it rests was lifted, m."""
+END_S = 30.0
+"""The launch has so long to end at Ctrl-C, and again at SIGTERM, s."""
+TURN_SEEDS = 2
+"""Seeds that one launch drives before the other variant has its turn."""
+STOPPED_S = 1.5
+"""A guard that is disabled has brought the arm to rest after so long, of simulated time, s."""
+REST_S, HOME_S = 0.5, 120.0
+"""The arm rests at its start pose for so long, of simulated time, and has so long to come there, of ours, s."""
+Row = dict[str, Any]
+
+
+class Suspended(EcovlaError):
+    """This program stood still during an episode."""
+
+
+class Launched:
+    """Gazebo, bridge, controller, guard and policy, as one launch, and our node beside them. A context manager."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, signals: Signals) -> None:
+        """Start it. Raises ConfigError where there is no `ros2`."""
+        self._signals, self._log = signals, log
+        command = ["ros2", "launch", "ecovla_ros", "ecovla_gazebo.launch.py", *arguments]
+        try:
+            with log.open("wb") as output:
+                self._launch = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise ConfigError(f"{command[0]}: {error}; valid: a sourced ROS 2 with this package in it") from error
+        self._executor = SingleThreadedExecutor()
+        self._node = rclpy.create_node("gazebo_campaign")
+        self._executor.add_node(self._node)
+        self._simulated_s = 0.0
+        self._highest: dict[str, float] = {}
+        self._node.create_subscription(Clock, "/clock", self._on_clock, qos.SENSOR)
+        for task in TASKS.values():
+            topic = gazebo.pose_topic(task.object)
+            self._node.create_subscription(PoseStamped, topic, self._listener(task.object), qos.SENSOR)
+        self._go_home: Any = self._node.create_client(Trigger, "gazebo/home")
+        self._called_s = time.monotonic()
+        self.driver = Driver(self._node, self._executor, self._watch, "gazebo", lambda: self._simulated_s)
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            self._launch.send_signal(kind)
+            try:
+                self._launch.wait(END_S)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def episode(self, task: str, seed: int, limit_s: float) -> Row:
+        """Drive one task; its row. Raises EcovlaError."""
+        self._called_s = time.monotonic()
+        self._home()
+        episode = self.driver.lay(task, seed)
+        self._highest.clear()
+        states: Counter[str] = Counter()
+        last, began, begun = [0.0], time.monotonic(), self._simulated_s
+
+        def progress(elapsed: float, state: str) -> None:
+            states[state] += round((elapsed - last[0]) * 1000)
+            last[0] = elapsed
+
+        self.driver.drive(episode, limit_s, progress)
+        seconds = self._simulated_s - begun
+        thing = TASKS[task].object
+        total = max(sum(states.values()), 1)
+        return {
+            **episode.row(),
+            "lifted": self._highest.get(thing, 0.0) > REST_HEIGHT[thing] + LIFTED_M,
+            "guard_states": {name: round(count / total, 3) for name, count in sorted(states.items()) if count},
+            "real_time_factor": round(seconds / (time.monotonic() - began), 3),
+        }
+
+    def _home(self) -> None:
+        """The arm is disarmed and at its start pose. Raises EcovlaError."""
+        self.driver.enable(False)
+        due = self._simulated_s + STOPPED_S  # a stop that the guard still sends would replace the way home
+        self.driver.until(lambda: self._simulated_s > due, HOME_S, "the arm to come to rest")
+        future = self._go_home.call_async(Trigger.Request())
+        self.driver.until(future.done, ANSWER_S, "an answer of gazebo/home")
+        if not future.result().success:
+            raise EcovlaError(f"gazebo/home: {future.result().message}")
+        due = self._simulated_s + float(future.result().message.split()[0]) + REST_S
+        self.driver.until(lambda: self._simulated_s > due, HOME_S, "the arm to come to its start pose")
+
+    def _on_clock(self, msg: Clock) -> None:
+        self._simulated_s = wire.stamp_ns(msg.clock) / 1e9
+
+    def _listener(self, name: str) -> Any:
+        def hear(msg: PoseStamped) -> None:
+            self._highest[name] = max(self._highest.get(name, 0.0), float(msg.pose.position.z))
+
+        return hear
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        stood, self._called_s = now - self._called_s, now
+        if self._signals.received:
+            raise KeyboardInterrupt
+        if self._launch.poll() is not None:
+            words = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
+            raise EcovlaError("the launch ended; its last words:\n" + "\n".join(words))
+        if stood > STOOD_S:
+            raise Suspended(f"this program stood still for {stood:.1f} s")
+
+
+def main(seeds: int, limit_s: float, minutes: float, out: Path, file: Path | None, arguments: Mapping[str, str]) -> int:
+    """Drive every task, variant and seed that `file` has not yet. `arguments`: of the launch. Raises EcovlaError."""
+    rows = kept(file)
+    done = {(row["method"], row["task"], row["seed"]) for row in rows}
+    work = [(m, r, t, s) for s in range(seeds) for m, r in VARIANTS for t in TASKS if (m, t, s) not in done]
+    out.mkdir(parents=True, exist_ok=True)
+    signals, end = Signals(), time.monotonic() + 60.0 * minutes
+    start_ros([])
+    told = {"tasks": list(TASKS), "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
+            "gazebo": version(arguments["release"])}  # fmt: skip
+    try:
+        while work and not signals.received and time.monotonic() < end:
+            method, ratio = work[0][:2]
+            words = [f"{name}:={value}" for name, value in arguments.items()]
+            over = f"overrides:=['prune.method={method}', 'prune.ratio={ratio}']"
+            with Launched([*words, over, "autostart:=false"], out / "launch.log", signals) as launched:
+                launched.driver.bring_up()
+                turn = [item for item in work if item[:2] == (method, ratio)]
+                for item in turn[: len(TASKS) * TURN_SEEDS]:
+                    if time.monotonic() > end:
+                        break
+                    row = {"method": method, "ratio": ratio, **launched.episode(item[2], item[3], limit_s)}
+                    rows.append(row)
+                    work.remove(item)
+                    _tell(row)
+                    if file is not None:
+                        document.write(file, rows, told)
+    except Suspended as error:
+        print(f"{error}; its episode does not count", flush=True)
+    finally:
+        signals.ignore()
+        rclpy.try_shutdown()
+    if work:
+        print(f"{len(work)} episodes are left; the same command goes on with them")
+    return int(bool(work))
+
+
+def kept(file: Path | None) -> list[Row]:
+    """The rows of a file that was begun before. Raises ConfigError for a file that is none of ours."""
+    if file is None or not file.is_file():
+        return []
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["rows"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is no result of this command: {error}; valid: another file") from error
+
+
+def version(release: str) -> str:
+    """What the installed Gazebo says of itself; empty when it says nothing."""
+    command = [*gazebo.release(release).program, "--versions"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=30, env=dict(os.environ))
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return " ".join(run.stdout.split())
+
+
+def _tell(row: Row) -> None:
+    verdict = "solved" if row["success"] else "lifted" if row["lifted"] else "not solved"
+    told = f"{row['method']} {row['task']} {row['seed']}: {verdict} after {row['seconds']:.1f} s of simulated time"
+    print(f"{told}, {row['real_time_factor']} of real time, {row['guard_states']}", flush=True)

@@ -1,0 +1,100 @@
+"""`ecovla gazebo`: which episodes are driven, what is kept, and what does not count. Without Gazebo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("ecovla_ros.msg")
+
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.nodes.ros.process import Signals
+from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.stage import gazebo
+
+ARGUMENTS = {"release": "fortress", "engine": "ogre", "pace": "0.5"}
+
+
+class Stand:
+    """Stands in for a launch of Gazebo: every episode ends as `fails` says."""
+
+    starts: list[tuple[str, ...]] = []
+    driven: list[tuple[str, int]] = []
+    fails: set[tuple[str, int]] = set()
+
+    def __init__(self, arguments: list[str], log: Path, signals: Signals) -> None:
+        del log, signals
+        self.starts.append(tuple(arguments))
+        self.driver = self
+
+    def __enter__(self) -> Stand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def bring_up(self) -> None:
+        pass
+
+    def episode(self, task: str, seed: int, limit_s: float) -> dict[str, Any]:
+        if (task, seed) in self.fails:
+            self.fails.clear()
+            raise gazebo.Suspended("this program stood still")
+        self.driven.append((task, seed))
+        row = {"success": seed == 0, "lifted": True, "seconds": limit_s, "real_time_factor": 0.5}
+        return {"task": task, "seed": seed, "guard_states": {"RUNNING": 1.0}, **row}
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> type[Stand]:
+    Stand.starts, Stand.driven, Stand.fails = [], [], set()
+    monkeypatch.setattr(gazebo, "Launched", Stand)
+    monkeypatch.setattr(gazebo, "start_ros", lambda arguments: None)
+    return Stand
+
+
+def test_every_task_variant_and_seed_is_driven_once_and_written(stand: type[Stand], tmp_path: Path) -> None:
+    file = tmp_path / "gazebo.json"
+    assert gazebo.main(3, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 0
+    written = json.loads(file.read_text(encoding="utf-8"))
+    found = [(row["method"], row["task"], row["seed"]) for row in written["rows"]]
+    assert sorted(found) == sorted((m, t, s) for m, _ in gazebo.VARIANTS for t in TASKS for s in range(3))
+    assert {row["ratio"] for row in written["rows"] if row["method"] == "ecovla"} == {0.25}
+    assert written["settings"]["episode_s"] == 20.0 and "gazebo" in written["settings"]
+    assert [next(w for w in start if "method" in w).split("=")[2].split("'")[0] for start in stand.starts] == [
+        "dense", "ecovla", "dense", "ecovla"
+    ], "in turn, so that a campaign that is cut short has both"  # fmt: skip
+    assert all({"release:=fortress", "pace:=0.5", "autostart:=false"} <= set(start) for start in stand.starts)
+
+    assert gazebo.main(3, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 0 and len(stand.driven) == len(found)
+
+
+def test_what_was_suspended_is_driven_again_and_what_is_left_is_said(
+    stand: type[Stand], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "gazebo.json"
+    stand.fails = {("bottle", 0)}
+    assert gazebo.main(1, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 1
+    assert "does not count" in (said := capsys.readouterr().out) and "5 episodes are left" in said
+    assert gazebo.main(1, 20.0, 0.0, tmp_path / "out", file, ARGUMENTS) == 1, "no time, no episode"
+    assert gazebo.main(1, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 0
+    assert len(stand.driven) == len(set(stand.driven)) * len(gazebo.VARIANTS) == 6
+
+
+def test_a_file_of_another_kind_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    for text in ("[]", "{", '{"rows": 3}'):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"other\.json"):
+            gazebo.kept(file)
+
+
+def test_without_ros2_it_is_said_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gazebo.version("harmonic") == ""
+    with pytest.raises(ConfigError, match="ros2"):
+        gazebo.Launched([], tmp_path / "log", Signals())
