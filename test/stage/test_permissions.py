@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
+pytest.importorskip("prometheus_client")
 
 from ecovla_ros.stage import permissions
 from ecovla_ros.stage.children import free_domain
