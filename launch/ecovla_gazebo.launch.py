@@ -64,7 +64,7 @@ def _all(context: LaunchContext) -> list[Any]:
     if not seed.isdecimal():
         raise EcovlaError(f"seed:={seed}; valid: a whole number from 0 on")
     kortex = LaunchConfiguration("arm").perform(context) == "kortex"
-    engine, pace = (LaunchConfiguration(name).perform(context) for name in ("engine", "pace"))
+    engine, pace = LaunchConfiguration("engine").perform(context), LaunchConfiguration("pace").perform(context)
     try:
         world = gazebo.world(release, int(seed), engine=engine, pace=float(pace))
     except ValueError as error:

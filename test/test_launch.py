@@ -115,6 +115,19 @@ def test_a_launch_file_can_be_described_and_visited(path: Path, monkeypatch: pyt
                 resolve(context, value)
 
 
+@pytest.mark.parametrize(("enclaves", "taken"), [("true", ""), ("false", "/launch")])
+def test_with_enclaves_of_their_own_the_nodes_do_not_take_that_of_the_launch(
+    enclaves: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = pytest.importorskip("launch")
+    pytest.importorskip("launch_ros")
+    launching = importlib.import_module("ecovla_ros.nodes.ros.launching")
+    monkeypatch.setenv("ROS_SECURITY_ENCLAVE_OVERRIDE", "/launch")
+    context = launch.LaunchContext()
+    context.launch_configurations["enclaves"] = enclaves
+    assert launching.followed()["ROS_SECURITY_ENCLAVE_OVERRIDE"].perform(context) == taken
+
+
 def resolve(context: Any, value: Any) -> None:
     for part in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(part, str):

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from ecovla_ros.bags.write import BagWriter
-from ecovla_ros.errors import BagError
+from ecovla_ros.errors import BagError, short
 from ecovla_ros.nodes.ros import process
 
 DISCOVERY_S = 0.2
@@ -60,6 +60,8 @@ class RecordNode(Node):
                 self._follow(topic, kinds[0], [offer.qos_profile for offer in offers])
             except (BagError, ImportError, AttributeError) as error:
                 self.get_logger().warning(f"not recorded: {topic}: {error}")
+            except RuntimeError as error:  # rclpy's RCLError: SROS2 does not let this enclave hear the topic
+                self.get_logger().warning(f"not recorded: {topic}: the middleware refused it: {short(str(error))}")
 
     def _follow(self, topic: str, kind: str, offers: list[QoSProfile]) -> None:
         """Subscribe as its publishers allow: reliable and latched only if all of them are."""
@@ -73,12 +75,17 @@ class RecordNode(Node):
         )
         package, _, name = kind.partition("/msg/")
         message = getattr(importlib.import_module(f"{package}.msg"), name)
-        self._bag.add(topic, kind, latched, reliable)
 
         def receive(raw: bytes) -> None:
             self._bag.write(topic, self._wall.now().nanoseconds, raw)
 
-        self._readers[topic] = self.create_subscription(message, topic, receive, profile, raw=True)
+        reader = self.create_subscription(message, topic, receive, profile, raw=True)
+        try:
+            self._bag.add(topic, kind, latched, reliable)
+        except BagError:
+            self.destroy_subscription(reader)
+            raise
+        self._readers[topic] = reader
 
 
 def main(arguments: list[str] | None = None) -> int:

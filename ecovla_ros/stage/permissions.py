@@ -27,6 +27,7 @@ from rclpy.parameter import Parameter
 from ecovla_ros.bags import sample
 from ecovla_ros.nodes.guard import GuardNode
 from ecovla_ros.nodes.kortex import KortexNode
+from ecovla_ros.nodes.metrics import MetricsNode
 from ecovla_ros.nodes.policy import PolicyNode
 from ecovla_ros.nodes.replay import ReplayNode
 from ecovla_ros.nodes.ros.process import start_ros
@@ -39,15 +40,18 @@ CONTROLLER, GRIPPER = "joint_trajectory_controller", "robotiq_gripper_controller
 GUARD = {"joint_trajectory": f"{CONTROLLER}/joint_trajectory", "gripper_trajectory": f"{GRIPPER}/joint_trajectory"}
 PICTURES = {f"{name}/image": f"/camera/{name}/color/image_raw" for name in CAMERAS}
 LAUNCHES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
-    "sim": {"sim": {}, "guard": GUARD, "policy": {}},
+    "sim": {"sim": {}, "guard": GUARD, "policy": {}, "metrics": {}},
     "replay": {"replay": {}, "guard": {}, "policy": {}},
     "gen3": {
         "kortex": {},
         "guard": {old: f"/{new}" for old, new in GUARD.items()} | {"joint_states": "/joint_states"},
         "policy": PICTURES | {"joint_states": "/joint_states"},
+        "metrics": {},
     },
 }
-"""Launch -> node -> its topics by another name. Node `record` is added to each: it hears what the others publish."""
+"""Launch -> node -> its topics by another name. `record` and `launch` are added to each (`recorder`, `launcher`)."""
+LAUNCH_NODE = "launch_ros_*"
+"""The node of `ros2 launch` itself, through which it brings the policy up: its process id is a part of its name."""
 WALL_TIME = ("gen3",)
 """Launches that follow no `/clock`; in the others guard and policy may."""
 ACTION = "gripper_cmd"
@@ -100,8 +104,9 @@ def interfaces(launch: str) -> dict[str, Interface]:
             found[name] = settled(node)
     if launch in GRIPPER_ACTION:
         found["guard"]["call"] = {GRIPPER_ACTION[launch]}
-    heard = set().union(*(one["publish"] for one in found.values()), OF_OTHERS.get(launch, ()))
-    found["record"] = recorder(heard, found["guard"])
+    said = (one[kind] for one in found.values() for kind in ("publish", "subscribe"))
+    found["record"] = recorder(set().union(*said, OF_OTHERS.get(launch, ())), found["guard"])
+    found["launch"] = launcher(found["guard"])
     return found
 
 
@@ -130,12 +135,23 @@ def interface(node: Any) -> Interface:
     }
 
 
-def recorder(heard: set[str], example: Interface) -> Interface:
-    """Node `record` hears what is said, and has what every node has."""
-    common = {name for name in example["reply"] if "parameter" in name or "type" in name}
-    services = {name.replace("/guard/", "/record/") for name in common}
+def bare(name: str, example: Interface) -> Interface:
+    """What a node has that does nothing yet; rclpy gives the same to each, so any other is an `example`."""
+    common = {service for service in example["reply"] if "parameter" in service or "type" in service}
+    services = {f"/{name}/{service.rpartition('/')[2]}" for service in common}
     publishes = {str(topic) for topic in example["publish"] if topic in ("/rosout", "/parameter_events")}
-    return {"publish": publishes, "subscribe": set(heard), "reply": services, "request": set()}
+    return {"publish": publishes, "subscribe": set(), "reply": services, "request": set()}
+
+
+def recorder(heard: set[str], example: Interface) -> Interface:
+    """Node `record` hears what is said, by the nodes and to them (an e-stop is told by somebody else)."""
+    return bare("record", example) | {"subscribe": heard}
+
+
+def launcher(example: Interface) -> Interface:
+    """The node of `ros2 launch` takes the policy from state to state, and hears of it."""
+    asks = {"subscribe": {"/policy/transition_event"}, "request": {"/policy/change_state"}}
+    return bare(LAUNCH_NODE, example) | asks
 
 
 def policy(launch: str, nodes: Mapping[str, Interface]) -> str:
@@ -146,7 +162,7 @@ def policy(launch: str, nodes: Mapping[str, Interface]) -> str:
     for name, asked in sorted(nodes.items()):
         enclave = ElementTree.SubElement(enclaves, "enclave", path=f"/{name}")
         profiles = ElementTree.SubElement(enclave, "profiles")
-        profile = ElementTree.SubElement(profiles, "profile", ns="/", node=name)
+        profile = ElementTree.SubElement(profiles, "profile", ns="/", node="launch_ros" if name == "launch" else name)
         for kind, group, entry in (("call", "actions", "action"), ("reply", "services", "service"),
                                    ("request", "services", "service"), ("publish", "topics", "topic"),
                                    ("subscribe", "topics", "topic")):  # fmt: skip
@@ -171,6 +187,9 @@ MAKERS: Mapping[str, Callable[..., Any]] = {
         parameter_overrides=[Parameter("python", value=sys.executable), *parameters], **more
     ),
     "replay": _replay,
+    "metrics": lambda _scratch, parameters, **more: MetricsNode(
+        parameter_overrides=[Parameter("port", value=0), *parameters], **more
+    ),
 }
 
 if __name__ == "__main__":

@@ -161,6 +161,26 @@ def test_everything_said_is_in_the_bag_and_the_film_shows_it(ros: Graph, tmp_pat
         RecordNode(tmp_path / "bag")
 
 
+def test_a_topic_that_the_recorder_may_not_hear_costs_that_topic_and_no_more(
+    ros: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an enclave of SROS2 whose policy does not name it: rclpy's RCLError, a RuntimeError."""
+    recorder: Any = ros.add(RecordNode(tmp_path / "bag"))
+    ros.nodes.append(recorder)
+    subscribe = recorder.create_subscription
+
+    def refuse(kind: Any, topic: str, *more: Any, **options: Any) -> Any:
+        if topic == "/joint_states":
+            raise RuntimeError("Failed to create subscription: create_datareader() could not create data reader")
+        return subscribe(kind, topic, *more, **options)
+
+    monkeypatch.setattr(recorder, "create_subscription", refuse)
+    ros.start(SimNode, overrides=[*SMALL, "sim.image_hz=20.0"])
+    ros.until(lambda: recorder.counts.get("/third_person/image", 0) > 2, "images")
+    recorder.close()
+    assert "/joint_states" not in topics(tmp_path / "bag")
+
+
 def test_stamps_are_of_the_wall_clock_from_the_start(ros: Graph) -> None:
     """They lag by no more than the time since the first tick was due, however long the scene took to lay."""
     node = ros.start(SimNode, overrides=SMALL)

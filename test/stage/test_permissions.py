@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
+pytest.importorskip("prometheus_client")
 
 from ecovla_ros.stage import permissions
 from ecovla_ros.stage.children import free_domain
@@ -57,3 +59,24 @@ def test_only_the_guard_may_command_the_arm_and_only_the_policy_sends_chunks() -
         sending = {path for path, rights in may.items() if ("publish", "/action_chunk") in rights}
         assert commanding == {"/guard"} and sending == {"/policy"}
         assert not any(kind == "publish" and name == "/estop" for rights in may.values() for kind, name in rights)
+
+
+def test_whatever_a_launch_starts_has_an_enclave_and_what_brings_the_policy_up_may_do_no_more() -> None:
+    for launch in permissions.LAUNCHES:
+        may = granted((SHIPPED / f"{launch}.policy.xml").read_text(encoding="utf-8"))
+        text = (SHIPPED.parents[1] / "launch" / f"ecovla_{launch}.launch.py").read_text(encoding="utf-8")
+        named = re.findall(r'node\(\s*"(\w+)"|executable="(\w+)"', text)
+        started = {name for pair in named for name in pair if name} | {"policy", "guard", "launch", "record"}
+        started |= {"metrics"} if "launching.metrics()" in text else set()
+        assert started <= {path.strip("/") for path in may}
+        asked = {(kind, name) for kind, name in may["/launch"] if kind not in ("publish", "reply")}
+        assert asked == {("request", "/policy/change_state"), ("subscribe", "/policy/transition_event")}
+        assert all(name.startswith("/launch_ros_*/") for kind, name in may["/launch"] if kind == "reply")
+
+
+def test_record_may_hear_what_is_told_to_the_nodes_too() -> None:
+    for launch in permissions.LAUNCHES:
+        may = granted((SHIPPED / f"{launch}.policy.xml").read_text(encoding="utf-8"))
+        talk = {name for path, rights in may.items() if path != "/record"
+                for kind, name in rights if kind in ("publish", "subscribe")}  # fmt: skip
+        assert talk <= {name for kind, name in may["/record"] if kind == "subscribe"}

@@ -21,7 +21,7 @@ from launch.actions import (
 from launch.conditions import IfCondition
 from launch.events import matches_action
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -55,6 +55,8 @@ COMMON: tuple[Argument, ...] = (
 CONTROLLER = "joint_trajectory_controller/joint_trajectory"
 CONTROLLER_STATE = "joint_trajectory_controller/controller_state"
 GRIPPER = "robotiq_gripper_controller"
+ENCLAVE = "ROS_SECURITY_ENCLAVE_OVERRIDE"
+"""Environment variable: the enclave of every process that has it, whatever --enclave says; empty: none."""
 REST_S = 2.0
 """From the end of a node to the end of the launch, s: a controller plays what it has to its end, at rest, meanwhile."""
 
@@ -187,9 +189,12 @@ def metrics() -> Node:
     )
 
 
-def followed() -> dict[str, str]:
-    """Environment of our nodes: they end when the launch is gone, also when it was killed."""
-    return {PARENT: str(os.getpid())}
+def followed() -> dict[str, Any]:
+    """Environment of our nodes: they end when the launch is gone, also when it was killed; and with enclaves of their
+    own they do not take the one that the launch itself was given, which counts more than the argument --enclave."""
+    given = EnvironmentVariable(ENCLAVE, default_value="")
+    enclave = PythonExpression(["'' if '", LaunchConfiguration("enclaves"), "' == 'true' else '", given, "'"])
+    return {PARENT: str(os.getpid()), ENCLAVE: enclave}
 
 
 def _common(name: str, more: dict[str, Any]) -> dict[str, Any]:
