@@ -36,7 +36,7 @@ BROKEN = (
 METADATA = "metadata.yaml"
 OVERLAP_NS = 100_000_000
 """Files of one split recording overlap by less, ns."""
-_NUMBER = re.compile(r"_(\d+)\.")
+_NUMBER = re.compile(r"_(\d{1,6})\.")  # longer ones are dates
 _RULE = "=" * 80 + "\n"
 Value = TypeVar("Value")
 
@@ -133,7 +133,9 @@ class Bag:
             self._unlisted = {_recording(file) for file in files}
             return files
         named = [f for f in files if {f.name, f.stem, f"{f.name}.zstd"} & there]
-        own = {_recording(file) for file in named}  # of a recorder that died later than it last wrote its metadata
+        own = {
+            _recording(file) for file in named if _NUMBER.search(file.name)
+        }  # of a recorder that died later than it last wrote its metadata
         return [f for f in files if f in named or (_NUMBER.search(f.name) and _recording(f) in own)]
 
     def _check_one_recording(self, wanted: Collection[str]) -> None:
@@ -296,7 +298,7 @@ def _recording(file: Path) -> str:
 
 def _gap(files: list[Path]) -> str:
     """Which of the numbered files of a split bag are not there; empty: none is missing, or they are not numbered."""
-    numbers = [int(match[1]) for file in files if (match := _NUMBER.search(file.name)) and len(match[1]) < 7]
+    numbers = [int(match[1]) for file in files if (match := _NUMBER.search(file.name))]
     if len(files) < 2 or len(numbers) < len(files):
         return ""
     missing = sorted(set(range(max(numbers) + 1)) - set(numbers))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -26,6 +28,7 @@ from ecovla_ros.types import JOINTS, ActionChunk, FrameReport
 
 BATCH = 64
 """Messages are handed on when so many came without a frame."""
+_NUMBERS = re.compile(r"[\d.]+")
 STAGES = ("decode", "encode", "trigger", "join", "prefill", "act", "post")
 
 
@@ -135,6 +138,15 @@ def _answer(engine: Any, frame: Frame, seed: int, decode_ms: float, pattern: str
     return Answer(frame.time_ns, seen.stamp_ns, "", step.chunk, report, pattern, frame.dropped)
 
 
+def commonest(reasons: list[str]) -> str:
+    """What held most frames, as it was said last; numbers in it do not make another reason."""
+    kinds = [_NUMBERS.sub("", reason) for reason in reasons]
+    if not kinds:
+        return "no frame with a picture of every camera"
+    most = Counter(kinds).most_common(1)[0][0]
+    return next(reason for reason, kind in zip(reversed(reasons), reversed(kinds)) if kind == most)
+
+
 def run(settings: Config, path: str | Path, options: Options = Options(), out: str | Path | None = None) -> Replay:
     """Answer every frame of a bag. A clock that jumps back or an instruction starts a new episode.
 
@@ -166,7 +178,7 @@ def run(settings: Config, path: str | Path, options: Options = Options(), out: s
             result.damage = str(error)
         result.dropped = feed.dropped
     if not any("joints" in row for row in result.rows):
-        why = result.damage or (result.rows[-1]["held"] if result.rows else "no frame with a picture of every camera")
+        why = result.damage or commonest([row["held"] for row in result.rows])
         raise BagError(f"'{path}': no frame could be answered: {why}")
     return result
 

@@ -167,10 +167,14 @@ def lay(server: GazeboRelease, seed: int) -> str:
         for name, (x, y, yaw) in poses.items()
         if name in (*OBJECTS, *GOALS)
     ]
+    asked: list[subprocess.Popen[str]] = []
     try:
-        asked = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for c in commands]
+        for command in commands:
+            asked.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
         said = [process.communicate(timeout=LAY_S)[0] for process in asked]
     except (OSError, subprocess.TimeoutExpired) as error:
+        for process in asked:
+            process.kill()
         return f"{commands[0][0]} service: {error}"
     failed = [command[-1] for command, text in zip(commands, said) if "data: true" not in text]
     return f"Gazebo did not do this: {'; '.join(failed)}" if failed else ""
@@ -219,7 +223,10 @@ def _props(made: Any, parts: GazeboRelease, model: Any, placed: placement.Placem
         sdf.pose(prop, (x, y, REST_HEIGHT.get(name, 0.0)), (np.cos(half), 0.0, 0.0, np.sin(half)))
         sdf.link(prop, model, model.body(name).id, (0.0, 0.0, 0.0), sdf.IDENTITY, "")
         told = _system(prop, parts, "PosePublisher")
-        for tag, value in (("publish_model_pose", True), ("publish_link_pose", False), ("use_pose_vector_msg", False)):
+        for tag, value in (
+            ("publish_model_pose", True), ("publish_nested_model_pose", True),  # Fortress wants both
+            ("publish_link_pose", False), ("use_pose_vector_msg", False),
+        ):  # fmt: skip
             child(told, tag, value)
         child(told, "update_frequency", POSE_HZ)
 

@@ -111,12 +111,14 @@ def shape(parent: Element, model: Any, geom: int, index: int) -> None:
     child(material, "specular", [0.05, 0.05, 0.05, 1.0])
     if not (model.geom_contype[geom] or model.geom_conaffinity[geom]):
         return
-    touched = child(parent, "collision", name=name)
-    pose(touched, model.geom_pos[geom], model.geom_quat[geom])
-    touched.append(geometry(model, geom))
-    friction = child(child(child(touched, "surface"), "friction"), "ode")
-    for tag in ("mu", "mu2"):
-        child(friction, tag, model.geom_friction[geom, 0])
+    for number, (solid, along) in enumerate(solids(model, geom)):
+        touched = child(parent, "collision", name=f"{name}_{number}" if number else name)
+        axis = rotation(model.geom_quat[geom])[:, 2]
+        pose(touched, model.geom_pos[geom] + along * axis, model.geom_quat[geom])
+        touched.append(solid)
+        friction = child(child(child(touched, "surface"), "friction"), "ode")
+        for tag in ("mu", "mu2"):
+            child(friction, tag, model.geom_friction[geom, 0])
 
 
 def colour(model: Any, geom: int) -> np.ndarray:
@@ -131,6 +133,32 @@ def colour(model: Any, geom: int) -> np.ndarray:
         pixels = model.tex_data[start : start + int(model.tex_height[texture] * model.tex_width[texture]) * 3]
         rgba[:3] *= pixels.reshape(-1, 3).mean(axis=0) / 255.0
     return rgba
+
+
+def solids(model: Any, geom: int) -> list[tuple[Element, float]]:
+    """What a geom touches with: forms, and how far along its z axis each lies, m.
+
+    Gazebo makes meshes of capsules and ellipsoids, which cost it many contacts at every step: a capsule becomes a
+    cylinder between two balls, which it is, and an ellipsoid a ball of its smallest radius, which it nearly is.
+    """
+    kinds, size = mujoco.mjtGeom, model.geom_size[geom]
+    kind = int(model.geom_type[geom])
+    if kind == kinds.mjGEOM_ELLIPSOID:
+        return [(_round("sphere", float(min(size))), 0.0)]
+    if kind == kinds.mjGEOM_CAPSULE:
+        radius, half = float(size[0]), float(size[1])
+        balls = [(_round("sphere", radius), end) for end in (-half, half)]
+        return [(_round("cylinder", radius, 2.0 * half), 0.0), *balls]
+    return [(geometry(model, geom), 0.0)]
+
+
+def _round(form: str, radius: float, length: float = 0.0) -> Element:
+    made = Element("geometry")
+    inner = child(made, form)
+    child(inner, "radius", radius)
+    if length:
+        child(inner, "length", length)
+    return made
 
 
 def geometry(model: Any, geom: int) -> Element:

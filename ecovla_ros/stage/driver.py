@@ -115,12 +115,12 @@ class Driver:
         self.enable(False)
         stopped = time.monotonic()
         self.until(lambda: time.monotonic() - max(stopped, self._moved) > STILL_S, ANSWER_S, "the arm to come to rest")
-        self._ask(self._unlatch, Trigger.Request(), ANSWER_S)  # the task before may have ended in a latch
+        self._ask_anew(self._unlatch, Trigger.Request())  # the task before may have ended in a latch
         answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), START_S)
         if not answer.success:
             raise EcovlaError(answer.message)
         self._ask(self._episodes, Trigger.Request(), ANSWER_S)  # the words may be those of the episode before
-        self._ask(self._forget, Trigger.Request(), ANSWER_S)  # the controller commands the arm where the reset put it
+        self._ask_anew(self._forget, Trigger.Request())  # the controller commands the arm where the reset put it
         self.spin(SETTLE_S, lambda: True)
         before = self._answered
         self.until(lambda: self._answered > before + 1, ANSWER_S, "a chunk for the new scene")
@@ -151,8 +151,8 @@ class Driver:
     def unlatch(self) -> None:
         """Disarm, end a latch, and let the guard forget what the controller held. Raises EcovlaError."""
         self.enable(False)
-        self._ask(self._unlatch, Trigger.Request(), ANSWER_S)
-        self._ask(self._forget, Trigger.Request(), ANSWER_S)
+        self._ask_anew(self._unlatch, Trigger.Request())
+        self._ask_anew(self._forget, Trigger.Request())
 
     def _ask_again(self) -> None:
         """Whoever enabled keeps asking while it lives and looks."""

@@ -37,6 +37,8 @@ VARIANTS = (("dense", 0.0), ("ecovla", 0.25))
 """Methods and ratios that are measured: dense, and a quarter of the channels left out."""
 STOOD_S = 2.0
 """This program stood still if it was not called for so long, s."""
+SILENT_S = 60.0
+"""Gazebo has ended or hangs if its clock says nothing for so long, s."""
 LIFTED_M = 0.04
 """An object this much higher than where it rests was lifted, m."""
 END_S = 30.0
@@ -69,7 +71,7 @@ class Launched:
         self._executor = SingleThreadedExecutor()
         self._node = rclpy.create_node("gazebo_campaign")
         self._executor.add_node(self._node)
-        self._simulated_s = 0.0
+        self._simulated_s, self._ticked_s = 0.0, time.monotonic()
         self._highest: dict[str, float] = {}
         self._node.create_subscription(Clock, "/clock", self._on_clock, qos.SENSOR)
         for task in TASKS.values():
@@ -130,7 +132,7 @@ class Launched:
         self.driver.until(lambda: self._simulated_s > due, HOME_S, "the arm to come to its start pose")
 
     def _on_clock(self, msg: Clock) -> None:
-        self._simulated_s = wire.stamp_ns(msg.clock) / 1e9
+        self._simulated_s, self._ticked_s = wire.stamp_ns(msg.clock) / 1e9, time.monotonic()
 
     def _listener(self, name: str) -> Any:
         def hear(msg: PoseStamped) -> None:
@@ -146,6 +148,8 @@ class Launched:
         if self._launch.poll() is not None:
             words = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
             raise EcovlaError("the launch ended; its last words:\n" + "\n".join(words))
+        if now - self._ticked_s > SILENT_S + stood:
+            raise EcovlaError(f"Gazebo's clock has said nothing for {now - self._ticked_s:.0f} s")
         if stood > STOOD_S:
             raise Suspended(f"this program stood still for {stood:.1f} s")
 

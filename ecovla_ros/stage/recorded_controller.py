@@ -11,7 +11,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ecovla_ros import wire
 from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.control.trajectory import TrajectoryController
-from ecovla_ros.errors import ObservationError
+from ecovla_ros.errors import ControlError, ObservationError
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.types import GEN3, ArmJoints, Trajectory
 
@@ -77,8 +77,11 @@ class RecordedController:
         if self._live is not None:
             stamp_ns, trajectory = wire.stamp_ns(msg.header.stamp), wire.trajectory(msg)
             now_ns = self._now()
+            try:
+                self._live.accept(trajectory, now_ns, stamp_ns=stamp_ns)
+            except ControlError:
+                return  # it has ended before it was heard: a controller drops it too
             self._told.append((stamp_ns, now_ns, trajectory))
-            self._live.accept(trajectory, now_ns, stamp_ns=stamp_ns)
 
     def _on_joints(self, msg: JointState) -> None:
         try:

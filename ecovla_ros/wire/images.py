@@ -77,6 +77,8 @@ def _packed(msg: Any, name: str, most_px: int) -> Pixels:
 
 
 def _raw(msg: Any, name: str, most_px: int) -> Pixels:
+    if not int(msg.height) * int(msg.width) and not len(msg.data):
+        raise ObservationError(f"{name}: an empty picture, {int(msg.width)} x {int(msg.height)} px without data")
     if msg.encoding in DEPTH:
         raise ObservationError(
             f"{name}: {msg.encoding} is a depth picture; valid: the colour topic of the camera, or as one of "

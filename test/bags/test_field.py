@@ -335,6 +335,9 @@ def test_a_split_that_metadata_does_not_name_yet_belongs_to_the_bag(tmp_path: Pa
     names(tmp_path / "bag", *files[:2])
     (tmp_path / "bag" / f"other{Path(files[0]).suffix}").write_bytes((tmp_path / "bag" / files[0]).read_bytes())
     assert heard(tmp_path / "bag") == (SENT, "")
+    for stranger in ("rec_20260101", "rec"):
+        shutil.copy(tmp_path / "bag" / files[0], tmp_path / "bag" / f"{stranger}{Path(files[0]).suffix}")
+    assert heard(tmp_path / "bag") == (SENT, ""), "no part of the split recording"
     last = tmp_path / "bag" / files[2]
     last.write_bytes(last.read_bytes()[: int(0.7 * last.stat().st_size)])
     found, said = heard(tmp_path / "bag")

@@ -237,3 +237,9 @@ def test_real_time_waits_until_the_bag_has_come_so_far() -> None:
     assert slept == pytest.approx([0.0, 0.07, 0.17])
     pace(1_000_000_000)  # the clock jumped back: begin anew
     assert slept[-1] == 0.0
+
+
+def test_where_no_frame_is_answered_the_cause_is_what_held_most_of_them() -> None:
+    late = [f"joint_states is {0.1 * i:.3f} s away; valid: up to 0.080 s" for i in range(1, 6)]
+    assert replay.commonest([*late, "no image for 0.3 s on /wrist/image"]) == late[-1]
+    assert replay.commonest(["a", "b", "b"]) == "b" and "no frame" in replay.commonest([])

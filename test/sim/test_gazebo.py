@@ -85,6 +85,10 @@ def test_what_is_bridged_exists_in_the_world(release: str, world) -> None:
         str(m.get("name")) for m in world.iterfind("model") if m.find("plugin[@filename]/update_frequency") is not None
     ]
     assert set(things) == {*OBJECTS, *GOALS}, "whose poses the judge needs"
+    for publisher in world.iterfind("model/plugin[publish_model_pose]"):
+        told = {child.tag: child.text for child in publisher}
+        own = told["publish_model_pose"], told["publish_nested_model_pose"], told["publish_link_pose"]
+        assert own == ("true", "true", "false"), "the model's own pose, which Fortress tells only with both"
     assert set(carried) == theirs | {"/clock", *map(gazebo.pose_topic, things)}
     for topic, entry in carried.items():
         assert entry["ros_topic_name"] == topic
@@ -96,6 +100,24 @@ def test_nothing_needs_a_file(world) -> None:
     assert not [element.tag for element in world.iter() if element.tag in ("mesh", "uri", "include", "albedo_map")]
     kinds = {next(iter(form)).tag for form in world.iter("geometry")}
     assert kinds <= {"box", "sphere", "capsule", "cylinder", "ellipsoid", "plane"}
+
+
+def test_nothing_touches_by_a_mesh(world, model) -> None:
+    """Of what Gazebo makes meshes of, round parts of the same size are made: the banana is as long as it is seen."""
+    forms = [next(iter(form)).tag for form in world.iterfind(".//collision/geometry")]
+    assert {"capsule", "ellipsoid"}.isdisjoint(forms) and {"sphere", "cylinder", "box"} <= set(forms)
+    link = world.find("model[@name='banana']/link")
+    parts = {str(c.get("name")): c for c in link.iterfind("collision")}
+    seen = [v for v in link.iterfind("visual") if str(v.get("name")).removesuffix("_seen") in parts]
+    assert len(parts) == 3 * len(seen) > 0
+    for visual in seen:
+        name, pose = str(visual.get("name")).removesuffix("_seen"), placed(visual)
+        radius, length = (floats(visual, f"geometry/capsule/{size}")[0] for size in ("radius", "length"))
+        assert floats(parts[name], "geometry/cylinder/length")[0] == pytest.approx(length)
+        assert placed(parts[name]) == pytest.approx(pose, abs=1e-6)
+        for part, side in ((parts[f"{name}_1"], -0.5), (parts[f"{name}_2"], 0.5)):
+            assert floats(part, "geometry/sphere/radius")[0] == pytest.approx(radius)
+            assert placed(part)[:3, 3] == pytest.approx(pose[:3, 3] + side * length * pose[:3, 2], abs=1e-6)
 
 
 def test_names_are_unique_where_gazebo_wants_them_so(world) -> None:

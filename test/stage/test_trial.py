@@ -48,6 +48,9 @@ def test_commands_are_run_again_by_their_own_stamps() -> None:
         assert np.abs(position[-1] - 0.2).max() < 1e-6 and 0.25 < np.abs(velocity).max() < 0.35
         moving = np.flatnonzero(np.abs(velocity).max(axis=1) > 1e-3)
         assert 480 <= moving[-1] - moving[0] <= 505, "half a second, at 1 kHz"
+        told.publish(wire.fill_trajectory(JointTrajectory(), aim, JointTrajectoryPoint, ns=now() - 2_000_000_000))
+        ros.spin(0.3)
+        assert np.array_equal(arm.again().commanded()[0][: len(position)], position), "what is over is dropped"
 
 
 LIMITS = load("normal")

@@ -212,3 +212,8 @@ def test_a_picture_that_is_of_one_colour_below_is_whole(how: str, colour: tuple[
         picture = NOISE.copy()
         picture[-rows:] = colour
         wire.decode_image(compressed(bytes(cv2.imencode(".jpg", picture, OPTIONS[how])[1])))
+
+
+def test_a_picture_of_nothing_is_called_empty() -> None:
+    with pytest.raises(ObservationError, match="wrist: an empty picture, 0 x 0 px"):
+        wire.decode_image(Message(encoding="", height=0, width=0, step=0, data=b""), "wrist")
