@@ -37,7 +37,13 @@ from ecovla_ros.types import CAMERAS
 VERSION = "0.2.0"
 """Of the schema of SROS2's policies."""
 CONTROLLER, GRIPPER = "joint_trajectory_controller", "robotiq_gripper_controller"
-GUARD = {"joint_trajectory": f"{CONTROLLER}/joint_trajectory", "gripper_trajectory": f"{GRIPPER}/joint_trajectory"}
+STATE = "controller_state"
+"""What the guard hears where control_msgs is installed, as beside a real controller; the policies always have it."""
+GUARD = {
+    "joint_trajectory": f"{CONTROLLER}/joint_trajectory",
+    "gripper_trajectory": f"{GRIPPER}/joint_trajectory",
+    STATE: f"{CONTROLLER}/{STATE}",
+}
 PICTURES = {f"{name}/image": f"/camera/{name}/color/image_raw" for name in CAMERAS}
 LAUNCHES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "sim": {"sim": {}, "guard": GUARD, "policy": {}, "metrics": {}},
@@ -102,6 +108,8 @@ def interfaces(launch: str) -> dict[str, Interface]:
             if isinstance(node, PolicyNode):
                 node.trigger_configure()
             found[name] = settled(node)
+    state = LAUNCHES[launch]["guard"].get(STATE, STATE)
+    found["guard"]["subscribe"].add(f"/{state.strip('/')}")
     if launch in GRIPPER_ACTION:
         found["guard"]["call"] = {GRIPPER_ACTION[launch]}
     said = (one[kind] for one in found.values() for kind in ("publish", "subscribe"))

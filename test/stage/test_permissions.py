@@ -80,3 +80,13 @@ def test_record_may_hear_what_is_told_to_the_nodes_too() -> None:
         talk = {name for path, rights in may.items() if path != "/record"
                 for kind, name in rights if kind in ("publish", "subscribe")}  # fmt: skip
         assert talk <= {name for kind, name in may["/record"] if kind == "subscribe"}
+
+
+@pytest.mark.parametrize(("launch", "topic"), [("gen3", "/joint_trajectory_controller/controller_state"),
+                                               ("sim", "/joint_trajectory_controller/controller_state"),
+                                               ("replay", "/controller_state")])  # fmt: skip
+def test_the_guard_may_hear_its_controller_also_where_the_policies_were_made_without_control_msgs(
+    launch: str, topic: str
+) -> None:
+    may = granted((SHIPPED / f"{launch}.policy.xml").read_text(encoding="utf-8"))
+    assert ("subscribe", topic) in may["/guard"]
