@@ -124,7 +124,8 @@ def test_with_kortex_installed_our_nodes_get_our_arguments_and_kortex_its_own(
 
 @pytest.mark.parametrize("file, bringup", [("gen3", "gen3"), ("gazebo", "kortex_sim_control")])
 def test_a_prefix_reaches_kortex_its_controllers_and_our_nodes(file: str, bringup: str, prefix: Prefix) -> None:
-    told = ("config:=gen3.yaml", "autostart:=false", "use_sim_time:=false", "prefix:=left_")
+    told: tuple[str, ...] = ("config:=gen3.yaml", "autostart:=false", "use_sim_time:=false", "prefix:=left_")
+    told += ("arm:=kortex",) if file == "gazebo" else ()
     with Launched(prefix, f"ecovla_{file}.launch.py", *told) as launched:
         launched.says("ros2_control_node was told")
         launched.says("disarmed; profile gentle")
