@@ -252,6 +252,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "serve": ("serve*.json", serving_tables.serve),
     "gazebo": ("gazebo.json", gazebo_tables.driven),
     "link": ("link.json", serving_tables.link),
+    "shards": ("shards.json", serving_tables.shards),
     "analytic": ("analytic.json", speed_tables.analytic),
     "families": ("families.json", speed_tables.families),
     "paper": ("", speed_tables.paper),
