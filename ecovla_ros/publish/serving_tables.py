@@ -75,8 +75,8 @@ def _found(row: Any) -> str:
 def shards(document: Document) -> str:
     """vla-eval's shards of real LIBERO tasks against replicas of the server."""
     rows = [
-        [f"{r['replicas']}", f"{r['shards']}", number(r["actions_hz"]), f"{r['over_first']:.2f}", f"{r['requests']:.0f}",
-         f"{r['frames']:.0f}", f"{r['errors']:.0f}", "yes" if r["reached"] else "no"]
+        [f"{r['replicas']}", f"{r['shards']}", number(r["actions_hz"]), f"{r['over_first']:.2f}",
+         f"{r['requests']:.0f}", f"{r['frames']:.0f}", f"{r['errors']:.0f}", "yes" if r["reached"] else "no"]
         for r in document["rows"]
     ]  # fmt: skip
     head = ("replicas", "shards", "actions a second, all shards", "of the first row", "messages", "frames", "errors",
