@@ -7,7 +7,6 @@ and is driven again. Exit code 0: all were driven; 1: some are left.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
-from ecovla_ros import wire
+from ecovla_ros import documents, wire
 from ecovla_ros.bench import document
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes.ros import qos
@@ -196,7 +195,7 @@ def kept(file: Path | None) -> list[Row]:
     if file is None or not file.is_file():
         return []
     try:
-        return list(json.loads(file.read_text(encoding="utf-8"))["rows"])
+        return list(documents.read_json(file)["rows"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no result of this command: {error}; valid: another file") from error
 
