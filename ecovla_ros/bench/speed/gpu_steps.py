@@ -51,6 +51,7 @@ def _small(model: str, *options: str) -> tuple[str, ...]:
     return _bench(model, *options, "--frames", "6", "--warm-up", "1", *one_thread)
 
 
+EARLY = ("--set", "policy.early_launch=true")
 PI = ("--set", "prune.sites=[lm.mlp,expert.mlp]", "--set", "prune.p=0.2")
 OFT = ("--set", "prune.sites=[lm.mlp,lm.heads]", "--set", "prune.p=0.2")
 PROBE = ("--method", "dense,ecovla", "--refresh", "probe")
@@ -60,52 +61,70 @@ TESTS = ("-m", "pytest", "test/gpu", "--ignore=test/gpu/test_kernels.py", "-q", 
 PROFILE = "{folder}/gpu-profile.json"
 """In a program's arguments: a second file that it writes, that of the step "profile"."""
 
+
+def _at_40(model: str, frames: int, *options: str) -> tuple[str, ...]:
+    return _bench(model, "--ratios", "0.4", "--frames", str(frames), "--warm-up", "8", *options, *EARLY)
+
+
+def _small_at_40(model: str, *options: str) -> tuple[str, ...]:
+    return _small(model, "--ratios", "0.4", *options)
+
+
 STEPS = (
     GpuStep("kernels", "kernels against their references, every way they can run", 90, KERNELS, KERNELS),
     GpuStep(
-        "mini", "the shipped policy", 60,
-        _bench("mini", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2",
-               "--refresh", "probe"),
-        _small("mini", "--ratios", "0.4", "--refresh", "probe"),
-    ),
-    GpuStep(
         "pi05", "pi0.5 at full size, random weights, and where its frames go", 120,
-        _bench("pi05", "--ratios", "0.4", "--frames", "120", "--warm-up", "10", *PI, "--refresh", "probe",
-               "--profile", PROFILE),
-        _small("pi05-reduced", "--ratios", "0.4", *PI, *PROBE),
-    ),
-    GpuStep(
-        "openvla-oft", "OpenVLA-OFT at full size, random weights", 100,
-        _bench("openvla-oft", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", *OFT, *PROBE),
-        _small("openvla-oft-reduced", "--ratios", "0.4", *OFT, *PROBE),
-    ),
-    GpuStep(
-        "cogact", "CogACT at full size, random weights", 100,
-        _bench("cogact", "--ratios", "0.4", "--frames", "60", "--warm-up", "6", *OFT, *PROBE),
-        _small("cogact-reduced", "--ratios", "0.4", *OFT, *PROBE),
-    ),
-    GpuStep(
-        "pi05-sms16", "pi0.5 on 16 multiprocessors: a small GPU", 90,
-        _bench("pi05", "--ratios", "0.375", "--frames", "50", "--warm-up", "6", "--sms", "16", *PI, *PROBE),
-    ),
-    GpuStep(
-        "profile", "where a pi0.5 frame goes, kernel by kernel", 60,
-        ("-m", "ecovla_ros.bench.speed.profile", *PI, "--model", "pi05", "--json"),
-    ),
-    GpuStep(
-        "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
-        _bench("openvla-oft", "--ratios", "0.4", "--frames", "40", "--warm-up", "6", "--sms", "16", *OFT, *PROBE),
+        _at_40("pi05", 100, *PI, "--refresh", "probe", "--profile", PROFILE),
+        _small_at_40("pi05-reduced", *PI, *PROBE),
     ),
     GpuStep(
         "pi05-fit", "pi0.5, channels kept by time, energies of two flow steps", 90,
-        _bench("pi05", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", *PI, *PROBE, *FIT),
-        _small("pi05-reduced", "--ratios", "0.4", *PI, *PROBE, *FIT),
+        _at_40("pi05", 100, *PI, *PROBE, *FIT),
+        _small_at_40("pi05-reduced", *PI, *PROBE, *FIT),
+    ),
+    GpuStep(
+        "mini", "the shipped policy", 60,
+        _bench("mini", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2",
+               "--refresh", "probe", *EARLY),
+        _small_at_40("mini", "--refresh", "probe"),
+    ),
+    GpuStep(
+        "cogact-fit", "CogACT at full size, random weights, channels kept by time", 100,
+        _at_40("cogact", 60, *OFT, *PROBE, *FIT),
+        _small_at_40("cogact-reduced", *OFT, *PROBE, *FIT),
+    ),
+    GpuStep(
+        "openvla-oft-fit", "OpenVLA-OFT at full size, random weights, channels kept by time", 100,
+        _at_40("openvla-oft", 60, *OFT, *PROBE, *FIT),
+        _small_at_40("openvla-oft-reduced", *OFT, *PROBE, *FIT),
+    ),
+    GpuStep(
+        "pi05-sms16-fit", "pi0.5 on 16 multiprocessors, a small GPU, channels kept by time", 90,
+        _bench("pi05", "--ratios", "0.375", "--frames", "50", "--warm-up", "6", "--sms", "16", *PI, *PROBE, *FIT,
+               *EARLY),
+    ),
+    GpuStep("cogact", "CogACT, channels kept by count", 100, _at_40("cogact", 60, *OFT, *PROBE),
+            _small_at_40("cogact-reduced", *OFT, *PROBE)),
+    GpuStep("openvla-oft", "OpenVLA-OFT, channels kept by count", 100, _at_40("openvla-oft", 60, *OFT, *PROBE),
+            _small_at_40("openvla-oft-reduced", *OFT, *PROBE)),
+    GpuStep(
+        "openvla-oft-sms16", "OpenVLA-OFT on 16 multiprocessors", 90,
+        _bench("openvla-oft", "--ratios", "0.4", "--frames", "40", "--warm-up", "6", "--sms", "16", *OFT, *PROBE,
+               *EARLY),
     ),
     GpuStep("tests", "streams, graphs and families on the device", 150, TESTS, TESTS),
     GpuStep(
+        "pi05-sms16", "pi0.5 on 16 multiprocessors, channels kept by count", 90,
+        _bench("pi05", "--ratios", "0.375", "--frames", "50", "--warm-up", "6", "--sms", "16", *PI, *PROBE, *EARLY),
+    ),
+    GpuStep(
+        "profile", "where a pi0.5 frame goes, kernel by kernel", 60,
+        ("-m", "ecovla_ros.bench.speed.profile", *PI, *EARLY, "--model", "pi05", "--json"),
+    ),
+    GpuStep(
         "reference", "pi0 beside transformers' PI0, as it is and compiled", 240,
         _bench("pi0", "--ratios", "0.4", "--frames", "60", "--warm-up", "12", "--reference", "4", "--compiled", *PI,
-               *PROBE),
+               *PROBE, *EARLY),
         _small("pi0-reduced", "--ratios", "0.4", "--reference", "3", *PI, *PROBE),
     ),
 )  # fmt: skip
