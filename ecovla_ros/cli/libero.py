@@ -100,6 +100,7 @@ def _settings(options: argparse.Namespace) -> Any:
         suites=tuple(name.strip().replace("-", "_") for name in options.suites.split(",")),
         episodes=defaults.episodes if options.episodes is None else options.episodes,
         widen=options.widen,
+        device=options.device,
         fit=replace(fit.FitSettings(), seed=options.seed, **chosen),
         command=shlex.join(["ecovla", *sys.argv[1:]]),
     )

@@ -27,6 +27,7 @@ from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.train import demos, fit, parallel, record, together, vision
 from ecovla_ros.train.dataset import Dataset
+from ecovla_ros.train.device import device
 from ecovla_ros.train.frames import DemoSettings
 
 Report = Callable[[dict[str, Any]], None]
@@ -90,8 +91,7 @@ def run(folder: Path, out: Path, settings: TrainSettings, report: Report) -> Pat
 
 
 def _check(settings: TrainSettings) -> None:
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, and this machine has none; valid: cpu")
+    device(settings.device)
     if settings.start:
         checkpoint.load(settings.start)
 

@@ -12,7 +12,7 @@ from ecovla_ros.config import PruneConfig
 from ecovla_ros.control.kinematics import pose_jacobian
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Inline
-from ecovla_ros.errors import CheckpointError
+from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI
 from ecovla_ros.models.pi.model import PiModel
@@ -22,7 +22,9 @@ from ecovla_ros.sim.events import Event
 from ecovla_ros.sim.tasks import TASKS
 from ecovla_ros.train import auxiliary, corrections, demos, fit, record, run, together
 from ecovla_ros.train.dataset import PLACES, Dataset, ShardWriter, layout
+from ecovla_ros.train.device import device
 from ecovla_ros.train.frames import DemoSettings
+from ecovla_ros.train.libero import run as libero
 from ecovla_ros.types import CAMERAS, ActionChunk, Observation
 
 SETTINGS = run.TrainSettings(
@@ -233,3 +235,15 @@ def test_shards_that_do_not_fit_together_are_named(tmp_path):
         Dataset(tmp_path)
     with pytest.raises(CheckpointError, match="no demonstrations"):
         Dataset(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("gpu", "valid: cpu, cuda"), ("cuda:x", "valid: cpu, cuda"), ("cuda:99", "this machine has"), ("", "valid: cpu")],
+)
+def test_a_device_that_is_not_there_is_said_before_anything_is_collected(name, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        device(name)
+    with pytest.raises(ConfigError, match=said):
+        libero.run(tmp_path, tmp_path / "out", libero.LiberoSettings(device=name), print, lambda: False)
+    assert not list(tmp_path.iterdir())

@@ -103,17 +103,23 @@ class LiberoData:
             "task": torch.from_numpy(c["task"]),
         }
 
+    def columns_on(self, device: torch.device, units: OtherArmUnits) -> dict[str, Tensor]:
+        """Everything that `batch` draws from, on the device that trains: `normalised`, places and pictures."""
+        labels = {name: torch.from_numpy(self.columns[name]) for name in ("tool", "taken", "goal", "places", "images")}
+        return {name: values.to(device) for name, values in {**self.normalised(units), **labels}.items()}
+
     def batch(
         self, columns: dict[str, Tensor], size: int, rng: np.random.Generator, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Frames of all tasks alike: `columns` of `normalised`, places, and pictures that vary in light and colour."""
-        rows = rng.choice(len(self), size, p=self.share)
-        out = {name: values[torch.from_numpy(rows)] for name, values in columns.items()}
-        for name in ("tool", "taken", "goal", "places"):
-            out[name] = torch.from_numpy(self.columns[name][rows])
-        images = torch.from_numpy(self.columns["images"][rows])
+        """Frames of `columns_on`, of all tasks alike, with pictures that vary in light and colour, and states a little.
+
+        `generator` is of the columns' device.
+        """
+        rows = torch.from_numpy(rng.choice(len(self), size, p=self.share)).to(generator.device)
+        out = {name: values[rows] for name, values in columns.items()}
+        images, state = out["images"], out["state"]
         out["images"] = jitter(images.flatten(0, 1), generator).view_as(images)
-        out["state"] = out["state"] + STATE_NOISE * torch.randn(out["state"].shape, generator=generator)
+        out["state"] = state + STATE_NOISE * torch.randn(state.shape, generator=generator, device=state.device)
         return out
 
     def observations(self, rows: Iterable[int]) -> Iterator[Observation]:

@@ -132,21 +132,24 @@ def train(
 ) -> bool:
     """Train until the steps are done or `stop`; returns whether they are done.
 
-    Goes on from the file `state` where there is one; raises CheckpointError where that is of other settings or data of
-    other kinds. `keep` is handed the average, the step and the hours at times and at the end.
+    On the model's device. Goes on from the file `state` where there is one; raises CheckpointError where that is of
+    other settings or data of other kinds. `keep` is handed the average, the step and the hours at times and at the end.
     """
-    learner = LiberoLearner(model, len(data.kinds), prompts)
+    device = next(model.parameters()).device
+    learner = LiberoLearner(model, len(data.kinds), prompts).to(device)
     parameters = list(learner.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW(
+        parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95), fused=device.type == "cuda"
+    )
     average, step, spent = deepcopy(model), 0, 0.0
     head = {"settings": {k: v for k, v in asdict(settings).items() if k != "keep_s"}, "kinds": list(data.kinds)}
     if state.exists():
         step, spent = _restore(state, learner, average, optimiser, head)
-    picker, generator = np.random.default_rng([settings.seed, rank, step]), torch.Generator()
+    picker, generator = np.random.default_rng([settings.seed, rank, step]), torch.Generator(device)
     generator.manual_seed(hash((settings.seed, rank, step)) % 2**31)
-    columns, total = data.normalised(units), settings.vision_steps + settings.steps
-    weights = torch.tensor((1.0, settings.grounding_weight, settings.places_weight))
-    mean: np.ndarray = np.zeros(5)
+    columns, total = data.columns_on(device, units), settings.vision_steps + settings.steps
+    weights = torch.tensor((1.0, settings.grounding_weight, settings.places_weight), device=device)
+    mean: Tensor | None = None
     saved = began = time.monotonic()
     while step < total and not parallel.agree(float(stop())):
         flow = step >= settings.vision_steps
@@ -161,8 +164,8 @@ def train(
         optimiser.step()
         step += 1
         _follow(average, model, min(settings.decay, step / (step + 10)))
-        now = np.array([*losses.tolist(), *error.tolist()])
-        mean = now if not mean.any() else 0.98 * mean + 0.02 * now
+        now = torch.cat((losses.detach(), error))  # stays on the device: a step must not wait for the one before
+        mean = now if mean is None else mean.lerp(now, 0.02)
         if step % 50 == 0:
             names = ("flow", "grounding", "places", "third_person_m", "wrist_m")
             hours = spent + (time.monotonic() - began) / 3600
@@ -205,7 +208,7 @@ def _restore(
     path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer, head: dict[str, Any]
 ) -> tuple[int, float]:
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=next(learner.parameters()).device)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"'{path}' is not a state of a training run; remove it to start anew") from error
     differ = [k for k in head["settings"] if state["head"]["settings"].get(k) != head["settings"][k]]

@@ -23,6 +23,7 @@ from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI, PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.sim.libero import scene, suites
+from ecovla_ros.train.device import device
 from ecovla_ros.train.libero import demos, fit
 from ecovla_ros.train.libero.data import LiberoData
 from ecovla_ros.types import CAMERAS, Observation
@@ -43,6 +44,8 @@ class LiberoSettings:
     demos: demos.LiberoDemos = field(default_factory=demos.LiberoDemos)
     fit: fit.FitSettings = field(default_factory=fit.FitSettings)
     calibration_frames: int = 128
+    device: str = "cpu"
+    """Where the policy is trained: cpu or cuda."""
     command: str = ""
 
 
@@ -60,9 +63,11 @@ def run(
 ) -> bool:
     """Collect what is missing, train on, and write the checkpoint to `out`; returns whether all is done.
 
-    Raises ConfigError where LIBERO is missing or a suite unknown, CheckpointError for a state that does not fit.
+    Raises ConfigError where LIBERO is missing, a suite unknown or the device absent, CheckpointError for a state that
+    does not fit.
     """
     torch.set_num_threads(1)
+    trained_on = device(settings.device)
     collect(work, settings, report, stop)
     if stop():
         return False
@@ -71,7 +76,7 @@ def run(
     units = _units(work / "units.json", data)
     prompt = Prompt.build(data.instructions, PROMPT)
     torch.manual_seed(settings.fit.seed)
-    model = PiModel(shape(settings, prompt.size))
+    model = PiModel(shape(settings, prompt.size)).to(trained_on)
     ids, real = (torch.tensor(part) for part in prompt.batch(data.instructions))
 
     def keep(average: PiModel, step: int, hours: float) -> None:
@@ -109,7 +114,7 @@ def save(
     training = {
         "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
         "tasks": [task.name for task in data.tasks], "step": step, "hours": hours, "torch": torch.__version__,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": _machine(settings.device),
     }  # fmt: skip
     checkpoint.save(out, model, units, prompt, spec, training, dtype=torch.float16)
     policy = checkpoint.load(out, torch.device("cpu"), torch.float32)
@@ -121,3 +126,9 @@ def save(
 def _drawn(data: LiberoData, settings: LiberoSettings) -> Iterator[Observation]:
     rng = np.random.default_rng(settings.fit.seed)
     return data.observations(rng.choice(len(data), min(settings.calibration_frames, len(data)), replace=False))
+
+
+def _machine(device_name: str) -> str:
+    if device_name == "cpu":
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return torch.cuda.get_device_name(device_name)
