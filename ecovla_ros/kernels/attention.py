@@ -74,8 +74,8 @@ def attention(
 
     Query head h reads K and V of group h mod G. `gap` (2,) int32: keys gap[0]..gap[1]-1 are padding; its contents may
     change under a captured graph. `causal`: row l sees keys 0..positions[l], (L,) int64; without `positions` 0..l.
-    `segments`: rows and keys lie in so many equal parts, which do not see one another. The last dimension of each is
-    contiguous.
+    `segments`: rows and keys lie in so many equal parts, which do not see one another. The last dimensions of q, k
+    and v have one stride.
     """
     kernel = importlib.import_module("ecovla_ros.kernels.attention_triton")
     more = (gap, causal, positions, segments)
@@ -86,7 +86,7 @@ def attention(
     if q.is_cuda:
         ways["torch"] = lambda q, k, v: reference(q, k, v, *more)
     rows = (len(q), q.shape[1], q.shape[2], k.shape[0], k.shape[1])
-    key = ("attention", *rows, gap is not None, causal, positions is not None, segments)
+    key = ("attention", *rows, gap is not None, causal, positions is not None, segments, q.stride(2))
     out: Tensor = ways[KERNEL_CHOICE.of(key, q, ways, (q, k, v))](q, k, v)
     return out
 

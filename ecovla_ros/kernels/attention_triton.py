@@ -33,7 +33,7 @@ class Shape(NamedTuple):
 @triton.jit
 def _attend(
     q, k, v, out, top, weight, gap, positions, length, keys, chunk, scale,
-    q_row, q_head, k_group, k_row, v_group, v_row, out_split,
+    q_row, q_head, k_group, k_row, v_group, v_row, out_split, STEP: tl.constexpr,
     GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
     GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
@@ -49,7 +49,7 @@ def _attend(
     d = tl.arange(0, BLOCK_D)
     inside = d < WIDTH
     queries = tl.load(
-        q + place[:, None] * q_row + head[:, None] * q_head + d[None, :],
+        q + place[:, None] * q_row + head[:, None] * q_head + d[None, :] * STEP,
         mask=there[:, None] & inside[None, :], other=0.0,
     )  # fmt: skip
     start = split * chunk
@@ -71,7 +71,7 @@ def _attend(
         n = step + tl.arange(0, BLOCK_N)
         known = n < end
         part = known[:, None] & inside[None, :]
-        some_keys = tl.load(k + n[:, None] * k_row + d[None, :], mask=part, other=0.0)
+        some_keys = tl.load(k + n[:, None] * k_row + d[None, :] * STEP, mask=part, other=0.0)
         scores = tl.dot(queries, tl.trans(some_keys), input_precision="ieee") * scale
         if GAP:
             known = known & ((n < first) | (n >= last))
@@ -84,7 +84,7 @@ def _attend(
         shares = tl.exp2(scores - base[:, None])
         keep = tl.exp2(highest - base)
         total = total * keep + tl.sum(shares, 1)
-        values = tl.load(v + n[:, None] * v_row + d[None, :], mask=part, other=0.0)
+        values = tl.load(v + n[:, None] * v_row + d[None, :] * STEP, mask=part, other=0.0)
         sums = sums * keep[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
         highest = higher
     target = place * (GROUPS * RANK) + head
@@ -139,6 +139,7 @@ def attention(
 ) -> Tensor:
     """(L, heads, head_dim) from q of that shape and k, v (G, S, head_dim): see `kernels.attention.attention`."""
     (length, heads, width), (groups, keys, _) = q.shape, k.shape
+    assert q.stride(2) == k.stride(2) == v.stride(2), "the three lie alike"
     length, keys = length // segments, keys // segments
     block_d = max(16, triton.next_power_of_2(width))
     out = torch.empty((len(q), heads, width), dtype=q.dtype, device=q.device)
@@ -152,7 +153,7 @@ def attention(
         q, k, v, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
         q if gap is None else gap, q if positions is None else positions, length, keys, chunk,
         width**-0.5 * 1.4426950408889634,
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width, STEP=q.stride(2),
         GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
         PLACED=positions is not None, SPLIT=splits > 1, BLOCK_M=shape.rows, BLOCK_N=shape.keys,
         num_warps=shape.warps, num_stages=shape.stages, **options(q),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.models.core.keys import Keys
-from ecovla_ros.models.core.layers import Use, run
+from ecovla_ros.models.core.layers import LastNorm, Use, run
 from ecovla_ros.models.prismatic.layers import UNTURNED, PlainBlock, bare_norm, own
 
 FREQUENCIES, LONGEST = 256, 10_000.0
@@ -59,8 +59,8 @@ class Dit(nn.Module):
         tokens = torch.cat((condition[:, None], actions), 1) + self.position  # (R, 1 + H, width)
         hidden = tokens.flatten(0, 1)[None]
         keys = None if count == 1 else _apart(count, hidden.shape[1], hidden.device)
-        hidden = run(self.blocks, hidden, UNTURNED, [own] * len(self.blocks), keys, uses)
-        return self.action_out(self.norm(hidden))[0].unflatten(0, (count, -1))[:, 1:]
+        hidden = run(self.blocks, hidden, UNTURNED, [own] * len(self.blocks), keys, uses, LastNorm(self.norm))
+        return self.action_out(hidden)[0].unflatten(0, (count, -1))[:, 1:]
 
 
 @functools.cache

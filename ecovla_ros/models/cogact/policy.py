@@ -66,13 +66,13 @@ class CogactPolicy(PrismaticPolicy):
     def act(self, seen: Seen, handoff: Tensor, plan: Plan, noise: Tensor) -> Tensor:
         """DDIM from `noise` (H, action_dim) to normalised actions (H, action_dim), float32."""
         dit, guidance = self.model.dit, self.model.config.guidance
-        condition = dit.conditions(handoff, self._guided)
+        conditions = dit.conditions(handoff, self._guided) + self._times[:, None]  # (steps, 1 or 2, width)
         x = noise.to(self.device, torch.float32, non_blocking=True)
         for i, step in enumerate(self._steps):
             use = uses("expert", len(dit.blocks), plan, i, self.flow_steps)
-            predicted = dit(x.to(self.dtype), condition + self._times[i], use).float()
-            eps = predicted[1] + guidance * (predicted[0] - predicted[1]) if self._guided else predicted[0]
-            x = step.keep * x + step.noise * eps
+            predicted = dit(x.to(self.dtype), conditions[i], use).float()
+            eps = torch.lerp(predicted[1], predicted[0], guidance) if self._guided else predicted[0]
+            x = torch.add(step.keep * x, eps, alpha=step.noise)
         return x
 
     def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.keys import Keys
-from ecovla_ros.models.core.layers import Extend, Rope, Use, run
+from ecovla_ros.models.core.layers import Extend, LastNorm, Rope, Use, run
 
 
 class PrefixContext(NamedTuple):
@@ -27,18 +27,18 @@ class PrefixContext(NamedTuple):
 
     def runner(
         self, blocks: Iterable[nn.Module], caches: Sequence[Cache], offset: int, count: int
-    ) -> Callable[[Tensor, Rope, Sequence[Use]], Tensor]:
+    ) -> Callable[[Tensor, Rope, Sequence[Use], LastNorm | None], Tensor]:
         """Those of `blocks` that are these layers, over `count` tokens that lie `offset` behind the prefix.
 
-        Takes hidden states (1, count, width), their rotary tables and the uses of all blocks.
+        Takes hidden states (1, count, width), their rotary tables, the uses of all blocks, and the norm behind them.
         """
         layers = slice(self.first, self.last)
         mine = list(blocks)[layers]
         extends: list[Extend] = [cache.at(self.length + offset) for cache in caches[layers]]
         keys = self.keys(count, offset + count)
 
-        def through(x: Tensor, rope: Rope, uses: Sequence[Use]) -> Tensor:
-            return run(mine, x, rope, extends, keys, uses[layers])
+        def through(x: Tensor, rope: Rope, uses: Sequence[Use], last: LastNorm | None) -> Tensor:
+            return run(mine, x, rope, extends, keys, uses[layers], last)
 
         return through
 

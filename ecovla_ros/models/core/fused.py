@@ -64,12 +64,20 @@ def fits(blocks: Sequence[nn.Module], x: Tensor, mask: Any) -> bool:
     return all(getattr(getattr(block, "mlp", None), "packed", None) is not None for block in blocks)
 
 
-def run(blocks: Sequence[Any], x: Tensor, rope: Any, extends: Sequence[Any], mask: Any, uses: Sequence[Any]) -> Tensor:
+def run(
+    blocks: Sequence[Any],
+    x: Tensor,
+    rope: Any,
+    extends: Sequence[Any],
+    mask: Any,
+    uses: Sequence[Any],
+    last: Any = None,
+) -> Tensor:
     """As `layers.run`, x (1, L, width)."""
     flow, table = Flow(x[0].contiguous()), _table(rope)
     for block, extend, use in zip(blocks, extends, uses):
         flow = _through(block, flow, table, extend, mask, use)
-    return flow.taken()[None]
+    return flow.taken()[None] if last is None else flow.normed(last.norm, last.modulation, SiteUse())[1][None]
 
 
 def sums_of(use: SiteUse, valid: Tensor | None) -> Sums | None:

@@ -55,6 +55,18 @@ FULL = Use()
 ALL = SiteUse()
 
 
+class LastNorm(NamedTuple):
+    """The norm behind a stack of blocks, which the kernel that takes the last branch computes too."""
+
+    norm: nn.Module
+    modulation: Modulation | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, width) to the same shape."""
+        out: Tensor = self.norm(x) if self.modulation is None else self.norm(x, self.modulation)
+        return out
+
+
 def rope_tables(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and signed sin of positions 0..length-1, each (length, head_dim), float32 (RoFormer, half-split form)."""
     frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
@@ -296,15 +308,16 @@ def run(
     extends: Sequence[Extend],
     mask: Mask = None,
     uses: Sequence[Use] | None = None,
+    last: LastNorm | None = None,
 ) -> Tensor:
-    """x (B, L, width) through `blocks`, block i with `extends[i]` and `uses[i]`."""
+    """x (B, L, width) through `blocks`, block i with `extends[i]` and `uses[i]`, and through `last` behind them."""
     blocks = list(blocks)
     uses = [FULL] * len(blocks) if uses is None else uses
     if fused.fits(blocks, x, mask):
-        return fused.run(blocks, x, rope, extends, mask, uses)
+        return fused.run(blocks, x, rope, extends, mask, uses, last)
     for i, block in enumerate(blocks):
         x = block(x, rope, extends[i], mask, uses[i])
-    return x
+    return x if last is None else last(x)
 
 
 def pack(blocks: Iterable[nn.Module]) -> None:

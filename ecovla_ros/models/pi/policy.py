@@ -21,7 +21,7 @@ from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.context import PrefixContext
 from ecovla_ros.models.core.fastv import Span, TokenPruning, fewer, shortened
 from ecovla_ros.models.core.keys import Keys
-from ecovla_ros.models.core.layers import Extend, Rope, pack
+from ecovla_ros.models.core.layers import Extend, LastNorm, Rope, pack
 from ecovla_ros.models.core.policy import BatchOnePolicy
 from ecovla_ros.models.core.uses import uses
 from ecovla_ros.models.data.normalise import Normaliser
@@ -186,12 +186,12 @@ class PiPolicy(BatchOnePolicy):
         for step in range(self.flow_steps):
             use, last = self._steps.modulate(uses("expert", blocks, plan, step, self.flow_steps), step)
             hidden = self._steps.tokens(self.model, x_t.to(self.dtype), step)[None]
-            for run_part in runs:
-                hidden = run_part(hidden, rope, use)
-            velocity = self.model.action_out(self.model.expert_norm(hidden, last))[0]
-            velocity = velocity.float()
+            for i, run_part in enumerate(runs):
+                norm = LastNorm(self.model.expert_norm, last) if i == len(runs) - 1 else None
+                hidden = run_part(hidden, rope, use, norm)
+            velocity = self.model.action_out(hidden)[0]
             if self.follow is not None:
-                velocity = self.follow.pull(x_t, velocity, 1.0 - step / self.flow_steps)
+                velocity = self.follow.pull(x_t, velocity.float(), 1.0 - step / self.flow_steps)
             x_t = torch.add(x_t, velocity, alpha=-1.0 / self.flow_steps)
         return x_t
 
@@ -215,7 +215,7 @@ class PiPolicy(BatchOnePolicy):
         use = uses("expert", len(blocks), plan, -1, self.flow_steps)
         hidden = self.model.state_in(seen.state)[None, None]
         for part in parts:
-            hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use)
+            hidden = part.runner(blocks[:-1], self.caches, 0, 1)(hidden, rope, use, None)
         self.caches[-1].write(parts[-1].length, *blocks[-1].attention.keys_values(hidden, rope))
 
     def _contexts(self, length: int, seen: Seen, short: Tensor | None) -> list[PrefixContext]:

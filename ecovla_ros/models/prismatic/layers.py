@@ -39,20 +39,30 @@ class MultiHead(Attention):
         self.biases = nn.Parameter(torch.zeros(3, rows)) if bias else None
         self.packed: Tensor | None = None
         """(3 rows, width): the rows of q, k and v, which are then views of it, in turn; None: not packed."""
+        self.packed_biases: Tensor | None = None
+        """(rows, 3): the biases likewise."""
         self.o_bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def pack(self) -> None:
         """Let rows of q, k and v take turns in one matrix, so that the first heads are one product."""
-        if self.rotary and self.biases is None:
-            every = torch.stack((self.q.data, self.k.data, self.v.data), 1)
-            self.packed = every.flatten(0, 1)
-            self.q.data, self.k.data, self.v.data = every.unbind(1)
+        every = torch.stack((self.q.data, self.k.data, self.v.data), 1)
+        self.packed = every.flatten(0, 1)
+        self.q.data, self.k.data, self.v.data = every.unbind(1)
+        if self.biases is not None:
+            self.packed_biases = self.biases.data.T.contiguous()
+            self.biases.data = self.packed_biases.T
 
     def producers(self) -> tuple[Tensor, ...]:
         """What of the weights makes a head: rows of q, k and v, or all three side by side, (rows, 3 * width)."""
         if self.packed is not None:
             return (self.packed.view(len(self.o), -1),)
         return self.q.detach(), self.k.detach(), self.v.detach()
+
+    def extras(self) -> tuple[Tensor, ...]:
+        """What else travels with a head: its biases, all three side by side where the rows are."""
+        if self.biases is None:
+            return ()
+        return tuple(self.biases.detach()) if self.packed_biases is None else (self.packed_biases,)
 
     def project(self, normed: Tensor, rows: int, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, width) to K, V (B, heads, L, head_dim) and Q (B, L, heads, head_dim) of the first `rows` rows."""
@@ -64,8 +74,11 @@ class MultiHead(Attention):
     def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Q, K and V (L, heads, head_dim) of the first `rows` rows, not rotated."""
         if self.packed is not None:
-            every = linear(normed, self.packed[: 3 * rows]).unflatten(-1, (-1, self.head_dim, 3))
-            q, k, v = every.unbind(-1)
+            if self.packed_biases is None:
+                every = linear(normed, self.packed[: 3 * rows])
+            else:
+                every = F.linear(normed, self.packed[: 3 * rows], self.packed_biases[:rows].flatten())
+            q, k, v = every.unflatten(-1, (-1, self.head_dim, 3)).unbind(-1)
         else:
             q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
         return q, k, v

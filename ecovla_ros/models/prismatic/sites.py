@@ -53,7 +53,6 @@ def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
     attention = block.attention
     assert isinstance(attention, MultiHead)
     o = attention.o.detach()
-    extra = () if attention.biases is None else tuple(attention.biases.detach())
     unit = attention.head_dim
     return Site(
         key,
@@ -65,5 +64,5 @@ def _heads(key: str, name: str, phase: str, calls: int, block: Block) -> Site:
         o,
         step=1,
         calls=calls,
-        extra=extra,
+        extra=attention.extras(),
     )
