@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.errors import PruningError
+from ecovla_ros.kernels.available import triton_runs_on
+from ecovla_ros.kernels.pairs import ranked
 
 
 class Exchange(NamedTuple):
@@ -54,11 +56,13 @@ def exchange(
     layers, channels = importance.shape
     if kept % groups or channels % groups or not 0 < kept <= channels:
         raise PruningError(f"cannot keep {kept} of {channels} channels evenly over {groups} groups")
-    grouped = importance.unflatten(1, (channels // groups, groups)).transpose(1, 2)  # (L, G, C / G)
-    inside, outside = grouped.split((kept // groups, (channels - kept) // groups), dim=2)
-    pairs = min(inside.shape[2], outside.shape[2])
+    pairs = min(kept, channels - kept) // groups
     if budget is not None:
         pairs = min(pairs, -(-budget // groups))
+    if triton_runs_on(importance) and importance.dtype == torch.float32:
+        return Exchange(*ranked(importance, kept, groups, pairs, 1.0 + hysteresis))
+    grouped = importance.unflatten(1, (channels // groups, groups)).transpose(1, 2)  # (L, G, C / G)
+    inside, outside = grouped.split((kept // groups, (channels - kept) // groups), dim=2)
     worst, leaving = inside.topk(pairs, dim=2, largest=False)
     best, entering = outside.topk(pairs, dim=2)
     group = torch.arange(groups, device=importance.device)[:, None]

@@ -196,7 +196,40 @@ tables = [rows.table([[w] for w in weights]) for weights in (gates, ups)]
 for activation, tokens, first in (("gelu", 5, 33), ("silu", 40, 33), ("gelu", 90, 0), ("silu", 64, 70)):
     x = torch.randn(3, tokens, 40, generator=g)
     expected = probe.GatedProbe(gates, ups, activation).sums(x, first)
-    torch.testing.assert_close(sums(x, *tables, first, 70 - first, activation), expected, rtol=1e-4, atol=1e-4)
+    found = sums(x, *tables, first, 70 - first, activation)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for programs in (1, 2, 4):
+        assert torch.equal(sums(x, *tables, first, 70 - first, activation, programs), found), "however few programs"
+""")
+
+
+def test_one_sort_pairs_the_slots_that_two_searches_pair():
+    interpret("""
+import torch
+from ecovla_ros.kernels.available import reference_alone
+from ecovla_ros.prune.select import exchange
+g = torch.Generator().manual_seed(0)
+for layers, channels, kept, groups, budget, margin in (
+    (3, 40, 24, 1, None, 0.0), (2, 600, 200, 1, None, 0.05), (2, 24, 16, 4, None, 0.3), (2, 24, 6, 2, 5, 0.0),
+    (1, 8, 8, 1, None, 0.0),
+):
+    scores = torch.randn(layers, channels, generator=g).exp()
+    for some in (scores, scores - 1.0, scores.half().float() * 1e30):
+        with reference_alone():
+            expected = exchange(some, kept, groups, budget, margin)
+        found = exchange(some, kept, groups, budget, margin)
+        worth = [[some.gather(1, slots) for slots in one[:2]] for one in (found, expected)]
+        assert all(torch.equal(a, b) for a, b in zip(*worth)), "equal importances may change places among themselves"
+        assert torch.equal(found.wanted, expected.wanted) and found.wanted.dtype == torch.bool
+        assert (found.leaving < kept).all() and (found.entering >= kept).all()
+        assert (found.leaving % groups == found.entering % groups).all()
+        assert all(row.unique().numel() == row.numel() for slots in found[:2] for row in slots)
+for scores in (torch.ones(2, 8), torch.full((2, 8), torch.nan), -torch.full((2, 8), torch.nan)):
+    assert not exchange(scores, 4).wanted.any()
+few = torch.tensor([[1.0, torch.nan, 3.0, 4.0, torch.nan, 9.0, torch.inf, 0.0]])
+found = exchange(few, 4)
+moved = {*found.leaving[found.wanted].tolist(), *found.entering[found.wanted].tolist()}
+assert moved and not moved & {1, 4}, "what is not a number stays"
 """)
 
 

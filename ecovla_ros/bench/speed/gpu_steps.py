@@ -56,7 +56,7 @@ PI = ("--set", "prune.sites=[lm.mlp,expert.mlp]", "--set", "prune.p=0.2")
 OFT = ("--set", "prune.sites=[lm.mlp,lm.heads]", "--set", "prune.p=0.2")
 PROBE = ("--method", "dense,ecovla", "--refresh", "probe")
 FIT = ("--set", "prune.fit=time", "--set", "prune.record_steps=2")
-KERNELS = ("-m", "pytest", "test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
+KERNELS = ("-m", "pytest", "test/gpu/test_kernels.py", "-q", "-s", "--durations=8", "-rs")
 TESTS = ("-m", "pytest", "test/gpu", "--ignore=test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
 PROFILE = "{folder}/gpu-profile.json"
 """In a program's arguments: a second file that it writes, that of the step "profile"."""
@@ -221,7 +221,7 @@ def _run(step: GpuStep, program: Sequence[str], file: Path, device: str, limit_s
     """Why the program failed; empty if it did not. What it says goes to the terminal and to a file beside the other."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1",
-                   "ECOVLA_GPU_TESTS": device}  # fmt: skip
+                   "ECOVLA_GPU_TESTS": device, "ECOVLA_TIMES": str(times := file.with_suffix(".times"))}  # fmt: skip
     tests = program[:2] == TESTS[:2]
     report = file.with_suffix(".xml")
     command = [sys.executable, *program, f"--junitxml={report}" if tests else str(file)]
@@ -238,8 +238,10 @@ def _run(step: GpuStep, program: Sequence[str], file: Path, device: str, limit_s
         finally:
             said.close()
     if tests and report.is_file():
-        gpu_table.tests_document(report, file, {"device": device})
+        kernels = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
+        gpu_table.tests_document(report, file, {"device": device, "times_ms": kernels})
         report.unlink()
+        times.unlink(missing_ok=True)
     return f"exit code {code}: {said.last}" if code else ""
 
 
