@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ecovla_ros import build, cli, config
-from ecovla_ros.bench.libero import calibrations, episodes, looks, movement
+from ecovla_ros.bench.libero import calibrations, controls, episodes, looks, movement
 from ecovla_ros.bench.libero.served import ServedAnswers
 from ecovla_ros.bench.success import evaluation, workers
 from ecovla_ros.bench.success.trials import Trial, compared
@@ -282,16 +282,20 @@ def test_an_interrupted_run_loses_nothing(folder, fake, tmp_path, monkeypatch):
     assert document["rows"][0]["episodes"] == 4
 
 
-def test_the_plan_names_only_what_can_be_run():
+def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing():
     plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
-    names = [part["name"] for part in plan["parts"]]
-    assert plan["primary"]["part"] in names and len(set(names)) == len(names)
-    for part in plan["parts"]:
-        assert part["episodes"] * 10 >= plan["primary"]["pairs"]
-        found = compared(
+    parts = {part["name"]: part for part in plan["parts"]}
+    assert len(parts) == len(plan["parts"])
+    for part in parts.values():
+        found = controls.chosen(
             part["method"].split(","), part["refresh"].split(","), [float(r) for r in part["ratio"].split(",")]
         )
-        assert found[0].method == "dense"
+        assert found[0].method == "dense" and part["seed"] + part["episodes"] <= 50
+    scan, primary = parts[plan["primary"]["scan"]], parts.get(plan["primary"]["part"])
+    if primary is not None:
+        assert primary["ratio"] in scan["ratio"].split(",") and primary["calibration"] == scan["calibration"]
+        assert primary["seed"] >= scan["seed"] + scan["episodes"]
+        assert primary["episodes"] * 10 >= plan["primary"]["pairs"]
 
 
 # --- demonstrations and training ----------------------------------------------------------------------------------
