@@ -117,16 +117,17 @@ def _stop(minutes: float | None) -> Callable[[], bool]:
 
 def trials(options: argparse.Namespace) -> list[Any]:
     """The episodes of `ecovla eval --benchmark`. Raises ConfigError for a suite, task or state that does not exist."""
-    from ecovla_ros.bench.libero import episodes
-    from ecovla_ros.bench.success.trials import compared
+    from ecovla_ros.bench.libero import controls, episodes
     from ecovla_ros.cli.options import numbers
 
     if options.environments != "calm" or options.latency is not None:
         raise ConfigError("--environments and --latency are of our own tasks: they do not go with --benchmark")
     if options.episodes < 1:
         raise ConfigError(f"{options.episodes} episodes; valid: 1 or more")
-    chosen = compared(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
-    fixed = sorted({v.method for v in chosen} - {"dense", "random", *ADAPTIVE})
+    chosen = controls.chosen(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
+    if options.server and (odd := [v.method for v in chosen if v.method in controls.RUN_AS]):
+        raise ConfigError(f"method {odd[0]} looks into the engine: it does not go with --server")
+    fixed = sorted({v.method for v in chosen} - {"dense", "random", *ADAPTIVE, *controls.RUN_AS})
     if options.calibration == "none" and fixed:
         raise ConfigError(f"{', '.join(fixed)} without a calibration has no pattern; valid: --calibration weights")
     first = 0 if options.seed is None else options.seed

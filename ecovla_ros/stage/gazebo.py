@@ -8,6 +8,7 @@ and is driven again. Exit code 0: all were driven; 1: some are left.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -61,12 +62,12 @@ class Launched:
     def __init__(self, arguments: Sequence[str], log: Path, signals: Signals) -> None:
         """Start it. Raises ConfigError where there is no `ros2`."""
         self._signals, self._log = signals, log
-        command = ["ros2", "launch", "ecovla_ros", "ecovla_gazebo.launch.py", *arguments]
-        try:
-            with log.open("wb") as output:
-                self._launch = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        except OSError as error:
-            raise ConfigError(f"{command[0]}: {error}; valid: a sourced ROS 2 with this package in it") from error
+        ros2 = shutil.which("ros2")
+        if ros2 is None:
+            raise ConfigError("there is no program `ros2` here; valid: a sourced ROS 2 with this package in it")
+        command = [*follows(), ros2, "launch", "ecovla_ros", "ecovla_gazebo.launch.py", *arguments]
+        with log.open("wb") as output:
+            self._launch = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         self._executor = SingleThreadedExecutor()
         self._node = rclpy.create_node("gazebo_campaign")
         self._executor.add_node(self._node)
@@ -188,6 +189,15 @@ def main(seeds: int, limit_s: float, minutes: float, out: Path, file: Path | Non
     if work:
         print(f"{len(work)} episodes are left; the same command goes on with them")
     return int(bool(work))
+
+
+def follows() -> list[str]:
+    """What starts a program so that it gets a Ctrl-C when this one has gone, as one that was killed can end nobody.
+
+    `setpriv` of util-linux, which every Debian and Ubuntu has; where there is none: nothing.
+    """
+    found = shutil.which("setpriv")
+    return [found, "--pdeathsig", "INT"] if found else []
 
 
 def kept(file: Path | None) -> list[Row]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ecovla_ros import build, cli, config
-from ecovla_ros.bench.libero import calibrations, episodes, gate, movement
+from ecovla_ros.bench.libero import calibrations, controls, episodes, looks, movement
 from ecovla_ros.bench.libero.served import ServedAnswers
 from ecovla_ros.bench.success import evaluation, workers
 from ecovla_ros.bench.success.trials import Trial, compared
@@ -142,6 +142,45 @@ def test_an_episode_does_not_depend_on_those_before_it(folder, fake):
     assert [rows[0][k] for k in same] == [rows[2][k] for k in same]
 
 
+def test_a_shuffled_pattern_is_another_one_after_a_refresh_and_no_channel_leaves_its_group(folder, fake):
+    answers = episodes.EngineAnswers(settings_for(folder), "weights")
+    trial = Trial("shuffled", "none", 0.5, "libero_object/0", "libero_object", 3)
+    answers.begin(trial)
+    first, seen = answers._engine.patterns(), FakeScene(task())
+    seen.begin(0)
+    kinds, last = [], first
+    for i in range(12):
+        seen.step(np.ones(7))
+        answers.chunk(seen.observe(), i)
+        kinds.append(answers._reports[-1].kind)
+        now = answers._engine.patterns()
+        assert (now != last) == (kinds[-1] == "refresh")
+        last = now
+    assert "refresh" in kinds and "sparse" in kinds
+    for site in answers.policy.sites:
+        for order in (first[site.key], last[site.key]) if site.key in first else ():
+            assert sorted(order) == list(range(site.channels))
+            assert all(c % site.groups == s % site.groups for s, c in enumerate(order))
+    answers.end()
+    answers.begin(trial)
+    assert answers._engine.patterns() == first
+    answers.end()
+
+
+def test_the_oracle_keeps_what_the_episode_itself_needs(folder, fake):
+    made = runner(settings_for(folder), "weights")
+    trial = Trial("oracle", "none", 0.5, "libero_object/0", "libero_object", 1)
+    row = made.run(trial)
+    assert row["frames"] > 0 and row["triggered"] == 0
+    assert made.run(trial)["path_m"] == row["path_m"]
+    answers = made._answers
+    recorder = looks.LookRecorder(answers.policy, trial.seed)
+    answers.watch = recorder
+    made.run(Trial("dense", "none", 0.0, trial.task, trial.environment, trial.seed))
+    expected = {key: torch.stack([e[key] for e, _ in recorder.looks]).mean(0) for key in recorder.looks[0][0]}
+    assert all(torch.equal(answers._of_episode[key], value) for key, value in expected.items())
+
+
 def test_a_look_comes_every_eight_actions_until_time_is_over(folder, fake):
     made = runner(settings_for(folder))
     row = made.run(Trial("dense", "none", 0.0, "libero_object/0", "libero_object", 0))
@@ -185,6 +224,12 @@ def test_the_server_gives_the_same_answers_to_vla_evals_own_client(folder, fake,
         (
             ["--benchmark", "libero-object", "--method", "static", "--calibration", "none"],
             "static without a calibration has no pattern; valid: --calibration weights",
+        ),
+        (["--benchmark", "libero-object", "--method", "oracles"], "unknown method 'oracles'"),
+        (["--benchmark", "libero-object", "--method", "oracle,oracle"], "must be named once each"),
+        (
+            ["--benchmark", "libero-object", "--method", "oracle", "--server", "ws://127.0.0.1:1"],
+            "method oracle looks into the engine: it does not go with --server",
         ),
         (["--benchmark", "libero-object", "--ray", "auto"], "--ray does not go with --benchmark"),
     ],
@@ -237,16 +282,20 @@ def test_an_interrupted_run_loses_nothing(folder, fake, tmp_path, monkeypatch):
     assert document["rows"][0]["episodes"] == 4
 
 
-def test_the_plan_names_only_what_can_be_run():
+def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing():
     plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
-    names = [part["name"] for part in plan["parts"]]
-    assert plan["primary"]["part"] in names and len(set(names)) == len(names)
-    for part in plan["parts"]:
-        assert part["episodes"] * 10 >= plan["primary"]["pairs"]
-        found = compared(
+    parts = {part["name"]: part for part in plan["parts"]}
+    assert len(parts) == len(plan["parts"])
+    for part in parts.values():
+        found = controls.chosen(
             part["method"].split(","), part["refresh"].split(","), [float(r) for r in part["ratio"].split(",")]
         )
-        assert found[0].method == "dense"
+        assert found[0].method == "dense" and part["seed"] + part["episodes"] <= 50
+    scan, primary = parts[plan["primary"]["scan"]], parts.get(plan["primary"]["part"])
+    if primary is not None:
+        assert primary["ratio"] in scan["ratio"].split(",") and primary["calibration"] == scan["calibration"]
+        assert primary["seed"] >= scan["seed"] + scan["episodes"]
+        assert primary["episodes"] * 10 >= plan["primary"]["pairs"]
 
 
 # --- demonstrations and training ----------------------------------------------------------------------------------
@@ -358,7 +407,7 @@ def test_an_oracle_keeps_all_of_a_steady_episode_and_a_probe_of_every_token_too(
 def test_the_recorder_sees_what_a_calibration_sees(folder):
     policy = checkpoint.load(folder)
     seen = next(policy.examples())
-    recorder = gate.GateRecorder(policy)
+    recorder = looks.LookRecorder(policy)
     recorder.add(seen)
     energies = calibrations.calibration(policy, [seen], torch.zeros(12, 7))
     energy, sampled = recorder.looks[0]

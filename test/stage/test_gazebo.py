@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +104,39 @@ def test_without_ros2_it_is_said_what_is_missing(tmp_path: Path, monkeypatch: py
     assert gazebo.version("harmonic") == ""
     with pytest.raises(ConfigError, match="ros2"):
         gazebo.Launched([], tmp_path / "log", Signals())
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="util-linux is not here")
+def test_a_launch_ends_with_the_program_that_started_it_also_when_that_is_killed(tmp_path: Path) -> None:
+    end = tmp_path / "ended"
+    ros2 = tmp_path / "ros2"
+    ros2.write_text(
+        f"#!/bin/sh\ntrap 'echo interrupted > {end}; exit' INT\necho started\nwhile :; do sleep 0.05; done\n"
+    )
+    ros2.chmod(0o755)
+    program = f"""
+from pathlib import Path
+import time
+import rclpy
+from ecovla_ros.nodes.ros.process import Signals
+from ecovla_ros.stage import gazebo
+rclpy.init()
+gazebo.Launched([], Path({str(tmp_path / "log")!r}), Signals())
+time.sleep(60)
+"""
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    try:
+        wait_for(lambda: (tmp_path / "log").is_file() and (tmp_path / "log").read_text() == "started\n")
+        process.send_signal(signal.SIGKILL)
+        wait_for(end.is_file)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(done: Any, limit_s: float = 30.0) -> None:
+    due = time.monotonic() + limit_s
+    while not done():
+        assert time.monotonic() < due
+        time.sleep(0.02)

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ecovla_ros import build, config
+from ecovla_ros.bench.libero import controls
 from ecovla_ros.bench.libero.calibrations import OWN, energies
+from ecovla_ros.bench.libero.looks import LookRecorder
 from ecovla_ros.bench.success.environments import Delays
 from ecovla_ros.bench.success.trials import Trial
 from ecovla_ros.bench.variants import Variant
@@ -62,16 +66,27 @@ class EngineAnswers:
         self.policy = build.policy(self._settings.policy, serving=True)
         check_space(self.policy, str(settings.policy.checkpoint or settings.policy.model))
         self._energies = energies(self.policy, calibration, demos)
+        self._of_episode: dict[str, Tensor] = {}
+        self._shuffler: torch.Generator | None = None
         self._engine: Engine | None = None
         self.watch: Watch | None = None
 
     def begin(self, trial: Trial) -> None:
         """Weights in their own order, the calibration's pattern, no memory of a scene."""
-        prune = config.override(self._settings, **trial.overrides()).prune
+        asked = replace(trial, method=controls.method_of(trial))
+        prune = config.override(self._settings, **asked.overrides()).prune
         self._reports: list[Any] = []
         self._engine = Engine(self.policy, prune, Inline(), seed=trial.seed)
-        if trial.method != "dense" and self._energies:
-            self._engine.calibrate(self._energies)
+        energies = self._of_episode if trial.method == controls.ORACLE else self._energies
+        if trial.method != "dense" and energies:
+            self._engine.calibrate(energies)
+        self._shuffler = torch.Generator().manual_seed(trial.seed) if trial.method == controls.SHUFFLED else None
+        if self._shuffler is not None:
+            controls.shuffle(self._engine, self._shuffler)
+
+    def know(self, looks: Sequence[dict[str, Tensor]]) -> None:
+        """Energies of every look of the episode that `begin` starts next, for its oracle."""
+        self._of_episode = controls.mean_of(looks)
 
     def chunk(self, seen: Observation, step: int) -> np.ndarray:
         """Of one engine step."""
@@ -80,6 +95,9 @@ class EngineAnswers:
         if self.watch is not None:
             self.watch(self._engine, seen, answered, step)
         self._reports.append(answered.report)
+        if self._shuffler is not None and answered.report.kind == "refresh":
+            self._engine.settle()
+            controls.shuffle(self._engine, self._shuffler)
         assert answered.chunk.raw is not None
         return np.asarray(answered.chunk.raw)
 
@@ -147,12 +165,30 @@ class LiberoRunner:
     def run(self, trial: Trial) -> dict[str, Any]:
         """One episode. Raises ConfigError for a task or initial state that does not exist."""
         scene = self._at(trial.task)
+        if trial.method == controls.ORACLE:
+            self._foresee(scene, trial)
         scene.begin(trial.seed, trial.seed)
         self._answers.begin(trial)
         try:
             return self._episode(scene, trial)
         finally:
             self._answers.end()
+
+    def _foresee(self, scene: LiberoScene, trial: Trial) -> None:
+        """Drive the episode dense once, and let the answers know what it looks like."""
+        answers = self._answers
+        if not isinstance(answers, EngineAnswers):
+            raise ConfigError(f"method {trial.method} looks into the engine: it does not go with --server")
+        recorder = LookRecorder(answers.policy, trial.seed)
+        answers.watch, before = recorder, answers.watch
+        try:
+            scene.begin(trial.seed, trial.seed)
+            answers.begin(replace(trial, method="dense", ratio=0.0))
+            self._episode(scene, trial)
+        finally:
+            answers.end()
+            answers.watch = before
+        answers.know([energy for energy, _ in recorder.looks])
 
     def _episode(self, scene: LiberoScene, trial: Trial) -> dict[str, Any]:
         motion, solved, reason = EpisodeMotion([scene.tool()[0]]), False, "time is over"
