@@ -9,8 +9,10 @@ from torch import Tensor
 
 BLOCK = 256
 
+# Numbers are not specialised: a first pattern has more pairs than later ones, whose job is captured without having run.
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["total", "channels", "kept"])
 def _keys(importance, keys, total, channels, kept, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = i < total
@@ -24,7 +26,7 @@ def _keys(importance, keys, total, channels, kept, GROUPS: tl.constexpr, BLOCK: 
     tl.store(keys + i, (segment.to(tl.int64) << 32) + (order.to(tl.int64) + 2147483648), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "channels", "kept", "of_site"])
 def _pairs(
     importance, order, leaving, entering, wanted, total, channels, kept, of_site, margin,
     GROUPS: tl.constexpr, BLOCK: tl.constexpr,

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from ecovla_ros.kernels.choice import KERNEL_CHOICE
+from ecovla_ros.kernels.product import FEW, linear
+
+PROJECTED = ((16, 128, 4, 4), (16, 256, 4, 3), (32, 128, 4, 4), (16, 64, 4, 6), (16, 128, 8, 4))
+"""Pairs of outputs and inputs of a block, warps, stages."""
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -24,6 +32,39 @@ def place(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tenso
     """
     out: Tensor = importlib.import_module("ecovla_ros.kernels.rotary_triton").place(q, k, v, cos, sin, keys, values)
     return out
+
+
+def project(x: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Rotated queries (L, heads, head_dim) of x (L, D), and its keys and values where attention reads them.
+
+    `weights` (N, D): the rows of V of every group, then of K, then of Q of every head. As a product and `place`, or for
+    few rows in one kernel, where warm-up has timed that as faster. `keys`, `values` (G, L, head_dim) are written to.
+    """
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"apart": partial(_apart, x, cos, sin, keys, values)}
+    if len(x) <= FEW:
+        kernel = importlib.import_module("ecovla_ros.kernels.rotary_triton").project
+        ways |= {str(shape): partial(_at_once, kernel, x, cos, sin, keys, values, shape) for shape in PROJECTED}
+    key = ("project", len(x), *weights.shape, *keys.shape)
+    return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)
+
+
+def _apart(x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    groups, _, head_dim = keys.shape
+    parts = linear(x, weights).unflatten(-1, (-1, head_dim))
+    return place(parts[:, 2 * groups :], parts[:, groups : 2 * groups], parts[:, :groups], cos, sin, keys, values)
+
+
+def _at_once(
+    kernel: Callable[..., Tensor],
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    shape: object,
+    weights: Tensor,
+) -> Tensor:
+    return kernel(x, weights, cos, sin, keys, values, shape)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Rotary positions into queries and keys, and keys and values where attention reads them, in one kernel."""
+"""Rotary positions into queries and keys, and keys and values where attention reads them, in one kernel.
+
+For few rows the product that makes them is in it too: a program owns pairs of outputs that turn into one another.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ecovla_ros.kernels.launch import options
-from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
+from ecovla_ros.kernels.launch_triton import ask_for, let_next_begin, wait_for_last
 
 
 @triton.jit
@@ -46,6 +49,77 @@ def _place(
         left, right = turned.to(left.dtype), other.to(right.dtype)
     tl.store(target, left, mask=inside)
     tl.store(target + HALF, right, mask=inside)
+
+
+@triton.jit
+def _project(
+    x, weights, cos, sin, queries, keys, values, length, width, heads, groups, weight_row,
+    keys_group, keys_row, values_group, values_row,
+    HALF: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    which = tl.program_id(1)  # values come first, then keys, then queries
+    m = tl.arange(0, BLOCK_M)
+    h = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows, columns = m < length, h < HALF
+    first = weights + (which * (2 * HALF) + h) * weight_row
+    second = first + HALF * weight_row
+    if EARLY:
+        let_next_begin()
+        line = tl.minimum(tl.arange(0, LINES) * 64, width - 1)  # a line of memory holds 64 weights
+        lines = (which * (2 * HALF) + tl.minimum(h, HALF - 1))[:, None] * weight_row + line[None, :]
+        ask_for(weights + lines)
+        ask_for(weights + HALF * weight_row + lines)
+        wait_for_last()
+    left = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    right = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = k < width
+        part = tl.load(x + m[:, None] * width + k[None, :], mask=rows[:, None] & inside[None, :], other=0.0)
+        mask = columns[None, :] & inside[:, None]
+        some = tl.load(first[None, :] + k[:, None], mask=mask, other=0.0)
+        left += tl.dot(part, some, input_precision="ieee")
+        some = tl.load(second[None, :] + k[:, None], mask=mask, other=0.0)
+        right += tl.dot(part, some, input_precision="ieee")
+    kind = queries.dtype.element_ty
+    one, other = left.to(kind), right.to(kind)  # rounded as a product rounds
+    written = rows[:, None] & columns[None, :]
+    if which >= groups:
+        table = m[:, None] * (2 * HALF) + h[None, :]
+        left, right = one.to(tl.float32), other.to(tl.float32)
+        turned = left * tl.load(cos + table, mask=written, other=0.0).to(tl.float32)
+        turned += right * tl.load(sin + table, mask=written, other=0.0).to(tl.float32)
+        back = right * tl.load(cos + table + HALF, mask=written, other=0.0).to(tl.float32)
+        back += left * tl.load(sin + table + HALF, mask=written, other=0.0).to(tl.float32)
+        one, other = turned.to(kind), back.to(kind)
+    if which < groups:
+        target = values + which * values_group + m[:, None] * values_row + h[None, :]
+    elif which < 2 * groups:
+        target = keys + (which - groups) * keys_group + m[:, None] * keys_row + h[None, :]
+    else:
+        target = queries + (m[:, None] * heads + which - 2 * groups) * (2 * HALF) + h[None, :]
+    tl.store(target, one, mask=written)
+    tl.store(target + HALF, other, mask=written)
+
+
+def project(
+    x: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, shape: tuple[int, int, int, int]
+) -> Tensor:
+    """See `kernels.rotary.project`; x (L, D), L at most 64. `shape`: pairs of outputs and inputs of a block, warps,
+    stages."""
+    (length, width), (groups, _, head_dim) = x.shape, keys.shape
+    every = len(weights) // head_dim
+    heads = every - 2 * groups
+    queries = torch.empty((length, heads, head_dim), dtype=x.dtype, device=x.device)
+    block_n, block_k, warps, stages = shape
+    _project[(triton.cdiv(head_dim // 2, block_n), every)](
+        x, weights, cos, sin, queries, keys, values, length, width, heads, groups, weights.stride(0),
+        keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
+        HALF=head_dim // 2, BLOCK_M=max(16, triton.next_power_of_2(length)), BLOCK_N=block_n, BLOCK_K=block_k,
+        LINES=triton.next_power_of_2(triton.cdiv(width, 64)), num_warps=warps, num_stages=stages, **options(x),
+    )  # fmt: skip
+    return queries
 
 
 def place(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ ELEMENTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> the type it is copied as: an exchange needs no arithmetic."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])  # a first pattern has more: what is captured has been compiled by then
 def _swap(
     base, offsets, strides, a, b, wanted, pairs, width,
     BLOCKS: tl.constexpr, FACTOR: tl.constexpr, PAIRS: tl.constexpr, COLUMNS: tl.constexpr,

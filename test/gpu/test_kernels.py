@@ -181,6 +181,31 @@ def test_queries_are_rotated_and_keys_and_values_put_where_they_are_read(length,
     TIMES[f"rotary {(length, heads, groups, width)}"] = measured(ways, (every,))
 
 
+@pytest.mark.parametrize("length, heads", [(50, 8), (50, 5), (1, 8)])
+def test_a_product_that_turns_what_it_makes_every_way(length, heads):
+    from ecovla_ros.kernels import rotary_triton as kernel
+
+    x, weights = drawn(length, 1024), drawn((heads + 2) * 256, 1024, scale=1 / 32)
+    tables = drawn(length, 256, dtype=torch.float32), drawn(length, 256, dtype=torch.float32, seed=1)
+    q, k, v = (
+        t.unflatten(-1, (-1, 256))
+        for t in F.linear(x.double(), weights.double()).split((256, 256, heads * 256), 1)[::-1]
+    )
+    room, theirs = drawn(2, 1, 600, 256), torch.zeros(2, 1, length, 256, device="cuda", dtype=torch.float64)
+    expected = rotary.reference(q, k, v, *tables, *theirs)
+    ways = {}
+    for shape in rotary.PROJECTED:
+        ours = room.clone()
+        found = kernel.project(x, weights, *tables, *ours[:, :, 544 : 544 + length], shape)
+        close(found, expected, 1e-2)
+        close(ours[:, :, 544 : 544 + length], theirs, 1e-2)
+        ours[:, :, 544 : 544 + length] = room[:, :, 544 : 544 + length]
+        assert torch.equal(ours, room), "nothing else is written"
+        ways[str(shape)] = lambda w, s=shape: kernel.project(x, w, *tables, *room[:, :, 544 : 544 + length], s)
+    ways["apart"] = lambda w: rotary._apart(x, *tables, *room[:, :, 544 : 544 + length], w)
+    TIMES[f"q, k and v, turned {(length, len(weights), 1024)}"] = measured(ways, (weights,))
+
+
 def test_a_row_swap_is_exact():
     g = torch.Generator(device="cuda").manual_seed(0)
     packed = torch.randn(4096, 2, 64, generator=g, device="cuda")

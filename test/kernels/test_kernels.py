@@ -162,6 +162,30 @@ for length, heads, groups, width in ((5, 4, 1, 16), (260, 2, 2, 24)):
 """)
 
 
+def test_a_product_that_turns_what_it_makes_equals_the_product_and_the_turn():
+    interpret("""
+import torch
+import torch.nn.functional as F
+from ecovla_ros.kernels import rotary
+from ecovla_ros.kernels.rotary_triton import project
+g = torch.Generator().manual_seed(0)
+def r(*shape): return torch.randn(shape, generator=g)
+for length, heads, groups, width, inputs in ((5, 4, 1, 16, 33), (1, 6, 2, 24, 40), (50, 2, 2, 40, 70)):
+    x, weights = r(length, inputs), r((heads + 2 * groups) * width, inputs)
+    tables = r(length, width), r(length, width)
+    v, k, q = F.linear(x, weights).unflatten(-1, (-1, width)).split((groups, groups, heads), 1)
+    there = slice(3, 3 + length)
+    theirs = torch.zeros(2, groups, length + 7, width)
+    expected = rotary.reference(q, k, v, *tables, theirs[0, :, there], theirs[1, :, there])
+    for shape in (None, (16, 16, 4, 2), (32, 32, 4, 2)):
+        ours = torch.zeros(2, groups, length + 7, width)
+        more = (*tables, ours[0, :, there], ours[1, :, there])
+        found = rotary.project(x, weights, *more) if shape is None else project(x, weights, *more, shape)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+""")
+
+
 def test_the_row_swap_equals_its_reference():
     interpret("""
 import torch

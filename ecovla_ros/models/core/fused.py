@@ -20,7 +20,6 @@ from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.gated import activated
 from ecovla_ros.kernels.norm import add_and_norm
 from ecovla_ros.kernels.product import branch
-from ecovla_ros.kernels.rotary import place
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.prune.site import SiteUse
 
@@ -111,14 +110,14 @@ def _attended(
 ) -> Tensor:
     """Heads side by side (L, heads * head_dim)."""
     rows = len(attend.o) if use.kept is None else use.kept * attend.head_dim
-    q, k, v = attend.raw(normed, rows)
     if not attend.rotary:
+        q, k, v = attend.raw(normed, rows)
         keys, values = extend(k.transpose(0, 1)[None], v.transpose(0, 1)[None])
     else:
-        length, groups, width = k.shape
+        length, groups = len(normed), attend.groups_of(rows)
         room = getattr(extend, "room", None)
-        into = normed.new_empty((2, groups, length, width)) if room is None else room(groups, length)
-        q = place(q, k, v, *table, into[0], into[1])
+        into = normed.new_empty((2, groups, length, attend.head_dim)) if room is None else room(groups, length)
+        q = attend.placed(normed, rows, *table, into[0], into[1])
         keys, values = extend(into[0][None], into[1][None]) if room is None else extend.all(groups, length)
     how = () if mask is None else (mask.gap, mask.causal, mask.positions, mask.segments)
     return attention(q, keys[0], values[0], *how).reshape(len(q), -1)

@@ -17,7 +17,7 @@ from ecovla_ros.kernels import float8
 from ecovla_ros.kernels.attention import attention
 from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.gated import Small, hidden, reference
-from ecovla_ros.kernels.product import linear
+from ecovla_ros.kernels.rotary import project
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core import fused
 from ecovla_ros.models.core.keys import Keys
@@ -246,10 +246,13 @@ class Attention(KeyValue):
     def pack(self) -> None:
         """V, K and Q are one matrix as they are."""
 
-    def raw(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Q (L, heads, head_dim) of the first `rows` query rows, and K and V (L, G, head_dim), not rotated."""
-        parts = linear(normed, self.vkq[: self.kv_rows + rows]).unflatten(-1, (-1, self.head_dim))
-        return parts[:, 2 * self.kv_heads :], parts[:, self.kv_heads : 2 * self.kv_heads], parts[:, : self.kv_heads]
+    def groups_of(self, rows: int) -> int:
+        """Heads that have K and V of their own where `rows` query rows run."""
+        return self.kv_heads
+
+    def placed(self, normed: Tensor, rows: int, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Rotated queries (L, heads, head_dim) of the first `rows` query rows; K and V go to `keys` and `values`."""
+        return project(normed, self.vkq[: self.kv_rows + rows], cos, sin, keys, values)
 
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
         """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width), rotated."""

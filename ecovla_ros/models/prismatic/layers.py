@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ecovla_ros.kernels.gated import activated
 from ecovla_ros.kernels.product import linear
+from ecovla_ros.kernels.rotary import place
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core.layers import ALL, Attention, Block, Extend, Mask, Mlp, RMSNorm, Rope, rotate, weight
 from ecovla_ros.models.core.modulation import Modulation
@@ -82,6 +83,14 @@ class MultiHead(Attention):
         else:
             q, k, v = (self.rows_of(normed, i, rows) for i in range(3))
         return q, k, v
+
+    def groups_of(self, rows: int) -> int:
+        """Every head has K and V of its own."""
+        return rows // self.head_dim
+
+    def placed(self, normed: Tensor, rows: int, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Rotated queries (L, heads, head_dim) of the first `rows` rows; K and V go to `keys` and `values`."""
+        return place(*self.raw(normed, rows), cos, sin, keys, values)
 
     def queries(self, normed: Tensor, rows: int, rope: Rope) -> Tensor:
         """Q (B, L, heads, head_dim) of the first `rows` query rows for normed inputs (B, L, width)."""
