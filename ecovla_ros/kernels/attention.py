@@ -117,6 +117,7 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
 
     few = [cut(32, 64, 4, 2), cut(32, 64, 4, 2, FILLED // 2), cut(16, 64, 4, 2), cut(32, 32, 4, 2, 2 * FILLED)]
     few += [cut(64, 64, 4, 2), cut(64, 128, 8, 1), cut(16, 128, 4, 1)]
+    few += [s._replace(alone=True) for s in few if s.splits > 1 and s.rows <= 32]
     many = [cut(64, 64, 4, 2), cut(128, 64, 8, 2), cut(64, 32, 4, 3), cut(64, 64, 4, 2, 2 * FILLED), cut(32, 64, 4, 2)]
     if not wide:
         many.append(cut(128, 64, 4, 3))

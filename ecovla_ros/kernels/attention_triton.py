@@ -1,8 +1,8 @@
 """Attention over keys of which one stretch may be padding: one kernel, or split over the keys and merged by a second.
 
 Few query rows fill few blocks: with one KV head and 400 rows 7 of 132 multiprocessors work. Splitting the keys fills
-the GPU; each part leaves its sum, its maximum and its weight, and the second kernel puts them together. The order of
-every sum is fixed.
+the GPU; each part leaves its sum, its maximum and its weight, and a second kernel puts them together, or the program
+that is the last of its rows does. The order of every sum is fixed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,33 @@ class Shape(NamedTuple):
     splits: int
     warps: int
     stages: int
+    alone: bool = False
+    """Whether the last program of some rows merges their parts: no second kernel, and a counter for each of them."""
+
+
+COUNTERS = 1024
+"""Blocks of rows that may be counted at once."""
+
+_counters: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def counters(like: Tensor) -> Tensor:
+    """Zeros, which every call leaves as zeros, for the calls of one stream: these do not run at the same time."""
+    stream = torch.cuda.current_stream(like.device).stream_id if like.is_cuda else 0
+    key = (like.device, stream)
+    if key not in _counters:
+        with torch.inference_mode(False):
+            _counters[key] = torch.zeros(COUNTERS, dtype=torch.int32, device=like.device)
+    return _counters[key]
 
 
 @triton.jit
 def _attend(
-    q, k, v, out, top, weight, gap, positions, length, keys, chunk, scale,
+    q, k, v, out, top, weight, merged, counter, gap, positions, length, keys, chunk, scale,
     q_row, q_head, k_group, k_row, v_group, v_row, out_split, STEP: tl.constexpr,
     GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
     GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
+    ALONE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         let_next_begin()
@@ -95,6 +113,28 @@ def _attend(
         tl.store(out + split * out_split + where, sums, mask=writes)
         tl.store(top + split * rows + target, highest, mask=there)
         tl.store(weight + split * rows + target, total, mask=there)
+        if ALONE:
+            tl.debug_barrier()  # all of this part is written before it counts as written
+            mine = counter + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+            before = tl.atomic_add(mine, 1, sem="acq_rel")
+            if before == tl.num_programs(2) - 1:
+                highest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+                for part in range(0, tl.num_programs(2)):
+                    theirs = tl.load(top + part * rows + target, mask=there, other=float("-inf"), cache_modifier=".cg")
+                    highest = tl.maximum(highest, theirs)
+                highest = tl.where(highest == float("-inf"), 0.0, highest)
+                total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+                sums = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+                for part in range(0, tl.num_programs(2)):
+                    theirs = tl.load(top + part * rows + target, mask=there, other=float("-inf"), cache_modifier=".cg")
+                    share = tl.exp2(theirs - highest)
+                    total += share * tl.load(weight + part * rows + target, mask=there, other=0.0, cache_modifier=".cg")
+                    sums += share[:, None] * tl.load(
+                        out + part * out_split + where, mask=writes, other=0.0, cache_modifier=".cg"
+                    )
+                given = sums / tl.where(total > 0.0, total, 1.0)[:, None]
+                tl.store(merged + where, given.to(merged.dtype.element_ty), mask=writes)
+                tl.store(mine, 0)  # for the next call
     else:
         given = sums / tl.where(total > 0.0, total, 1.0)[:, None]
         tl.store(out + where, given.to(out.dtype.element_ty), mask=writes)
@@ -149,16 +189,19 @@ def attention(
     rows = len(q) * heads
     parts = out if splits == 1 else torch.empty((splits, rows, width), dtype=torch.float32, device=q.device)
     notes = parts if splits == 1 else torch.empty((2, splits, rows), dtype=torch.float32, device=q.device)
-    _attend[(triton.cdiv(length * (heads // groups), shape.rows), groups * segments, splits)](
+    blocks = triton.cdiv(length * (heads // groups), shape.rows)
+    alone = shape.alone and splits > 1 and blocks * groups * segments <= COUNTERS
+    _attend[(blocks, groups * segments, splits)](
         q, k, v, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
+        out, counters(q) if alone else q,
         q if gap is None else gap, q if positions is None else positions, length, keys, chunk,
         width**-0.5 * 1.4426950408889634,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width, STEP=q.stride(2),
         GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
-        PLACED=positions is not None, SPLIT=splits > 1, BLOCK_M=shape.rows, BLOCK_N=shape.keys,
+        PLACED=positions is not None, SPLIT=splits > 1, ALONE=alone, BLOCK_M=shape.rows, BLOCK_N=shape.keys,
         num_warps=shape.warps, num_stages=shape.stages, **options(q),
     )  # fmt: skip
-    if splits > 1:
+    if splits > 1 and not alone:
         block = 2 if rows <= 2048 else 8
         _merge[(triton.cdiv(rows, block),)](
             parts,

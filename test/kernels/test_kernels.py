@@ -339,7 +339,7 @@ def test_attention_is_attention_whatever_is_not_seen():
     interpret("""
 import torch
 from ecovla_ros.kernels import attention
-from ecovla_ros.kernels.attention_triton import Shape, attention as kernel
+from ecovla_ros.kernels.attention_triton import Shape, _counters as counted, attention as kernel
 g = torch.Generator().manual_seed(0)
 def gap(*ends): return torch.tensor(ends, dtype=torch.int32)
 for length, heads, groups, keys, width, how, shape in (
@@ -355,6 +355,10 @@ for length, heads, groups, keys, width, how, shape in (
     q, k, v = (torch.randn(n, m, width, generator=g) for n, m in ((length, heads), (groups, keys), (groups, keys)))
     found, expected = kernel(q, k, v, shape, **how), attention.reference(q, k, v, **how)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for _ in range(2):  # a call leaves its counters as it found them
+        alone = kernel(q, k, v, shape._replace(alone=True), **how)
+        torch.testing.assert_close(alone, found, rtol=1e-6, atol=1e-6)
+    assert not any(c.any() for c in counted.values()), "as they were"
     torch.testing.assert_close(attention.attention(q, k, v, **how), expected, rtol=1e-4, atol=1e-5)
     if heads == groups and length == keys:  # the three take turns in memory
         q, k, v = torch.stack((q.transpose(0, 1), k, v), -1).unbind(-1)
@@ -364,6 +368,7 @@ torch.testing.assert_close(  # views into a cache
     kernel(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], Shape(16, 16, 2, 4, 2), gap(3, 9)),
     attention.reference(q[:, :4, :16], wide[0, :2, :30], wide[0, 2:, :30], gap(3, 9)), rtol=1e-4, atol=1e-5,
 )
+assert counted, "some were merged by the last program of their rows"
 """)
 
 
