@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
-
-import numpy as np
 
 from ecovla_ros.errors import PruningError
 
@@ -42,9 +41,18 @@ class Trigger:
         if not math.isfinite(similarity):
             return Decision(True, similarity, float("nan"))
         self._history.append(similarity)
-        threshold = float(np.quantile(self._history, self._p))
+        threshold = quantile(self._history, self._p)
         return Decision(similarity < threshold, similarity, threshold)
 
     def reset(self) -> None:
         """Forget the history: a new episode, or a clock that jumped."""
         self._history.clear()
+
+
+def quantile(values: Collection[float], p: float) -> float:
+    """What `numpy.quantile` gives, to the bit, in a fraction of the time, which the frame of a small model waits for."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * p
+    below = math.floor(place)
+    share, low, high = place - below, ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1.0 - share)

@@ -17,7 +17,7 @@ from ecovla_ros.prune.partition import Partition, travel
 from ecovla_ros.prune.select import bands, exchange, kept_count
 from ecovla_ros.prune.similarity import scene_similarity
 from ecovla_ros.prune.site import Site
-from ecovla_ros.prune.trigger import Trigger
+from ecovla_ros.prune.trigger import Trigger, quantile
 
 finite = st.floats(-1, 1, allow_nan=False)
 
@@ -173,6 +173,11 @@ def test_swapping_in_steps_ends_where_swapping_at_once_does(seed, budget):
         worth.append(steps[:, :20].sum())
     assert torch.equal(steps[:, :20].sort(1).values, at_once[:, :20].sort(1).values)
     assert all(a < b for a, b in zip(worth, worth[1:])), "every state in between is better than the one before"
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40), st.floats(0, 1))
+def test_the_quantile_is_that_of_numpy(values, p):
+    assert quantile(values, p) == np.quantile(values, p)
 
 
 @given(st.integers(0, 1000), st.floats(0, 2))
