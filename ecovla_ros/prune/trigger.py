@@ -50,7 +50,7 @@ class Trigger:
 
 
 def quantile(values: Collection[float], p: float) -> float:
-    """What `numpy.quantile` gives, to the bit, in a fraction of the time, which the frame of a small model waits for."""
+    """What `numpy.quantile` gives, to the bit, in a fraction of the time: the frame of a small model waits for it."""
     ordered = sorted(values)
     place = (len(ordered) - 1) * p
     below = math.floor(place)
