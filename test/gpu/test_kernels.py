@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from support.device_runs import needs_cuda
 
-from ecovla_ros.kernels import attention, float8, gated, launch, norm, product, rotary, rows
+from ecovla_ros.kernels import attention, float8, gated, launch, likeness, norm, product, rotary, rows
 from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, measured
 from ecovla_ros.kernels.probe import GatedProbe
@@ -204,6 +204,20 @@ def test_a_product_that_turns_what_it_makes_every_way(length, heads):
         ways[str(shape)] = lambda w, s=shape: kernel.project(x, w, *tables, *room[:, :, 544 : 544 + length], s)
     ways["apart"] = lambda w: rotary._apart(x, *tables, *room[:, :, 544 : 544 + length], w)
     TIMES[f"q, k and v, turned {(length, len(weights), 1024)}"] = measured(ways, (weights,))
+
+
+@pytest.mark.parametrize("length, width", [(256, 2048), (36, 192), (256, 4096)])
+def test_tokens_are_compared_as_torch_does_and_kept(length, width):
+    now, before = ([drawn(length, width, seed=s + i) for i in range(2)] for s in (0, 2))
+    expected = torch.cat([F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(now, before)]).mean()
+    kept = [t.clone() for t in before]
+    torch.testing.assert_close(likeness.renewed(now, kept), expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(now, kept))
+    ways = {
+        "one pass": lambda a, b: likeness.renewed([a], [b]),
+        "torch": lambda a, b: F.cosine_similarity(a.float(), b.float(), dim=-1).mean() + b.copy_(a)[0, 0],
+    }
+    TIMES[f"tokens compared {(length, width)}"] = measured(ways, (now[0], before[0]))
 
 
 def test_a_row_swap_is_exact():

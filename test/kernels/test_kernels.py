@@ -186,6 +186,31 @@ for length, heads, groups, width, inputs in ((5, 4, 1, 16, 33), (1, 6, 2, 24, 40
 """)
 
 
+def test_tokens_are_compared_and_kept_in_one_pass():
+    interpret("""
+import torch
+from ecovla_ros.engine.sight import Sight
+from ecovla_ros.kernels.available import reference_alone
+g = torch.Generator().manual_seed(0)
+class Looked:  # of a frame its tokens alone are looked at
+    def __init__(self, **vision): self.vision = vision
+def r(*shape): return torch.randn(shape, generator=g)
+whole = [torch.stack((r(7, 40), r(7, 40)), 1) for _ in range(4)]  # rows that do not lie side by side
+whole[2][3] = 0.0
+frames = [Looked(a=w[:, 0], b=r(5, 40)) for w in whole]
+frames += [Looked(a=frames[-1].vision["a"]), Looked(a=r(7, 40)), Looked(a=r(7, 40) * torch.nan), Looked(a=r(7, 40))]
+ours, theirs = Sight(), Sight()
+for frame in frames:
+    before = {name: tokens.clone() for name, tokens in frame.vision.items()}
+    ours.compare(frame)
+    with reference_alone():
+        theirs.compare(frame)
+    torch.testing.assert_close(ours.read(), theirs.read(), rtol=1e-5, atol=1e-6, equal_nan=True)
+    kept = ours.leave()
+    assert all(torch.equal(kept[n].nan_to_num(), t.nan_to_num()) for n, t in before.items())
+""")
+
+
 def test_the_row_swap_equals_its_reference():
     interpret("""
 import torch
