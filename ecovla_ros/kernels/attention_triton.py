@@ -38,11 +38,16 @@ COUNTERS = 1024
 _counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def counters(like: Tensor) -> Tensor:
-    """Zeros, which every call leaves as zeros, for the calls of one stream: these do not run at the same time."""
+def counters(like: Tensor) -> Tensor | None:
+    """Zeros, which every call leaves as zeros, for the calls of one stream: these do not run at the same time.
+
+    None for a stream that has none yet and is being captured: a graph's memory is nobody else's.
+    """
     stream = torch.cuda.current_stream(like.device).stream_id if like.is_cuda else 0
     key = (like.device, stream)
     if key not in _counters:
+        if like.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None
         with torch.inference_mode(False):
             _counters[key] = torch.zeros(COUNTERS, dtype=torch.int32, device=like.device)
     return _counters[key]
@@ -190,10 +195,12 @@ def attention(
     parts = out if splits == 1 else torch.empty((splits, rows, width), dtype=torch.float32, device=q.device)
     notes = parts if splits == 1 else torch.empty((2, splits, rows), dtype=torch.float32, device=q.device)
     blocks = triton.cdiv(length * (heads // groups), shape.rows)
-    alone = shape.alone and splits > 1 and blocks * groups * segments <= COUNTERS
+    wanted = shape.alone and splits > 1 and blocks * groups * segments <= COUNTERS
+    counter = counters(q) if wanted else None
+    alone = counter is not None
     _attend[(blocks, groups * segments, splits)](
         q, k, v, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
-        out, counters(q) if alone else q,
+        out, q if counter is None else counter,
         q if gap is None else gap, q if positions is None else positions, length, keys, chunk,
         width**-0.5 * 1.4426950408889634,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width, STEP=q.stride(2),
