@@ -222,9 +222,10 @@ def captured(policy: Any, config: PolicyConfig) -> Any:
     return Graphed(policy, CudaRecorder(device)) if device.type == "cuda" and config.graphs else policy
 
 
-def goes_ahead(config: PolicyConfig) -> bool:
-    """Whether frames are issued before their trigger is read: where a device would stand still for it."""
-    return device_of(config).type == "cuda" and not any(config.vla_cache)
+def goes_ahead(config: PolicyConfig) -> bool | None:
+    """Whether frames are issued before their trigger is read: None where a device would stand still for it, which
+    warm-up weighs against what recording costs."""
+    return None if device_of(config).type == "cuda" and not any(config.vla_cache) else False
 
 
 def _function(name: str) -> Any:

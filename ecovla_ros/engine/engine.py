@@ -19,6 +19,7 @@ from ecovla_ros.engine.cold import ColdStart
 from ecovla_ros.engine.deadline import Deadline
 from ecovla_ros.engine.fit import counts
 from ecovla_ros.engine.host_copy import HostCopy
+from ecovla_ros.engine.order import asks_first
 from ecovla_ros.engine.outcome import OUTSTANDING, PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.sight import Sight
@@ -56,11 +57,11 @@ class Engine:
         streams: Streams,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
-        ahead: bool = False,
+        ahead: bool | None = False,
     ) -> None:
         """`ahead`: issue a whole frame before its trigger is read, where the trigger does not change what it computes.
         Every frame of refresh `probe` then records. For a device, which otherwise stands still; not with VLA-Cache,
-        whose tokens keep nothing over a frame that records.
+        whose tokens keep nothing over a frame that records. None: as `warm_up` times it (engine/order).
 
         Raises PruningError where sites, ratios and settings do not fit.
         """
@@ -78,7 +79,8 @@ class Engine:
         self._lets_go = self._bound is not None and self._bound.lets_go
         self._watches = config.method == "ecovla" or self._lets_go
         """Whether frames are compared: for a new pattern, or to let go of a chunk."""
-        self._ahead = ahead and config.refresh == "probe" and config.method in ADAPTIVE
+        self._ahead = ahead is not False and config.refresh == "probe" and config.method in ADAPTIVE
+        self._by_time = ahead is None and self._ahead
         self._deadline: Deadline | None = None
         self._refreshes = 0
         self._kept_by: Plan | None = None
@@ -107,7 +109,7 @@ class Engine:
         a refresh cannot run.
         """
         refresh = self._refresh
-        plans = [DENSE, *(() if refresh is None else refresh.plans(without_records=not self._ahead))]
+        plans = [DENSE, *(() if refresh is None else refresh.plans(without_records=self._by_time or not self._ahead))]
         if refresh is not None and self.cold_frames and refresh.recording not in plans:
             plans.append(refresh.recording)
         for obs in self.policy.examples():
@@ -122,6 +124,10 @@ class Engine:
             if seen.reuse is not None:
                 for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)
+        if refresh is not None and self._by_time:
+            ways = (partial(self._answer, obs, of[refresh.home]) for of in (refresh.sparse, refresh.probing))
+            with refresh.undrawn():
+                self._ahead = not asks_first(*ways)
         if refresh is not None and self.config.deadline_ms > 0:
             tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in self._between(refresh)]
             self._deadline = Deadline(self.config.deadline_ms, tiers)

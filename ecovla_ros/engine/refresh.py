@@ -11,7 +11,8 @@ is all that may not be interrupted. On CUDA the number of kernels in both is fix
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -154,6 +155,13 @@ class Refresh:
         if plan.kept:
             self._offsets = {}
 
+    @contextmanager
+    def undrawn(self) -> Iterator[None]:
+        """The passes inside draw tokens, and the next one draws what it would have drawn without them."""
+        before = self._generator.get_state()
+        yield
+        self._generator.set_state(before)
+
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""
         known, outcome = all(s.known for s in self._of(phase)), self._outcomes.newest
@@ -210,9 +218,10 @@ class Refresh:
         return write
 
     def _write(self, phase: str, stacks: Sequence[Stack], changes: Sequence[Change]) -> None:
-        swaps = torch.stack([s.apply(c) for s, c in zip(stacks, changes)]).sum()
-        finite = torch.stack([c.finite for c in changes]).all()
-        torch.stack((swaps.long(), finite.long()), out=self._found[phase])
+        swaps, finite = [s.apply(c) for s, c in zip(stacks, changes)], [c.finite for c in changes]
+        found = self._found[phase]
+        found[0] = swaps[0] if len(swaps) == 1 else torch.stack(swaps).sum()
+        found[1] = finite[0] if len(finite) == 1 else torch.stack(finite).all()
 
     def _key(self, phase: str, plan: Plan) -> tuple[str, Plan, int]:
         """What a captured job depends on: means are divided by the number of tokens, which a graph bakes."""

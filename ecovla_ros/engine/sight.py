@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ecovla_ros.engine.host_copy import HostCopy
 from ecovla_ros.engine.recorder import Recorder
+from ecovla_ros.kernels.available import triton_runs_on
+from ecovla_ros.kernels.likeness import renewed
 from ecovla_ros.models.base import Seen
 from ecovla_ros.prune.similarity import scene_similarity
 
@@ -55,10 +57,7 @@ class Sight:
         value = torch.zeros((), device=next(iter(vision.values())).device)
 
         def run() -> None:
-            similarity = scene_similarity(vision, self._stores[shapes])
-            assert similarity is not None, "equal shapes can be compared"
-            value.copy_(similarity)
-            self._keep(shapes, vision)
+            value.copy_(self._renewed(shapes, vision))
 
         if (key := (shapes, _places(vision))) not in self._replays:
             self._replays[key] = self._recorder.capture(run, warm_ups=0)[0], value
@@ -73,18 +72,31 @@ class Sight:
             replay[0]()
             self._copy.start(replay[1])
             return
-        similarity = scene_similarity(seen.vision, self._stores[shapes] if self._compared else None)
-        if similarity is not None:
-            self._copy.start(similarity)
-        self._keep(shapes, seen.vision)
+        if self._compared:
+            self._copy.start(self._renewed(shapes, seen.vision))
+        else:
+            self._keep(shapes, seen.vision)
 
     def read(self) -> float:
         """s_t of the frame compared last; NaN where nothing could be compared (see `scene_similarity`)."""
         return float(self._copy.take()) if self._compared else float("nan")
 
+    def _renewed(self, shapes: Shapes, vision: Mapping[str, Tensor]) -> Tensor:
+        """s_t of frames of equal shapes; the tokens are kept for the next."""
+        before = self._stores[shapes]
+        if all(triton_runs_on(tokens) and tokens.stride(1) == 1 for tokens in vision.values()):
+            found: Tensor = renewed(list(vision.values()), [before[name] for name in vision])
+            return found
+        similarity = scene_similarity(vision, before)
+        assert similarity is not None, "equal shapes can be compared"
+        self._keep(shapes, vision)
+        return similarity
+
     def _keep(self, shapes: Shapes, vision: Mapping[str, Tensor]) -> None:
         if shapes not in self._stores:
-            self._stores[shapes] = {name: torch.empty_like(tokens) for name, tokens in vision.items()}
+            self._stores[shapes] = {
+                name: torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in vision.items()
+            }
         for name, tokens in vision.items():
             self._stores[shapes][name].copy_(tokens)
 

@@ -181,7 +181,10 @@ class Stack:
                 for row, (site, bias) in enumerate(zip(self.sites, biases)):
                     pruned = self.mean[row, rows:].to(site.consumer.dtype)
                     bias.copy_(pruned @ site.consumer[rows:])
-        return torch.stack([one.wanted.sum() for one in swaps]).sum() if swaps else self.history.new_zeros(())
+        counts = [one.wanted.sum() for one in swaps]
+        if len(counts) == 1:  # a kernel or two less
+            return counts[0]
+        return torch.stack(counts).sum() if counts else self.history.new_zeros(())
 
     def adopt(self, orders: Mapping[str, Sequence[int]]) -> None:
         """Rebuild an exported pattern: site key -> channels by slot. Raises PruningError."""

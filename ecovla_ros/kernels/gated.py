@@ -76,7 +76,7 @@ def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None
         ways = {str(s): partial(_fused, kernels.gated, x, activation, sums, s) for s in fit}
     ways |= {f"product {s}": partial(_product, kernels.columns, x, activation, sums, small if many else None, s)
              for s in COLUMNS}  # fmt: skip
-    key = ("gated", len(x), len(weights), x.shape[1], sums is not None, many)
+    key = ("gated", len(x), len(weights), x.shape[1], many)  # recording or not: a frame computes the same bits
     return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)
 
 

@@ -12,20 +12,11 @@ from ecovla_ros.kernels.available import triton_runs_on
 from ecovla_ros.kernels.gated import gated
 from ecovla_ros.kernels.rows import Table, table
 
-SHARE = 0.25
-"""Of a GPU's multiprocessors, for a probe. All of them would read the weights in less time, and every kernel of the
-action head would wait for a place behind blocks of the probe."""
-
 
 class GatedProbe:
     """Probes the gated MLPs of L sites of one shape: gate and up (C, D) of each, rows side by side in memory."""
 
-    def __init__(self, gates: Sequence[Tensor], ups: Sequence[Tensor], activation: str, share: float = SHARE) -> None:
-        """`share`: of a GPU's multiprocessors, which the kernel fills at most: the rest is for what runs beside it."""
-        self._programs = 1 << 30
-        if share < 1.0 and gates[0].is_cuda:
-            whole = torch.cuda.get_device_properties(gates[0].device).multi_processor_count
-            self._programs = max(1, round(share * whole))
+    def __init__(self, gates: Sequence[Tensor], ups: Sequence[Tensor], activation: str) -> None:
         self._gates, self._ups, self._activation = list(gates), list(ups), activation
         self._tables: tuple[Table, Table] | None = None
         if triton_runs_on(gates[0]):
@@ -39,7 +30,7 @@ class GatedProbe:
         rows = len(self._gates[0]) - first
         if self._tables is not None:
             run = importlib.import_module("ecovla_ros.kernels.probe_triton").sums
-            out: Tensor = run(inputs, *self._tables, first, rows, self._activation, self._programs)
+            out: Tensor = run(inputs, *self._tables, first, rows, self._activation)
             return out
         found = []
         for x, gate, up in zip(inputs, self._gates, self._ups):

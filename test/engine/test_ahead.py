@@ -10,6 +10,8 @@ from support import all_models as models
 from support.engine_runs import BOTH, PROBE, SCENES, chunks, energies
 from support.toy import Toy
 
+from ecovla_ros.engine import engine as engine_module
+from ecovla_ros.engine import order
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import EagerRecorder
@@ -70,19 +72,37 @@ def test_every_family_goes_ahead_over_captured_passes(family):
     assert len({s.report.kind for s in plain[0]}) == 2, "both kinds of frame were compared"
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_warm_up_times_whether_a_frame_asks_first_and_answers_stay_the_same(monkeypatch, first):
+    timed = []
+    monkeypatch.setattr(engine_module, "asks_first", lambda *ways: (timed.append([way() for way in ways]), first)[1])
+    made = [Engine(Toy(), PROBE, Inline(), ahead=None), Engine(Toy(), PROBE, Inline())]
+    for engine in made:
+        engine.calibrate(energies(engine.policy))
+        engine.warm_up()
+    assert len(timed) == 1 and made[0]._ahead is not first
+    same(*(frames(engine, SCENES) for engine in made))
+
+
+@pytest.mark.parametrize("more, asks", [(0.5, True), (order.ASKING_MS / 2, False), (-1.0, False)])
+def test_a_frame_asks_first_where_recording_costs_more_than_asking(more, asks):
+    drift = iter(range(100))
+    assert order.asks_first(lambda: 10.0 + next(drift) / 1e3, lambda: 10.0 + more + next(drift) / 1e3) is asks
+
+
 def test_the_trigger_is_read_once_the_whole_frame_is_issued():
-    order = []
+    issued = []
 
     class Noted(Inline):
         def mark(self):
-            order.append("mark")
+            issued.append("mark")
 
         def aside(self, job, mark=None):
-            order.append("aside")
+            issued.append("aside")
             super().aside(job, mark)
 
         def release(self):
-            order.append("release")
+            issued.append("release")
 
     engine = Engine(Toy(), PROBE, Noted(), ahead=True)
     engine.calibrate(energies(engine.policy))
@@ -90,12 +110,12 @@ def test_the_trigger_is_read_once_the_whole_frame_is_issued():
         engine.step(obs)
     for name in ("prefill", "act"):
         inner = getattr(engine.policy, name)
-        setattr(engine.policy, name, lambda *a, n=name, f=inner: (order.append(n), f(*a))[1])
+        setattr(engine.policy, name, lambda *a, n=name, f=inner: (issued.append(n), f(*a))[1])
     read = engine._sight.read
-    engine._sight.read = lambda: (order.append("read"), read())[1]
-    order.clear()
+    engine._sight.read = lambda: (issued.append("read"), read())[1]
+    issued.clear()
     assert engine.step(SCENES[10]).report.kind == "refresh"
-    assert order == ["prefill", "mark", "act", "mark", "read", "aside", "aside", "release"]
+    assert issued == ["prefill", "mark", "act", "mark", "read", "aside", "aside", "release"]
 
 
 def test_a_frame_whose_refresh_runs_dense_waits_for_its_trigger():

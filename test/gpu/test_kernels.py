@@ -17,7 +17,6 @@ from support.device_runs import needs_cuda
 from ecovla_ros.kernels import attention, float8, gated, launch, likeness, norm, product, rotary, rows
 from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, measured
-from ecovla_ros.kernels.probe import GatedProbe
 from ecovla_ros.kernels.sums import Sums
 from ecovla_ros.models.core import layers
 from ecovla_ros.models.core.cache import Cache
@@ -328,48 +327,6 @@ def test_the_pairs_of_a_pattern_are_those_that_a_cpu_finds():
 
     scores = torch.rand(18, 16384, generator=g, device="cuda")
     TIMES["pairs of 18 x 16384"] = measured({"one sort": way, "two searches": searched}, (scores,))
-
-
-def test_a_probe_leaves_room_for_the_action_head_beside_it():
-    """The same sums whatever share of the GPU it fills; how long both then take is written down."""
-    run, _ = stack()
-    with KERNEL_CHOICE.tuning():
-        run()
-    gates = [drawn(16384, 2, 2048) for _ in range(17)]
-    inputs, found, times = drawn(17, 32, 2048), [], {}
-    low, high = torch.cuda.Stream.priority_range()
-    head, side = torch.cuda.Stream(priority=high), torch.cuda.Stream(priority=low)
-    acts, start, end, probed = torch.cuda.CUDAGraph(), *(torch.cuda.Event(enable_timing=True) for _ in range(3))
-    with torch.cuda.graph(acts, stream=head):
-        for _ in range(10):
-            run()
-    for share in (None, 1.0, 0.5, 0.25, 0.125):
-        one = GatedProbe([w[:, 0] for w in gates], [w[:, 1] for w in gates], "gelu", share or 1.0)
-        one.sums(inputs, 9824)
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, stream=side):
-            out = one.sums(inputs, 9824)
-        took = []
-        for _ in range(3):
-            torch.cuda.synchronize()
-            start.record(head)
-            side.wait_event(start)
-            with torch.cuda.stream(head):
-                acts.replay()
-                end.record()
-            with torch.cuda.stream(side):
-                if share is not None:
-                    graph.replay()
-                probed.record()
-            torch.cuda.synchronize()
-            took.append((start.elapsed_time(end), start.elapsed_time(probed)))
-        times["alone" if share is None else f"beside a probe on {share:g}"] = min(took)[0]
-        if share is not None:
-            times[f"that probe, {share:g}"] = min(took)[1]
-            found.append(out.clone())
-    TIMES["10 steps of the action head"] = times
-    assert all(torch.equal(found[0], other) for other in found) and torch.isfinite(found[0]).all()
 
 
 def test_kernels_that_begin_early_give_the_same_and_are_timed():

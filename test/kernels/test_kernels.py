@@ -247,8 +247,6 @@ for activation, tokens, first in (("gelu", 5, 33), ("silu", 40, 33), ("gelu", 90
     expected = probe.GatedProbe(gates, ups, activation).sums(x, first)
     found = sums(x, *tables, first, 70 - first, activation)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    for programs in (1, 2, 4):
-        assert torch.equal(sums(x, *tables, first, 70 - first, activation, programs), found), "however few programs"
 """)
 
 

@@ -83,6 +83,14 @@ STEPS = (
         _small_at_40("pi05-reduced", *PI, *PROBE, *FIT),
     ),
     GpuStep(
+        "pi05-fit-in-turn", "the same, no kernel begins before the one ahead has ended", 90,
+        _bench("pi05", "--ratios", "0.4", "--frames", "100", "--warm-up", "8", *PI, *PROBE, *FIT),
+    ),
+    GpuStep(
+        "pi05-fit-busy", "the same as pi05-fit, frame after frame without a pause", 90,
+        _at_40("pi05", 96, *PI, *PROBE, *FIT, "--pace", "back-to-back"),
+    ),
+    GpuStep(
         "mini", "the shipped policy", 60,
         _bench("mini", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2",
                "--refresh", "probe", *EARLY),
