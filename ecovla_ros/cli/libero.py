@@ -32,7 +32,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vision-steps", type=int, help="optimiser steps of the tower alone, before these")
     group.add_argument("--batch", type=int, help="frames of a step")
     group.add_argument(
-        "--widen", type=int, default=4, help="MLPs so many times as wide as mini's (default: %(default)s)"
+        "--widen", type=int, default=2, help="MLPs so many times as wide as mini's (default: %(default)s)"
     )
     group.add_argument("--only-demos", action="store_true", help="drive the demonstrations, and end")
 
@@ -101,6 +101,7 @@ def _settings(options: argparse.Namespace) -> Any:
         episodes=defaults.episodes if options.episodes is None else options.episodes,
         widen=options.widen,
         device=options.device,
+        processes=options.processes,
         fit=replace(fit.FitSettings(), seed=options.seed, **chosen),
         command=shlex.join(["ecovla", *sys.argv[1:]]),
     )

@@ -6,6 +6,10 @@ processes meet once a step.
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +19,79 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
+from ecovla_ros.errors import EcovlaError
 
-def spawn(count: int, folder: Path, job: Callable[..., None], *arguments: Any) -> None:
-    """Run `job(rank, *arguments)` in `count` processes that can average gradients; returns when all have ended."""
+
+def everywhere(
+    count: int,
+    folder: Path,
+    report: Callable[[dict[str, Any]], None],
+    job: Callable[..., None],
+    *arguments: Any,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Run `job(rank, *arguments, report)` in `count` processes that can average gradients, or in this one if it is one.
+
+    What any of them reports comes to `report`, in this process. With `stop`, whoever is asked that in this process, the
+    jobs get a `stop` of their own behind `report`, and a Ctrl-C reaches this process alone.
+    """
+    if count == 1:
+        job(0, *arguments, report, *(() if stop is None else (stop,)))
+        return
+    context, errors = multiprocessing.get_context("spawn"), list[EcovlaError]()
+    queue, asked, over = context.SimpleQueue(), context.Event(), threading.Event()
+    watchers = [threading.Thread(target=_forward, args=(queue, report, errors), daemon=True)]
+    if stop is not None:
+        watchers.append(threading.Thread(target=_ask, args=(stop, asked, over), daemon=True))
+    for watcher in watchers:
+        watcher.start()
+    more = () if stop is None else (asked.is_set,)
     meeting = folder.resolve() / "rendezvous"  # a relative path in a file URL would be taken for a host
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_enter, (count, str(meeting), job, arguments), nprocs=count, join=True)
-    meeting.unlink(missing_ok=True)
+    told = (count, str(meeting), job, (*arguments, queue.put, *more), queue.put, stop is not None)
+    ended: Exception | None = None
+    try:
+        torch.multiprocessing.spawn(_enter, told, nprocs=count, join=True)
+    except torch.multiprocessing.ProcessExitedException as error:
+        ended = error
+    finally:
+        over.set()
+        queue.put(None)
+        for watcher in watchers:
+            watcher.join()
+        meeting.unlink(missing_ok=True)
+    if ended is not None:
+        raise errors[0] if errors else ended
 
 
-def _enter(rank: int, count: int, meeting: str, job: Callable[..., None], arguments: Sequence[Any]) -> None:
+def _forward(queue: Any, report: Callable[[dict[str, Any]], None], errors: list[EcovlaError]) -> None:
+    while (told := queue.get()) is not None:
+        if isinstance(told, EcovlaError):
+            errors.append(told)
+        else:
+            report(told)
+
+
+def _ask(stop: Callable[[], bool], asked: Any, over: threading.Event) -> None:
+    while not over.wait(0.1):
+        if stop():
+            asked.set()
+
+
+def _enter(
+    rank: int, count: int, meeting: str, job: Callable[..., None], arguments: Sequence[Any],
+    tell: Callable[[EcovlaError], None], deaf: bool,
+) -> None:  # fmt: skip
+    """`deaf`: a Ctrl-C is not for this process, as another one tells it when to end."""
+    if deaf:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     try:
         job(rank, *arguments)
+    except EcovlaError as error:  # as one line, and not as the trace of a process
+        tell(error)
+        sys.exit(1)
     finally:
         dist.destroy_process_group()
 

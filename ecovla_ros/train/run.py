@@ -7,8 +7,6 @@ inside the last ones with what they saved last. A run that starts from a checkpo
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,20 +113,8 @@ def _from_scratch(folder: Path, out: Path, settings: TrainSettings, report: Repo
 
 def _everywhere(folder: Path, settings: TrainSettings, report: Report, stage: Callable[..., None], *job: Any) -> None:
     """A stage in several processes on a CPU, or in this one."""
-    if settings.processes > 1 and settings.device == "cpu":
-        queue = multiprocessing.get_context("spawn").SimpleQueue()
-        watcher = threading.Thread(target=_forward, args=(queue, report), daemon=True)
-        watcher.start()
-        parallel.spawn(settings.processes, folder, stage, *job, queue.put)
-        queue.put(None)
-        watcher.join()
-    else:
-        stage(0, *job, report)
-
-
-def _forward(queue: Any, report: Report) -> None:
-    while (row := queue.get()) is not None:
-        report(row)
+    count = settings.processes if settings.device == "cpu" else 1
+    parallel.everywhere(count, folder, report, stage, *job)
 
 
 def _policy_stage(

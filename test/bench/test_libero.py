@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -344,6 +345,22 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
     policy = run.checkpoint.load(tmp_path / "out")
     assert policy.normaliser.widths == (8, 7) and policy.calibration
     episodes.check_space(policy, "out")
+
+
+def test_two_processes_train_one_policy_and_tell_what_is_wrong_in_one_line(tmp_path):
+    write_demos(tmp_path / "demos")
+    path = next(tmp_path.rglob("*.npz"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500])
+    two = dataclasses.replace(settings(), processes=2)
+    with pytest.raises(CheckpointError, match=path.name):
+        run.run(tmp_path, tmp_path / "out", two, lambda row: None, lambda: False)
+    path.write_bytes(whole)
+    rows = []
+    assert not run.run(tmp_path, tmp_path / "out", two, rows.append, iter([False, *[True] * 10**6]).__next__)
+    assert run.run(tmp_path, tmp_path / "out", two, rows.append, lambda: False)
+    assert torch.load(tmp_path / "training.pt", weights_only=True)["step"] == 5
+    assert {row["stage"] for row in rows} == {"data"} and run.checkpoint.load(tmp_path / "out").calibration
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):

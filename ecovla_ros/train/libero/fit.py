@@ -4,7 +4,8 @@ What the tower must tell: where each kind of thing is, from the fixed camera in 
 tool's. What the prompt's hidden states must tell: where the thing that the instruction names is, and where it goes. In
 the time that a few cores have, the flow loss alone does not teach a tower to localise (`train.auxiliary`).
 
-A run is counted in steps and not in minutes: stopped and gone on with, on whatever machine, it is the same run.
+A run is counted in steps and not in minutes: stopped and gone on with, on whatever machine, it is the same run, as
+long as as many processes have a batch of each step.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ Report = Callable[[dict[str, Any]], None]
 class FitSettings:
     """One run's optimisation."""
 
-    vision_steps: int = 3000
+    vision_steps: int = 1500
     """Steps in which the tower alone learns where things are: they cost a tenth of the others."""
-    steps: int = 40_000
+    steps: int = 16_000
     """Steps of everything together, after these."""
     batch: int = 32
+    """Frames of a step, in each process."""
     rate: float = 5e-4
     draws: int = 2
     """Flow draws per prefix."""
@@ -129,8 +131,8 @@ def train(
     keep: Callable[[PiModel, int, float], None],
     stop: Callable[[], bool],
     rank: int = 0,
-) -> bool:
-    """Train until the steps are done or `stop`; returns whether they are done.
+) -> None:
+    """Train until the steps are done or `stop`, which the first process is asked; see `finished`.
 
     On the model's device. Goes on from the file `state` where there is one; raises CheckpointError where that is of
     other settings or data of other kinds. `keep` is handed the average, the step and the hours at times and at the end.
@@ -166,7 +168,7 @@ def train(
         _follow(average, model, min(settings.decay, step / (step + 10)))
         now = torch.cat((losses.detach(), error))  # stays on the device: a step must not wait for the one before
         mean = now if mean is None else mean.lerp(now, 0.02)
-        if step % 50 == 0:
+        if step % 50 == 0 and rank == 0:
             names = ("flow", "grounding", "places", "third_person_m", "wrist_m")
             hours = spent + (time.monotonic() - began) / 3600
             report({"step": step, "of": total, "hours": hours, **dict(zip(names, mean.tolist()))})
@@ -174,7 +176,11 @@ def train(
             saved = time.monotonic()
             _keep(rank, state, learner, average, optimiser, step, spent + (saved - began) / 3600, head, keep)
     _keep(rank, state, learner, average, optimiser, step, spent + (time.monotonic() - began) / 3600, head, keep)
-    return step >= total
+
+
+def finished(path: Path, settings: FitSettings) -> bool:
+    """Whether all steps of the run with this state are done."""
+    return int(torch.load(path, weights_only=True, mmap=True)["step"]) >= settings.vision_steps + settings.steps
 
 
 def _rate(step: int, settings: FitSettings) -> float:

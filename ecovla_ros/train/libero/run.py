@@ -23,11 +23,14 @@ from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import MINI, PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.sim.libero import scene, suites
+from ecovla_ros.train import parallel
 from ecovla_ros.train.device import device
 from ecovla_ros.train.libero import demos, fit
 from ecovla_ros.train.libero.data import LiberoData
 from ecovla_ros.types import CAMERAS, Observation
 
+Report = Callable[[dict[str, Any]], None]
+STATE = "training.pt"
 PROMPT = 24
 """Longest instruction, tokens."""
 
@@ -39,13 +42,16 @@ class LiberoSettings:
     suites: tuple[str, ...] = ("libero_object",)
     episodes: int = 90
     """Demonstrations tried of each task."""
-    widen: int = 4
-    """How many times as wide as mini's the MLPs are."""
+    widen: int = 2
+    """How many times as wide as mini's the MLPs are: 2 makes them eight times as wide as what they are fed with. Wider
+    ones take most of the training time on a CPU, and leave channels that nothing needs."""
     demos: demos.LiberoDemos = field(default_factory=demos.LiberoDemos)
     fit: fit.FitSettings = field(default_factory=fit.FitSettings)
     calibration_frames: int = 128
     device: str = "cpu"
     """Where the policy is trained: cpu or cuda."""
+    processes: int = 1
+    """That drive demonstrations, each tasks of its own; and that train, on a CPU, each a batch of its own."""
     command: str = ""
 
 
@@ -58,47 +64,61 @@ def shape(settings: LiberoSettings, vocab: int) -> PiConfig:
     )  # fmt: skip
 
 
-def run(
-    work: Path, out: Path, settings: LiberoSettings, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
-) -> bool:
+def run(work: Path, out: Path, settings: LiberoSettings, report: Report, stop: Callable[[], bool]) -> bool:
     """Collect what is missing, train on, and write the checkpoint to `out`; returns whether all is done.
 
     Raises ConfigError where LIBERO is missing, a suite unknown or the device absent, CheckpointError for a state that
     does not fit.
     """
     torch.set_num_threads(1)
-    trained_on = device(settings.device)
+    device(settings.device)
+    work.mkdir(parents=True, exist_ok=True)
     collect(work, settings, report, stop)
     if stop():
         return False
+    count = settings.processes if settings.device == "cpu" else 1
+    parallel.everywhere(count, work, report, _train, work, out, settings, stop=stop)
+    return fit.finished(work / STATE, settings.fit)
+
+
+def _train(
+    rank: int, work: Path, out: Path, settings: LiberoSettings, report: Report, stop: Callable[[], bool]
+) -> None:
+    """In one of several processes; the first one reports and saves."""
     data = LiberoData(work / "demos", settings.suites)
-    report({"stage": "data", "episodes": data.episodes, "frames": len(data), "tasks": len(data.tasks)})
-    units = _units(work / "units.json", data)
+    units = _units(work / "units.json", data, rank)
     prompt = Prompt.build(data.instructions, PROMPT)
-    torch.manual_seed(settings.fit.seed)
-    model = PiModel(shape(settings, prompt.size)).to(trained_on)
+    torch.manual_seed(settings.fit.seed)  # in every process the same model
+    model = PiModel(shape(settings, prompt.size)).to(device(settings.device))
     ids, real = (torch.tensor(part) for part in prompt.batch(data.instructions))
+    if rank == 0:
+        report({"stage": "data", "episodes": data.episodes, "frames": len(data), "tasks": len(data.tasks)})
 
     def keep(average: PiModel, step: int, hours: float) -> None:
         save(out, average, units, prompt, data, settings, step, hours)
 
-    return fit.train(model, data, units, (ids, real), settings.fit, work / "training.pt", report, keep, stop)
+    fit.train(model, data, units, (ids, real), settings.fit, work / STATE, report, keep, stop, rank)
 
 
-def collect(
-    work: Path, settings: LiberoSettings, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
-) -> None:
+def collect(work: Path, settings: LiberoSettings, report: Report, stop: Callable[[], bool]) -> None:
     """Bring the demonstrations of every task that the expert can do to `settings.episodes`; those there are stay."""
-    if not settings.episodes:
-        return
+    if settings.episodes:
+        suites.module("libero.libero")  # said once and here, if it is missing
+        parallel.everywhere(settings.processes, work, report, _collect, work, settings, stop=stop)
+
+
+def _collect(rank: int, work: Path, settings: LiberoSettings, report: Report, stop: Callable[[], bool]) -> None:
+    """In one of several processes; each has tasks of its own."""
     tasks = [task for suite in settings.suites for task in suites.tasks(suite)]
-    demos.collect(work / "demos", tasks, settings.episodes, settings.demos, report, stop)
+    part = (rank, settings.processes)
+    demos.collect(work / "demos", tasks, settings.episodes, settings.demos, report, stop, part=part)
 
 
-def _units(path: Path, data: LiberoData) -> OtherArmUnits:
+def _units(path: Path, data: LiberoData, rank: int) -> OtherArmUnits:
     """Statistics of the data as they were when the run began: a run that goes on keeps them while data grow."""
-    if not path.is_file():
+    if rank == 0 and not path.is_file():
         demos.write_json(path, data.units().to_dict())
+    parallel.agree(0.0)
     return OtherArmUnits.from_dict(documents.read_json(path))
 
 
