@@ -226,8 +226,7 @@ class CudaSide:
 
     Jobs begin behind the whole frame, its chunk's copy included, and run while the robot moves and, where frames follow
     one another at once, beside the towers of the next. Beside an action head they would read the weights of the pruned
-    channels out of the memory that its many small kernels wait for: measured, a frame with a refresh then took up to a
-    quarter longer there.
+    channels out of the memory that its many small kernels wait for, and make it longer.
 
     Its priority is the lowest there is, which is 0, the default stream's too: only what runs on a stream of high
     priority goes before the refresh, and that is the captured graphs (`engine/graphs`). Passes that were not captured
