@@ -205,6 +205,22 @@ def test_a_product_that_turns_what_it_makes_every_way(length, heads):
     TIMES[f"q, k and v, turned {(length, len(weights), 1024)}"] = measured(ways, (weights,))
 
 
+@pytest.mark.parametrize("length, channels, width", [(512, 4304, 1152), (34, 3072, 768)])
+def test_a_product_that_ends_with_gelu_is_the_product_and_the_gelu(length, channels, width):
+    x, weights, bias = drawn(length, width), drawn(channels, width, scale=width**-0.5), drawn(channels)
+    expected = F.gelu(F.linear(x.double(), weights.double(), bias.double()), approximate="tanh")
+    ways = {
+        "apart": lambda w: gated._apart(x, bias, "gelu_alone", None, w),
+        "at once": lambda w: gated._at_once(x, bias, None, w),
+    }
+    for way in ways.values():
+        close(way(weights), expected, 1e-2)
+    noted, whole = (Sums(torch.zeros(channels, device="cuda")) for _ in range(2))
+    whole.add(gated._at_once(x, bias, noted, weights))
+    close(noted.energy, whole.energy, 1e-4)
+    TIMES[f"gelu of a product {(length, channels, width)}"] = measured(ways, (weights,))
+
+
 @pytest.mark.parametrize("length, width", [(256, 2048), (36, 192), (256, 4096)])
 def test_tokens_are_compared_as_torch_does_and_kept(length, width):
     now, before = ([drawn(length, width, seed=s + i) for i in range(2)] for s in (0, 2))

@@ -42,7 +42,7 @@ __all__ = ["KINDS", "PACES", "SCOPES", "measure"]
 PACES = ("paced", "back-to-back")
 BLOCK = 8
 """Frames in a row of one variant, back to back."""
-COUNTED = 6
+COUNTED = 12
 """Frames whose kernels are counted at most, around a change of the scene, after all that are timed."""
 
 Traces = dict[str, list[DeviceSpan]]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecovla_ros.kernels.available import triton_runs_on
-from ecovla_ros.kernels.gated import activated
+from ecovla_ros.kernels.gated import through
 from ecovla_ros.models.core.fused import Flow
 from ecovla_ros.prune.site import SiteUse
 
@@ -49,7 +49,8 @@ class VitLayer(nn.Module):
         x, normed = flow.normed(self.norm1, None, NOTHING)
         flow = Flow(x, self.attended(normed.view(shape)).view(x.shape), None, self.scale1)
         x, normed = flow.normed(self.norm2, None, NOTHING)
-        hidden = activated(self.fc1(normed), "gelu_alone" if self.gelu == "tanh" else "gelu_exact")
+        kind = "gelu_alone" if self.gelu == "tanh" else "gelu_exact"
+        hidden = through(normed, self.fc1.weight, self.fc1.bias, kind)
         return Flow(x, self.fc2(hidden), None, self.scale2)
 
 

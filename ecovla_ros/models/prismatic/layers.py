@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecovla_ros.kernels.gated import activated
+from ecovla_ros.kernels.gated import through
 from ecovla_ros.kernels.product import linear
 from ecovla_ros.kernels.rotary import place
 from ecovla_ros.kernels.sums import Sums
@@ -178,7 +178,7 @@ class PlainMlp(Mlp):
 
     def made(self, x: Tensor, first: int, last: int, sums: Sums | None = None) -> Tensor:
         """X_int (L, last - first) of x (L, width) by few kernels, where Triton runs."""
-        return activated(F.linear(x, self.gate[first:last], self.gate_bias[first:last]), "gelu_alone", sums)
+        return through(x, self.gate[first:last], self.gate_bias[first:last], "gelu_alone", sums)
 
     def forward(self, x: Tensor, use: SiteUse = ALL, valid: Tensor | None = None) -> Tensor:
         """(B, L, width) to the same shape through the kept channels."""
