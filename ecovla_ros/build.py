@@ -222,10 +222,19 @@ def captured(policy: Any, config: PolicyConfig) -> Any:
     return Graphed(policy, CudaRecorder(device)) if device.type == "cuda" and config.graphs else policy
 
 
+def side_streams(config: PolicyConfig) -> Streams:
+    """Where refreshes run."""
+    return streams_for(device_of(config), config.graphs, config.refresh_behind == "frame")
+
+
 def goes_ahead(config: PolicyConfig) -> bool | None:
-    """Whether frames are issued before their trigger is read: None where a device would stand still for it, which
-    warm-up weighs against what recording costs."""
-    return None if device_of(config).type == "cuda" and not any(config.vla_cache) else False
+    """Whether frames are issued before their trigger is read, as `policy.ask` says; None: as warm-up times it.
+
+    Only where a device would stand still for it, and not with VLA-Cache, whose tokens keep nothing over such a frame.
+    """
+    if device_of(config).type != "cuda" or any(config.vla_cache):
+        return False
+    return {"late": True, "first": False, "timed": None}[config.ask]
 
 
 def _function(name: str) -> Any:
@@ -254,7 +263,7 @@ def engine(config: Config, streams: Streams | None = None, serving: bool = False
         raise ConfigError("prune.compensate does not go with policy.fastv: its means are over all tokens of a pass")
     loaded = policy(config.policy, serving)
     runs = captured(loaded, config.policy)
-    side = streams or streams_for(device_of(config.policy), config.policy.graphs)
+    side = streams or side_streams(config.policy)
     built = Engine(runs, config.prune, side, config.policy.seed, ahead=goes_ahead(config.policy))
     if energies := calibration_of(config.prune, loaded):
         built.calibrate(energies)

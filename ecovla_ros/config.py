@@ -94,6 +94,15 @@ class PolicyConfig:
         False, "let kernels begin before the one ahead has ended, if a trial in warm-up says it is right and faster"
     )
     bucket: int = _between(0, 0, 1024, "prompts are padded to a multiple of this; 0: 1 on a CPU, 32 on CUDA", "tokens")
+    refresh_behind: str = _one_of(
+        "prefill", ("prefill", "frame"),
+        "what a refresh on CUDA begins behind: prefill, beside the action head; frame, while the robot moves",
+    )  # fmt: skip
+    ask: str = _one_of(
+        "late", ("late", "first", "timed"),
+        "when the trigger of a frame is asked on CUDA, refresh probe: late, every frame being issued at once and "
+        "recording; first, so that only those record that a refresh follows; timed: as warm-up finds faster",
+    )  # fmt: skip
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")
     fastv: float = _between(0.0, 0.0, 0.99, "share of vision tokens that leave the sequence (FastV)")

@@ -19,7 +19,7 @@ from ecovla_ros.errors import ConfigError
 
 PACKAGES = ("numpy", "mujoco", "torch", "transformers", "triton")
 COMMIT = "ECOVLA_COMMIT"
-"""Environment variable that names the commit of a source tree that was copied without its history."""
+"""Environment variable that names the commit of a source tree that was copied without its history, or with another."""
 
 
 def write(path: str | Path, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], **more: Any) -> None:
@@ -81,12 +81,14 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the source tree, with "+" when it has local changes; without its history as `COMMIT` says, or
+    """Commit of the source tree: as `COMMIT` says; else as its history does, with "+" when it has local changes; else
     "unknown"."""
+    if named := os.environ.get(COMMIT, ""):
+        return named
     folder = Path(__file__).resolve().parent
     head = _git(folder, "rev-parse", "HEAD")
     if not head:
-        return os.environ.get(COMMIT, "") or "unknown"
+        return "unknown"
     return head + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
 
 

@@ -29,6 +29,9 @@ from ecovla_ros.errors import PruningError
 
 Job = Callable[[], Callable[[], None]]
 
+PLACES = 3
+"""Marks of one frame: behind the prefill, behind the action head, and behind all of it."""
+
 
 class Streams(Protocol):
     """See the module docstring."""
@@ -224,47 +227,52 @@ class Worker:
 class CudaSide:
     """CUDA: a side stream ordered by events. Jobs must own their buffers: nothing crosses the allocator.
 
-    Jobs begin behind the whole frame, its chunk's copy included, and run while the robot moves and, where frames follow
-    one another at once, beside the towers of the next. Beside an action head they would read the weights of the pruned
-    channels out of the memory that its many small kernels wait for, and make it longer.
-
     Its priority is the lowest there is, which is 0, the default stream's too: only what runs on a stream of high
     priority goes before the refresh, and that is the captured graphs (`engine/graphs`). Passes that were not captured
     share the device with it as equals.
 
-    Its launches come after all of the frame's, and cost the host no time before them. Its kernels are fixed in number
-    and wait for nothing but the frame, so there is nothing here to give up.
+    A job waits for what the main stream had been given when it was set aside, so that it runs beside the action head
+    (paper, sec. 4.2), or, `behind_frame`, for the whole frame, so that it runs while the robot moves, and beside the
+    towers of a frame that follows at once. Either way it is issued only after the rest of the frame was: its launches
+    cost the host no time before the action head's. Its kernels are fixed in number and wait for nothing but that event,
+    so there is nothing here to give up.
     """
 
     free = True
 
-    def __init__(self, device: torch.device, graphs: bool = True) -> None:
+    def __init__(self, device: torch.device, graphs: bool = True, behind_frame: bool = False) -> None:
         """`graphs`: jobs may be captured, into a memory pool of their own, as they run beside the frame's."""
+        self._behind_frame = behind_frame
         low, _ = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]
         self._side = torch.cuda.Stream(device, priority=low)
         self.recorder: Recorder | None = CudaRecorder(device, self._side) if graphs else None
-        self._frame, self._done = torch.cuda.Event(), torch.cuda.Event()
+        self._ready = [torch.cuda.Event() for _ in range(2 * PLACES)]
+        self._marks = 0
+        self._done = torch.cuda.Event()
         self._around = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(2)]
         self._waits = 0  # joins that ordered something since `waited_ms`: a frame's own, and one before a dense answer
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[tuple[Job, torch.cuda.Event]] = deque()
         self._pending = False
         self._error: Exception | None = None
 
-    def mark(self) -> Any:
-        """Nothing: every job begins behind the frame."""
-        return None
+    def mark(self) -> torch.cuda.Event:
+        """An event on the main stream; good for the frame and the one after it."""
+        event = self._ready[self._marks % len(self._ready)]
+        self._marks += 1
+        event.record()
+        return event
 
     def aside(self, job: Job, mark: Any = None) -> None:
-        self._jobs.append(job)
+        self._jobs.append((job, self.mark() if mark is None else mark))
 
     def release(self) -> None:
         if not self._jobs:
             return
-        self._frame.record()
+        frame = self.mark() if self._behind_frame else None
         with torch.cuda.stream(self._side):
-            self._side.wait_event(self._frame)
             while self._jobs:
-                job = self._jobs.popleft()
+                job, event = self._jobs.popleft()
+                self._side.wait_event(event if frame is None else frame)
                 try:
                     job()()
                 except Exception as error:  # whatever a refresh raises, the frame goes on; join reports it
@@ -306,6 +314,6 @@ def report(error: Exception | None) -> None:
         raise PruningError(f"the refresh failed: {type(error).__name__}: {error}") from error
 
 
-def streams_for(device: torch.device, graphs: bool = True) -> Streams:
-    """The streams that fit the device. `graphs`: on CUDA a refresh is captured."""
-    return CudaSide(device, graphs) if device.type == "cuda" else Worker()
+def streams_for(device: torch.device, graphs: bool = True, behind_frame: bool = False) -> Streams:
+    """The streams that fit the device. `graphs`: on CUDA a refresh is captured. `behind_frame`: see `CudaSide`."""
+    return CudaSide(device, graphs, behind_frame) if device.type == "cuda" else Worker()

@@ -305,7 +305,7 @@ def test_blocks_that_cannot_be_exchanged_in_place_are_refused():
 
 def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
     """By stand-ins for the device's clock and for CUDA tensors."""
-    ran, times = [], {"slow": 2.0, "fast": 1.0}
+    ran, times = [], {"slow": 2.0, "wrong": 0.5, "fast": 1.0}
 
     class Cuda(SimpleNamespace):
         is_cuda, dtype = True, torch.float32
@@ -314,21 +314,32 @@ def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
         way(*sets[0])
         if ran[-1] == "broken":
             raise RuntimeError("out of resource: shared memory")
-        return times[ran[-1]]
+        return times[ran[-1]], torch.full((2,), 3.0 if ran[-1] == "wrong" else 2.0)
 
     monkeypatch.setattr(choice, "_replayed_ms", timed)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(launch, "choose", lambda device: False)
-    ways = {name: lambda name=name: ran.append(name) for name in ("slow", "broken", "fast")}
+    ways = {name: lambda name=name: ran.append(name) for name in ("slow", "broken", "wrong", "fast")}
     found, first, second = choice.KernelChoice(), Cuda(device="cuda:0"), Cuda(device="cuda:1")
     assert found.of(("a", 3), first, ways) == "slow" and not ran, "outside of a warm-up nothing is timed"
     with found.tuning():
         assert [found.of(("a", 3), first, ways) for _ in range(2)] == ["fast", "fast"]
-        assert ran == ["slow", "broken", "fast"]
+        assert ran == ["slow", "broken", "wrong", "fast"]
         assert found.of(("a", 3), torch.zeros(1), ways) == "slow", "a CPU tensor of a shape that CUDA runs"
         found.of(("a", 3), second, ways)
-    assert len(ran) == 6 and found.of(("a", 3), first, ways) == "fast"
-    assert found.times_ms[("a", 3, "cuda:0", torch.float32)] == times
+    assert len(ran) == 8 and found.of(("a", 3), first, ways) == "fast"
+    assert found.times_ms[("a", 3, "cuda:0", torch.float32)] == {"slow": 2.0, "fast": 1.0}, (
+        "not what gives something else"
+    )
+
+
+def test_ways_agree_when_they_differ_by_rounding_alone():
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(40, 8, generator=g)
+    assert choice.agree(a.bfloat16(), a) and choice.agree((a, None), (a.bfloat16(), None))
+    broken = [a.roll(1, 0), a[:39], torch.zeros_like(a), torch.where(a == a[3, 3], torch.nan, a), None, (a, a)]
+    assert not any(choice.agree(given, a) for given in broken)
+    assert not choice.agree((a, a.roll(1, 0)), (a, a)) and not choice.agree(a, a * torch.nan)
 
 
 def test_the_next_process_reads_what_was_timed(monkeypatch, tmp_path):

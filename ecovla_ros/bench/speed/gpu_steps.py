@@ -56,6 +56,7 @@ PI = ("--set", "prune.sites=[lm.mlp,expert.mlp]", "--set", "prune.p=0.2")
 OFT = ("--set", "prune.sites=[lm.mlp,lm.heads]", "--set", "prune.p=0.2")
 PROBE = ("--method", "dense,ecovla", "--refresh", "probe")
 FIT = ("--set", "prune.fit=time", "--set", "prune.record_steps=2")
+BEHIND = ("--set", "policy.refresh_behind=frame", "--set", "policy.ask=timed")
 KERNELS = ("-m", "pytest", "test/gpu/test_kernels.py", "-q", "-s", "--durations=8", "-rs")
 TESTS = ("-m", "pytest", "test/gpu", "--ignore=test/gpu/test_kernels.py", "-q", "--durations=8", "-rs")
 PROFILE = "{folder}/gpu-profile.json"
@@ -79,16 +80,16 @@ STEPS = (
     ),
     GpuStep(
         "pi05-fit", "pi0.5, channels kept by time, energies of two flow steps", 90,
-        _at_40("pi05", 100, *PI, *PROBE, *FIT),
+        _at_40("pi05", 100, *PI, *PROBE, *FIT, *BEHIND),
         _small_at_40("pi05-reduced", *PI, *PROBE, *FIT),
     ),
     GpuStep(
         "pi05-fit-in-turn", "the same, no kernel begins before the one ahead has ended", 90,
-        _bench("pi05", "--ratios", "0.4", "--frames", "100", "--warm-up", "8", *PI, *PROBE, *FIT),
+        _bench("pi05", "--ratios", "0.4", "--frames", "100", "--warm-up", "8", *PI, *PROBE, *FIT, *BEHIND),
     ),
     GpuStep(
         "pi05-fit-busy", "the same as pi05-fit, frame after frame without a pause", 90,
-        _at_40("pi05", 96, *PI, *PROBE, *FIT, "--pace", "back-to-back"),
+        _at_40("pi05", 96, *PI, *PROBE, *FIT, *BEHIND, "--pace", "back-to-back"),
     ),
     GpuStep(
         "mini", "the shipped policy", 60,
@@ -98,18 +99,18 @@ STEPS = (
     ),
     GpuStep(
         "cogact-fit", "CogACT at full size, random weights, channels kept by time", 100,
-        _at_40("cogact", 60, *OFT, *PROBE, *FIT),
+        _at_40("cogact", 60, *OFT, *PROBE, *FIT, *BEHIND),
         _small_at_40("cogact-reduced", *OFT, *PROBE, *FIT),
     ),
     GpuStep(
         "openvla-oft-fit", "OpenVLA-OFT at full size, random weights, channels kept by time", 100,
-        _at_40("openvla-oft", 60, *OFT, *PROBE, *FIT),
+        _at_40("openvla-oft", 60, *OFT, *PROBE, *FIT, *BEHIND),
         _small_at_40("openvla-oft-reduced", *OFT, *PROBE, *FIT),
     ),
     GpuStep(
         "pi05-sms16-fit", "pi0.5 on 16 multiprocessors, a small GPU, channels kept by time", 90,
         _bench("pi05", "--ratios", "0.375", "--frames", "50", "--warm-up", "6", "--sms", "16", *PI, *PROBE, *FIT,
-               *EARLY),
+               *BEHIND, *EARLY),
     ),
     GpuStep("cogact", "CogACT, channels kept by count", 100, _at_40("cogact", 60, *OFT, *PROBE),
             _small_at_40("cogact-reduced", *OFT, *PROBE)),

@@ -31,7 +31,6 @@ from ecovla_ros.bench.speed.rows import KINDS, SCOPES, Facts
 from ecovla_ros.bench.variants import Bench, Variant
 from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import Graphed
-from ecovla_ros.engine.streams import streams_for
 from ecovla_ros.errors import ConfigError, EcovlaError, unknown
 from ecovla_ros.models.base import DENSE
 from ecovla_ros.prune import pattern
@@ -72,7 +71,7 @@ def measure(
     device = build.device_of(settings.policy)
     common = _device_facts(device, part)
     bench = Bench(settings, chosen, seed, None if reference is None else reference.policy)
-    engines = [bench.engine(i, streams_for(device, settings.policy.graphs), seed) for i in range(len(chosen))]
+    engines = [bench.engine(i, build.side_streams(settings.policy), seed) for i in range(len(chosen))]
     reports: list[list[FrameReport]] = [[] for _ in chosen]
     block = BLOCK if pace == "back-to-back" else 1
     scripted = list(stream(engines[0].policy.spec, max(frames + warm_up, CALM_FRAMES + COUNTED), seed))

@@ -21,7 +21,6 @@ from ecovla_ros.bench.scenes import CALM_FRAMES, SceneFrame, stream
 from ecovla_ros.bench.speed.device_trace import DeviceSpan, by_name, frame, recorded
 from ecovla_ros.bench.variants import Bench, Variant, variants
 from ecovla_ros.engine.engine import Engine
-from ecovla_ros.engine.streams import streams_for
 from ecovla_ros.errors import ConfigError, EcovlaError
 
 FRAMES = 8
@@ -60,7 +59,7 @@ def rows(settings: config.Config, ratio: float, refresh: str) -> list[dict[str, 
     bench = Bench(settings, chosen, 0)
     out = []
     for index, variant in enumerate(chosen):
-        engine = bench.engine(index, streams_for(device, settings.policy.graphs), 0)
+        engine = bench.engine(index, build.side_streams(settings.policy), 0)
         found = _recorded(engine, list(stream(engine.policy.spec, CALM_FRAMES - 4 + FRAMES, 0)))
         out += of_variant(settings.policy.model, variant, found)
         engine.close()

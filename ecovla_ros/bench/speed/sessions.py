@@ -25,7 +25,6 @@ from ecovla_ros.bench.fidelity import recorded
 from ecovla_ros.bench.fidelity.comparison import Recording, interval
 from ecovla_ros.bench.scenes import stream
 from ecovla_ros.bench.variants import Bench, Variant
-from ecovla_ros.engine.streams import streams_for
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.serve.replica import Turns
 
@@ -89,8 +88,7 @@ def measure(
 
 
 def _way(bench: Bench, index: int, name: str, settings: config.Config, seed: int) -> Way:
-    device = build.device_of(settings.policy)
-    engine = bench.engine(index, streams_for(device, settings.policy.graphs), seed)
+    engine = bench.engine(index, build.side_streams(settings.policy), seed)
     return Way(name, engine, Turns(engine, name == "own"))
 
 
