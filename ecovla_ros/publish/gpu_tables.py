@@ -81,7 +81,7 @@ def device(*documents: Document) -> str:
 
 def sources(documents: tuple[Document, ...]) -> str:
     """Device, versions and commits of the documents, and the command that writes each."""
-    documents = tuple(d for d in documents if "model" in d["settings"] and "frames" in d["settings"])
+    documents = tuple(d for d in documents if "ratios" in d["settings"] and any("scope" in r for r in d["rows"]))
     devices = sorted({row.get("device", "?") for d in documents for row in d["rows"]})
     versions = sorted({", ".join(f"{k} {v}" for k, v in d["versions"].items()) for d in documents})
     commits = sorted({d["commit"][:10] + "+" * d["commit"].endswith("+") for d in documents})
@@ -90,9 +90,19 @@ def sources(documents: tuple[Document, ...]) -> str:
 
 
 def _model(row: Document, document: Document) -> str:
-    """Name of the model; with the multiprocessors it was held to, where the run took only a part of the GPU."""
-    held = document["settings"].get("sms")
-    return f"{row['model']}, {held} SMs" if held else str(row["model"])
+    """Name of the model, and what is special about the run: the part of a GPU that it was held to, and settings."""
+    settings = document["settings"]
+    chosen = settings.get("config", {})
+    prune, runs = chosen.get("prune", {}), chosen.get("policy", {})
+    steps = prune.get("record_steps", 0)
+    said = {
+        f"{settings.get('sms')} SMs": settings.get("sms"),
+        "counts by time": prune.get("fit") == "time",
+        f"{steps} steps record": steps,
+        "no early launch": runs.get("early_launch") is False,
+        "without a pause": row.get("pace") == "back-to-back",
+    }
+    return ", ".join([str(row["model"]), *(words for words, holds in said.items() if holds)])
 
 
 def _variant(row: Document) -> tuple[object, ...]:
