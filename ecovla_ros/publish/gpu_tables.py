@@ -99,6 +99,8 @@ def _model(row: Document, document: Document) -> str:
         f"{settings.get('sms')} SMs": settings.get("sms"),
         "counts by time": prune.get("fit") == "time",
         f"{steps} steps record": steps,
+        "refreshes behind the frame": runs.get("refresh_behind") == "frame",
+        f"trigger asked {runs.get('ask')}": runs.get("ask", "late") != "late",
         "no early launch": runs.get("early_launch") is False,
         "without a pause": row.get("pace") == "back-to-back",
     }

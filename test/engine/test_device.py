@@ -298,3 +298,30 @@ def test_a_refresh_that_cannot_run_is_found_in_warm_up():
     engine._refresh.stacks[0].exchanges = None
     with pytest.raises(PruningError, match="the refresh failed"):
         engine.warm_up()
+
+
+@pytest.mark.parametrize("behind_frame", [False, True])
+def test_a_refresh_begins_where_it_was_set_aside_or_behind_the_whole_frame(monkeypatch, behind_frame):
+    """torch.cuda by a stand-in: what a job waited for was recorded before the action head, or after it."""
+    waited = []
+    side = SimpleNamespace(wait_event=lambda event: waited.append(event.at), synchronize=lambda: None)
+    monkeypatch.setattr(Event, "now", 0.0)
+    cuda = SimpleNamespace(
+        Stream=lambda *_, **__: side, Event=Event, stream=lambda _: nullcontext(), current_stream=lambda: side
+    )
+    cuda.Stream.priority_range = lambda: (0, -1)
+    monkeypatch.setattr(streams.torch, "cuda", cuda)
+    made = streams.CudaSide(torch.device("cpu"), graphs=False, behind_frame=behind_frame)
+    jobs = []
+    for _ in range(3):
+        jobs.clear()
+        waited.clear()
+        prefill = made.mark()
+        made.aside(lambda: lambda: jobs.append(1), prefill)
+        head = made.mark()
+        made.aside(lambda: lambda: jobs.append(2), head)
+        last = head.at
+        made.release()
+        assert jobs == [1, 2]
+        assert all(at > last for at in waited) if behind_frame else waited == [prefill.at, head.at]
+        made.join()
