@@ -15,7 +15,8 @@ fail() {
 
 "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
   fail "LIBERO's packages need Python 3.11, 3.12 or 3.13; name one: make libero PYTHON=/path/to/python3.12"
-ldconfig -p | grep -q 'libOSMesa\.so' && ldconfig -p | grep -q 'libGL\.so\.1' ||
+libraries=$(PATH=$PATH:/usr/sbin:/sbin ldconfig -p)
+[[ $libraries == *libOSMesa.so* && $libraries == *libGL.so.1* ]] ||
   fail "LIBERO draws with OSMesa, and its OpenCV needs libGL: sudo apt-get install libosmesa6 libgl1"
 
 stamp=$VENV/.ecovla-libero
