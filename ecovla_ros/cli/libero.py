@@ -42,7 +42,8 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for --benchmark (in the environment that `make libero` makes)")
     group.add_argument(
         "--benchmark", default="", metavar="SUITES", help="suites of LIBERO, separated by commas, e.g. libero-object; "
-        "--tasks are then numbers, --episodes counts initial states, and --seed is the first of them (default: 0)",
+        "--tasks are then numbers, --episodes counts initial states, --seed is the first of them (default: 0), and "
+        "--method may also be oracle or shuffled",
     )  # fmt: skip
     group.add_argument(
         "--calibration", default="own", metavar="WHICH",

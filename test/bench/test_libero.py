@@ -272,15 +272,17 @@ def test_an_interrupted_run_loses_nothing(folder, fake, tmp_path, monkeypatch):
         ran.append(trial)
         return whole(self, trial)
 
-    command = ["eval", "--benchmark", "libero-object", "--method", "dense", "--episodes", "2", "--resume",
+    command = ["eval", "--benchmark", "libero-object", "--method", "dense,oracle,shuffled",
+               "--ratio", "0.5", "--calibration", "weights", "--episodes", "2", "--resume",
                "--set", f"policy.checkpoint={folder}", "--json", str(tmp_path / "r.json")]  # fmt: skip
     monkeypatch.setattr(episodes.LiberoRunner, "run", run_two)
     assert cli.main(command) == 130
     monkeypatch.setattr(episodes.LiberoRunner, "run", lambda self, trial: ran.append(trial) or whole(self, trial))
     assert cli.main(command) == 0
-    assert len(ran) == 4 and len(set(ran)) == 4
+    assert len(ran) == 12 and len(set(ran)) == 12
     document = json.loads((tmp_path / "r.json").read_text())
-    assert document["rows"][0]["episodes"] == 4
+    pooled = {row["method"]: row["episodes"] for row in document["rows"] if row["task"] == "all"}
+    assert pooled == {"dense": 4, "oracle": 4, "shuffled": 4}
 
 
 def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing():

@@ -104,7 +104,8 @@ def table(episodes: Sequence[Row], margin: float | None = None) -> list[Row]:
 
 def _order(group: tuple[str, float, str, str]) -> tuple[Any, ...]:
     environment, ratio, method, refresh = group
-    return environment, ratio, config.METHODS.index(method), refresh
+    place = config.METHODS.index(method) if method in config.METHODS else len(config.METHODS)
+    return environment, ratio, place, method, refresh
 
 
 def _key(episode: Row) -> tuple[str, str, int]:
