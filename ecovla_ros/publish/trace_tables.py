@@ -62,4 +62,5 @@ def reaction(document: Document) -> str:
     head = ("where", "control.react_s", "changes answered", "not answered", "s, p50 / p95", "solved")
     settings = document["settings"]
     more = f" --episodes {settings['episodes']} --seed {settings['seed']} --ros {settings['ros']}"
+    more += " --whole" if settings["whole"] else ""
     return markdown(head, rows, source(document, f"python -m ecovla_ros.stage.reaction{more}"))
