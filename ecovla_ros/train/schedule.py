@@ -1,8 +1,11 @@
-"""Learning rate over a run whose length is given in time."""
+"""Learning rate over a run, and what counts as its time."""
 
 from __future__ import annotations
 
 import math
+
+LONGEST_STEP_S = 5.0
+"""A step that took longer was stopped from outside; the rest of it does not count as training time."""
 
 
 def cosine(progress: float, step: int, warm_up: int = 200, floor: float = 0.02) -> float:

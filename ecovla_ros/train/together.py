@@ -23,14 +23,12 @@ from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.train import fit, parallel
 from ecovla_ros.train.auxiliary import PromptHead, VisionHeads
 from ecovla_ros.train.dataset import Dataset
-from ecovla_ros.train.schedule import cosine
+from ecovla_ros.train.schedule import LONGEST_STEP_S, cosine
 from ecovla_ros.train.vision import jitter
 
 Report = Callable[[dict[str, Any]], None]
 HEAD_STEPS = 150
 """Steps in which only the heads learn: they start at random, and would spoil a tower that is trained already."""
-LONGEST_STEP_S = 5.0
-"""A step that took longer was stopped from outside; the rest of it does not count as training time."""
 KEEP_S = 240.0
 """Training time between two saved states, s."""
 

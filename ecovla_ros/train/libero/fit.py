@@ -29,7 +29,7 @@ from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.train import fit, parallel
 from ecovla_ros.train.auxiliary import FINE_M, REACH_M, PromptHead, in_tool_frame, nearness
 from ecovla_ros.train.libero.data import LiberoData
-from ecovla_ros.train.schedule import cosine
+from ecovla_ros.train.schedule import LONGEST_STEP_S, cosine
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -152,7 +152,7 @@ def train(
     columns, total = data.columns_on(device, units), settings.vision_steps + settings.steps
     weights = torch.tensor((1.0, settings.grounding_weight, settings.places_weight), device=device)
     mean: Tensor | None = None
-    saved = began = time.monotonic()
+    saved = ticked = time.monotonic()
     while step < total and not parallel.agree(float(stop())):
         flow = step >= settings.vision_steps
         for group in optimiser.param_groups:
@@ -165,17 +165,18 @@ def train(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
+        before, ticked = ticked, time.monotonic()
+        spent += min(ticked - before, LONGEST_STEP_S) / 3600
         _follow(average, model, min(settings.decay, step / (step + 10)))
         now = torch.cat((losses.detach(), error))  # stays on the device: a step must not wait for the one before
         mean = now if mean is None else mean.lerp(now, 0.02)
         if step % 50 == 0 and rank == 0:
             names = ("flow", "grounding", "places", "third_person_m", "wrist_m")
-            hours = spent + (time.monotonic() - began) / 3600
-            report({"step": step, "of": total, "hours": hours, **dict(zip(names, mean.tolist()))})
-        if time.monotonic() - saved > settings.keep_s:
-            saved = time.monotonic()
-            _keep(rank, state, learner, average, optimiser, step, spent + (saved - began) / 3600, head, keep)
-    _keep(rank, state, learner, average, optimiser, step, spent + (time.monotonic() - began) / 3600, head, keep)
+            report({"step": step, "of": total, "hours": spent, **dict(zip(names, mean.tolist()))})
+        if ticked - saved > settings.keep_s:
+            saved = ticked
+            _keep(rank, state, learner, average, optimiser, step, spent, head, keep)
+    _keep(rank, state, learner, average, optimiser, step, spent, head, keep)
 
 
 def finished(path: Path, settings: FitSettings) -> bool:
