@@ -1,8 +1,8 @@
 """Whether a frame is issued before its trigger is read: what recording costs every frame, beside what asking costs.
 
 A frame that goes ahead records, whether a refresh follows or not. A frame that asks first lets the device stand still
-while the host reads one number and issues the prefill, and records only where a refresh follows. Small models gain by
-the one, large ones by the other; which it is on this machine is timed in warm-up.
+while the host reads one number and issues the prefill, and records only where a refresh follows. Which costs less is
+a fact of the model and the machine, so recording is timed in warm-up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 
 ASKING_MS = 0.1
-"""What asking takes: a wake-up of the host, and the launch of a captured prefill."""
+"""What asking takes, an estimate: a wake-up of the host, and the launch of a captured prefill."""
 REPEATS = 5
 
 

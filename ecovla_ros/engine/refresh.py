@@ -159,8 +159,10 @@ class Refresh:
     def undrawn(self) -> Iterator[None]:
         """The passes inside draw tokens, and the next one draws what it would have drawn without them."""
         before = self._generator.get_state()
-        yield
-        self._generator.set_state(before)
+        try:
+            yield
+        finally:
+            self._generator.set_state(before)
 
     def prepare(self, phase: str, plan: Plan) -> Callable[[], None]:
         """First half of the job of a phase: what should change. The second half, returned, writes it."""

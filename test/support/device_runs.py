@@ -28,8 +28,13 @@ needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a GPU that CUDA can use"
 
 FAMILIES = ("pi0", "pi05", "oft", "cogact")
 REDUCED = {"pi0": "pi0-reduced", "pi05": "pi05-reduced", "oft": "openvla-oft-reduced", "cogact": "cogact-reduced"}
-STREAMS = {"side": lambda: streams_for(DEVICE), "inline": Inline, "deferred": Deferred}
-"""A CUDA stream or a worker thread; at once; as late as allowed."""
+STREAMS = {
+    "side": lambda: streams_for(DEVICE),
+    "behind": lambda: streams_for(DEVICE, behind_frame=True),
+    "inline": Inline,
+    "deferred": Deferred,
+}
+"""A CUDA stream, beside the action head or behind the frame, or a worker thread; at once; as late as allowed."""
 
 
 def settings(model="mini", **changes):
