@@ -28,7 +28,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--benchmark", default="", help="train on a benchmark instead of our own tasks: libero")
     group.add_argument("--suites", default="libero-object", help="suites, separated by commas (default: %(default)s)")
     group.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on from there")
-    group.add_argument("--steps", type=int, help="optimiser steps of everything together")
+    group.add_argument(
+        "--steps", type=int, help="optimiser steps of everything together; a run may be gone on with to another number"
+    )
     group.add_argument("--vision-steps", type=int, help="optimiser steps of the tower alone, before these")
     group.add_argument("--batch", type=int, help="frames of a step")
     group.add_argument(

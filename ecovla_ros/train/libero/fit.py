@@ -5,7 +5,8 @@ tool's. What the prompt's hidden states must tell: where the thing that the inst
 the time that a few cores have, the flow loss alone does not teach a tower to localise (`train.auxiliary`).
 
 A run is counted in steps and not in minutes: stopped and gone on with, on whatever machine, it is the same run, as
-long as as many processes have a batch of each step.
+long as as many processes have a batch of each step. It may be gone on with to another number of steps: from there the
+learning rate follows the new length, and the checkpoint says from which step on each length held.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ class FitSettings:
     seed: int = 0
     keep_s: float = 240.0
     """Seconds between two saved states."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come; changes while it goes on."""
+
+    step: int = 0
+    hours: float = 0.0
+    lengths: dict[str, int] = field(default_factory=dict)
+    """`FitSettings.steps` by the step from which on it held."""
+
+
+Keep = Callable[[PiModel, Progress], None]
 
 
 class PlaceHeads(nn.Module):
@@ -128,14 +142,15 @@ def train(
     settings: FitSettings,
     state: Path,
     report: Report,
-    keep: Callable[[PiModel, int, float], None],
+    keep: Keep,
     stop: Callable[[], bool],
     rank: int = 0,
 ) -> None:
     """Train until the steps are done or `stop`, which the first process is asked; see `finished`.
 
     On the model's device. Goes on from the file `state` where there is one; raises CheckpointError where that is of
-    other settings or data of other kinds. `keep` is handed the average, the step and the hours at times and at the end.
+    settings that differ in more than the number of steps, or of data of other kinds. `keep` is handed the average and
+    the progress at times and at the end.
     """
     device = next(model.parameters()).device
     learner = LiberoLearner(model, len(data.kinds), prompts).to(device)
@@ -143,20 +158,22 @@ def train(
     optimiser = torch.optim.AdamW(
         parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95), fused=device.type == "cuda"
     )
-    average, step, spent = deepcopy(model), 0, 0.0
+    average, done = deepcopy(model), Progress()
     head = {"settings": {k: v for k, v in asdict(settings).items() if k != "keep_s"}, "kinds": list(data.kinds)}
     if state.exists():
-        step, spent = _restore(state, learner, average, optimiser, head)
-    picker, generator = np.random.default_rng([settings.seed, rank, step]), torch.Generator(device)
-    generator.manual_seed(hash((settings.seed, rank, step)) % 2**31)
+        done = _restore(state, learner, average, optimiser, head)
+    if settings.steps not in list(done.lengths.values())[-1:]:
+        done.lengths[str(done.step)] = settings.steps
+    picker, generator = np.random.default_rng([settings.seed, rank, done.step]), torch.Generator(device)
+    generator.manual_seed(hash((settings.seed, rank, done.step)) % 2**31)
     columns, total = data.columns_on(device, units), settings.vision_steps + settings.steps
     weights = torch.tensor((1.0, settings.grounding_weight, settings.places_weight), device=device)
     mean: Tensor | None = None
     saved = ticked = time.monotonic()
-    while step < total and not parallel.agree(float(stop())):
-        flow = step >= settings.vision_steps
+    while done.step < total and not parallel.agree(float(stop())):
+        flow = done.step >= settings.vision_steps
         for group in optimiser.param_groups:
-            group["lr"] = settings.rate * _rate(step, settings)
+            group["lr"] = settings.rate * _rate(done.step, settings)
         batch = data.batch(columns, settings.batch, picker, generator)
         losses, error = learner.losses(batch, settings.draws, generator, flow)
         optimiser.zero_grad(set_to_none=True)
@@ -164,19 +181,19 @@ def train(
         parallel.average(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        step += 1
+        done.step += 1
         before, ticked = ticked, time.monotonic()
-        spent += min(ticked - before, LONGEST_STEP_S) / 3600
-        _follow(average, model, min(settings.decay, step / (step + 10)))
+        done.hours += min(ticked - before, LONGEST_STEP_S) / 3600
+        _follow(average, model, min(settings.decay, done.step / (done.step + 10)))
         now = torch.cat((losses.detach(), error))  # stays on the device: a step must not wait for the one before
         mean = now if mean is None else mean.lerp(now, 0.02)
-        if step % 50 == 0 and rank == 0:
+        if done.step % 50 == 0 and rank == 0:
             names = ("flow", "grounding", "places", "third_person_m", "wrist_m")
-            report({"step": step, "of": total, "hours": spent, **dict(zip(names, mean.tolist()))})
+            report({"step": done.step, "of": total, "hours": done.hours, **dict(zip(names, mean.tolist()))})
         if ticked - saved > settings.keep_s:
             saved = ticked
-            _keep(rank, state, learner, average, optimiser, step, spent, head, keep)
-    _keep(rank, state, learner, average, optimiser, step, spent, head, keep)
+            _keep(rank, state, learner, average, optimiser, done, head, keep)
+    _keep(rank, state, learner, average, optimiser, done, head, keep)
 
 
 def finished(path: Path, settings: FitSettings) -> bool:
@@ -199,26 +216,27 @@ def _follow(average: PiModel, model: PiModel, decay: float) -> None:
 
 
 def _keep(
-    rank: int, path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer, step: int,
-    hours: float, head: dict[str, Any], keep: Callable[[PiModel, int, float], None],
+    rank: int, path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer,
+    done: Progress, head: dict[str, Any], keep: Keep,
 ) -> None:  # fmt: skip
     if rank:
         return
     partial = path.with_suffix(".partial")
     parts = {"learner": learner.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({**parts, "step": step, "hours": hours, "head": head}, partial)
+    torch.save({**parts, **asdict(done), "head": head}, partial)
     partial.replace(path)
-    keep(average, step, hours)
+    keep(average, done)
 
 
 def _restore(
     path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer, head: dict[str, Any]
-) -> tuple[int, float]:
+) -> Progress:
     try:
         state = torch.load(path, weights_only=True, map_location=next(learner.parameters()).device)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"'{path}' is not a state of a training run; remove it to start anew") from error
-    differ = [k for k in head["settings"] if state["head"]["settings"].get(k) != head["settings"][k]]
+    settings = state["head"]["settings"]
+    differ = [k for k in head["settings"] if k != "steps" and settings.get(k) != head["settings"][k]]
     differ += ["kinds of things"] if state["head"]["kinds"] != head["kinds"] else []
     if differ:
         raise CheckpointError(
@@ -227,4 +245,4 @@ def _restore(
     learner.load_state_dict(state["learner"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"]), float(state["hours"])
+    return Progress(int(state["step"]), float(state["hours"]), state.get("lengths") or {"0": settings["steps"]})

@@ -94,8 +94,8 @@ def _train(
     if rank == 0:
         report({"stage": "data", "episodes": data.episodes, "frames": len(data), "tasks": len(data.tasks)})
 
-    def keep(average: PiModel, step: int, hours: float) -> None:
-        save(out, average, units, prompt, data, settings, step, hours)
+    def keep(average: PiModel, done: fit.Progress) -> None:
+        save(out, average, units, prompt, data, settings, done)
 
     fit.train(model, data, units, (ids, real), settings.fit, work / STATE, report, keep, stop, rank)
 
@@ -124,7 +124,7 @@ def _units(path: Path, data: LiberoData, rank: int) -> OtherArmUnits:
 
 def save(
     out: Path, model: PiModel, units: OtherArmUnits, prompt: Prompt, data: LiberoData, settings: LiberoSettings,
-    step: int, hours: float,
+    done: fit.Progress,
 ) -> None:  # fmt: skip
     """Write the checkpoint in half precision, load it, and write it again with the calibration of its weights."""
     spec = PolicySpec(
@@ -133,7 +133,7 @@ def save(
     )  # fmt: skip
     training = {
         "command": settings.command, "settings": asdict(settings), "episodes": data.episodes, "frames": len(data),
-        "tasks": [task.name for task in data.tasks], "step": step, "hours": hours, "torch": torch.__version__,
+        "tasks": [task.name for task in data.tasks], **asdict(done), "torch": torch.__version__,
         "machine": _machine(settings.device),
     }  # fmt: skip
     checkpoint.save(out, model, units, prompt, spec, training, dtype=torch.float16)
