@@ -83,8 +83,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reuse",
         type=Path,
+        nargs="+",
+        default=(),
         metavar="JOURNAL",
-        help="take episodes from the *.episodes.jsonl of another run, where no setting that the method reads differs",
+        help="take those of these episodes that the *.episodes.jsonl of other runs have, where no setting that the "
+        "method reads differs",
     )
 
 
@@ -92,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
     """`ecovla eval`."""
     if options.plan is not None:
         return libero.planned(options, run)
+    if options.parts:
+        raise ConfigError("--parts names parts of a plan: it needs --plan FILE")
     from ecovla_ros import build
     from ecovla_ros.bench import document
     from ecovla_ros.bench.success import evaluation as success
@@ -112,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
         }
         head |= libero.head(options) if options.benchmark else {}
         now = "" if options.minutes == 0 else document.commit()
-        book = journal.Journal(journal.beside(options.json), head, options.resume, now, options.reuse)
+        book = journal.Journal(journal.beside(options.json), head, options.resume, now, options.reuse, set(todo))
         print(f"{len(book.rows)} episodes are done already")
     elif options.resume or options.reuse:
         raise ConfigError("--resume and --reuse need --json FILE: the episodes lie beside it")

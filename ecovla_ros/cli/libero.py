@@ -60,6 +60,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         help="run the parts of a table that was decided before it was run, e.g. results/libero-plan.json; each goes on "
         "where it stopped, and leaves a result beside the plan",
     )  # fmt: skip
+    group.add_argument("--parts", default="", metavar="NAMES", help="of the plan, these alone, separated by commas")
     group.add_argument("--server", default="", metavar="ADDRESS", help="ask `ecovla serve` there, by vla-eval's client")
 
 
@@ -171,33 +172,51 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
-    """Every part of a plan, by `run`, with what the command line says of machine and time. Raises ConfigError."""
-    from ecovla_ros import documents
+    """Every part of a plan, or those that are named, by `run`, with what the command line says of machine and time.
+
+    An episode that an earlier part of the same benchmark has is taken from there. Raises ConfigError.
+    """
     from ecovla_ros.bench.success.journal import beside
 
-    try:
-        parts = documents.read_json(options.plan)["parts"]
-        named = [(str(part["name"]), {k: v for k, v in part.items() if k != "name"}) for part in parts]
-    except OSError as error:
-        raise ConfigError(f"cannot read the plan '{options.plan}': {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"'{options.plan}' is not a plan: parts, a list of objects with names ({error!r})") from error
-    for name, values in named:
-        for key in values:
-            if key not in PLANNED:
-                raise ConfigError(f"'{options.plan}', part '{name}': " + unknown("key", key, PLANNED))
+    named = _parts(options.plan)
+    wanted = options.parts.split(",") if options.parts else list(named)
+    for name in wanted:
+        if name not in named:
+            raise ConfigError(f"'{options.plan}': " + unknown("part", name, named))
     end = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
-    first: dict[str, Path] = {}
-    for name, values in named:
-        part = argparse.Namespace(**{**vars(options), **values, "plan": None, "resume": True})
+    earlier: dict[str, list[Path]] = {}
+    for name, values in named.items():
+        part = argparse.Namespace(**{**vars(options), **values, "plan": None, "parts": "", "resume": True})
         part.json = options.plan.with_name(f"{options.plan.stem}-{name}.json")
         part.set = [*options.set, *values.get("set", ())]
         part.minutes = None if options.minutes is None else max(0.0, (end - time.monotonic()) / 60)
-        before = beside(first.setdefault(part.benchmark, part.json))
-        part.reuse = before if before.is_file() and part.json != first[part.benchmark] else None  # its dense episodes
-        print(f"{name}: {part.json}")
-        run(part)
+        before = earlier.setdefault(part.benchmark, [])
+        part.reuse = [journal for journal in before if journal.is_file()]
+        before.append(beside(part.json))
+        if name in wanted:
+            print(f"{name}: {part.json}")
+            run(part)
     return 0
+
+
+def _parts(plan: Path) -> dict[str, dict[str, Any]]:
+    """What each part of a plan says, by its name."""
+    from ecovla_ros import documents
+
+    try:
+        parts = documents.read_json(plan)["parts"]
+        named = {str(part["name"]): {k: v for k, v in part.items() if k != "name"} for part in parts}
+    except OSError as error:
+        raise ConfigError(f"cannot read the plan '{plan}': {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"'{plan}' is not a plan: parts, a list of objects with names ({error!r})") from error
+    if len(named) != len(parts):
+        raise ConfigError(f"'{plan}': two parts have one name")
+    for name, values in named.items():
+        for key in values:
+            if key not in PLANNED:
+                raise ConfigError(f"'{plan}', part '{name}': " + unknown("key", key, PLANNED))
+    return named
 
 
 PLANNED = ("benchmark", "calibration", "method", "refresh", "ratio", "episodes", "seed", "tasks", "set", "margin")

@@ -64,7 +64,13 @@ def numbers(text: str) -> list[float]:
 
 def plain(options: argparse.Namespace) -> dict[str, Any]:
     """The command line as plain values."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
+    return {name: _plain(value) for name, value in vars(options).items() if name != "run"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def add_ros(parser: argparse.ArgumentParser) -> None:

@@ -285,6 +285,31 @@ def test_an_interrupted_run_loses_nothing(folder, fake, tmp_path, monkeypatch):
     assert pooled == {"dense": 4, "oracle": 4, "shuffled": 4}
 
 
+def test_a_part_of_a_plan_takes_what_it_asks_for_from_those_before_it_and_nothing_else(
+    folder, fake, tmp_path, monkeypatch, capsys
+):
+    """States that chose the ratio must not come into the table that tests it."""
+    ran, whole = [], episodes.LiberoRunner.run
+    monkeypatch.setattr(episodes.LiberoRunner, "run", lambda self, trial: ran.append(trial) or whole(self, trial))
+    same = {"benchmark": "libero-object", "calibration": "weights", "ratio": "0.5", "refresh": "probe"}
+    parts = [
+        {**same, "name": "scan", "method": "dense,static", "episodes": 2, "seed": 0},
+        {**same, "name": "primary", "method": "dense,static", "episodes": 2, "seed": 1},
+    ]
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"parts": parts}))
+    command = ["eval", "--plan", str(plan), "--set", f"policy.checkpoint={folder}"]
+    assert cli.main([*command, "--parts", "scan"]) == 0
+    assert {t.seed for t in ran} == {0, 1} and not (tmp_path / "plan-primary.json").exists()
+    count = len(ran)
+    assert cli.main(command) == 0
+    assert {t.seed for t in ran[count:]} == {2}
+    rows = json.loads((tmp_path / "plan-primary.json").read_text())["rows"]
+    assert {row["method"]: row["episodes"] for row in rows if row["task"] == "all"} == {"dense": 4, "static": 4}
+    assert cli.main([*command, "--parts", "third"]) == 2
+    assert "unknown part 'third'" in capsys.readouterr().err
+
+
 def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing():
     plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
     parts = {part["name"]: part for part in plan["parts"]}
@@ -347,6 +372,18 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
     policy = run.checkpoint.load(tmp_path / "out")
     assert policy.normaliser.widths == (8, 7) and policy.calibration
     episodes.check_space(policy, "out")
+
+
+def test_a_run_that_goes_on_to_another_length_says_from_where(tmp_path):
+    write_demos(tmp_path / "demos")
+    steps = iter([False] * 4 + [True] * 99)
+    run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: next(steps))
+    state = torch.load(tmp_path / "training.pt", weights_only=True)
+    shorter = dataclasses.replace(settings(), fit=dataclasses.replace(settings().fit, steps=2))
+    assert run.run(tmp_path, tmp_path / "out", shorter, lambda row: None, lambda: False)
+    training = json.loads((tmp_path / "out" / "config.json").read_text())["training"]
+    assert training["step"] == 4 and training["settings"]["fit"]["steps"] == 2
+    assert training["lengths"] == {"0": 3, str(state["step"]): 2}
 
 
 def test_two_processes_train_one_policy_and_tell_what_is_wrong_in_one_line(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ class Journal:
     """An open journal. Not thread-safe: one process owns it."""
 
     def __init__(
-        self, path: Path, head: Mapping[str, Any], resume: bool, commit: str = "", reuse: Path | None = None
-    ) -> None:
+        self, path: Path, head: Mapping[str, Any], resume: bool, commit: str = "", reuse: Sequence[Path] = (),
+        asked: Container[Trial] | None = None,
+    ) -> None:  # fmt: skip
         """Start a new file, or with `resume` go on with the one there is. Raises ConfigError where `head` differs.
 
-        `commit`: the code that runs now, for the record: a journal names all that went on with it. `reuse`: another
-        journal, whose episodes are taken where `head` says the same of all that they depend on; see `reusable`.
+        `commit`: the code that runs now, for the record: a journal names all that went on with it. `reuse`: other
+        journals, whose episodes are taken where `head` says the same of all that they depend on, see `reusable`, and
+        where they are in `asked`: what is not asked for must not come into a table.
         """
         self.rows: list[dict[str, Any]] = []
         """Episodes that are done already."""
@@ -64,11 +66,12 @@ class Journal:
         plain = json.loads(json.dumps(head))
         if resume and path.is_file():
             self.rows, self.commits = _read(path, plain)
-        if reuse is not None:
+        for other in reuse:
             have = {trial_of(row) for row in self.rows}
-            rows, commits = reusable(reuse, plain)
-            self.rows += [row for row in rows if trial_of(row) not in have]
-            self.commits = list(dict.fromkeys((*commits, *self.commits)))
+            rows, commits = reusable(other, plain)
+            new = [r for r in rows if trial_of(r) not in have and (asked is None or trial_of(r) in asked)]
+            self.rows += new
+            self.commits = list(dict.fromkeys((*(commits if new else ()), *self.commits)))
         self.commits += [commit] if commit and commit not in self.commits else []
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

@@ -149,24 +149,24 @@ def test_episodes_are_reused_where_no_setting_that_their_method_reads_differs(tm
     success.run(config.Config(), todo, play([]), lambda row: None, None, book)
     book.close()
     assert {r["method"] for r in journal.reusable(path, old)[0]} == {t.method for t in todo} > {"dense"}
-    kept = Journal(other, new, resume=True, commit="c2", reuse=path)
+    kept = Journal(other, new, resume=True, commit="c2", reuse=[path])
     assert [trial_of(r) for r in kept.rows] == [t for t in todo if t.method not in config.ADAPTIVE] != []
     assert kept.commits == ["c1", "c2"]
     kept.close()
-    again = Journal(other, new, resume=True, reuse=path)  # nothing is taken twice
+    again = Journal(other, new, resume=True, reuse=[path])  # nothing is taken twice
     assert again.rows == kept.rows
     for head in (old, new):
         head["config"]["policy"] = {"rtc": 8, "rtc_release": "trigger"}
         head["config"]["prune"]["p"] = 0.05 if head is old else 0.1
     Journal(path, old, resume=False).close()
     with pytest.raises(ConfigError, match=r"config.prune.p \(0.05 there, 0.1 now\)"):  # now every method has a trigger
-        Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=path)
+        Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=[path])
     new["config"]["prune"]["p"] = 0.05
     new["config"]["prune"]["compensate"] = True  # every method reads this one
     with pytest.raises(ConfigError, match=r"config.prune.compensate \(False there, True now\)"):
-        Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=path)
+        Journal(tmp_path / "c.episodes.jsonl", new, resume=False, reuse=[path])
     with pytest.raises(ConfigError, match="cannot read the journal"):
-        Journal(tmp_path / "c.episodes.jsonl", old, resume=False, reuse=tmp_path / "none.jsonl")
+        Journal(tmp_path / "c.episodes.jsonl", old, resume=False, reuse=[tmp_path / "none.jsonl"])
 
 
 def test_a_method_that_does_not_adapt_reads_no_setting_of_those_that_do():
