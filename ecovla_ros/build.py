@@ -63,12 +63,15 @@ def checkpoint_of(config: PolicyConfig) -> Path:
 
 
 def _folder(config: PolicyConfig) -> Path:
-    """A shell leaves ~ as it is in `--set policy.checkpoint=~/x`, and YAML does."""
+    """The folder, or else the shipped one of that name. A shell leaves ~ as it is in `--set policy.checkpoint=~/x`, and
+    YAML does."""
     path = Path(config.checkpoint)
     try:
-        return path.expanduser()
+        path = path.expanduser()
     except RuntimeError:  # ~ and a name that nobody has
         return path
+    named = SHIPPED / path
+    return named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path
 
 
 def device_of(config: PolicyConfig) -> torch.device:

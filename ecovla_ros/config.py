@@ -76,7 +76,9 @@ class PolicyConfig:
     """Which model, from which checkpoint, and how it runs."""
 
     model: str = _doc("mini", "name of the model family, see ecovla_ros.build")
-    checkpoint: str = _doc("", "folder of the checkpoint; empty: the one shipped with the package")
+    checkpoint: str = _doc(
+        "", "folder of the checkpoint, or the name of a shipped one (libero); empty: the model's own"
+    )
     flow_steps: int = _between(0, 0, 100, "flow-matching (Euler) steps; 0: as the checkpoint was trained for")
     threads: int = _between(0, 0, 256, "torch threads; 0: number of cores minus one, at least 1")
     device: str = _one_of("auto", ("auto", "cpu", "cuda"), "where the model runs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecovla_ros.publish.markdown import Document, markdown, number, source
+from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 COMMAND = "python -m ecovla_ros.bench.libero"
 
@@ -39,3 +39,64 @@ def gate(document: Document) -> str:
     settings = document["settings"]
     command = f"{COMMAND}.gate --suites {settings['suites']} --states {settings['states']}"
     return markdown(("sites", "ratio", *columns), rows, source(document, command))
+
+
+def dense(document: Document) -> str:
+    """The unpruned policy: suites pooled, then task by task."""
+    mine = [row for row in document["rows"] if row["method"] == "dense"]
+    rows = []
+    for row in sorted(mine, key=lambda row: (row["environment"], row["task"] != "all", row["task"])):
+        task = row["task"].rpartition("/")[2]
+        rows.append([row["environment"], task, *_solved(row), number(row["steps_p50"])])
+    settings = document["settings"]
+    command = (
+        f"ecovla eval --benchmark {settings['benchmark']} --method dense --episodes {settings['episodes']} "
+        f"--seed {settings['seed'] or 0} --set policy.checkpoint=libero"
+    )
+    return markdown(("suite", "task", "solved", "95 % Wilson", "control steps p50"), rows, source(document, command))
+
+
+def primary(document: Document) -> str:
+    """The cell that decides, and both of its methods against dense."""
+    rows = [
+        [
+            f"{row['this']} against {row['other']}",
+            f"{row['this_solved']}/{row['pairs']} and {row['other_solved']}/{row['pairs']}",
+            f"{row['only_this']} and {row['only_other']}",
+            f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})",
+            number(row["mcnemar_p"]),
+        ]
+        for row in document["rows"]
+    ]
+    part, wanted = document["settings"]["part"], document["settings"]["wanted"]
+    head = ("pairs", "solved", "solved by one alone", "difference, points (95 %)", "McNemar p")
+    told = f"{part['benchmark']}, calibrated on {part['calibration']}, {100 * float(part['ratio']):g} % pruned"
+    if document["rows"][0]["pairs"] < wanted:
+        told += f"; **{document['rows'][0]['pairs']} of {wanted} pairs: not whole, nothing is claimed**"
+    command = f"{COMMAND}.primary --plan {document['settings']['plan']}"
+    return f"{told}\n\n{markdown(head, rows, source(document, command))}"
+
+
+def parts(*documents: Document) -> str:
+    """Every part of the plan that was run, tasks pooled."""
+    rows, notes = [], []
+    for document in documents:
+        settings = document["settings"]
+        sites = "heads" if any("heads" in text for text in settings["set"]) else "MLP"
+        for row in document["rows"]:
+            if row["task"] != "all":
+                continue
+            name = row["method"] if row["refresh"] == "none" else f"{row['method']} ({row['refresh']})"
+            alone = MISSING if row["only_dense"] is None else f"{row['only_dense']} and {row['only_this']}"
+            rows.append([
+                row["environment"], settings["calibration"], sites, name, f"{100 * row['ratio']:.4g} %", *_solved(row),
+                "-" if row["method"] == "dense" else alone, number(row["mcnemar_p"]), percent(row["trigger_rate"]),
+            ])  # fmt: skip
+        notes.append(source(document, "ecovla eval --plan results/libero-plan.json"))
+    head = ("suite", "calibrated on", "sites", "method", "ratio", "solved", "95 % Wilson",
+            "solved by dense alone, by this alone", "McNemar p", "triggers")  # fmt: skip
+    return markdown(head, rows, "\n".join(dict.fromkeys(notes)))
+
+
+def _solved(row: Document) -> tuple[str, str]:
+    return f"{row['successes']}/{row['episodes']}", f"{100 * row['low']:.0f}-{100 * row['high']:.0f} %"

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from ecovla_ros import build, cli, config
-from ecovla_ros.bench.libero import calibrations, controls, episodes, looks, movement
+from ecovla_ros.bench.libero import calibrations, controls, episodes, looks, movement, primary
 from ecovla_ros.bench.libero.served import ServedAnswers
-from ecovla_ros.bench.success import evaluation, workers
+from ecovla_ros.bench.success import evaluation, journal, workers
+from ecovla_ros.bench.success.journal import Journal
 from ecovla_ros.bench.success.trials import Trial, compared
 from ecovla_ros.errors import CheckpointError, ConfigError
 from ecovla_ros.models.base import PolicySpec
@@ -29,6 +30,7 @@ from ecovla_ros.models.pi import checkpoint
 from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.prune.site import Site
+from ecovla_ros.publish import libero_tables
 from ecovla_ros.sim.libero import scene, suites
 from ecovla_ros.train.libero import demos, fit, run
 from ecovla_ros.train.libero.data import LiberoData
@@ -241,6 +243,15 @@ def test_bad_input_is_one_line(fake, capsys, arguments, said):
     assert said in out and out.count("\n") == 1
 
 
+def test_a_checkpoint_is_a_folder_or_else_a_shipped_one_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = config.PolicyConfig(checkpoint="mini")
+    assert build.checkpoint_of(named) == build.SHIPPED / "mini"
+    assert build.checkpoint_of(config.PolicyConfig(checkpoint="out/mini")) == Path("out/mini")
+    (tmp_path / "mini").mkdir()
+    assert build.checkpoint_of(named) == Path("mini")
+
+
 def test_a_checkpoint_of_another_action_space_is_one_line(fake, capsys):
     assert cli.main(["eval", "--benchmark", "libero-object", "--method", "dense", "--episodes", "1"]) == 2
     out = capsys.readouterr().err
@@ -308,6 +319,47 @@ def test_a_part_of_a_plan_takes_what_it_asks_for_from_those_before_it_and_nothin
     assert {row["method"]: row["episodes"] for row in rows if row["task"] == "all"} == {"dense": 4, "static": 4}
     assert cli.main([*command, "--parts", "third"]) == 2
     assert "unknown part 'third'" in capsys.readouterr().err
+
+
+def scan_rows(dense, static):
+    rows = [{"task": "all", "method": "dense", "ratio": 0.0, "successes": dense, "episodes": 50}]
+    rows += [{"task": "all", "method": "static", "ratio": r, "successes": n, "episodes": 50} for r, n in static.items()]
+    return [*rows, {**rows[-1], "task": "libero_object/0", "successes": 0}]
+
+
+def test_the_ratio_that_is_tested_is_the_lowest_at_which_a_fixed_pattern_loses_ten_points():
+    assert primary.ratio_of(scan_rows(45, {0.75: 10, 0.25: 44, 0.5: 40})) == 0.5  # five of fifty: ten points, exactly
+    assert primary.ratio_of(scan_rows(45, {0.75: 41, 0.25: 44, 0.5: 43})) == 0.75  # it never loses so many: the highest
+    rows = scan_rows(45, {0.5: 40})
+    rows[1]["episodes"] = 49
+    with pytest.raises(ConfigError, match="scan is not whole"):
+        primary.ratio_of(rows)
+
+
+def test_the_primary_part_is_added_to_the_plan_and_then_counted_in_pairs(tmp_path, capsys):
+    plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
+    plan["parts"] = [part for part in plan["parts"] if part["name"] != "primary"]
+    path, scan = tmp_path / "plan.json", tmp_path / "plan-scan.json"
+    path.write_text(json.dumps(plan))
+    assert primary.main(["--plan", str(path)]) == 2 and "plan-scan.json" in capsys.readouterr().err
+    scan.write_text(json.dumps({"rows": scan_rows(45, {0.25: 44, 0.5: 40, 0.75: 10})}))
+    assert primary.main(["--plan", str(path)]) == 0
+    part = next(p for p in json.loads(path.read_text())["parts"] if p["name"] == "primary")
+    states = range(part["seed"], part["seed"] + part["episodes"])
+    assert part["ratio"] == "0.5" and part["method"] == "dense,static,ecovla"
+    assert min(states) >= 5 and 10 * len(states) == plan["primary"]["pairs"]
+    outcomes = {"dense": [1, 1, 1, 1, 1, 0], "static": [1, 0, 0, 0, 0, 0], "ecovla": [0, 1, 1, 1, 1, 0]}
+    book = Journal(journal.beside(tmp_path / "plan-primary.json"), {"a": 1}, False, "c1")
+    for name, solved in outcomes.items():
+        for seed, success in enumerate(solved):
+            book.add({**dict.fromkeys(journal.KEYS, "x"), "method": name, "seed": seed, "success": bool(success)})
+    book.close()
+    assert primary.main(["--plan", str(path), "--json", str(tmp_path / "p.json")]) == 0
+    document = json.loads((tmp_path / "p.json").read_text())
+    row = document["rows"][0]
+    assert (row["this"], row["other"], row["only_this"], row["only_other"]) == ("ecovla", "static", 4, 1)
+    assert row["difference"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
+    assert "6 of 200 pairs: not whole" in libero_tables.primary(document)
 
 
 def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing():

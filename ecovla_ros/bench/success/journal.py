@@ -90,6 +90,12 @@ class Journal:
         self._file.close()
 
 
+def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Episodes of a journal, whatever their settings, and the commits they were made with. Raises ConfigError."""
+    rows, commits, _ = _compare(path, {})
+    return rows, commits
+
+
 def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """Episodes of another journal that `head` would give again, and the commits they were made with.
 

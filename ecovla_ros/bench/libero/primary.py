@@ -1,0 +1,137 @@
+"""The cell that decides: `python -m ecovla_ros.bench.libero.primary --plan results/libero-plan.json`.
+
+First, when the plan's scan has been run: the ratio by the plan's own rule, added to the plan as a part. Then, when that
+part has been run: its pairs, method against method on the same initial states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecovla_ros import documents
+from ecovla_ros.bench import document
+from ecovla_ros.bench.success import journal
+from ecovla_ros.bench.success.statistics import Z95, least_difference, mcnemar
+from ecovla_ros.errors import ConfigError, EcovlaError
+
+Row = Mapping[str, Any]
+LOSS = 0.1
+"""Share of the episodes that a fixed pattern must lose for a ratio to be worth a test."""
+
+
+def ratio_of(scan: Sequence[Row]) -> float:
+    """The lowest ratio at which static solves at least 10 points fewer of the scan's episodes than dense; none: the
+    highest. `scan`: rows of `ecovla eval`. Raises ConfigError where the methods were not run on the same number.
+    """
+    pooled = [row for row in scan if row["task"] == "all"]
+    dense = next((row for row in pooled if row["method"] == "dense"), None)
+    fixed = sorted((row for row in pooled if row["method"] == "static"), key=lambda row: row["ratio"])
+    if dense is None or not fixed or any(row["episodes"] != dense["episodes"] for row in fixed):
+        raise ConfigError("the scan is not whole: dense and static must have been run on the same initial states")
+    for row in fixed:  # counted in whole episodes: a share would not be exact at the limit
+        if dense["successes"] - row["successes"] >= LOSS * dense["episodes"]:
+            return float(row["ratio"])
+    return float(fixed[-1]["ratio"])
+
+
+def part_of(plan: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+    """The part of the plan that tests at `ratio`, on initial states behind those of the scan."""
+    primary = plan["primary"]
+    scan = next(part for part in plan["parts"] if part["name"] == primary["scan"])
+    return {
+        "name": primary["part"],
+        "benchmark": primary["benchmark"],
+        "calibration": primary["calibration"],
+        "method": f"dense,{primary['against']},{primary['method']}",
+        "refresh": primary["refresh"],
+        "ratio": f"{ratio:g}",
+        "episodes": primary["pairs"] // 10,
+        "seed": scan["seed"] + scan["episodes"],
+    }
+
+
+def compared(episodes: Sequence[Row], this: str, other: str) -> dict[str, Any]:
+    """Pairs of two methods on the same task and initial state: what each solved, the difference of the rates with its
+    95 % interval (Tango's score, two-sided), and McNemar's exact p. Raises ConfigError without pairs.
+    """
+    solved: dict[str, dict[tuple[str, int], bool]] = {}
+    for episode in episodes:
+        solved.setdefault(episode["method"], {})[episode["task"], episode["seed"]] = bool(episode["success"])
+    mine, theirs = solved.get(this, {}), solved.get(other, {})
+    pairs = sorted(mine.keys() & theirs.keys())
+    if not pairs:
+        raise ConfigError(f"no initial state was met by both {this} and {other}")
+    won = sum(mine[pair] and not theirs[pair] for pair in pairs)
+    lost = sum(theirs[pair] and not mine[pair] for pair in pairs)
+    return {
+        "this": this,
+        "other": other,
+        "pairs": len(pairs),
+        "this_solved": sum(mine[pair] for pair in pairs),
+        "other_solved": sum(theirs[pair] for pair in pairs),
+        "only_this": won,
+        "only_other": lost,
+        "difference": (won - lost) / len(pairs),
+        "low": least_difference(lost, won, len(pairs), Z95),
+        "high": -least_difference(won, lost, len(pairs), Z95),
+        "mcnemar_p": mcnemar(lost, won),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what was chosen, or the pairs; with --json also write these."""
+    parser = argparse.ArgumentParser(prog="python -m ecovla_ros.bench.libero.primary", description=__doc__)
+    parser.add_argument("--plan", type=Path, default=Path("results/libero-plan.json"))
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    try:
+        return _run(chosen)
+    except EcovlaError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    plan = _read(chosen.plan)
+    primary = plan["primary"]
+    part = next((part for part in plan["parts"] if part["name"] == primary["part"]), None)
+    if part is None:
+        ratio = ratio_of(_read(_result(chosen.plan, primary["scan"]))["rows"])
+        plan["parts"].insert(1, part_of(plan, ratio))
+        chosen.plan.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        sys.stdout.write(f"ratio {ratio:g}: added to {chosen.plan} as part '{primary['part']}'; commit it and run it\n")
+        return 0
+    episodes, commits = journal.read(journal.beside(_result(chosen.plan, primary["part"])))
+    method, against = primary["method"], primary["against"]
+    rows = [
+        compared(episodes, this, other) for this, other in ((method, against), (method, "dense"), (against, "dense"))
+    ]
+    for row in rows:
+        sys.stdout.write(
+            "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()) + "\n"
+        )
+    if chosen.json:
+        document.write(
+            chosen.json, rows, {"plan": str(chosen.plan), "part": part, "wanted": primary["pairs"]}, commits=commits
+        )
+    return 0
+
+
+def _result(plan: Path, part: str) -> Path:
+    return plan.with_name(f"{plan.stem}-{part}.json")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return documents.read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read '{path}': {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
