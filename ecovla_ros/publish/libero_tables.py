@@ -5,6 +5,8 @@ from __future__ import annotations
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 COMMAND = "python -m ecovla_ros.bench.libero"
+SIGNIFICANT = 0.05
+"""Largest p at which the deciding cell says yes or no, as the plan has it."""
 
 
 def expert(document: Document) -> str:
@@ -77,12 +79,56 @@ def primary(document: Document) -> str:
     return f"{told}\n\n{markdown(head, rows, source(document, command))}"
 
 
+def answers(expert: Document, policy: Document, moved: Document, decided: Document) -> str:
+    """What was asked of LIBERO, and what came out, one row a question."""
+    driven = [row for row in expert["rows"] if "left_out" not in row]
+    able = sum(2 * row["successes"] >= row["episodes"] for row in driven)
+    pooled = [row for row in policy["rows"] if row["method"] == "dense" and row["task"] == "all"]
+    solved = (f"{r['environment']}: {r['successes']} of {r['episodes']} ({_interval(r)})" for r in pooled)
+    rows = [
+        ["Does a scripted expert solve the tasks?", f"{able} of {len(expert['rows'])}, at least half the time"],
+        ["How good is a policy trained from it, unpruned?", "; ".join(solved)],
+        ["Do the best channels move with task, scene and phase?", _moved(moved)],
+        ["Does a pattern that follows keep what a fixed one, calibrated elsewhere, loses?", _decided(decided)],
+    ]
+    return markdown(("question", "answer"), rows)
+
+
+def _moved(document: Document) -> str:
+    mine = [row for row in document["rows"] if (row["group"], row["ratio"]) == ("lm.mlp", 0.5)]
+    names = ("overlap tasks", "overlap halves", "kept other tasks", "kept probe", "kept random")
+    mean = {name: f"{sum(row[name] for row in mine) / len(mine):.2f}" for name in names}
+    return (
+        f"with half of the language model's MLP channels kept, two tasks share {mean['overlap tasks']} of them (two "
+        f"halves of the same looks {mean['overlap halves']}). Of the importance that the best pattern keeps, one of "
+        f"other tasks keeps {mean['kept other tasks']}, one that follows by a probe {mean['kept probe']}, a random one "
+        f"{mean['kept random']}"
+    )
+
+
+def _decided(document: Document) -> str:
+    row, part = document["rows"][0], document["settings"]["part"]
+    if row["pairs"] < document["settings"]["wanted"]:
+        return MISSING
+    told = "not shown"
+    if row["mcnemar_p"] < SIGNIFICANT:
+        told = "yes" if row["difference"] > 0.0 else "no, it loses more"
+    dense_solved = document["rows"][1]["other_solved"]
+    points = f"{100 * row['difference']:+.1f} points, {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+    solved = f"the fixed pattern {row['other_solved']}, the one that follows {row['this_solved']}"
+    return (
+        f"{told}: with {100 * float(part['ratio']):g} % of these channels left out (the ratio by the plan's rule) "
+        f"dense solves {dense_solved} of {row['pairs']} episodes, {solved} ({points}; McNemar p "
+        f"{number(row['mcnemar_p'])})"
+    )
+
+
 def parts(*documents: Document) -> str:
     """Every part of the plan that was run, tasks pooled."""
     rows, notes = [], []
     for document in documents:
         settings = document["settings"]
-        sites = "heads" if any("heads" in text for text in settings["set"]) else "MLP"
+        sites = ", ".join(settings["config"]["prune"]["sites"])
         for row in document["rows"]:
             if row["task"] != "all":
                 continue
@@ -99,4 +145,8 @@ def parts(*documents: Document) -> str:
 
 
 def _solved(row: Document) -> tuple[str, str]:
-    return f"{row['successes']}/{row['episodes']}", f"{100 * row['low']:.0f}-{100 * row['high']:.0f} %"
+    return f"{row['successes']}/{row['episodes']}", _interval(row)
+
+
+def _interval(row: Document) -> str:
+    return f"{100 * row['low']:.0f}-{100 * row['high']:.0f} %"

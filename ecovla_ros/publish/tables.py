@@ -227,6 +227,10 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "expert": ("expert.json", success_tables.expert),
     "libero-expert": ("libero-expert.json", libero_tables.expert),
     "libero-gate": ("libero-gate.json", libero_tables.gate),
+    "libero-answers": (
+        "libero-expert.json libero-dense.json libero-gate.json libero-primary.json",
+        libero_tables.answers,
+    ),
     "libero-dense": ("libero-dense.json", libero_tables.dense),
     "libero-primary": ("libero-primary.json", libero_tables.primary),
     "libero-parts": ("libero-plan-*.json", libero_tables.parts),

@@ -31,7 +31,7 @@ from ecovla_ros.models.pi.config import PiConfig
 from ecovla_ros.models.pi.model import PiModel
 from ecovla_ros.prune.site import Site
 from ecovla_ros.publish import libero_tables
-from ecovla_ros.sim.libero import scene, suites
+from ecovla_ros.sim.libero import objects, scene, suites
 from ecovla_ros.train.libero import demos, fit, run
 from ecovla_ros.train.libero.data import LiberoData
 from ecovla_ros.types import Observation
@@ -547,6 +547,27 @@ def test_the_real_scene_starts_alike_every_time():
                 made.step(np.array([0.5, -0.2, 0.1, 0, 0, 0, 1.0]))
             states.append(made.state())
         assert np.array_equal(states[0], states[2]) and not np.array_equal(states[0], states[1])
+    finally:
+        made.close()
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs LIBERO (make libero)")
+def test_in_a_drawn_scene_things_stand_on_their_fixtures_as_in_the_benchmarks_own():
+    made = scene.LiberoScene(suites.tasks("libero_spatial")[7])  # a bowl on the stove, another one on the cabinet
+    try:
+
+        def on_fixtures(state, seed):
+            made.begin(state, seed)
+            at = {name: objects.position(made, name) for name in objects.movable(made)}
+            body = made.env.sim.model.body_name2id
+            stove, cabinet = (
+                made.env.sim.data.body_xpos[body(f"{name}_main")] for name in ("flat_stove_1", "wooden_cabinet_1")
+            )
+            return np.concatenate((at["akita_black_bowl_1"] - stove, at["akita_black_bowl_2"] - cabinet))
+
+        theirs = on_fixtures(0, 0)
+        for seed in (demos.FIRST_SEED, demos.FIRST_SEED + 1):
+            assert np.abs(on_fixtures(None, seed) - theirs).max() < 0.05
     finally:
         made.close()
 

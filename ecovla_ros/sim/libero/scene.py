@@ -1,7 +1,10 @@
 """One LIBERO task, stepped as the benchmark steps it. Cameras are off; a picture is drawn when somebody looks.
 
 Making a scene takes seconds, an episode's start milliseconds: the model is loaded once, and robosuite's soft reset puts
-robot, controller and objects back. What is drawn and what is stepped is the benchmark's own.
+robot, controller and objects back. It leaves two things as they were, which are put back here. A gripper goes on from
+how far it was closed when the last episode ended. And fixtures stay: where a thing stands on one, LIBERO adds the place
+of the fixture's region in the model to the place that it drew for the fixture, which is right in a model as it was
+loaded. What is drawn and what is stepped is the benchmark's own.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class LiberoScene:
                 observable.set_enabled(False)
                 observable.set_active(False)
         self._states = suites.initial_states(task)
+        self._loaded = _poses(self.env)
         self.steps = 0
         """Control steps of this episode, without those in which it settled."""
 
@@ -61,6 +65,10 @@ class LiberoScene:
         if initial is not None:
             suites.check_state(self.task, initial)
         self._outer.seed(seed)
+        for body, (place, turn) in self._loaded.items():
+            self.env.sim.model.body_pos[body], self.env.sim.model.body_quat[body] = place, turn
+        for robot in self.env.robots:
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
         with suites.quiet():
             self._outer.reset()
             if initial is not None:
@@ -108,6 +116,17 @@ class LiberoScene:
     def _picture(self, camera: str) -> NDArray[np.uint8]:
         drawn = self.env.sim.render(camera_name=camera, width=IMAGE_SIZE, height=IMAGE_SIZE)
         return np.ascontiguousarray(drawn[::-1, ::-1])
+
+
+def _poses(env: Any) -> dict[int, tuple[Array, Array]]:
+    """Position and quaternion of every fixture in the model as it is loaded, by number of its body."""
+    found = {}
+    for fixture in env.fixtures_dict.values():
+        body = env.model.worldbody.find(f".//body[@name='{fixture.root_body}']")
+        place, turn = body.get("pos", "0 0 0"), body.get("quat", "1 0 0 0")
+        number = env.sim.model.body_name2id(fixture.root_body)
+        found[number] = (np.array(place.split(), dtype=float), np.array(turn.split(), dtype=float))
+    return found
 
 
 def axis_angle(quaternion: Any) -> Array:
