@@ -22,7 +22,7 @@ from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.prune.site import Site
 from ecovla_ros.sim.libero import suites
 
-RATIOS = (0.25, 0.5, 0.75)
+RATIOS = (0.25, 0.5, 0.75, 0.85)
 
 
 def looks_of(runner: Any, answers: Any, todo: Sequence[Trial]) -> Iterator[tuple[dict[str, Any], list[movement.Look]]]:
