@@ -406,6 +406,24 @@ def settings(**more):
     )  # fmt: skip
 
 
+def test_a_task_of_which_the_expert_solves_no_scene_is_left_out_by_name(tmp_path, monkeypatch):
+    def tried(folder, what, todo, settings, stop):
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in todo:
+            solved = what.index == 1 and seed == demos.FIRST_SEED
+            (folder / f"{seed}{demos.SOLVED if solved else demos.FAILED}").touch()
+            yield {"task": what.name, "seed": seed, "solved": solved}
+
+    monkeypatch.setattr(demos, "_round", tried)
+    rows = []
+    demos.collect(tmp_path, [task(0), task(1)], 30, demos.LiberoDemos(), rows.append)
+    seen = {number: [row for row in rows if row["task"].endswith(f"/{number}")] for number in (0, 1)}
+    assert len(seen[0]) == demos.TRIED + 1 and "none of 10 scenes" in seen[0][-1]["left_out"]
+    assert len(seen[1]) == 30 and all("left_out" not in row for row in seen[1])
+    demos.collect(tmp_path, [task(0), task(1)], 60, demos.LiberoDemos(), rows.append)
+    assert not [row for row in rows if row["task"].endswith("/0")][demos.TRIED + 1 :]
+
+
 def test_every_task_is_drawn_equally_often(tmp_path):
     write_demos(tmp_path)
     data = LiberoData(tmp_path, ["libero_object"])

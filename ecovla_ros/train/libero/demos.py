@@ -36,7 +36,9 @@ FIRST_SEED = 1_000_000
 """Seed of a task's first demonstration; the benchmark's initial states use seeds below 1000."""
 SOLVED, FAILED, META = ".npz", ".failed", "task.json"
 LEFT_OUT = "left_out.json"
-"""Beside nothing else: the expert cannot do this task."""
+"""The expert cannot do this task, and why."""
+TRIED = 10
+"""A task of which the expert solved none of its first so many scenes is left out."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ def collect(
             if (folder / task.name / LEFT_OUT).exists():
                 continue
             todo = [s for s in seeds(min(upto, episodes)) if not _there(folder / task.name, s)]
-            if todo and not stop():
+            if todo and _hopeless(folder / task.name):
+                reason = f"the expert solved none of {TRIED} scenes"
+                write_json(folder / task.name / LEFT_OUT, {"cannot": reason})
+                report({"task": task.name, "left_out": reason})
+            elif todo and not stop():
                 for row in _round(folder / task.name, task, todo, settings, stop):
                     report(row)
 
@@ -94,6 +100,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def _there(folder: Path, seed: int) -> bool:
     return any((folder / f"{seed}{end}").exists() for end in (SOLVED, FAILED))
+
+
+def _hopeless(folder: Path) -> bool:
+    return not any(folder.glob(f"*{SOLVED}")) and len(list(folder.glob(f"*{FAILED}"))) >= TRIED
 
 
 def _round(
