@@ -58,7 +58,7 @@ class FitSettings:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a run has come; changes while it goes on."""
 
     step: int = 0
@@ -67,7 +67,7 @@ class Progress:
     """`FitSettings.steps` by the step from which on it held."""
 
 
-Keep = Callable[[PiModel, Progress], None]
+Keep = Callable[[PiModel, TrainingProgress], None]
 
 
 class PlaceHeads(nn.Module):
@@ -158,7 +158,7 @@ def train(
     optimiser = torch.optim.AdamW(
         parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95), fused=device.type == "cuda"
     )
-    average, done = deepcopy(model), Progress()
+    average, done = deepcopy(model), TrainingProgress()
     head = {"settings": {k: v for k, v in asdict(settings).items() if k != "keep_s"}, "kinds": list(data.kinds)}
     if state.exists():
         done = _restore(state, learner, average, optimiser, head)
@@ -217,7 +217,7 @@ def _follow(average: PiModel, model: PiModel, decay: float) -> None:
 
 def _keep(
     rank: int, path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer,
-    done: Progress, head: dict[str, Any], keep: Keep,
+    done: TrainingProgress, head: dict[str, Any], keep: Keep,
 ) -> None:  # fmt: skip
     if rank:
         return
@@ -230,7 +230,7 @@ def _keep(
 
 def _restore(
     path: Path, learner: LiberoLearner, average: PiModel, optimiser: torch.optim.Optimizer, head: dict[str, Any]
-) -> Progress:
+) -> TrainingProgress:
     try:
         state = torch.load(path, weights_only=True, map_location=next(learner.parameters()).device)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
@@ -245,4 +245,4 @@ def _restore(
     learner.load_state_dict(state["learner"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
-    return Progress(int(state["step"]), float(state["hours"]), state.get("lengths") or {"0": settings["steps"]})
+    return TrainingProgress(int(state["step"]), float(state["hours"]), state.get("lengths") or {"0": settings["steps"]})

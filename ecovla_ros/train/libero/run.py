@@ -94,7 +94,7 @@ def _train(
     if rank == 0:
         report({"stage": "data", "episodes": data.episodes, "frames": len(data), "tasks": len(data.tasks)})
 
-    def keep(average: PiModel, done: fit.Progress) -> None:
+    def keep(average: PiModel, done: fit.TrainingProgress) -> None:
         save(out, average, units, prompt, data, settings, done)
 
     fit.train(model, data, units, (ids, real), settings.fit, work / STATE, report, keep, stop, rank)
@@ -124,7 +124,7 @@ def _units(path: Path, data: LiberoData, rank: int) -> OtherArmUnits:
 
 def save(
     out: Path, model: PiModel, units: OtherArmUnits, prompt: Prompt, data: LiberoData, settings: LiberoSettings,
-    done: fit.Progress,
+    done: fit.TrainingProgress,
 ) -> None:  # fmt: skip
     """Write the checkpoint in half precision, load it, and write it again with the calibration of its weights."""
     spec = PolicySpec(
