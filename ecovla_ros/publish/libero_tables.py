@@ -39,7 +39,7 @@ def gate(document: Document) -> str:
             means.append(f"{sum(known) / len(known):.2f}" if known else "-")
         rows.append([group, f"{100 * ratio:.0f} %", *means])
     settings = document["settings"]
-    command = f"{COMMAND}.gate --suites {settings['suites']} --states {settings['states']}"
+    command = f"{COMMAND}.gate --checkpoint libero --suites {settings['suites']} --states {settings['states']}"
     return markdown(("sites", "ratio", *columns), rows, source(document, command))
 
 
@@ -95,15 +95,18 @@ def answers(expert: Document, policy: Document, moved: Document, decided: Docume
 
 
 def _moved(document: Document) -> str:
-    mine = [row for row in document["rows"] if (row["group"], row["ratio"]) == ("lm.mlp", 0.5)]
-    names = ("overlap tasks", "overlap halves", "kept other tasks", "kept probe", "kept random")
-    mean = {name: f"{sum(row[name] for row in mine) / len(mine):.2f}" for name in names}
-    return (
-        f"with half of the language model's MLP channels kept, two tasks share {mean['overlap tasks']} of them (two "
-        f"halves of the same looks {mean['overlap halves']}). Of the importance that the best pattern keeps, one of "
-        f"other tasks keeps {mean['kept other tasks']}, one that follows by a probe {mean['kept probe']}, a random one "
-        f"{mean['kept random']}"
-    )
+    told = []
+    for ratio in (0.5, 0.85):
+        mine = [row for row in document["rows"] if (row["group"], row["ratio"]) == ("lm.mlp", ratio)]
+        names = ("overlap tasks", "overlap halves", "kept other tasks", "kept probe", "kept random")
+        mean = {name: f"{sum(row[name] for row in mine) / len(mine):.2f}" for name in names}
+        told.append(
+            f"with {100 * ratio:g} % of the language model's MLP channels left out, two tasks share "
+            f"{mean['overlap tasks']} of those kept (two halves of the same looks {mean['overlap halves']}); of the "
+            f"importance that the best pattern keeps, one of other tasks keeps {mean['kept other tasks']}, one that "
+            f"follows by a probe {mean['kept probe']}, a random one {mean['kept random']}"
+        )
+    return ". ".join(text[0].upper() + text[1:] for text in told)
 
 
 def _decided(document: Document) -> str:
