@@ -20,8 +20,8 @@ from ecovla_ros.bench.success.statistics import Z95, least_difference, mcnemar
 from ecovla_ros.errors import ConfigError, EcovlaError
 
 Row = Mapping[str, Any]
-LOSS = 0.1
-"""Share of the episodes that a fixed pattern must lose for a ratio to be worth a test."""
+ONE_IN = 10
+"""A fixed pattern must lose one in so many episodes, ten points, for a ratio to be worth a test."""
 
 
 def ratio_of(scan: Sequence[Row]) -> float:
@@ -33,8 +33,8 @@ def ratio_of(scan: Sequence[Row]) -> float:
     fixed = sorted((row for row in pooled if row["method"] == "static"), key=lambda row: row["ratio"])
     if dense is None or not fixed or any(row["episodes"] != dense["episodes"] for row in fixed):
         raise ConfigError("the scan is not whole: dense and static must have been run on the same initial states")
-    for row in fixed:  # counted in whole episodes: a share would not be exact at the limit
-        if dense["successes"] - row["successes"] >= LOSS * dense["episodes"]:
+    for row in fixed:  # in whole numbers: a share is not exact at the limit (0.1 * 70 > 7)
+        if ONE_IN * (dense["successes"] - row["successes"]) >= dense["episodes"]:
             return float(row["ratio"])
     return float(fixed[-1]["ratio"])
 
