@@ -168,7 +168,10 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
     """What these episodes depend on beside their trial."""
     if options.server:
         return {"benchmark": {"server": "vla-eval"}, "checkpoint": "the server's"}
-    return {"benchmark": {"calibration": options.calibration}}
+    from ecovla_ros.bench.libero.calibrations import demonstrations
+
+    looked_at = demonstrations(options.calibration, options.demos)
+    return {"benchmark": {"calibration": options.calibration, **({"demonstrations": looked_at} if looked_at else {})}}
 
 
 def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:

@@ -321,6 +321,23 @@ def test_a_part_of_a_plan_takes_what_it_asks_for_from_those_before_it_and_nothin
     assert "unknown part 'third'" in capsys.readouterr().err
 
 
+def test_a_journal_goes_on_with_the_demonstrations_its_calibration_looked_at_and_no_others(
+    folder, fake, tmp_path, capsys
+):
+    write_demos(tmp_path / "work" / "demos")
+    command = ["eval", "--benchmark", "libero-object", "--method", "static", "--ratio", "0.5", "--episodes", "1",
+               "--calibration", "libero-object", "--demos", str(tmp_path / "work"), "--resume",
+               "--set", f"policy.checkpoint={folder}", "--json", str(tmp_path / "r.json")]  # fmt: skip
+    assert cli.main(command) == 0 and cli.main(command) == 0
+    looked_at = calibrations.demonstrations("libero-object", tmp_path / "work")
+    assert journal.read(tmp_path / "r.episodes.jsonl")[0] and looked_at in (tmp_path / "r.episodes.jsonl").read_text()
+    assert calibrations.demonstrations("own", tmp_path / "work") == ""
+    next(tmp_path.rglob("*.npz")).unlink()
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert "of other settings: benchmark.demonstrations" in capsys.readouterr().err
+
+
 def scan_rows(dense, static):
     rows = [{"task": "all", "method": "dense", "ratio": 0.0, "successes": dense, "episodes": 50}]
     rows += [{"task": "all", "method": "static", "ratio": r, "successes": n, "episodes": 50} for r, n in static.items()]

@@ -23,7 +23,7 @@ COLUMNS = (*KEYS, "success", "steps", "seconds", "path_m", "jerk", "reason", "fr
 """What `drive.Runner` says of an episode."""
 
 
-PRUNING_ONLY = {"benchmark.calibration", "config.prune.sites"}
+PRUNING_ONLY = {"benchmark.calibration", "benchmark.demonstrations", "config.prune.sites"}
 """What a journal's head says that a dense policy does not read."""
 
 
