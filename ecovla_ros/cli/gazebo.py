@@ -27,6 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pace", type=float, default=1.0, help="seconds simulated in a second, at most (default: %(default)s)"
     )
+    parser.add_argument(
+        "--pictures", action="store_true", help="write five moments of every episode as both cameras saw them, to "
+        "pictures/ in the folder",
+    )  # fmt: skip
     add_json(parser)
 
 
@@ -34,4 +38,8 @@ def run(options: argparse.Namespace) -> int:
     """`ecovla gazebo`. Exit code 1 when episodes are left. Raises ConfigError without ROS 2 or Gazebo."""
     campaign = module_with_ros("ecovla_ros.stage.gazebo", "the campaign")
     arguments = {"release": options.release, "engine": options.engine, "pace": str(options.pace)}
-    return int(campaign.main(options.seeds, options.seconds, options.minutes, options.out, options.json, arguments))
+    return int(
+        campaign.main(
+            options.seeds, options.seconds, options.minutes, options.out, options.json, arguments, options.pictures
+        )
+    )

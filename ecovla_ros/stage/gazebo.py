@@ -21,6 +21,7 @@ import rclpy
 from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from ecovla_ros import documents, wire
@@ -32,6 +33,8 @@ from ecovla_ros.sim import gazebo
 from ecovla_ros.sim.props import REST_HEIGHT
 from ecovla_ros.sim.tasks import TASKS
 from ecovla_ros.stage.driver import ANSWER_S, Driver
+from ecovla_ros.stage.strip import EpisodeStrip
+from ecovla_ros.types import CAMERAS
 
 VARIANTS = (("dense", 0.0), ("ecovla", 0.25))
 """Methods and ratios that are measured: dense, and a quarter of the channels left out."""
@@ -59,8 +62,10 @@ class Suspended(EcovlaError):
 class Launched:
     """Gazebo, bridge, controller, guard and policy, as one launch, and our node beside them. A context manager."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, signals: Signals) -> None:
-        """Start it. Raises ConfigError where there is no `ros2`."""
+    def __init__(
+        self, arguments: Sequence[str], log: Path, signals: Signals, strip: EpisodeStrip | None = None
+    ) -> None:
+        """Start it. `strip` is shown what the cameras see. Raises ConfigError where there is no `ros2`."""
         self._signals, self._log = signals, log
         ros2 = shutil.which("ros2")
         if ros2 is None:
@@ -77,6 +82,10 @@ class Launched:
         for task in TASKS.values():
             topic = gazebo.pose_topic(task.object)
             self._node.create_subscription(PoseStamped, topic, self._listener(task.object), qos.SENSOR)
+        self._strip, self._begun_s = strip, 0.0
+        if strip is not None:
+            for camera in CAMERAS:
+                self._node.create_subscription(Image, f"/{camera}/image", self._looker(camera, strip), qos.SENSOR)
         self._go_home: Any = self._node.create_client(Trigger, "gazebo/home")
         self._called_s = time.monotonic()
         self.driver = Driver(self._node, self._executor, self._watch, "gazebo", lambda: self._simulated_s)
@@ -102,14 +111,16 @@ class Launched:
         episode = self.driver.lay(task, seed)
         self._highest.clear()
         states: Counter[str] = Counter()
-        last, began, begun = [0.0], time.monotonic(), self._simulated_s
+        last, began, self._begun_s = [0.0], time.monotonic(), self._simulated_s
+        if self._strip is not None:
+            self._strip.begin()
 
         def progress(elapsed: float, state: str) -> None:
             states[state] += round((elapsed - last[0]) * 1000)
             last[0] = elapsed
 
         self.driver.drive(episode, limit_s, progress)
-        seconds = self._simulated_s - begun
+        seconds = self._simulated_s - self._begun_s
         thing = TASKS[task].object
         total = max(sum(states.values()), 1)
         return {
@@ -140,6 +151,13 @@ class Launched:
 
         return hear
 
+    def _looker(self, camera: str, strip: EpisodeStrip) -> Any:
+        def look(msg: Image) -> None:
+            if strip.wants(camera, self._simulated_s - self._begun_s):
+                strip.add(camera, self._simulated_s - self._begun_s, wire.decode_image(msg, camera))
+
+        return look
+
     def _watch(self) -> None:
         now = time.monotonic()
         stood, self._called_s = now - self._called_s, now
@@ -154,8 +172,14 @@ class Launched:
             raise Suspended(f"this program stood still for {stood:.1f} s")
 
 
-def main(seeds: int, limit_s: float, minutes: float, out: Path, file: Path | None, arguments: Mapping[str, str]) -> int:
-    """Drive every task, variant and seed that `file` has not yet. `arguments`: of the launch. Raises EcovlaError."""
+def main(
+    seeds: int, limit_s: float, minutes: float, out: Path, file: Path | None, arguments: Mapping[str, str],
+    pictures: bool = False,
+) -> int:  # fmt: skip
+    """Drive every task, variant and seed that `file` has not yet. `arguments`: of the launch; `pictures`: a strip of
+    each episode under `out`/pictures. Raises EcovlaError.
+    """
+    strip = EpisodeStrip(CAMERAS) if pictures else None
     rows = kept(file)
     done = {(row["method"], row["task"], row["seed"]) for row in rows}
     work = [(m, r, t, s) for s in range(seeds) for m, r in VARIANTS for t in TASKS if (m, t, s) not in done]
@@ -169,7 +193,7 @@ def main(seeds: int, limit_s: float, minutes: float, out: Path, file: Path | Non
             method, ratio = work[0][:2]
             words = [f"{name}:={value}" for name, value in arguments.items()]
             over = f"overrides:=['prune.method={method}', 'prune.ratio={ratio}']"
-            with Launched([*words, over, "autostart:=false"], out / "launch.log", signals) as launched:
+            with Launched([*words, over, "autostart:=false"], out / "launch.log", signals, strip) as launched:
                 launched.driver.bring_up()
                 turn = [item for item in work if item[:2] == (method, ratio)]
                 for item in turn[: len(TASKS) * TURN_SEEDS]:
@@ -179,6 +203,8 @@ def main(seeds: int, limit_s: float, minutes: float, out: Path, file: Path | Non
                     rows.append(row)
                     work.remove(item)
                     _tell(row)
+                    if strip is not None:
+                        strip.write(out / "pictures" / f"{method}-{item[2]}-{item[3]}.png")
                     if file is not None:
                         document.write(file, rows, told)
     except Suspended as error:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -21,6 +23,8 @@ from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.ros.process import Signals
 from ecovla_ros.sim.tasks import TASKS
 from ecovla_ros.stage import gazebo
+from ecovla_ros.stage.strip import KEEP_S, MOMENTS, MOST, EpisodeStrip
+from ecovla_ros.types import CAMERAS
 
 ARGUMENTS = {"release": "fortress", "engine": "ogre", "pace": "0.5"}
 
@@ -32,8 +36,9 @@ class Stand:
     driven: list[tuple[str, int]] = []
     fails: set[tuple[str, int]] = set()
 
-    def __init__(self, arguments: list[str], log: Path, signals: Signals) -> None:
+    def __init__(self, arguments: list[str], log: Path, signals: Signals, strip: EpisodeStrip | None = None) -> None:
         del log, signals
+        self.strip = strip
         self.starts.append(tuple(arguments))
         self.driver = self
 
@@ -51,6 +56,10 @@ class Stand:
             self.fails.clear()
             raise gazebo.Suspended("this program stood still")
         self.driven.append((task, seed))
+        if self.strip is not None:
+            self.strip.begin()
+            for camera in CAMERAS:
+                self.strip.add(camera, 0.0, np.full((4, 4, 3), seed, np.uint8))
         row = {"success": seed == 0, "lifted": True, "seconds": limit_s, "real_time_factor": 0.5}
         return {"task": task, "seed": seed, "guard_states": {"RUNNING": 1.0}, **row}
 
@@ -89,6 +98,33 @@ def test_what_was_suspended_is_driven_again_and_what_is_left_is_said(
     assert gazebo.main(1, 20.0, 0.0, tmp_path / "out", file, ARGUMENTS) == 1, "no time, no episode"
     assert gazebo.main(1, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 0
     assert len(stand.driven) == len(set(stand.driven)) * len(gazebo.VARIANTS) == 6
+
+
+def test_each_episode_leaves_a_strip_of_its_own_pictures_when_asked(stand: type[Stand], tmp_path: Path) -> None:
+    assert gazebo.main(2, 20.0, 60.0, tmp_path, tmp_path / "g.json", ARGUMENTS, pictures=True) == 0
+    strips = {path.name: cv2.imread(str(path)) for path in (tmp_path / "pictures").iterdir()}
+    assert set(strips) == {f"{m}-{t}-{s}.png" for m, _ in gazebo.VARIANTS for t in TASKS for s in range(2)}
+    for name, made in strips.items():
+        assert made is not None and made.shape == (8, 4 * MOMENTS, 3)
+        assert (made == int(name.split("-")[2][0])).all(), "of this episode and not of the one before"
+
+
+def test_a_strip_spans_an_episode_however_long(tmp_path: Path) -> None:
+    """First moment left, last one right, time growing between; what is kept does not grow with the episode."""
+    for seconds in (3.0, 100.0, 1000.0):
+        strip = EpisodeStrip(CAMERAS)
+        assert strip.picture() is None and not strip.write(tmp_path / "none.png")
+        strip.begin()
+        for step in range(int(seconds * 10) + 1):
+            for camera, side in zip(CAMERAS, (2, 4)):
+                strip.add(camera, step / 10, np.full((side, side, 3), step / 10 * 250 / seconds, np.uint8))
+        assert all(len(kept) <= MOST for kept in strip._kept.values())
+        made = strip.picture()
+        assert made is not None and made.shape == (4, 2 * MOMENTS, 3), "the second camera is scaled to the first"
+        shown = made[0, ::2, 0].astype(float)
+        slack = 250 * max(2 * KEEP_S, seconds / MOST * 4) / seconds
+        assert np.allclose(shown, np.linspace(0, 250, MOMENTS), atol=slack + 1)
+        assert np.abs(made[2, ::2, 0] - shown).max() <= slack + 1, "both cameras at the same moments"
 
 
 def test_a_file_of_another_kind_is_not_written_over(tmp_path: Path) -> None:

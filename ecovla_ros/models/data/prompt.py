@@ -62,6 +62,12 @@ class Prompt:
         return self.tokenizer.get_vocab_size()
 
     @property
+    def words(self) -> list[str]:
+        """Every token, by id."""
+        ids = self.tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
+
+    @property
     def highest(self) -> int:
         """The largest token id that a prompt can hold."""
         return self.size - 1

@@ -6,13 +6,14 @@ the time that a few cores have, the flow loss alone does not teach a tower to lo
 
 A run is counted in steps and not in minutes: stopped and gone on with, on whatever machine, it is the same run, as
 long as as many processes have a batch of each step. It may be gone on with to another number of steps: from there the
-learning rate follows the new length, and the checkpoint says from which step on each length held.
+learning rate follows the new length, and the checkpoint says from which step on each length held. It may be gone on
+with where demonstrations of more tasks have come: words that are new start as in a new model.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,6 +140,7 @@ def train(
     data: LiberoData,
     units: OtherArmUnits,
     prompts: tuple[Tensor, Tensor],
+    words: Sequence[str],
     settings: FitSettings,
     state: Path,
     report: Report,
@@ -148,9 +150,9 @@ def train(
 ) -> None:
     """Train until the steps are done or `stop`, which the first process is asked; see `finished`.
 
-    On the model's device. Goes on from the file `state` where there is one; raises CheckpointError where that is of
-    settings that differ in more than the number of steps, or of data of other kinds. `keep` is handed the average and
-    the progress at times and at the end.
+    On the model's device. `words`: the prompt's tokens, by id. Goes on from the file `state` where there is one; raises
+    CheckpointError where that is of settings that differ in more than the number of steps, of data of other kinds, or
+    knows words that are not there. `keep` is handed the average and the progress at times and at the end.
     """
     device = next(model.parameters()).device
     learner = LiberoLearner(model, len(data.kinds), prompts).to(device)
@@ -159,7 +161,8 @@ def train(
         parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.95), fused=device.type == "cuda"
     )
     average, done = deepcopy(model), TrainingProgress()
-    head = {"settings": {k: v for k, v in asdict(settings).items() if k != "keep_s"}, "kinds": list(data.kinds)}
+    asked = {k: v for k, v in asdict(settings).items() if k != "keep_s"}
+    head = {"settings": asked, "kinds": list(data.kinds), "words": list(words)}
     if state.exists():
         done = _restore(state, learner, average, optimiser, head)
     if settings.steps not in list(done.lengths.values())[-1:]:
@@ -238,11 +241,30 @@ def _restore(
     settings = state["head"]["settings"]
     differ = [k for k in head["settings"] if k != "steps" and settings.get(k) != head["settings"][k]]
     differ += ["kinds of things"] if state["head"]["kinds"] != head["kinds"] else []
+    words = state["head"].get("words", ())
+    differ += [] if words and set(words) <= set(head["words"]) else ["set of words"]
     if differ:
         raise CheckpointError(
             f"'{path}' is of a run with another {', '.join(differ)}; remove it, or use another --work"
         )
+    if words != head["words"]:
+        _grow(state, learner, words, head["words"])
     learner.load_state_dict(state["learner"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
     return TrainingProgress(int(state["step"]), float(state["hours"]), state.get("lengths") or {"0": settings["steps"]})
+
+
+def _grow(state: dict[str, Any], learner: LiberoLearner, before: Sequence[str], now: Sequence[str]) -> None:
+    """Bring a state's embedding of words to the ids that they have now; a new word's is the model's own."""
+    rows = [now.index(word) for word in before]
+    embedding = learner.model.embedding
+    fresh = embedding.detach().clone()
+    number = next(i for i, parameter in enumerate(learner.parameters()) if parameter is embedding)
+    moments = state["optimiser"]["state"][number]
+    for parts, name, start in (
+        (state["learner"], "model.embedding", fresh),
+        (state["average"], "embedding", fresh),
+        *((moments, name, torch.zeros_like(fresh)) for name in ("exp_avg", "exp_avg_sq")),
+    ):
+        parts[name] = start.index_copy(0, torch.tensor(rows, device=start.device), parts[name])

@@ -97,7 +97,7 @@ def _train(
     def keep(average: PiModel, done: fit.TrainingProgress) -> None:
         save(out, average, units, prompt, data, settings, done)
 
-    fit.train(model, data, units, (ids, real), settings.fit, work / STATE, report, keep, stop, rank)
+    fit.train(model, data, units, (ids, real), prompt.words, settings.fit, work / STATE, report, keep, stop, rank)
 
 
 def collect(work: Path, settings: LiberoSettings, report: Report, stop: Callable[[], bool]) -> None:
