@@ -17,6 +17,8 @@ Element = ElementTree.Element
 IDENTITY = (1.0, 0.0, 0.0, 0.0)
 CAMERA_TURN = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]])
 """From Gazebo's camera (looks along x, z up) to MuJoCo's (looks along -z, y up)."""
+NOISE = 0.007
+"""Of a camera's pixels, standard deviation, of 1: about two of 255 steps, as a real camera's in a lit room."""
 LIGHT_KG, LIGHT_KG_M2 = 0.01, 1e-5
 """Mass and inertia of a link that has none in the model: Gazebo would take 1 kg for it."""
 MOST_EFFORT = 1000.0
@@ -75,6 +77,9 @@ def lens(parent: Element, model: Any, name: str, topic: str, size: tuple[int, in
     image = child(optics, "image")
     for tag, value in (("width", str(width)), ("height", str(height)), ("format", "R8G8B8")):
         child(image, tag, value)
+    noise = child(optics, "noise")
+    for tag, value in (("type", "gaussian"), ("mean", "0"), ("stddev", numbers(NOISE))):
+        child(noise, tag, value)
     clip = child(optics, "clip")
     child(clip, "near", 0.02)
     child(clip, "far", 20.0)

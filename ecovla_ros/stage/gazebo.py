@@ -7,6 +7,7 @@ and is driven again. Exit code 0: all were driven; 1: some are left.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -180,14 +181,15 @@ def main(
     each episode under `out`/pictures. Raises EcovlaError.
     """
     strip = EpisodeStrip(CAMERAS) if pictures else None
-    rows = kept(file)
+    told = {"tasks": list(TASKS), "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
+            "gazebo": version(arguments["release"]), "world": fingerprint(arguments)}  # fmt: skip
+    rows, commits = kept(file, told)
+    commits = list(dict.fromkeys((*commits, document.commit())))
     done = {(row["method"], row["task"], row["seed"]) for row in rows}
     work = [(m, r, t, s) for s in range(seeds) for m, r in VARIANTS for t in TASKS if (m, t, s) not in done]
     out.mkdir(parents=True, exist_ok=True)
     signals, end = Signals(), time.monotonic() + 60.0 * minutes
     start_ros([])
-    told = {"tasks": list(TASKS), "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
-            "gazebo": version(arguments["release"])}  # fmt: skip
     try:
         while work and not signals.received and time.monotonic() < end:
             method, ratio = work[0][:2]
@@ -206,7 +208,7 @@ def main(
                     if strip is not None:
                         strip.write(out / "pictures" / f"{method}-{item[2]}-{item[3]}.png")
                     if file is not None:
-                        document.write(file, rows, told)
+                        document.write(file, rows, told, commits=commits)
     except Suspended as error:
         print(f"{error}; its episode does not count", flush=True)
     finally:
@@ -226,14 +228,28 @@ def follows() -> list[str]:
     return [found, "--pdeathsig", "INT"] if found else []
 
 
-def kept(file: Path | None) -> list[Row]:
-    """The rows of a file that was begun before. Raises ConfigError for a file that is none of ours."""
+def kept(file: Path | None, told: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+    """The rows of a file that was begun before, and the commits that drove them. Raises ConfigError for a file that is
+    none of ours, or of episodes that another number of seeds alone does not make these ones: another world, launch,
+    length or Gazebo.
+    """
     if file is None or not file.is_file():
-        return []
+        return [], []
     try:
-        return list(documents.read_json(file)["rows"])
+        found = documents.read_json(file)
+        rows, before = list(found["rows"]), dict(found["settings"])
+        commits = list(found.get("commits", [found["commit"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no result of this command: {error}; valid: another file") from error
+    if other := [name for name in told if name != "seeds" and before.get(name) != told[name]]:
+        raise ConfigError(f"{file} has episodes of another {', '.join(other)}; valid: another file")
+    return rows, commits
+
+
+def fingerprint(arguments: Mapping[str, str]) -> str:
+    """Of the world that a launch with these arguments loads, as hexadecimal digits."""
+    text = gazebo.world(arguments["release"], engine=arguments["engine"], pace=float(arguments["pace"]))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def version(release: str) -> str:

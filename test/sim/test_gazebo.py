@@ -264,6 +264,7 @@ def test_a_camera_sees_what_the_built_in_one_sees(name: str, world, model) -> No
     assert pose[:3, 2] == pytest.approx(mine[:, 1], abs=1e-6), "up"
     width, height = (int(sensor.findtext(f"camera/image/{side}") or 0) for side in ("width", "height"))
     assert (width, height) == SIZE and floats(sensor, "update_rate")[0] == RATE_HZ
+    assert floats(sensor, "camera/noise/stddev")[0] > 1.0 / 255.0, "or a camera at rest looks like a frozen one"
     tall = 2.0 * math.atan(math.tan(floats(sensor, "camera/horizontal_fov")[0] / 2.0) * height / width)
     assert math.degrees(tall) == pytest.approx(float(own.fovy[0]), abs=1e-4)
 

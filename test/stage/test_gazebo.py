@@ -129,10 +129,29 @@ def test_a_strip_spans_an_episode_however_long(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_not_written_over(tmp_path: Path) -> None:
     file = tmp_path / "other.json"
-    for text in ("[]", "{", '{"rows": 3}'):
+    for text in ("[]", "{", '{"rows": 3}', '{"rows": [], "settings": []}'):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError, match=r"other\.json"):
-            gazebo.kept(file)
+            gazebo.kept(file, {})
+
+
+def test_episodes_of_another_world_or_launch_are_not_gone_on_with(
+    stand: type[Stand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gazebo.json"
+    assert gazebo.main(1, 20.0, 60.0, tmp_path, file, ARGUMENTS) == 0
+    driven, before = len(stand.driven), file.read_bytes()
+    for limit_s, arguments, what in (
+        (20.0, {**ARGUMENTS, "pace": "1.0"}, "launch, world"),
+        (9.0, ARGUMENTS, "episode_s"),
+    ):
+        with pytest.raises(ConfigError, match=f"another {what}"):
+            gazebo.main(1, limit_s, 60.0, tmp_path, file, arguments)
+    monkeypatch.setattr(gazebo, "fingerprint", lambda arguments: "of a world that was changed")
+    with pytest.raises(ConfigError, match="another world"):
+        gazebo.main(1, 20.0, 60.0, tmp_path, file, ARGUMENTS)
+    assert len(stand.driven) == driven and file.read_bytes() == before
+    monkeypatch.undo()
 
 
 def test_without_ros2_it_is_said_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
