@@ -313,7 +313,7 @@ class Guard:
 
     def _see(self, now_ns: int, step_s: float = 0.0) -> int:
         """The time to use. After a jump nothing about the flight is known but where it ends, and by when."""
-        last_ns = self._clock.last_ns
+        last_ns, stood = self._clock.last_ns, self._clock.stood
         now_ns, jump_s = self._clock.see(now_ns)
         jump_s = jump_s or step_s
         if not jump_s or last_ns is None:
@@ -328,6 +328,8 @@ class Guard:
         self._place.forget()
         self._stall.forget()
         said = f"the clock jumped by {jump_s:+.3f} s"
+        if stood >= self._clock.patience:  # then a small step says nothing: time may have been lost
+            said += f" after it stood still for {stood / self._config.rate_hz:.1f} s"
         if self._state is State.HELD:
             self._rest(Cause.ASK, f"{said}; call enable to go on")
         else:

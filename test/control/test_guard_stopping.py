@@ -135,6 +135,9 @@ def test_a_clock_that_lost_time_while_it_stood_is_one_that_jumped(lost_s: float)
     sent = len(arm.sent)
     arm.tick()
     assert arm.last is not None and arm.last.status.state == "HOLD" and "clock jumped" in arm.last.status.reason
+    assert "after it stood still for 0.2 s" in arm.last.status.reason, (
+        "a step of 0.01 s alone would tell nobody what is wrong"
+    )
     arm.guard.hold(arm.clock)
     arm.run(0.8)
     assert len(arm.sent) == sent and not arm.speed[-1].any()
