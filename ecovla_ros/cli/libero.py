@@ -124,6 +124,7 @@ def trials(options: argparse.Namespace) -> list[Any]:
     """The episodes of `ecovla eval --benchmark`. Raises ConfigError for a suite, task or state that does not exist."""
     from ecovla_ros.bench.libero import controls, episodes
     from ecovla_ros.cli.options import numbers
+    from ecovla_ros.sim.libero import suites
 
     if options.environments != "calm" or options.latency is not None:
         raise ConfigError("--environments and --latency are of our own tasks: they do not go with --benchmark")
@@ -137,17 +138,8 @@ def trials(options: argparse.Namespace) -> list[Any]:
         raise ConfigError(f"{', '.join(fixed)} without a calibration has no pattern; valid: --calibration weights")
     first = 0 if options.seed is None else options.seed
     return episodes.trials(
-        chosen, options.benchmark.split(","), _tasks(options.tasks), range(first, first + options.episodes)
+        chosen, options.benchmark.split(","), suites.task_numbers(options.tasks), range(first, first + options.episodes)
     )
-
-
-def _tasks(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part]
-    except ValueError as error:
-        raise ConfigError(
-            f"--tasks '{text}'; valid with --benchmark: numbers, separated by commas, e.g. 0,3"
-        ) from error
 
 
 def spread(options: argparse.Namespace) -> Any:

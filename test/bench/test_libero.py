@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ecovla_ros import build, cli, config
-from ecovla_ros.bench.libero import calibrations, controls, episodes, looks, movement, primary
+from ecovla_ros.bench.libero import calibrations, controls, episodes, expert, gate, looks, movement, primary
 from ecovla_ros.bench.libero.served import ServedAnswers
 from ecovla_ros.bench.success import evaluation, journal, workers
 from ecovla_ros.bench.success.journal import Journal
@@ -221,7 +221,7 @@ def test_the_server_gives_the_same_answers_to_vla_evals_own_client(folder, fake,
     [
         (["--benchmark", "libero-nothing"], "unknown suite 'libero_nothing'"),
         (["--benchmark", "libero-object", "--tasks", "7"], "suite 'libero_object' has no task 7; valid: 0 to 1"),
-        (["--benchmark", "libero-object", "--tasks", "milk"], "--tasks 'milk'; valid with --benchmark: numbers"),
+        (["--benchmark", "libero-object", "--tasks", "milk"], "--tasks 'milk'; valid for LIBERO: numbers"),
         (["--benchmark", "libero-object", "--seed", "4"], "libero_object/0 has no initial state 5; valid: 0 to 4"),
         (["--benchmark", "libero-object", "--environments", "looks"], "do not go with --benchmark"),
         (["--benchmark", "libero-object,libero-object"], "must be named once each"),
@@ -337,6 +337,18 @@ def test_a_journal_goes_on_with_the_demonstrations_its_calibration_looked_at_and
     capsys.readouterr()
     assert cli.main(command) == 2
     assert "of other settings: benchmark.demonstrations" in capsys.readouterr().err
+
+
+def test_the_programs_say_what_is_wrong_in_one_line(tmp_path, folder, capsys):
+    """A result of something else is not written over, and a number that is none is named."""
+    for text in ("{", "[]", '{"rows": 3, "settings": {}, "commit": ""}'):
+        (tmp_path / "r.json").write_text(text)
+        assert expert.main(["--json", str(tmp_path / "r.json")]) == 2
+        said = capsys.readouterr().err
+        assert "no result of this program" in said and said.count("\n") == 1
+        assert (tmp_path / "r.json").read_text() == text
+    assert gate.main(["--checkpoint", str(folder), "--tasks", "milk"]) == 2
+    assert "--tasks 'milk'" in capsys.readouterr().err
 
 
 def scan_rows(dense, static):

@@ -7,7 +7,6 @@ interrupted goes on; tasks that the expert cannot do are left out, by name and w
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -15,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ecovla_ros import documents
 from ecovla_ros.bench import document
+from ecovla_ros.bench.libero.program import exit_code
 from ecovla_ros.bench.success.statistics import wilson
-from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.sim.libero import suites
 from ecovla_ros.sim.libero.expert import LiberoExpert, able
 from ecovla_ros.sim.libero.scene import LiberoScene
@@ -65,11 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="begin no task after this many minutes")
     parser.add_argument("--json", type=Path, help="file to write, and to go on from")
     chosen = parser.parse_args(arguments)
-    try:
-        return _run(chosen)
-    except EcovlaError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return exit_code(lambda: _run(chosen))
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -95,10 +92,14 @@ def _earlier(path: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]
     """Rows that a run with the same settings has left. Raises ConfigError for a file of other settings."""
     if path is None or not path.is_file():
         return []
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["settings"] != settings:
-        raise ConfigError(f"'{path}' is of other settings ({before['settings']}); remove it, or name another file")
-    return [{"commit": before["commit"], **row} for row in before["rows"]]
+    try:
+        before = documents.read_json(path)
+        there, rows = before["settings"], [{"commit": before["commit"], **row} for row in before["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{path}' is no result of this program ({error}); name another file") from error
+    if there != settings:
+        raise ConfigError(f"'{path}' is of other settings ({there}); remove it, or name another file")
+    return rows
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from ecovla_ros import config
 from ecovla_ros.bench import document
 from ecovla_ros.bench.libero import episodes, movement
 from ecovla_ros.bench.libero.looks import LookRecorder
+from ecovla_ros.bench.libero.program import exit_code
 from ecovla_ros.bench.success.trials import Trial
-from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.prune.site import Site
 from ecovla_ros.sim.libero import suites
 
@@ -61,17 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--states", type=int, default=2, help="initial states of each task (default: %(default)s)")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
-    try:
-        return _run(chosen)
-    except EcovlaError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return exit_code(lambda: _run(chosen))
 
 
 def _run(chosen: argparse.Namespace) -> int:
     loaded = config.load(config.shipped("mini_sim.yaml"))
     settings = config.override(loaded, **{"policy.checkpoint": chosen.checkpoint, "policy.threads": 1})
-    numbers = [int(n) for n in chosen.tasks.split(",") if n]
+    numbers = suites.task_numbers(chosen.tasks)
     if chosen.states < 1:
         raise ConfigError(f"{chosen.states} states; valid: 1 or more")
     tasks = [t for suite in chosen.suites.split(",") for t in suites.chosen(suite, numbers)]

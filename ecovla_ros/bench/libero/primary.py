@@ -15,9 +15,10 @@ from typing import Any
 
 from ecovla_ros import documents
 from ecovla_ros.bench import document
+from ecovla_ros.bench.libero.program import exit_code
 from ecovla_ros.bench.success import journal
 from ecovla_ros.bench.success.statistics import Z95, least_difference, mcnemar
-from ecovla_ros.errors import ConfigError, EcovlaError
+from ecovla_ros.errors import ConfigError
 
 Row = Mapping[str, Any]
 ONE_IN = 10
@@ -89,11 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", type=Path, default=Path("results/libero-plan.json"))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
-    try:
-        return _run(chosen)
-    except EcovlaError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return exit_code(lambda: _run(chosen))
 
 
 def _run(chosen: argparse.Namespace) -> int:

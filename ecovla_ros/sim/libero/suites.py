@@ -97,6 +97,14 @@ def tasks(suite: str) -> tuple[LiberoTask, ...]:
         )
 
 
+def task_numbers(text: str) -> list[int]:
+    """Numbers of tasks as a command line has them: "0,3"; "" for none. Raises ConfigError."""
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise ConfigError(f"--tasks '{text}'; valid for LIBERO: numbers, separated by commas, e.g. 0,3") from error
+
+
 def chosen(suite: str, numbers: Sequence[int] = ()) -> tuple[LiberoTask, ...]:
     """Tasks of a suite by number, all of them without any. Raises ConfigError for a number it does not have."""
     found = tasks(suite)
