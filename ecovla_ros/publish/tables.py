@@ -233,6 +233,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     ),
     "libero-dense": ("libero-dense.json", libero_tables.dense),
     "libero-primary": ("libero-primary.json", libero_tables.primary),
+    "libero-primary-first": ("libero-primary-first.json", libero_tables.primary),
     "libero-parts": ("libero-plan-*.json", libero_tables.parts),
     "latency": ("latency.json", speed_tables.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
