@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import multiprocessing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from ecovla_ros.bench.guard.controller import FakeController
 from ecovla_ros.bench.guard.faults import CASES, NS, Fault, Rig, healthy, scene
 from ecovla_ros.bench.guard.judge import library
 from ecovla_ros.bench.guard.release import GUARDED
+from ecovla_ros.bench.pool import pool
 from ecovla_ros.config import PROFILES, ControlConfig
 from ecovla_ros.control.guard import Guard
 from ecovla_ros.control.limits import Limits, load
@@ -128,8 +128,8 @@ def run(count: int, seed: int, processes: int, done: int = 0) -> Iterator[dict[s
     if processes <= 1:
         yield from (case(*job) for job in jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(_case, jobs, chunksize=8)
+    with pool(processes) as running:
+        yield from running.map(_case, jobs, chunksize=8)
 
 
 def _case(job: tuple[str, int]) -> dict[str, Any]:

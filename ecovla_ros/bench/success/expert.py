@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 from typing import Any
 
 from ecovla_ros.bench import document
+from ecovla_ros.bench.pool import pool
 from ecovla_ros.bench.success.statistics import wilson
 from ecovla_ros.sim.expert import Expert
 from ecovla_ros.sim.tasks import TASKS
@@ -24,8 +24,8 @@ def measure(episodes_per_task: int = 200, seed: int = 50_000, processes: int = 1
     """
     jobs = [(task, seed + i) for task in TASKS for i in range(episodes_per_task)]
     if processes > 1:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            outcomes = pool.starmap(episode, jobs, chunksize=max(1, len(jobs) // (8 * processes)))
+        with pool(processes) as running:
+            outcomes = list(running.map(episode, *zip(*jobs), chunksize=max(1, len(jobs) // (8 * processes))))
     else:
         outcomes = [episode(*job) for job in jobs]
     return [_row(task, [o for job, o in zip(jobs, outcomes) if job[0] == task]) for task in TASKS]

@@ -6,15 +6,16 @@ A trial and the settings determine an episode, and every process computes with o
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
 from typing import Any, Protocol
 
 from ecovla_ros import config
+from ecovla_ros.bench.pool import pool
 from ecovla_ros.bench.success.drive import Runner
 from ecovla_ros.bench.success.environments import Delays
 from ecovla_ros.bench.success.trials import Trial
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.errors import ConfigError, EcovlaError
 
 Row = dict[str, Any]
 Spread = Callable[[config.Config, "Delays | None", Sequence[Trial]], Iterator[Row]]
@@ -32,7 +33,8 @@ class RunsTrials(Protocol):
 Opens = Callable[[config.Config, "Delays | None"], RunsTrials]
 """Makes it, in the process that runs the episodes; must be picklable. `drive.Runner` is one."""
 
-_runner: RunsTrials | None = None
+_runner: RunsTrials | EcovlaError | None = None
+"""Of this process, or why there is none."""
 
 
 def processes(count: int, opens: Opens = Runner) -> Spread:
@@ -44,9 +46,9 @@ def processes(count: int, opens: Opens = Runner) -> Spread:
             yield runner.run(trial)
 
     def spread(settings: config.Config, delays: Delays | None, todo: Sequence[Trial]) -> Iterator[Row]:
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(count, _open, (opens, settings, delays)) as pool:
-            yield from pool.imap_unordered(_run, todo)
+        with pool(count, _open, opens, settings, delays) as running:
+            for ended in as_completed([running.submit(_run, trial) for trial in todo]):
+                yield ended.result()
 
     return here if count <= 1 else spread
 
@@ -70,9 +72,9 @@ def ray(address: str) -> Spread:
             raise ConfigError(f"no Ray cluster at '{address}': {error}") from error
         count = max(1, min(int(library.cluster_resources().get("CPU", 1)), len(todo)))
         actor = library.remote(num_cpus=1)(Runner)
-        pool = pools.ActorPool([actor.remote(settings, delays) for _ in range(count)])
+        actors = pools.ActorPool([actor.remote(settings, delays) for _ in range(count)])
         try:
-            yield from pool.map_unordered(lambda worker, trial: worker.run.remote(trial), todo)
+            yield from actors.map_unordered(lambda worker, trial: worker.run.remote(trial), todo)
         finally:
             library.shutdown()
 
@@ -81,9 +83,14 @@ def ray(address: str) -> Spread:
 
 def _open(opens: Opens, settings: config.Config, delays: Delays | None) -> None:
     global _runner
-    _runner = opens(settings, delays)
+    try:
+        _runner = opens(settings, delays)
+    except EcovlaError as error:  # is said of the first trial: a pool whose processes cannot begin says nothing of it
+        _runner = error
 
 
 def _run(trial: Trial) -> Row:
     assert _runner is not None
+    if isinstance(_runner, EcovlaError):
+        raise _runner
     return _runner.run(trial)
