@@ -509,16 +509,23 @@ def test_a_state_of_another_run_is_refused(tmp_path):
         run.run(tmp_path, tmp_path / "out", settings(rate=1e-4), lambda row: None, lambda: False)
 
 
-def test_a_run_goes_on_with_demonstrations_of_more_tasks_and_keeps_what_its_words_meant(tmp_path):
-    """A new word between the old ones moves their ids; words that are gone are refused."""
+@pytest.mark.parametrize("asked", [2, 100])
+def test_a_run_goes_on_with_demonstrations_of_more_tasks_and_keeps_what_its_words_meant(tmp_path, asked):
+    """A new word between the old ones moves their ids; words that are gone are refused. Stopped while the tower alone
+    learns, or done.
+    """
     write_demos(tmp_path / "demos")
-    run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: False)
+    stops = iter([False] * asked + [True] * 10)
+    run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: next(stops))
+    done = torch.load(tmp_path / "training.pt", weights_only=True)["step"]
+    assert (done < settings().fit.vision_steps) == (asked == 2)
     before = run.checkpoint.load(tmp_path / "out")
     third = tmp_path / "demos" / "libero_object" / "2"
     shutil.copytree(tmp_path / "demos" / "libero_object" / "1", third)
     meta = json.loads((third / demos.META).read_text())
     demos.write_json(third / demos.META, {**meta, "instruction": "grasp the milk"})
-    run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: False)
+    stops = iter([False] + [True] * 10)  # nothing more is trained
+    run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: next(stops))
     after = run.checkpoint.load(tmp_path / "out")
     assert set(after.prompt.words) - set(before.prompt.words) == {"grasp"}
     assert after.prompt.words.index("grasp") < after.prompt.words.index("milk")
@@ -526,7 +533,8 @@ def test_a_run_goes_on_with_demonstrations_of_more_tasks_and_keeps_what_its_word
         ids = before.prompt.words.index(word), after.prompt.words.index(word)
         assert torch.equal(before.model.embedding[ids[0]], after.model.embedding[ids[1]]), word
     state = torch.load(tmp_path / "training.pt", weights_only=True)
-    assert state["head"]["words"] == after.prompt.words and state["step"] == 5
+    assert state["head"]["words"] == after.prompt.words and state["step"] == done
+    assert run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: False)
     shutil.rmtree(third)
     with pytest.raises(CheckpointError, match="another set of words"):
         run.run(tmp_path, tmp_path / "out", settings(), lambda row: None, lambda: False)

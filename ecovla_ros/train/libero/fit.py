@@ -261,10 +261,10 @@ def _grow(state: dict[str, Any], learner: LiberoLearner, before: Sequence[str], 
     embedding = learner.model.embedding
     fresh = embedding.detach().clone()
     number = next(i for i, parameter in enumerate(learner.parameters()) if parameter is embedding)
-    moments = state["optimiser"]["state"][number]
+    moments = state["optimiser"]["state"].get(number)  # none before the first step in which words count
     for parts, name, start in (
         (state["learner"], "model.embedding", fresh),
         (state["average"], "embedding", fresh),
-        *((moments, name, torch.zeros_like(fresh)) for name in ("exp_avg", "exp_avg_sq")),
+        *((moments, name, torch.zeros_like(fresh)) for name in ("exp_avg", "exp_avg_sq") if moments),
     ):
         parts[name] = start.index_copy(0, torch.tensor(rows, device=start.device), parts[name])
