@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.types import Pixels
+from ecovla_ros.wire import compressed
 
 KEEP_S = 0.5
 """One picture of a camera is kept in so long, s."""
@@ -67,7 +67,7 @@ class EpisodeStrip:
             return False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".png", made[..., ::-1])[1].tobytes())
+            path.write_bytes(compressed.encode(made))
         except OSError as error:
             raise ConfigError(f"cannot write '{path}': {error.strerror}") from error
         return True
@@ -78,6 +78,6 @@ def _nearest(kept: Sequence[tuple[float, Pixels]], seconds: float) -> Pixels:
 
 
 def _scaled(picture: Pixels, width: int, height: int) -> Pixels:
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    """By the nearest pixel."""
+    down, right = (np.arange(n) * m // n for n, m in zip((height, width), picture.shape))
+    return picture[down[:, None], right]
