@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ecovla_ros.bench.success import workers
 from ecovla_ros.bench.success.trials import Trial
 from ecovla_ros.errors import CheckpointError, EcovlaError
 
-TODO = [Trial("dense", "none", 0.0, "apple", "calm", seed) for seed in range(6)]
+TRIALS = [Trial("dense", "none", 0.0, "apple", "calm", seed) for seed in range(6)]
 
 
 ANSWERS = """
@@ -58,25 +59,26 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_trial_is_run_once_wherever(answers: Any, count: int) -> None:
-    rows = list(workers.processes(count, answers.Echoes)(config.Config(), None, TODO))
-    assert sorted(row["seed"] for row in rows) == [trial.seed for trial in TODO]
+    rows = list(workers.processes(count, answers.Echoes)(config.Config(), None, TRIALS))
+    assert sorted(row["seed"] for row in rows) == [trial.seed for trial in TRIALS]
     assert all((row["process"] == os.getpid()) == (count == 1) for row in rows)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_a_process_cannot_begin_with_is_said_once_and_not_tried_for_ever(answers: Any, count: int) -> None:
     with pytest.raises(CheckpointError, match="no such calibration"):
-        list(workers.processes(count, answers.CannotBegin)(config.Config(), None, TODO))
+        list(workers.processes(count, answers.CannotBegin)(config.Config(), None, TRIALS))
 
 
 def test_a_process_that_was_killed_ends_the_command_instead_of_being_waited_for(answers: Any) -> None:
     with pytest.raises(EcovlaError, match="fewer --processes"):
-        list(workers.processes(2, answers.Dies)(config.Config(), None, TODO))
+        list(workers.processes(2, answers.Dies)(config.Config(), None, TRIALS))
 
 
 def test_who_stops_asking_waits_for_no_more_than_what_runs(answers: Any) -> None:
-    rows = workers.processes(2, answers.Echoes)(config.Config(), None, TODO * 1000)
+    rows = workers.processes(2, answers.Echoes)(config.Config(), None, TRIALS * 1000)
+    assert isinstance(rows, Generator)
     next(rows)
-    rows.close()  # type: ignore[attr-defined]  # a generator's
+    rows.close()
     with pool(2) as running:
         assert list(running.map(abs, [-1, 2, -3])) == [1, 2, 3]
