@@ -37,6 +37,8 @@ POSE_HZ = 20.0
 """How often Gazebo tells where a thing is, in simulated time."""
 LAY_S = 10.0
 """Gazebo's command has so long to place a thing, s."""
+LAY_TRIES = 3
+"""A thing is placed again where Gazebo did not say that it was."""
 AMBIENT = 0.42
 """Light from everywhere: MuJoCo's head light, roughly."""
 POSITION_GAIN, DAMPING = (2000.0,) * 4 + (400.0,) * 3, (100.0,) * 4 + (8.0,) * 3
@@ -160,24 +162,38 @@ def bridged(name: str) -> list[dict[str, str]]:
 
 def lay(server: GazeboRelease, seed: int) -> str:
     """Ask a running server to put everything where `seed` says, through its command. Returns what went wrong, if
-    anything did. An object keeps the speed it had: let it come to rest before."""
+    anything did. An object keeps the speed it had: let it come to rest before.
+
+    What was not confirmed is asked again, `LAY_TRIES` times in all: Gazebo answers before the connection back stands
+    now and then ("Host unreachable" in its log), and to be put at the same place twice does no harm."""
     poses = placement.sample(np.random.default_rng(seed)).poses
-    commands = [
+    left = [
         server.placing(name, x, y, REST_HEIGHT.get(name, 0.0), yaw)
         for name, (x, y, yaw) in poses.items()
         if name in (*OBJECTS, *GOALS)
     ]
+    for _ in range(LAY_TRIES):
+        try:
+            left = _refused(left)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{server.program[0]} service: {error}"
+        if not left:
+            return ""
+    return f"Gazebo did not do this, asked {LAY_TRIES} times: {'; '.join(command[-1] for command in left)}"
+
+
+def _refused(commands: list[list[str]]) -> list[list[str]]:
+    """Run all at once. Returns those whose success Gazebo did not confirm."""
     asked: list[subprocess.Popen[str]] = []
     try:
         for command in commands:
             asked.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
         said = [process.communicate(timeout=LAY_S)[0] for process in asked]
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.TimeoutExpired):
         for process in asked:
             process.kill()
-        return f"{commands[0][0]} service: {error}"
-    failed = [command[-1] for command, text in zip(commands, said) if "data: true" not in text]
-    return f"Gazebo did not do this: {'; '.join(failed)}" if failed else ""
+        raise
+    return [command for command, text in zip(commands, said) if "data: true" not in text]
 
 
 def pose_topic(name: str) -> str:

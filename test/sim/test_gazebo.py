@@ -250,6 +250,14 @@ def test_a_scene_is_laid_by_gazebos_own_command(tmp_path: Path, monkeypatch: pyt
     assert said.count("/world/ecovla_table/set_pose --reqtype ignition.msgs.Pose") == len((*OBJECTS, *GOALS))
     tool.write_text("#!/bin/sh\necho data: false\n", encoding="utf-8")
     assert "apple" in gazebo.lay(server, SEED)
+    heard.unlink()
+    lost = 'case "$*" in *basket*) [ $(/bin/grep -c basket HEARD) -gt 1 ] || exit 0 ;; esac\n'.replace(
+        "HEARD", str(heard)
+    )
+    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {heard}\n{lost}echo data: true\n', encoding="utf-8")
+    assert gazebo.lay(server, SEED) == "", "an answer that was lost once"
+    said = heard.read_text(encoding="utf-8")
+    assert said.count('name: "basket"') == 2 and said.count('name: "apple"') == 1
     tool.unlink()
     assert "ign" in gazebo.lay(server, SEED)
 
