@@ -169,20 +169,20 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
 def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
     """Every part of a plan, or those that are named, by `run`, with what the command line says of machine and time.
 
-    An episode that an earlier part of the same benchmark has is taken from there. Raises ConfigError.
+    An episode that an earlier part of the same benchmark has, of this plan or of those that it names as `earlier`, is
+    taken from there. Raises ConfigError.
     """
     from ecovla_ros.bench.success.journal import beside
 
-    named = _parts(options.plan)
+    named, earlier = _parts(options.plan), _earlier(options.plan)
     wanted = options.parts.split(",") if options.parts else list(named)
     for name in wanted:
         if name not in named:
             raise ConfigError(f"'{options.plan}': " + unknown("part", name, named))
     end = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
-    earlier: dict[str, list[Path]] = {}
     for name, values in named.items():
         part = argparse.Namespace(**{**vars(options), **values, "plan": None, "parts": "", "resume": True})
-        part.json = options.plan.with_name(f"{options.plan.stem}-{name}.json")
+        part.json = _result(options.plan, name)
         part.set = [*options.set, *values.get("set", ())]
         part.minutes = None if options.minutes is None else max(0.0, (end - time.monotonic()) / 60)
         before = earlier.setdefault(part.benchmark, [])
@@ -194,16 +194,45 @@ def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int
     return 0
 
 
-def _parts(plan: Path) -> dict[str, dict[str, Any]]:
-    """What each part of a plan says, by its name."""
+def _result(plan: Path, part: str) -> Path:
+    return plan.with_name(f"{plan.stem}-{part}.json")
+
+
+def _earlier(plan: Path) -> dict[str, list[Path]]:
+    """The journals of the plans that lie beside `plan` and that it names as earlier, by benchmark."""
+    from ecovla_ros.bench.success.journal import beside
+
+    named = _read(plan).get("earlier", [])
+    try:
+        others = [plan.with_name(name) for name in named] if isinstance(named, list) else None
+    except (TypeError, ValueError):
+        others = None
+    if others is None:
+        raise ConfigError(f"'{plan}', earlier {named!r}; valid: a list of files beside it")
+    journals: dict[str, list[Path]] = {}
+    for other in others:
+        for name, values in _parts(other).items():
+            journals.setdefault(values.get("benchmark", ""), []).append(beside(_result(other, name)))
+    return journals
+
+
+def _read(plan: Path) -> dict[str, Any]:
     from ecovla_ros import documents
 
     try:
-        parts = documents.read_json(plan)["parts"]
-        named = {str(part["name"]): {k: v for k, v in part.items() if k != "name"} for part in parts}
+        return dict(documents.read_json(plan))
     except OSError as error:
         raise ConfigError(f"cannot read the plan '{plan}': {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"'{plan}' is not a plan: parts, a list of objects with names ({error!r})") from error
+
+
+def _parts(plan: Path) -> dict[str, dict[str, Any]]:
+    """What each part of a plan says, by its name."""
+    try:
+        parts = _read(plan)["parts"]
+        named = {str(part["name"]): {k: v for k, v in part.items() if k != "name"} for part in parts}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"'{plan}' is not a plan: parts, a list of objects with names ({error!r})") from error
     if len(named) != len(parts):
         raise ConfigError(f"'{plan}': two parts have one name")

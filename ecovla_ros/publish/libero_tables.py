@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
 
 COMMAND = "python -m ecovla_ros.bench.libero"
 SIGNIFICANT = 0.05
-"""Largest p at which the deciding cell says yes or no, as the plan has it."""
+"""Largest p at which a deciding cell says yes or no, unless its plan has another."""
+SITES = {"lm.mlp": "the language model's MLPs", "expert.mlp": "the action expert's MLPs"}
 
 
 def expert(document: Document) -> str:
@@ -72,15 +76,24 @@ def primary(document: Document) -> str:
     ]
     part, wanted = document["settings"]["part"], document["settings"]["wanted"]
     head = ("pairs", "solved", "solved by one alone", "difference, points (95 %)", "McNemar p")
-    told = f"{part['benchmark']}, calibrated on {part['calibration']}, {100 * float(part['ratio']):g} % pruned"
+    told = (
+        f"{part['benchmark']}, calibrated on {part['calibration']}, {100 * float(part['ratio']):g} % of {_sites(part)}"
+    )
+    told += " left out"
     if document["rows"][0]["pairs"] < wanted:
         told += f"; **{document['rows'][0]['pairs']} of {wanted} pairs: not whole, nothing is claimed**"
     command = f"{COMMAND}.primary --plan {document['settings']['plan']}"
     return f"{told}\n\n{markdown(head, rows, source(document, command))}"
 
 
-def answers(expert: Document, policy: Document, moved: Document, decided: Document) -> str:
-    """What was asked of LIBERO, and what came out, one row a question."""
+def _sites(part: Mapping[str, Any]) -> str:
+    """Which channels a part of a plan prunes."""
+    named = next((text.split("=")[1] for text in part.get("set", ()) if text.startswith("prune.sites=")), "[lm.mlp]")
+    return " and ".join(SITES.get(name.strip(), name.strip()) for name in named.strip("[]").split(","))
+
+
+def answers(expert: Document, policy: Document, moved: Document, *decided: Document) -> str:
+    """What was asked of LIBERO, and what came out, one row a question; `decided`: the deciding cells."""
     driven = [row for row in expert["rows"] if "left_out" not in row]
     able = sum(2 * row["successes"] >= row["episodes"] for row in driven)
     pooled = [row for row in policy["rows"] if row["method"] == "dense" and row["task"] == "all"]
@@ -89,8 +102,11 @@ def answers(expert: Document, policy: Document, moved: Document, decided: Docume
         ["Does a scripted expert solve the tasks?", f"{able} of {len(expert['rows'])}, at least half the time"],
         ["How good is a policy trained from it, unpruned?", "; ".join(solved)],
         ["Do the best channels move with task, scene and phase?", _moved(moved)],
-        ["Does a pattern that follows keep what a fixed one, calibrated elsewhere, loses?", _decided(decided)],
     ]
+    asked = (
+        "Does a pattern that follows keep what a fixed one, calibrated elsewhere, loses, with channels of {} left out?"
+    )
+    rows += [[asked.format(_sites(cell["settings"]["part"])), _decided(cell)] for cell in decided]
     return markdown(("question", "answer"), rows)
 
 
@@ -114,20 +130,20 @@ def _decided(document: Document) -> str:
     if row["pairs"] < document["settings"]["wanted"]:
         return MISSING
     told = "not shown"
-    if row["mcnemar_p"] < SIGNIFICANT:
+    if row["mcnemar_p"] < document["settings"].get("significant", SIGNIFICANT):
         told = "yes" if row["difference"] > 0.0 else "no, it loses more"
     dense_solved = document["rows"][1]["other_solved"]
     points = f"{100 * row['difference']:+.1f} points, {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
     solved = f"the fixed pattern {row['other_solved']}, the one that follows {row['this_solved']}"
     return (
-        f"{told}: with {100 * float(part['ratio']):g} % of these channels left out (the ratio by the plan's rule) "
+        f"{told}: with {100 * float(part['ratio']):g} % of them left out (the ratio by the plan's rule) "
         f"dense solves {dense_solved} of {row['pairs']} episodes, {solved} ({points}; McNemar p "
         f"{number(row['mcnemar_p'])})"
     )
 
 
-def parts(*documents: Document) -> str:
-    """Every part of the plan that was run, tasks pooled."""
+def parts(*documents: Document, plan: str = "libero-plan") -> str:
+    """Every part of the plan that was run, tasks pooled; `plan`: its file's name."""
     rows, notes = [], []
     for document in documents:
         settings = document["settings"]
@@ -141,7 +157,7 @@ def parts(*documents: Document) -> str:
                 row["environment"], settings["calibration"], sites, name, f"{100 * row['ratio']:.4g} %", *_solved(row),
                 "-" if row["method"] == "dense" else alone, number(row["mcnemar_p"]), percent(row["trigger_rate"]),
             ])  # fmt: skip
-        notes.append(source(document, "ecovla eval --plan results/libero-plan.json"))
+        notes.append(source(document, f"ecovla eval --plan results/{plan}.json"))
     head = ("suite", "calibrated on", "sites", "method", "ratio", "solved", "95 % Wilson",
             "solved by dense alone, by this alone", "McNemar p", "triggers")  # fmt: skip
     return markdown(head, rows, "\n".join(dict.fromkeys(notes)))

@@ -320,6 +320,15 @@ def test_a_part_of_a_plan_takes_what_it_asks_for_from_those_before_it_and_nothin
     assert {row["method"]: row["episodes"] for row in rows if row["task"] == "all"} == {"dense": 4, "static": 4}
     assert cli.main([*command, "--parts", "third"]) == 2
     assert "unknown part 'third'" in capsys.readouterr().err
+    later, count = tmp_path / "later.json", len(ran)
+    heads = {**same, "method": "dense,static", "episodes": 3, "seed": 0, "set": ["prune.sites=[lm.heads]"]}
+    later.write_text(json.dumps({"earlier": ["plan.json"], "parts": [{**heads, "name": "heads"}]}))
+    assert cli.main(["eval", "--plan", str(later), "--set", f"policy.checkpoint={folder}"]) == 0
+    assert {t.method for t in ran[count:]} == {"static"}, "the dense ones of the plan before, whatever they prune"
+    for odd in ('"plan.json"', "[3]", '["../plan.json"]'):
+        later.write_text(f'{{"earlier": {odd}, "parts": []}}')
+        assert cli.main(["eval", "--plan", str(later)]) == 2
+        assert "valid: a list of files beside it" in capsys.readouterr().err
 
 
 def test_a_journal_goes_on_with_the_demonstrations_its_calibration_looked_at_and_no_others(
@@ -370,6 +379,7 @@ def test_the_primary_part_is_added_to_the_plan_and_then_counted_in_pairs(tmp_pat
     plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
     plan["parts"] = [part for part in plan["parts"] if part["name"] != "primary"]
     path, scan = tmp_path / "plan.json", tmp_path / "plan-scan.json"
+    next(part for part in plan["parts"] if part["name"] == "scan")["set"] = ["prune.sites=[lm.mlp, expert.mlp]"]
     path.write_text(json.dumps(plan))
     assert primary.main(["--plan", str(path)]) == 2 and "plan-scan.json" in capsys.readouterr().err
     scan.write_text(json.dumps({"rows": scan_rows(45, {0.25: 44, 0.5: 40, 0.75: 10})}))
@@ -378,6 +388,7 @@ def test_the_primary_part_is_added_to_the_plan_and_then_counted_in_pairs(tmp_pat
     states = range(part["seed"], part["seed"] + part["episodes"])
     assert part["ratio"] == "0.5" and part["method"] == "dense,static,ecovla"
     assert min(states) >= 5 and 10 * len(states) == plan["primary"]["pairs"]
+    assert part["set"] == ["prune.sites=[lm.mlp, expert.mlp]"], "of the channels that the scan left out"
     outcomes = {"dense": [1, 1, 1, 1, 1, 0], "static": [1, 0, 0, 0, 0, 0], "ecovla": [0, 1, 1, 1, 1, 0]}
     book = Journal(journal.beside(tmp_path / "plan-primary.json"), {"a": 1}, False, "c1")
     for name, solved in outcomes.items():
@@ -389,11 +400,13 @@ def test_the_primary_part_is_added_to_the_plan_and_then_counted_in_pairs(tmp_pat
     row = document["rows"][0]
     assert (row["this"], row["other"], row["only_this"], row["only_other"]) == ("ecovla", "static", 4, 1)
     assert row["difference"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
-    assert "6 of 200 pairs: not whole" in libero_tables.primary(document)
+    told = libero_tables.primary(document)
+    assert "6 of 200 pairs: not whole" in told and "of the language model's MLPs and the action expert's MLPs" in told
 
 
-def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing():
-    plan = json.loads((Path(__file__).parents[2] / "results" / "libero-plan.json").read_text())
+@pytest.mark.parametrize("name", ["libero-plan.json", "libero-all-mlps.json"])
+def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing(name):
+    plan = json.loads((Path(__file__).parents[2] / "results" / name).read_text())
     parts = {part["name"]: part for part in plan["parts"]}
     assert len(parts) == len(plan["parts"])
     for part in parts.values():
@@ -404,6 +417,7 @@ def test_the_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_noth
     scan, primary = parts[plan["primary"]["scan"]], parts.get(plan["primary"]["part"])
     if primary is not None:
         assert primary["ratio"] in scan["ratio"].split(",") and primary["calibration"] == scan["calibration"]
+        assert primary.get("set") == scan.get("set")
         assert primary["seed"] >= scan["seed"] + scan["episodes"]
         assert primary["episodes"] * 10 >= plan["primary"]["pairs"]
 

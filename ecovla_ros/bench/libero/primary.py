@@ -53,6 +53,7 @@ def part_of(plan: Mapping[str, Any], ratio: float) -> dict[str, Any]:
         "ratio": f"{ratio:g}",
         "episodes": primary["pairs"] // 10,
         "seed": scan["seed"] + scan["episodes"],
+        **({"set": scan["set"]} if "set" in scan else {}),
     }
 
 
@@ -113,9 +114,10 @@ def _run(chosen: argparse.Namespace) -> int:
             "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()) + "\n"
         )
     if chosen.json:
-        document.write(
-            chosen.json, rows, {"plan": str(chosen.plan), "part": part, "wanted": primary["pairs"]}, commits=commits
-        )
+        settings = {"plan": str(chosen.plan), "part": part, "wanted": primary["pairs"]}
+        if "significant" in primary:
+            settings["significant"] = primary["significant"]
+        document.write(chosen.json, rows, settings, commits=commits)
     return 0
 
 
