@@ -8,10 +8,12 @@ from pathlib import Path
 
 from ecovla_ros.cli.options import add_json, module_with_ros
 from ecovla_ros.sim.gazebo import RELEASES
+from ecovla_ros.sim.tasks import TASKS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("--tasks", default=",".join(TASKS), help="separated by commas (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=20, help="scenes of each task and method (default: %(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=25.0, help="simulated time for an episode, s (default: %(default)s)"
@@ -31,6 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--pictures", action="store_true", help="write five moments of every episode as both cameras saw them, to "
         "pictures/ in the folder",
     )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="replace one value of gazebo.yaml, for every method; may be given several times",
+    )  # fmt: skip
     add_json(parser)
 
 
@@ -40,6 +46,14 @@ def run(options: argparse.Namespace) -> int:
     arguments = {"release": options.release, "engine": options.engine, "pace": str(options.pace)}
     return int(
         campaign.main(
-            options.seeds, options.seconds, options.minutes, options.out, options.json, arguments, options.pictures
+            options.seeds,
+            options.seconds,
+            options.minutes,
+            options.out,
+            options.json,
+            arguments,
+            options.pictures,
+            [name.strip() for name in options.tasks.split(",")],
+            options.set,
         )
     )

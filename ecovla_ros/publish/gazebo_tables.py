@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ecovla_ros.bench.success.statistics import mcnemar, wilson
 from ecovla_ros.publish.markdown import Document, markdown, number, percent, source
 
 Row = dict[str, Any]
+ALL = "all"
 
 
 def driven(document: Document) -> str:
-    """A line for each way to prune and task: counts of episodes, medians of what each episode told."""
+    """A line for each way to prune, all tasks together and each task: counts of episodes with 95 % Wilson intervals,
+    pairs with dense on the same task and seed (McNemar's exact p), medians of what each episode told."""
     rows: Sequence[Row] = document["rows"]
+    dense = {(row["task"], row["seed"]): bool(row["success"]) for row in rows if row["method"] == "dense"}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         way = f"{row['method']}, {percent(row['ratio'])}" if row["ratio"] else str(row["method"])
-        groups.setdefault((way, row["task"]), []).append(row)
+        for task in (ALL, str(row["task"])):
+            groups.setdefault((way, task), []).append(row)
     cells = [
-        [way, task, _of("success", some), _of("lifted", some), _median("policy_p50_ms", some),
+        [way, task, _solved(some), _of("lifted", some), _paired(some, dense), _median("policy_p50_ms", some),
          _median("policy_p95_ms", some), _median("camera_to_command_p50_ms", some), _states(some),
          f"{np.median([row['real_time_factor'] for row in some]):.2f}"]
-        for (way, task), some in sorted(groups.items())
+        for (way, task), some in sorted(groups.items(), key=lambda group: (group[0][0], group[0][1] != ALL, group[0]))
     ]  # fmt: skip
-    head = ("pruning", "task", "solved", "lifted the object", "policy call, p50, ms", "p95, ms",
-            "camera to command, p50, ms simulated", "guard: time running, holding", "real-time factor")  # fmt: skip
+    head = ("pruning", "task", "solved (95 % Wilson)", "lifted the object", "pairs with dense: lost, won; McNemar p",
+            "policy call, p50, ms", "p95, ms", "camera to command, p50, ms simulated", "guard: time running, holding",
+            "real-time factor")  # fmt: skip
     settings = document["settings"]
     told = {"seeds": settings["seeds"], "seconds": settings["episode_s"], **settings["launch"]}
-    command = " ".join(["ecovla gazebo", *(f"--{name} {value}" for name, value in told.items())])
+    words = [f"--{name} {value}" for name, value in told.items()]
+    command = " ".join(["ecovla gazebo", *words, *(f"--set {text}" for text in settings.get("set", ()))])
     return markdown(head, cells, source(document, command))
+
+
+def _solved(rows: Sequence[Row]) -> str:
+    low, high = wilson(sum(bool(row["success"]) for row in rows), len(rows))
+    return f"{_of('success', rows)} ({100 * low:.0f}-{100 * high:.0f} %)"
+
+
+def _paired(rows: Sequence[Row], dense: Mapping[tuple[str, int], bool]) -> str:
+    """What dense alone solved and what these alone, of the scenes that both met."""
+    if rows[0]["method"] == "dense":
+        return "-"
+    pairs = [(bool(row["success"]), dense[scene]) for row in rows if (scene := (row["task"], row["seed"])) in dense]
+    lost, won = sum(theirs and not mine for mine, theirs in pairs), sum(mine and not theirs for mine, theirs in pairs)
+    return f"{len(pairs)}: {lost}, {won}; {number(mcnemar(lost, won))}"
 
 
 def _of(key: str, rows: Sequence[Row]) -> str:

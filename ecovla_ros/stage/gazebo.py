@@ -28,11 +28,11 @@ from std_srvs.srv import Trigger
 from ecovla_ros import documents, wire
 from ecovla_ros.bench import document
 from ecovla_ros.errors import ConfigError, EcovlaError
-from ecovla_ros.nodes.ros import qos
+from ecovla_ros.nodes.ros import qos, settings
 from ecovla_ros.nodes.ros.process import Signals, start_ros
 from ecovla_ros.sim import gazebo
 from ecovla_ros.sim.props import REST_HEIGHT
-from ecovla_ros.sim.tasks import TASKS
+from ecovla_ros.sim.tasks import TASKS, find
 from ecovla_ros.stage.driver import ANSWER_S, Driver
 from ecovla_ros.stage.strip import EpisodeStrip
 from ecovla_ros.types import CAMERAS
@@ -53,6 +53,10 @@ STOPPED_S = 1.5
 """A guard that is disabled has brought the arm to rest after so long, of simulated time, s."""
 REST_S, HOME_S = 0.5, 120.0
 """The arm rests at its start pose for so long, of simulated time, and has so long to come there, of ours, s."""
+CONFIG = "gazebo.yaml"
+"""What the launch file reads."""
+CHOSEN = ("seeds", "tasks")
+"""Settings that say which episodes are driven and not how."""
 Row = dict[str, Any]
 
 
@@ -175,18 +179,21 @@ class Launched:
 
 def main(
     seeds: int, limit_s: float, minutes: float, out: Path, file: Path | None, arguments: Mapping[str, str],
-    pictures: bool = False,
+    pictures: bool = False, tasks: Sequence[str] = tuple(TASKS), overrides: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Drive every task, variant and seed that `file` has not yet. `arguments`: of the launch; `pictures`: a strip of
-    each episode under `out`/pictures. Raises EcovlaError.
+    each episode under `out`/pictures; `overrides`: keys over the launch's configuration. Raises EcovlaError.
     """
+    check(overrides)
+    tasks = [find(name).name for name in tasks]
     strip = EpisodeStrip(CAMERAS) if pictures else None
-    told = {"tasks": list(TASKS), "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
-            "gazebo": version(arguments["release"]), "world": fingerprint(arguments)}  # fmt: skip
+    told = {"tasks": tasks, "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
+            "gazebo": version(arguments["release"]), "world": fingerprint(arguments),
+            **({"set": list(overrides)} if overrides else {})}  # fmt: skip
     rows, commits = kept(file, told)
     commits = list(dict.fromkeys((*commits, document.commit())))
     done = {(row["method"], row["task"], row["seed"]) for row in rows}
-    work = [(m, r, t, s) for s in range(seeds) for m, r in VARIANTS for t in TASKS if (m, t, s) not in done]
+    work = [(m, r, t, s) for s in range(seeds) for m, r in VARIANTS for t in tasks if (m, t, s) not in done]
     out.mkdir(parents=True, exist_ok=True)
     signals, end = Signals(), time.monotonic() + 60.0 * minutes
     start_ros([])
@@ -194,11 +201,11 @@ def main(
         while work and not signals.received and time.monotonic() < end:
             method, ratio = work[0][:2]
             words = [f"{name}:={value}" for name, value in arguments.items()]
-            over = f"overrides:=['prune.method={method}', 'prune.ratio={ratio}']"
+            over = f"overrides:={[*overrides, f'prune.method={method}', f'prune.ratio={ratio}']}"
             with Launched([*words, over, "autostart:=false"], out / "launch.log", signals, strip) as launched:
                 launched.driver.bring_up()
                 turn = [item for item in work if item[:2] == (method, ratio)]
-                for item in turn[: len(TASKS) * TURN_SEEDS]:
+                for item in turn[: len(tasks) * TURN_SEEDS]:
                     if time.monotonic() > end:
                         break
                     row = {"method": method, "ratio": ratio, **launched.episode(item[2], item[3], limit_s)}
@@ -230,8 +237,8 @@ def follows() -> list[str]:
 
 def kept(file: Path | None, told: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
     """The rows of a file that was begun before, and the commits that drove them. Raises ConfigError for a file that is
-    none of ours, or of episodes that another number of seeds alone does not make these ones: another world, launch,
-    length or Gazebo.
+    none of ours, or of other episodes than these, whatever the number of seeds and the tasks: of another world,
+    launch, length, configuration or Gazebo.
     """
     if file is None or not file.is_file():
         return [], []
@@ -241,9 +248,18 @@ def kept(file: Path | None, told: Mapping[str, Any]) -> tuple[list[Row], list[st
         commits = list(found.get("commits", [found["commit"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no result of this command: {error}; valid: another file") from error
-    if other := [name for name in told if name != "seeds" and before.get(name) != told[name]]:
+    names = [name for name in {**told, **before} if name not in CHOSEN]
+    if other := [name for name in names if before.get(name) != told.get(name)]:
         raise ConfigError(f"{file} has episodes of another {', '.join(other)}; valid: another file")
     return rows, commits
+
+
+def check(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for what the launch's configuration would refuse, or what each variant sets itself."""
+    for text in overrides:
+        if text.partition("=")[0].strip() in ("prune.method", "prune.ratio"):
+            raise ConfigError(f"--set {text}: methods and ratios are those that are compared; valid: other keys")
+    settings.load(CONFIG, list(overrides))
 
 
 def fingerprint(arguments: Mapping[str, str]) -> str:

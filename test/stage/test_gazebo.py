@@ -15,11 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 pytest.importorskip("ecovla_ros.msg")
 
-from ecovla_ros.errors import ConfigError
+from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes.ros.process import Signals
 from ecovla_ros.sim.tasks import TASKS
 from ecovla_ros.stage import gazebo
@@ -86,6 +87,28 @@ def test_every_task_variant_and_seed_is_driven_once_and_written(stand: type[Stan
     assert all({"release:=fortress", "pace:=0.5", "autostart:=false"} <= set(start) for start in stand.starts)
 
     assert gazebo.main(3, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 0 and len(stand.driven) == len(found)
+
+
+def test_chosen_tasks_are_driven_with_the_configuration_that_was_told(stand: type[Stand], tmp_path: Path) -> None:
+    """More tasks may be added to a file, never episodes of another configuration; a key each method sets is refused."""
+    file, set_ = tmp_path / "gazebo.json", ["policy.rtc=8", "control.profile=gentle"]
+    assert gazebo.main(1, 20.0, 60.0, tmp_path, file, ARGUMENTS, tasks=["banana"], overrides=set_) == 0
+    assert {t for t, _ in stand.driven} == {"banana"}
+    over = [next(w for w in start if w.startswith("overrides:=")) for start in stand.starts]
+    assert [yaml.safe_load(w.partition(":=")[2]) for w in over] == [
+        [*set_, "prune.method=dense", "prune.ratio=0.0"],
+        [*set_, "prune.method=ecovla", "prune.ratio=0.25"],
+    ]
+    assert json.loads(file.read_text())["settings"]["set"] == set_
+    assert gazebo.main(1, 20.0, 60.0, tmp_path, file, ARGUMENTS, overrides=set_) == 0 and len(stand.driven) == 6
+    with pytest.raises(ConfigError, match="another set"):
+        gazebo.main(1, 20.0, 60.0, tmp_path, file, ARGUMENTS)
+    for bad in ("prune.ratio=0.5", "policy.rct=8", "policy.rtc"):
+        with pytest.raises(ConfigError):
+            gazebo.main(1, 20.0, 60.0, tmp_path, None, ARGUMENTS, overrides=[bad])
+    with pytest.raises(EcovlaError, match="pear"):
+        gazebo.main(1, 20.0, 60.0, tmp_path, None, ARGUMENTS, tasks=["pear"])
+    assert len(stand.driven) == 6
 
 
 def test_what_was_suspended_is_driven_again_and_what_is_left_is_said(

@@ -1,0 +1,29 @@
+"""The table of what was driven in Gazebo: every row counted once by its task and once in all, pairs by scene."""
+
+from __future__ import annotations
+
+from ecovla_ros.publish import gazebo_tables
+
+
+def row(method: str, task: str, seed: int, success: bool) -> dict[str, object]:
+    numbers = dict.fromkeys(("policy_p50_ms", "policy_p95_ms", "camera_to_command_p50_ms", "real_time_factor"), 1.0)
+    return {"method": method, "ratio": 0.25 * (method != "dense"), "task": task, "seed": seed, "success": success,
+            "lifted": True, "guard_states": {"RUNNING": 1.0}, **numbers}  # fmt: skip
+
+
+def test_rows_are_pooled_and_paired_with_dense_on_the_same_scene() -> None:
+    rows = [row("dense", "apple", 0, True), row("dense", "apple", 1, True), row("dense", "banana", 0, False)]
+    rows += [row("ecovla", "apple", 1, False), row("ecovla", "banana", 0, True), row("ecovla", "banana", 7, True)]
+    document = {
+        "rows": rows, "settings": {"seeds": 20, "episode_s": 25.0, "launch": {}}, "commit": "c",
+        "machine": {"cpu": "c", "cores": 2}, "versions": {},
+    }  # fmt: skip
+    cells = [line.split(" | ") for line in gazebo_tables.driven(document).splitlines() if line.startswith("| ")][1:]
+    counted = {(line[0].strip("| "), line[1]): line for line in cells}
+    assert [key for key in counted][:3] == [("dense", "all"), ("dense", "apple"), ("dense", "banana")]
+    assert counted["dense", "all"][2].startswith("2 of 3 (") and counted["ecovla, 25 %", "all"][2].startswith(
+        "2 of 3 ("
+    )
+    assert counted["dense", "all"][4] == "-"
+    assert counted["ecovla, 25 %", "all"][4] == "2: 1, 1; 1", "seed 7 was not driven dense: no pair"
+    assert counted["ecovla, 25 %", "apple"][4].startswith("1: 1, 0")
