@@ -37,7 +37,10 @@ def driven(document: Document) -> str:
     told = {"seeds": settings["seeds"], "seconds": settings["episode_s"], **settings["launch"]}
     words = [f"--{name} {value}" for name, value in told.items()]
     command = " ".join(["ecovla gazebo", *words, *(f"--set {text}" for text in settings.get("set", ()))])
-    return markdown(head, cells, source(document, command))
+    notes = source(document, command)
+    if hung := settings.get("hung"):
+        notes += f"\n<sub>Gazebo hung {hung} times; the episode it was in did not count and was driven again.</sub>"
+    return markdown(head, cells, notes)
 
 
 def _solved(rows: Sequence[Row]) -> str:

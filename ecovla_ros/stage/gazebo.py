@@ -1,180 +1,44 @@
 """`ecovla gazebo`: the policy drives the tasks in Gazebo, by the launch file that a user starts, and is measured.
 
 Each way to prune has a launch of its own; between two episodes the node `gazebo` lays the next scene. Episodes last by
-Gazebo's clock. An episode during which this program stood still, as on a machine that was suspended, does not count
-and is driven again. Exit code 0: all were driven; 1: some are left.
+Gazebo's clock. An episode during which this program stood still, as on a machine that was suspended, or in which
+Gazebo hung, does not count and is driven again; how often Gazebo hung is in the result. Exit code 0: all were driven;
+1: some are left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import signal
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import PoseStamped
-from rclpy.executors import SingleThreadedExecutor
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
-from std_srvs.srv import Trigger
 
-from ecovla_ros import documents, wire
+from ecovla_ros import documents
 from ecovla_ros.bench import document
-from ecovla_ros.errors import ConfigError, EcovlaError
-from ecovla_ros.nodes.ros import qos, settings
+from ecovla_ros.errors import ConfigError
+from ecovla_ros.nodes.ros import settings
 from ecovla_ros.nodes.ros.process import Signals, start_ros
 from ecovla_ros.sim import gazebo
-from ecovla_ros.sim.props import REST_HEIGHT
 from ecovla_ros.sim.tasks import TASKS, find
-from ecovla_ros.stage.driver import ANSWER_S, Driver
+from ecovla_ros.stage.gazebo_launch import Hung, Launched, Row, Suspended
 from ecovla_ros.stage.strip import EpisodeStrip
 from ecovla_ros.types import CAMERAS
 
 VARIANTS = (("dense", 0.0), ("ecovla", 0.25))
 """Methods and ratios that are measured: dense, and a quarter of the channels left out."""
-STOOD_S = 2.0
-"""This program stood still if it was not called for so long, s."""
-SILENT_S = 60.0
-"""Gazebo has ended or hangs if its clock says nothing for so long, s."""
-LIFTED_M = 0.04
-"""An object this much higher than where it rests was lifted, m."""
-END_S = 30.0
-"""The launch has so long to end at Ctrl-C, and again at SIGTERM, s."""
 TURN_SEEDS = 2
 """Seeds that one launch drives before the other variant has its turn."""
-STOPPED_S = 1.5
-"""A guard that is disabled has brought the arm to rest after so long, of simulated time, s."""
-REST_S, HOME_S = 0.5, 120.0
-"""The arm rests at its start pose for so long, of simulated time, and has so long to come there, of ours, s."""
 CONFIG = "gazebo.yaml"
 """What the launch file reads."""
-CHOSEN = ("seeds", "tasks")
-"""Settings that say which episodes are driven and not how."""
-Row = dict[str, Any]
-
-
-class Suspended(EcovlaError):
-    """This program stood still during an episode."""
-
-
-class Launched:
-    """Gazebo, bridge, controller, guard and policy, as one launch, and our node beside them. A context manager."""
-
-    def __init__(
-        self, arguments: Sequence[str], log: Path, signals: Signals, strip: EpisodeStrip | None = None
-    ) -> None:
-        """Start it. `strip` is shown what the cameras see. Raises ConfigError where there is no `ros2`."""
-        self._signals, self._log = signals, log
-        ros2 = shutil.which("ros2")
-        if ros2 is None:
-            raise ConfigError("there is no program `ros2` here; valid: a sourced ROS 2 with this package in it")
-        command = [*follows(), ros2, "launch", "ecovla_ros", "ecovla_gazebo.launch.py", *arguments]
-        with log.open("wb") as output:
-            self._launch = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        self._executor = SingleThreadedExecutor()
-        self._node = rclpy.create_node("gazebo_campaign")
-        self._executor.add_node(self._node)
-        self._simulated_s, self._ticked_s = 0.0, time.monotonic()
-        self._highest: dict[str, float] = {}
-        self._node.create_subscription(Clock, "/clock", self._on_clock, qos.SENSOR)
-        for task in TASKS.values():
-            topic = gazebo.pose_topic(task.object)
-            self._node.create_subscription(PoseStamped, topic, self._listener(task.object), qos.SENSOR)
-        self._strip, self._begun_s = strip, 0.0
-        if strip is not None:
-            for camera in CAMERAS:
-                self._node.create_subscription(Image, f"/{camera}/image", self._looker(camera, strip), qos.SENSOR)
-        self._go_home: Any = self._node.create_client(Trigger, "gazebo/home")
-        self._called_s = time.monotonic()
-        self.driver = Driver(self._node, self._executor, self._watch, "gazebo", lambda: self._simulated_s)
-
-    def __enter__(self) -> Launched:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            self._launch.send_signal(kind)
-            try:
-                self._launch.wait(END_S)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        self._executor.shutdown()
-        self._node.destroy_node()
-
-    def episode(self, task: str, seed: int, limit_s: float) -> Row:
-        """Drive one task; its row. Raises EcovlaError."""
-        self._called_s = time.monotonic()
-        self._home()
-        episode = self.driver.lay(task, seed)
-        self._highest.clear()
-        states: Counter[str] = Counter()
-        last, began, self._begun_s = [0.0], time.monotonic(), self._simulated_s
-        if self._strip is not None:
-            self._strip.begin()
-
-        def progress(elapsed: float, state: str) -> None:
-            states[state] += round((elapsed - last[0]) * 1000)
-            last[0] = elapsed
-
-        self.driver.drive(episode, limit_s, progress)
-        seconds = self._simulated_s - self._begun_s
-        thing = TASKS[task].object
-        total = max(sum(states.values()), 1)
-        return {
-            **episode.row(),
-            "lifted": self._highest.get(thing, 0.0) > REST_HEIGHT[thing] + LIFTED_M,
-            "guard_states": {name: round(count / total, 3) for name, count in sorted(states.items()) if count},
-            "real_time_factor": round(seconds / (time.monotonic() - began), 3),
-        }
-
-    def _home(self) -> None:
-        """The arm is disarmed and at its start pose. Raises EcovlaError."""
-        self.driver.enable(False)
-        due = self._simulated_s + STOPPED_S  # a stop that the guard still sends would replace the way home
-        self.driver.until(lambda: self._simulated_s > due, HOME_S, "the arm to come to rest")
-        future = self._go_home.call_async(Trigger.Request())
-        self.driver.until(future.done, ANSWER_S, "an answer of gazebo/home")
-        if not future.result().success:
-            raise EcovlaError(f"gazebo/home: {future.result().message}")
-        due = self._simulated_s + float(future.result().message.split()[0]) + REST_S
-        self.driver.until(lambda: self._simulated_s > due, HOME_S, "the arm to come to its start pose")
-
-    def _on_clock(self, msg: Clock) -> None:
-        self._simulated_s, self._ticked_s = wire.stamp_ns(msg.clock) / 1e9, time.monotonic()
-
-    def _listener(self, name: str) -> Any:
-        def hear(msg: PoseStamped) -> None:
-            self._highest[name] = max(self._highest.get(name, 0.0), float(msg.pose.position.z))
-
-        return hear
-
-    def _looker(self, camera: str, strip: EpisodeStrip) -> Any:
-        def look(msg: Image) -> None:
-            if strip.wants(camera, self._simulated_s - self._begun_s):
-                strip.add(camera, self._simulated_s - self._begun_s, wire.decode_image(msg, camera))
-
-        return look
-
-    def _watch(self) -> None:
-        now = time.monotonic()
-        stood, self._called_s = now - self._called_s, now
-        if self._signals.received:
-            raise KeyboardInterrupt
-        if self._launch.poll() is not None:
-            words = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
-            raise EcovlaError("the launch ended; its last words:\n" + "\n".join(words))
-        if now - self._ticked_s > SILENT_S + stood:
-            raise EcovlaError(f"Gazebo's clock has said nothing for {now - self._ticked_s:.0f} s")
-        if stood > STOOD_S:
-            raise Suspended(f"this program stood still for {stood:.1f} s")
+CHOSEN = ("seeds", "tasks", "hung")
+"""What a file's settings say of which episodes were driven and how often Gazebo hung, not of how they are driven."""
+HANGS = 3
+"""So many launches in a row that hang without an episode between them end the campaign."""
 
 
 def main(
@@ -186,72 +50,91 @@ def main(
     """
     check(overrides)
     tasks = [find(name).name for name in tasks]
-    strip = EpisodeStrip(CAMERAS) if pictures else None
     told = {"tasks": tasks, "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
             "gazebo": version(arguments["release"]), "world": fingerprint(arguments),
             **({"set": list(overrides)} if overrides else {})}  # fmt: skip
-    rows, commits = kept(file, told)
-    commits = list(dict.fromkeys((*commits, document.commit())))
-    done = {(row["method"], row["task"], row["seed"]) for row in rows}
-    work = [(m, r, t, s) for s in range(seeds) for m, r in VARIANTS for t in tasks if (m, t, s) not in done]
+    campaign = Campaign(told, out, file, EpisodeStrip(CAMERAS) if pictures else None)
     out.mkdir(parents=True, exist_ok=True)
-    signals, end = Signals(), time.monotonic() + 60.0 * minutes
+    signals, end_s = Signals(), time.monotonic() + 60.0 * minutes
     start_ros([])
     try:
-        while work and not signals.received and time.monotonic() < end:
-            method, ratio = work[0][:2]
-            words = [f"{name}:={value}" for name, value in arguments.items()]
-            over = f"overrides:={[*overrides, f'prune.method={method}', f'prune.ratio={ratio}']}"
-            with Launched([*words, over, "autostart:=false"], out / "launch.log", signals, strip) as launched:
-                launched.driver.bring_up()
-                turn = [item for item in work if item[:2] == (method, ratio)]
-                for item in turn[: len(tasks) * TURN_SEEDS]:
-                    if time.monotonic() > end:
-                        break
-                    row = {"method": method, "ratio": ratio, **launched.episode(item[2], item[3], limit_s)}
-                    rows.append(row)
-                    work.remove(item)
-                    _tell(row)
-                    if strip is not None:
-                        strip.write(out / "pictures" / f"{method}-{item[2]}-{item[3]}.png")
-                    if file is not None:
-                        document.write(file, rows, told, commits=commits)
+        while campaign.work and not signals.received and time.monotonic() < end_s:
+            campaign.turn(signals, end_s)
     except Suspended as error:
         print(f"{error}; its episode does not count", flush=True)
     finally:
         signals.ignore()
         rclpy.try_shutdown()
-    if work:
-        print(f"{len(work)} episodes are left; the same command goes on with them")
-    return int(bool(work))
+    if campaign.work:
+        print(f"{len(campaign.work)} episodes are left; the same command goes on with them")
+    return int(bool(campaign.work))
 
 
-def follows() -> list[str]:
-    """What starts a program so that it gets a Ctrl-C when this one has gone, as one that was killed can end nobody.
+class Campaign:
+    """Which episodes there are, which are left, and where they are written."""
 
-    `setpriv` of util-linux, which every Debian and Ubuntu has; where there is none: nothing.
-    """
-    found = shutil.which("setpriv")
-    return [found, "--pdeathsig", "INT"] if found else []
+    def __init__(self, told: Mapping[str, Any], out: Path, file: Path | None, strip: EpisodeStrip | None) -> None:
+        """`told`: the settings of the result file. Raises ConfigError for a file of other episodes."""
+        self._told, self._out, self._file, self._strip = told, out, file, strip
+        self._rows, commits, self._hung = kept(file, told)
+        self._commits = list(dict.fromkeys((*commits, document.commit())))
+        self._in_a_row = 0
+        done = {(row["method"], row["task"], row["seed"]) for row in self._rows}
+        every = [(m, r, t, s) for s in range(told["seeds"]) for m, r in VARIANTS for t in told["tasks"]]
+        self.work = [item for item in every if (item[0], *item[2:]) not in done]
+        """Method, ratio, task and seed of those that are left, in their order."""
+
+    def turn(self, signals: Signals, end_s: float) -> None:
+        """One launch: the next episodes of one variant, none begun after `end_s` (monotonic). A launch that hangs ends
+        its turn. Raises EcovlaError, and Hung where several launches do."""
+        method, ratio = self.work[0][:2]
+        over = [*self._told.get("set", ()), f"prune.method={method}", f"prune.ratio={ratio}"]
+        words = [f"{name}:={value}" for name, value in self._told["launch"].items()]
+        log = self._out / "launch.log"
+        try:
+            with Launched([*words, f"overrides:={over}", "autostart:=false"], log, signals, self._strip) as launched:
+                launched.driver.bring_up()
+                mine = [item for item in self.work if item[:2] == (method, ratio)]
+                for item in mine[: len(self._told["tasks"]) * TURN_SEEDS]:
+                    if time.monotonic() > end_s:
+                        break
+                    row = launched.episode(item[2], item[3], self._told["episode_s"])
+                    self.work.remove(item)
+                    self._keep({"method": method, "ratio": ratio, **row})
+        except Hung as error:
+            self._hung, self._in_a_row = self._hung + 1, self._in_a_row + 1
+            if self._in_a_row == HANGS:
+                raise
+            print(f"{error}; its episode does not count, and is driven again by a new launch", flush=True)
+
+    def _keep(self, row: Row) -> None:
+        self._rows.append(row)
+        self._in_a_row = 0
+        _tell(row)
+        if self._strip is not None:
+            self._strip.write(self._out / "pictures" / f"{row['method']}-{row['task']}-{row['seed']}.png")
+        if self._file is not None:
+            document.write(self._file, self._rows, {**self._told, "hung": self._hung}, commits=self._commits)
 
 
-def kept(file: Path | None, told: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
-    """The rows of a file that was begun before, and the commits that drove them. Raises ConfigError for a file that is
-    none of ours, or of other episodes than these, whatever the number of seeds and the tasks: of another world,
-    launch, length, configuration or Gazebo.
+def kept(file: Path | None, told: Mapping[str, Any]) -> tuple[list[Row], list[str], int]:
+    """The rows of a file that was begun before, the commits that drove them, and how often Gazebo hung.
+
+    Raises ConfigError for a file that is none of ours, or of other episodes than these, whatever the number of seeds
+    and the tasks: of another world, launch, length, configuration or Gazebo.
     """
     if file is None or not file.is_file():
-        return [], []
+        return [], [], 0
     try:
         found = documents.read_json(file)
         rows, before = list(found["rows"]), dict(found["settings"])
-        commits = list(found.get("commits", [found["commit"]]))
+        commits, hung = list(found.get("commits", [found["commit"]])), int(before.get("hung", 0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no result of this command: {error}; valid: another file") from error
     names = [name for name in {**told, **before} if name not in CHOSEN]
     if other := [name for name in names if before.get(name) != told.get(name)]:
         raise ConfigError(f"{file} has episodes of another {', '.join(other)}; valid: another file")
-    return rows, commits
+    return rows, commits, hung
 
 
 def check(overrides: Sequence[str]) -> None:

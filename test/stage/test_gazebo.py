@@ -36,6 +36,7 @@ class Stand:
     starts: list[tuple[str, ...]] = []
     driven: list[tuple[str, int]] = []
     fails: set[tuple[str, int]] = set()
+    hangs: list[int] = []
 
     def __init__(self, arguments: list[str], log: Path, signals: Signals, strip: EpisodeStrip | None = None) -> None:
         del log, signals
@@ -56,6 +57,9 @@ class Stand:
         if (task, seed) in self.fails:
             self.fails.clear()
             raise gazebo.Suspended("this program stood still")
+        if self.hangs:
+            self.hangs.pop()
+            raise gazebo.Hung("Gazebo's clock has said nothing")
         self.driven.append((task, seed))
         if self.strip is not None:
             self.strip.begin()
@@ -67,7 +71,7 @@ class Stand:
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> type[Stand]:
-    Stand.starts, Stand.driven, Stand.fails = [], [], set()
+    Stand.starts, Stand.driven, Stand.fails, Stand.hangs = [], [], set(), []
     monkeypatch.setattr(gazebo, "Launched", Stand)
     monkeypatch.setattr(gazebo, "start_ros", lambda arguments: None)
     return Stand
@@ -121,6 +125,23 @@ def test_what_was_suspended_is_driven_again_and_what_is_left_is_said(
     assert gazebo.main(1, 20.0, 0.0, tmp_path / "out", file, ARGUMENTS) == 1, "no time, no episode"
     assert gazebo.main(1, 20.0, 60.0, tmp_path / "out", file, ARGUMENTS) == 0
     assert len(stand.driven) == len(set(stand.driven)) * len(gazebo.VARIANTS) == 6
+
+
+def test_a_gazebo_that_hangs_is_started_again_and_counted_and_given_up_when_it_does_nothing_else(
+    stand: type[Stand], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "gazebo.json"
+    stand.hangs = [1] * (gazebo.HANGS - 1)
+    assert gazebo.main(1, 20.0, 60.0, tmp_path, file, ARGUMENTS) == 0
+    assert "driven again" in capsys.readouterr().out
+    assert len(stand.driven) == 6 and len(stand.starts) == 2 + gazebo.HANGS - 1
+    assert json.loads(file.read_text())["settings"]["hung"] == gazebo.HANGS - 1
+    stand.hangs = [1]
+    assert gazebo.main(2, 20.0, 60.0, tmp_path, file, ARGUMENTS) == 0 and len(stand.driven) == 12
+    assert json.loads(file.read_text())["settings"]["hung"] == gazebo.HANGS, "with those of before"
+    stand.hangs = [1] * gazebo.HANGS
+    with pytest.raises(gazebo.Hung):
+        gazebo.main(3, 20.0, 60.0, tmp_path, file, ARGUMENTS)
 
 
 def test_each_episode_leaves_a_strip_of_its_own_pictures_when_asked(stand: type[Stand], tmp_path: Path) -> None:
