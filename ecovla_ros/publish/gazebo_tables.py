@@ -31,8 +31,8 @@ def driven(document: Document) -> str:
         for (way, task), some in sorted(groups.items(), key=lambda group: (group[0][0], group[0][1] != ALL, group[0]))
     ]  # fmt: skip
     head = ("pruning", "task", "solved (95 % Wilson)", "lifted the object", "pairs with dense: lost, won; McNemar p",
-            "policy call, p50, ms", "p95, ms", "camera to command, p50, ms simulated", "guard: time running, holding",
-            "real-time factor")  # fmt: skip
+            "policy call, p50, ms", "p95, ms", "camera to command, p50, ms simulated",
+            "guard: time running, holding; episodes latched", "real-time factor")  # fmt: skip
     settings = document["settings"]
     told = {"seeds": settings["seeds"], "seconds": settings["episode_s"], **settings["launch"]}
     words = [f"--{name} {value}" for name, value in told.items()]
@@ -68,4 +68,5 @@ def _median(key: str, rows: Sequence[Row]) -> str:
 
 def _states(rows: Sequence[Row]) -> str:
     running, holding = (np.mean([row["guard_states"].get(state, 0.0) for row in rows]) for state in ("RUNNING", "HOLD"))
-    return f"{percent(float(running))}, {percent(float(holding))}"
+    latched = sum("LATCHED" in row["guard_states"] for row in rows)
+    return f"{percent(float(running))}, {percent(float(holding))}; {latched}"

@@ -14,6 +14,7 @@ def row(method: str, task: str, seed: int, success: bool) -> dict[str, object]:
 def test_rows_are_pooled_and_paired_with_dense_on_the_same_scene() -> None:
     rows = [row("dense", "apple", 0, True), row("dense", "apple", 1, True), row("dense", "banana", 0, False)]
     rows += [row("ecovla", "apple", 1, False), row("ecovla", "banana", 0, True), row("ecovla", "banana", 7, True)]
+    rows[-1]["guard_states"] = {"RUNNING": 0.5, "LATCHED": 0.5}
     document = {
         "rows": rows, "settings": {"seeds": 20, "episode_s": 25.0, "launch": {}}, "commit": "c",
         "machine": {"cpu": "c", "cores": 2}, "versions": {},
@@ -24,6 +25,7 @@ def test_rows_are_pooled_and_paired_with_dense_on_the_same_scene() -> None:
     assert counted["dense", "all"][2].startswith("2 of 3 (") and counted["ecovla, 25 %", "all"][2].startswith(
         "2 of 3 ("
     )
-    assert counted["dense", "all"][4] == "-"
+    assert counted["dense", "all"][4] == "-" and counted["dense", "all"][8].endswith("; 0")
+    assert counted["ecovla, 25 %", "all"][8].endswith("; 1")
     assert counted["ecovla, 25 %", "all"][4] == "2: 1, 1; 1", "seed 7 was not driven dense: no pair"
     assert counted["ecovla, 25 %", "apple"][4].startswith("1: 1, 0")
