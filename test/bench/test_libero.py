@@ -414,6 +414,8 @@ def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothin
             part["method"].split(","), part["refresh"].split(","), [float(r) for r in part["ratio"].split(",")]
         )
         assert found[0].method == "dense" and part["seed"] + part["episodes"] <= 50
+        for variant in found:
+            config.override_texts(config.Config(), [*part.get("set", ()), f"prune.ratio={variant.ratio}"])
     scan, primary = parts[plan["primary"]["scan"]], parts.get(plan["primary"]["part"])
     if primary is not None:
         assert primary["ratio"] in scan["ratio"].split(",") and primary["calibration"] == scan["calibration"]
