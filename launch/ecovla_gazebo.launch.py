@@ -2,7 +2,8 @@
 
 `arm:=built_in` is the arm and scene of the built-in simulator; Gazebo's own joint-trajectory system drives it, behind a
 node of ours that keeps the rules of joint_trajectory_controller. Run with Fortress. `arm:=kortex` is ros2_kortex' own
-simulation (kortex_sim_control, gz_ros2_control) with our scene spawned into it. Not run yet. docs/gazebo.md says more.
+simulation (kortex_sim_control, gz_ros2_control) with our scene spawned into it. Run with Fortress too, but for its
+physics engine and ros_gz. docs/gazebo.md says more.
 """
 
 from __future__ import annotations

@@ -390,7 +390,8 @@ class Guard:
     def _stand(self, stall: Stall, now_ns: int) -> None:
         """The arm does not move as it is commanded to."""
         self._counters["standing"] += 1
-        said = f"{JOINTS[stall.joint]} stands still while it is commanded to move: is its controller active?"
+        asked = "is its controller active, or does its log refuse what it is sent?"
+        said = f"{JOINTS[stall.joint]} stands still while it is commanded to move: {asked}"
         self._rest(Cause.ASK, f"{said} call enable to go on")
         self._seat = Seat.UNKNOWN
         if stall.whole:  # a stop begins where the controller is not, and it may be active again when that comes

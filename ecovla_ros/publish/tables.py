@@ -260,6 +260,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "sessions": ("sessions.json", serving_tables.sessions),
     "serve": ("serve*.json", serving_tables.serve),
     "gazebo": ("gazebo.json", gazebo_tables.driven),
+    "gazebo-rtc": ("gazebo-rtc.json", gazebo_tables.driven),
     "link": ("link.json", serving_tables.link),
     "shards": ("shards.json", serving_tables.shards),
     "analytic": ("analytic.json", speed_tables.analytic),
