@@ -228,7 +228,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "libero-expert": ("libero-expert.json", libero_tables.expert),
     "libero-gate": ("libero-gate.json", libero_tables.gate),
     "libero-answers": (
-        "libero-expert.json libero-dense.json libero-gate.json libero-primary.json",
+        "libero-expert.json libero-dense.json libero-gate.json libero-primary.json libero-primary-all-mlps.json",
         libero_tables.answers,
     ),
     "libero-dense": ("libero-dense.json", libero_tables.dense),
