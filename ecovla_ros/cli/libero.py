@@ -186,7 +186,7 @@ def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int
         part.set = [*options.set, *values.get("set", ())]
         part.minutes = None if options.minutes is None else max(0.0, (end - time.monotonic()) / 60)
         before = earlier.setdefault(part.benchmark, [])
-        part.reuse = [journal for journal in before if journal.is_file()]
+        part.reuse = [*options.reuse, *(journal for journal in before if journal.is_file())]
         before.append(beside(part.json))
         if name in wanted:
             print(f"{name}: {part.json}")

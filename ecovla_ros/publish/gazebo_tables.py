@@ -19,10 +19,11 @@ def driven(document: Document) -> str:
     pairs with dense on the same task and seed (McNemar's exact p), medians of what each episode told."""
     rows: Sequence[Row] = document["rows"]
     dense = {(row["task"], row["seed"]): bool(row["success"]) for row in rows if row["method"] == "dense"}
+    several = len({row["task"] for row in rows}) > 1
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         way = f"{row['method']}, {percent(row['ratio'])}" if row["ratio"] else str(row["method"])
-        for task in (ALL, str(row["task"])):
+        for task in (ALL, str(row["task"])) if several else (str(row["task"]),):
             groups.setdefault((way, task), []).append(row)
     cells = [
         [way, task, _solved(some), _of("lifted", some), _paired(some, dense), _median("policy_p50_ms", some),

@@ -103,6 +103,7 @@ class Campaign:
                     self._keep({"method": method, "ratio": ratio, **row})
         except Hung as error:
             self._hung, self._in_a_row = self._hung + 1, self._in_a_row + 1
+            self._write()
             if self._in_a_row == HANGS:
                 raise
             print(f"{error}; its episode does not count, and is driven again by a new launch", flush=True)
@@ -113,6 +114,9 @@ class Campaign:
         _tell(row)
         if self._strip is not None:
             self._strip.write(self._out / "pictures" / f"{row['method']}-{row['task']}-{row['seed']}.png")
+        self._write()
+
+    def _write(self) -> None:
         if self._file is not None:
             document.write(self._file, self._rows, {**self._told, "hung": self._hung}, commits=self._commits)
 
