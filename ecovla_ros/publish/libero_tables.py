@@ -77,7 +77,8 @@ def primary(document: Document) -> str:
     part, wanted = document["settings"]["part"], document["settings"]["wanted"]
     head = ("pairs", "solved", "solved by one alone", "difference, points (95 %)", "McNemar p")
     told = (
-        f"{part['benchmark']}, calibrated on {part['calibration']}, {100 * float(part['ratio']):g} % of {_sites(part)}"
+        f"{part['benchmark']}, calibrated on {part['calibration']}, {100 * float(part['ratio']):g} % of the "
+        f"channels of {_sites(part)}"
     )
     told += " left out"
     if document["rows"][0]["pairs"] < wanted:

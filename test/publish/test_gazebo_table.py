@@ -19,6 +19,8 @@ def test_rows_are_pooled_and_paired_with_dense_on_the_same_scene() -> None:
         "rows": rows, "settings": {"seeds": 20, "episode_s": 25.0, "launch": {}}, "commit": "c",
         "machine": {"cpu": "c", "cores": 2}, "versions": {},
     }  # fmt: skip
+    one = {**document, "rows": rows[:2]}
+    assert "| all |" not in gazebo_tables.driven(one), "one task is all there is"
     cells = [line.split(" | ") for line in gazebo_tables.driven(document).splitlines() if line.startswith("| ")][1:]
     counted = {(line[0].strip("| "), line[1]): line for line in cells}
     assert [key for key in counted][:3] == [("dense", "all"), ("dense", "apple"), ("dense", "banana")]

@@ -142,6 +142,7 @@ def test_a_gazebo_that_hangs_is_started_again_and_counted_and_given_up_when_it_d
     stand.hangs = [1] * gazebo.HANGS
     with pytest.raises(gazebo.Hung):
         gazebo.main(3, 20.0, 60.0, tmp_path, file, ARGUMENTS)
+    assert json.loads(file.read_text())["settings"]["hung"] == 2 * gazebo.HANGS, "also with no episode behind them"
 
 
 def test_each_episode_leaves_a_strip_of_its_own_pictures_when_asked(stand: type[Stand], tmp_path: Path) -> None:
