@@ -369,6 +369,9 @@ def scan_rows(dense, static):
 def test_the_ratio_that_is_tested_is_the_lowest_at_which_a_fixed_pattern_loses_ten_points():
     assert primary.ratio_of(scan_rows(45, {0.75: 10, 0.25: 44, 0.5: 40})) == 0.5  # five of fifty: ten points, exactly
     assert primary.ratio_of(scan_rows(45, {0.75: 41, 0.25: 44, 0.5: 43})) == 0.75  # it never loses so many: the highest
+    assert (
+        primary.ratio_of(scan_rows(45, {0.25: 40, 0.5: 36, 0.75: 35}), 5) == 0.75
+    )  # twenty points, by a plan that says so
     rows = scan_rows(45, {0.5: 40})
     rows[1]["episodes"] = 49
     with pytest.raises(ConfigError, match="scan is not whole"):
@@ -404,7 +407,35 @@ def test_the_primary_part_is_added_to_the_plan_and_then_counted_in_pairs(tmp_pat
     assert "6 of 200 pairs: not whole" in told and "of the language model's MLPs and the action expert's MLPs" in told
 
 
-@pytest.mark.parametrize("name", ["libero-plan.json", "libero-all-mlps.json"])
+def test_what_a_plan_wants_beside_its_cell_is_run_at_its_ratio_and_counted_in_pairs_with_it(tmp_path):
+    plan = json.loads((Path(__file__).parents[2] / "results" / "libero-no-demonstrations.json").read_text())
+    plan["parts"] = plan["parts"][:1] if plan["parts"][0]["name"] == "scan" else plan["parts"]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    (tmp_path / "plan-scan.json").write_text(json.dumps({"rows": scan_rows(45, {0.25: 44, 0.5: 40, 0.75: 10})}))
+    assert primary.main(["--plan", str(path)]) == 0
+    parts = {part["name"]: part for part in json.loads(path.read_text())["parts"]}
+    assert [parts[name]["ratio"] for name in ("primary", "once", "cold")] == ["0.75"] * 3
+    assert parts["once"]["set"] == [*parts["primary"]["set"], "prune.p=0"] and parts["once"]["calibration"] == "weights"
+    assert parts["cold"]["calibration"] == "none" and parts["cold"]["set"] == parts["primary"]["set"]
+    assert all(parts[name]["method"] == "dense,ecovla" for name in ("once", "cold"))
+    same = ("benchmark", "episodes", "seed", "refresh")
+    assert all(parts[name][key] == parts["primary"][key] for name in ("once", "cold") for key in same)
+    for name, methods in {"primary": {"dense": [1, 1, 1], "static": [0, 0, 1], "ecovla": [1, 1, 0]},
+                          "once": {"dense": [1, 1, 1], "ecovla": [0, 1, 0]}}.items():  # fmt: skip
+        book = Journal(journal.beside(tmp_path / f"plan-{name}.json"), {"a": 1}, False, "c1")
+        for method, solved in methods.items():
+            for seed, success in enumerate(solved):
+                book.add({**dict.fromkeys(journal.KEYS, "x"), "method": method, "seed": seed, "success": bool(success)})
+        book.close()
+    assert primary.main(["--plan", str(path), "--json", str(tmp_path / "p.json")]) == 0
+    rows = json.loads((tmp_path / "p.json").read_text())["rows"]
+    counted = {(row["this"], row["other"]): (row["only_this"], row["only_other"]) for row in rows}
+    assert counted == {("ecovla", "static"): (2, 1), ("ecovla", "dense"): (0, 1), ("static", "dense"): (0, 2),
+                       ("once", "static"): (1, 1), ("ecovla", "once"): (1, 0)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["libero-plan.json", "libero-all-mlps.json", "libero-no-demonstrations.json"])
 def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing(name):
     plan = json.loads((Path(__file__).parents[2] / "results" / name).read_text())
     parts = {part["name"]: part for part in plan["parts"]}
