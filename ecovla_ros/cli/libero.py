@@ -61,6 +61,11 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         "where it stopped, and leaves a result beside the plan",
     )  # fmt: skip
     group.add_argument("--parts", default="", metavar="NAMES", help="of the plan, these alone, separated by commas")
+    group.add_argument(
+        "--switched", type=int, default=0, metavar="LOOKS",
+        help="before each episode another task of the suite is driven for so many looks, and the engine is not reset "
+        "between them (default: %(default)s: no other task)",
+    )  # fmt: skip
     group.add_argument("--server", default="", metavar="ADDRESS", help="ask `ecovla serve` there, by vla-eval's client")
 
 
@@ -130,9 +135,13 @@ def trials(options: argparse.Namespace) -> list[Any]:
         raise ConfigError("--environments and --latency are of our own tasks: they do not go with --benchmark")
     if options.episodes < 1:
         raise ConfigError(f"{options.episodes} episodes; valid: 1 or more")
+    if options.switched < 0:
+        raise ConfigError(f"--switched {options.switched}; valid: a number of looks, or 0")
     chosen = controls.chosen(options.method.split(","), options.refresh.split(","), numbers(options.ratio))
-    if options.server and (odd := [v.method for v in chosen if v.method in controls.RUN_AS]):
-        raise ConfigError(f"method {odd[0]} looks into the engine: it does not go with --server")
+    inside = [f"method {v.method}" for v in chosen if v.method in controls.RUN_AS]
+    inside += ["--switched"] if options.switched else []
+    if options.server and inside:
+        raise ConfigError(f"{inside[0]} looks into the engine: it does not go with --server")
     fixed = sorted({v.method for v in chosen} - {"dense", "random", *ADAPTIVE, *controls.RUN_AS})
     if options.calibration == "none" and fixed:
         raise ConfigError(f"{', '.join(fixed)} without a calibration has no pattern; valid: --calibration weights")
@@ -153,7 +162,8 @@ def spread(options: argparse.Namespace) -> Any:
         answers: Any = partial(served.ServedAnswers, address=options.server)
     else:
         answers = partial(episodes.EngineAnswers, calibration=options.calibration, demos=options.demos)
-    return workers.processes(options.processes, partial(episodes.LiberoRunner, answers=answers))
+    made = partial(episodes.LiberoRunner, answers=answers, switched=options.switched)
+    return workers.processes(options.processes, made)
 
 
 def head(options: argparse.Namespace) -> dict[str, Any]:
@@ -163,7 +173,8 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
     from ecovla_ros.bench.libero.calibrations import demonstrations
 
     looked_at = demonstrations(options.calibration, options.demos)
-    return {"benchmark": {"calibration": options.calibration, **({"demonstrations": looked_at} if looked_at else {})}}
+    more = {"demonstrations": looked_at, "switched": options.switched}
+    return {"benchmark": {"calibration": options.calibration, **{k: v for k, v in more.items() if v}}}
 
 
 def planned(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
@@ -243,5 +254,6 @@ def _parts(plan: Path) -> dict[str, dict[str, Any]]:
     return named
 
 
-PLANNED = ("benchmark", "calibration", "method", "refresh", "ratio", "episodes", "seed", "tasks", "set", "margin")
+PLANNED = ("benchmark", "calibration", "method", "refresh", "ratio", "episodes", "seed", "tasks", "set", "margin",
+           "switched")  # fmt: skip
 """What a part of a plan may say; the rest is of the command line."""

@@ -146,6 +146,29 @@ def test_an_episode_does_not_depend_on_those_before_it(folder, fake):
     assert [rows[0][k] for k in same] == [rows[2][k] for k in same]
 
 
+def test_a_task_that_was_switched_to_begins_with_what_the_other_left_and_depends_on_its_trial_alone(folder, fake):
+    made = runner(settings_for(folder), "weights", switched=2)
+    answers, began = made._answers, []
+    looked, whole = [], answers.chunk
+    answers.chunk = lambda seen, step: looked.append((seen.instruction, step)) or whole(seen, step)
+    begin = answers.begin
+    answers.begin = lambda trial: began.append(trial) or begin(trial)
+    trial = Trial("ecovla", "probe", 0.5, "libero_object/0", "libero_object", 1)
+    first = made.run(trial)
+    assert [words for words, _ in looked[:2]] == [WORDS[1]] * 2 and looked[1][1] == episodes.EXECUTE
+    assert {words for words, _ in looked[2:]} == {WORDS[0]} and looked[2][1] == 0
+    assert began == [trial], "one engine for both"
+    assert first["frames"] == len(looked) - 2, "what is reported is of the episode alone"
+    made.run(Trial("ecovla", "probe", 0.5, "libero_object/1", "libero_object", 3))
+    again = made.run(trial)
+    same = ("success", "steps", "path_m", "jerk", "frames", "triggered")
+    assert [first[k] for k in same] == [again[k] for k in same]
+    alone = runner(settings_for(folder), "weights").run(trial)
+    assert alone["path_m"] != first["path_m"], "its first look runs with the other task's pattern"
+    dense = Trial("dense", "none", 0.0, trial.task, trial.environment, trial.seed)
+    assert made.run(dense)["path_m"] == runner(settings_for(folder)).run(dense)["path_m"]
+
+
 def test_a_shuffled_pattern_is_another_one_after_a_refresh_and_no_channel_leaves_its_group(folder, fake):
     answers = episodes.EngineAnswers(settings_for(folder), "weights")
     trial = Trial("shuffled", "none", 0.5, "libero_object/0", "libero_object", 3)
@@ -235,6 +258,11 @@ def test_the_server_gives_the_same_answers_to_vla_evals_own_client(folder, fake,
             ["--benchmark", "libero-object", "--method", "oracle", "--server", "ws://127.0.0.1:1"],
             "method oracle looks into the engine: it does not go with --server",
         ),
+        (
+            ["--benchmark", "libero-object", "--switched", "8", "--server", "ws://127.0.0.1:1"],
+            "--switched looks into the engine: it does not go with --server",
+        ),
+        (["--benchmark", "libero-object", "--switched", "-1"], "--switched -1; valid: a number of looks, or 0"),
         (["--benchmark", "libero-object", "--ray", "auto"], "--ray does not go with --benchmark"),
     ],
 )
@@ -435,9 +463,13 @@ def test_what_a_plan_wants_beside_its_cell_is_run_at_its_ratio_and_counted_in_pa
                        ("once", "static"): (1, 1), ("ecovla", "once"): (1, 0)}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["libero-plan.json", "libero-all-mlps.json", "libero-no-demonstrations.json"])
-def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing(name):
-    plan = json.loads((Path(__file__).parents[2] / "results" / name).read_text())
+PLANS = [path for path in sorted((Path(__file__).parents[2] / "results").glob("libero-*.json"))
+         if "parts" in json.loads(path.read_text())]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothing(path):
+    plan = json.loads(path.read_text())
     parts = {part["name"]: part for part in plan["parts"]}
     assert len(parts) == len(plan["parts"])
     for part in parts.values():
@@ -447,6 +479,8 @@ def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothin
         assert found[0].method == "dense" and part["seed"] + part["episodes"] <= 50
         for variant in found:
             config.override_texts(config.Config(), [*part.get("set", ()), f"prune.ratio={variant.ratio}"])
+    if "primary" not in plan:
+        return
     scan, primary = parts[plan["primary"]["scan"]], parts.get(plan["primary"]["part"])
     if primary is not None:
         assert primary["ratio"] in scan["ratio"].split(",") and primary["calibration"] == scan["calibration"]

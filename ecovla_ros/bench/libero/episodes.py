@@ -84,6 +84,10 @@ class EngineAnswers:
         if self._shuffler is not None:
             controls.shuffle(self._engine, self._shuffler)
 
+    def go_on(self) -> None:
+        """Another task begins, and nobody tells the engine: pattern, energies and memory of the last scene stay."""
+        self._reports = []
+
     def know(self, looks: Sequence[dict[str, Tensor]]) -> None:
         """Energies of every look of the episode that `begin` starts next, for its oracle."""
         self._of_episode = controls.mean_of(looks)
@@ -153,26 +157,45 @@ class EpisodeMotion:
 
 
 class LiberoRunner:
-    """EpisodeAnswers and one scene, kept while trials are of its task; one process holds one."""
+    """EpisodeAnswers, and the scene of a task (with `switched` also that of the task before it), kept while trials are
+    of it; one process holds one."""
 
-    def __init__(self, settings: config.Config, delays: Delays | None = None, *, answers: Any = None) -> None:
-        """`answers`: settings -> `EpisodeAnswers`; none: the engine. `delays` must be None: simulated time waits."""
+    def __init__(
+        self, settings: config.Config, delays: Delays | None = None, *, answers: Any = None, switched: int = 0
+    ) -> None:
+        """`answers`: settings -> `EpisodeAnswers`; none: the engine. `delays` must be None: simulated time waits.
+        `switched`: looks that another task has before each episode, whose engine is not reset between them; 0: none.
+        """
         if delays is not None:
             raise ConfigError("LIBERO waits for its policy: measured latencies do not go with --benchmark")
         self._answers: EpisodeAnswers = (answers or EngineAnswers)(settings)
-        self._scene: LiberoScene | None = None
+        self._switched = switched
+        self._scenes: dict[str, LiberoScene] = {}
 
     def run(self, trial: Trial) -> dict[str, Any]:
         """One episode. Raises ConfigError for a task or initial state that does not exist."""
-        scene = self._at(trial.task)
+        before = task_before(trial.task) if self._switched else ""
+        scene = self._at(trial.task, before)
         if trial.method == controls.ORACLE:
             self._foresee(scene, trial)
-        scene.begin(trial.seed, trial.seed)
         self._answers.begin(trial)
         try:
+            if before:
+                self._lead_in(self._at(before, trial.task), trial)
+            scene.begin(trial.seed, trial.seed)
             return self._episode(scene, trial)
         finally:
             self._answers.end()
+
+    def _lead_in(self, scene: LiberoScene, trial: Trial) -> None:
+        """Some looks of another task, by the same engine, so that an episode depends on its trial alone: a run of many
+        tasks would make it depend on all that were driven before."""
+        answers = self._answers
+        if not isinstance(answers, EngineAnswers):
+            raise ConfigError("--switched looks into the engine: it does not go with --server")
+        scene.begin(trial.seed, trial.seed)
+        self._episode(scene, trial, looks=self._switched)
+        answers.go_on()
 
     def _foresee(self, scene: LiberoScene, trial: Trial) -> None:
         """Drive the episode dense once, and let the answers know what it looks like."""
@@ -190,9 +213,9 @@ class LiberoRunner:
             answers.watch = before
         answers.know([energy for energy, _ in recorder.looks])
 
-    def _episode(self, scene: LiberoScene, trial: Trial) -> dict[str, Any]:
+    def _episode(self, scene: LiberoScene, trial: Trial, looks: float = float("inf")) -> dict[str, Any]:
         motion, solved, reason = EpisodeMotion([scene.tool()[0]]), False, "time is over"
-        while not solved and scene.steps < scene.task.max_steps:
+        while not solved and scene.steps < min(scene.task.max_steps, looks * EXECUTE):
             try:
                 chunk = self._answers.chunk(scene.observe(), scene.steps)
             except EcovlaError as error:
@@ -217,13 +240,20 @@ class LiberoRunner:
             **self._answers.report(),
         }
 
-    def _at(self, name: str) -> LiberoScene:
-        if self._scene is None or self._scene.task.name != name:
-            if self._scene is not None:
-                self._scene.close()
+    def _at(self, name: str, beside: str) -> LiberoScene:
+        """The scene of a task; all others but `beside` are closed."""
+        for other in self._scenes.keys() - {name, beside}:
+            self._scenes.pop(other).close()
+        if name not in self._scenes:
             suite, _, number = name.partition("/")
-            self._scene = LiberoScene(suites.chosen(suite, [int(number)])[0])
-        return self._scene
+            self._scenes[name] = LiberoScene(suites.chosen(suite, [int(number)])[0])
+        return self._scenes[name]
+
+
+def task_before(name: str) -> str:
+    """The task that is driven before one, of the same suite: the next by number, the first for the last."""
+    suite, _, number = name.partition("/")
+    return f"{suite}/{(int(number) + 1) % len(suites.tasks(suite))}"
 
 
 def trials(chosen: Sequence[Variant], names: Sequence[str], numbers: Sequence[int], states: range) -> list[Trial]:

@@ -23,7 +23,7 @@ COLUMNS = (*KEYS, "success", "steps", "seconds", "path_m", "jerk", "reason", "fr
 """What `drive.Runner` says of an episode."""
 
 
-PRUNING_ONLY = {"benchmark.calibration", "benchmark.demonstrations", "config.prune.sites"}
+PRUNING_ONLY = {"benchmark.calibration", "benchmark.demonstrations", "benchmark.switched", "config.prune.sites"}
 """What a journal's head says that a dense policy does not read."""
 
 
@@ -107,9 +107,11 @@ def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]],
     policy = head["config"].get("policy", {})
     if policy.get("rtc") and policy.get("rtc_release") == "trigger":
         free -= {"config.prune.p", "config.prune.window"}  # then every method has a trigger
+    remembers = policy.get("rtc") or policy.get("vla_cache")
+    pruning = PRUNING_ONLY - ({"benchmark.switched"} if remembers else set())  # then what was before counts when dense
     rows, commits, differ = _compare(path, head)
-    _refuse(path, [d for d in differ if d[0] not in free | PRUNING_ONLY])
-    if any(d[0] in PRUNING_ONLY for d in differ):
+    _refuse(path, [d for d in differ if d[0] not in free | pruning])
+    if any(d[0] in pruning for d in differ):
         return [row for row in rows if row["method"] == "dense"], commits
     return [row for row in rows if not differ or row["method"] not in ADAPTIVE], commits
 

@@ -169,6 +169,23 @@ def test_episodes_are_reused_where_no_setting_that_their_method_reads_differs(tm
         Journal(tmp_path / "c.episodes.jsonl", old, resume=False, reuse=[tmp_path / "none.jsonl"])
 
 
+def test_what_another_task_left_behind_is_read_by_dense_only_where_its_policy_remembers(tmp_path):
+    path, book = tmp_path / "a.episodes.jsonl", None
+    for number, (more, taken) in enumerate((({}, True), ({"rtc": 8}, False), ({"vla_cache": ["wrist"]}, False))):
+        old = {"checkpoint": "x", "config": {"policy": more}, "benchmark": {"calibration": "own"}}
+        book = Journal(path, old, resume=False)
+        success.run(
+            config.Config(), trials.trials(BOTH, ["apple"], ["calm"], 1, 10), play([]), lambda row: None, None, book
+        )
+        book.close()
+        new, other = {**old, "benchmark": {"calibration": "own", "switched": 8}}, tmp_path / f"{number}.episodes.jsonl"
+        if taken:
+            assert {row["method"] for row in Journal(other, new, resume=False, reuse=[path]).rows} == {"dense"}
+        else:
+            with pytest.raises(ConfigError, match=r"benchmark.switched \(None there, 8 now\)"):
+                Journal(other, new, resume=False, reuse=[path])
+
+
 def test_a_method_that_does_not_adapt_reads_no_setting_of_those_that_do():
     """What `--reuse` rests on: patterns of static methods are the same whatever the adaptive settings are."""
     policy = build.policy(config.PolicyConfig(model="mini"))
