@@ -74,6 +74,7 @@ class Doctor(Node):
             lambda raw: deserialized(raw, JointState), loaded.arm.joints, loaded.arm.part_age_s
         )
         self._malformed = ""
+        self._clocks: dict[str, bool] = {}
         self._span: list[tuple[float, float]] = []
         self._still, self._frozen = wire.Stillness(), dict[str, str]()
         self.create_subscription(JointState, self.place("joint_states"), self._on_joint_states, qos.SHARED, raw=True)
@@ -85,6 +86,10 @@ class Doctor(Node):
             return ours
         untold = self.resolve_topic_name(UNTOLD) if name == CONTROLLER else ours
         return self._running.topic(name) or untold
+
+    def ask_controllers(self, executor: SingleThreadedExecutor) -> None:
+        """Which clock the controllers go by. Spins the executor, which has this node."""
+        self._clocks = controllers.clocks(self, executor, self.place(CONTROLLER))
 
     def _on_joint_states(self, raw: bytes) -> None:
         try:
@@ -130,6 +135,7 @@ class Doctor(Node):
             name = self.place(topic.name)
             if not topic.written:
                 yield from controllers.findings(self, name, topic)
+                yield from controllers.other_clocks(self._clocks, self._running.simulated_time)
                 continue
             ends = [end for end in self.get_publishers_info_by_topic(name) if end.node_name != "doctor"]
             packed = f"{name}{freshness.PACKED}"
@@ -347,6 +353,7 @@ def main(config_name: str, overrides: list[str], seconds: float, arguments: Sequ
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         executor.spin_once(timeout_sec=0.05)
+    doctor.ask_controllers(executor)
     found = doctor.findings()
     executor.shutdown()
     doctor.destroy_node()

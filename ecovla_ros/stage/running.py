@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,15 +45,18 @@ class Running:
 
 def ask(node: Node, executor: SingleThreadedExecutor) -> Running:
     """What guard and policy, in the namespace of `node`, say. Spins the executor."""
-    told = {name: _parameters(node, executor, name) for name in ("guard", "policy")}
+    told = {name: parameters(node, executor, name) for name in ("guard", "policy")}
     there = {(name, space) for name, space in node.get_node_names_and_namespaces()}
     silent = tuple(name for name, values in told.items() if not values and (name, node.get_namespace()) in there)
     return Running(told["guard"], told["policy"], silent)
 
 
-def _parameters(node: Node, executor: SingleThreadedExecutor, name: str) -> dict[str, Any]:
-    listing = _call(node, executor, ListParameters, f"{name}/list_parameters", ListParameters.Request())
-    names = list(listing.result.names) if listing is not None else []
+def parameters(node: Node, executor: SingleThreadedExecutor, name: str, wanted: Sequence[str] = ()) -> dict[str, Any]:
+    """The `wanted` parameters of another node, all without any; {} where it does not answer. Spins the executor."""
+    names = list(wanted)
+    if not names:
+        listing = _call(node, executor, ListParameters, f"{name}/list_parameters", ListParameters.Request())
+        names = list(listing.result.names) if listing is not None else []
     if not names:
         return {}
     values = _call(node, executor, GetParameters, f"{name}/get_parameters", GetParameters.Request(names=names))

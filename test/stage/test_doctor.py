@@ -16,6 +16,7 @@ pytest.importorskip("ecovla_ros.msg")
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -27,7 +28,7 @@ from ecovla_ros import config, wire
 from ecovla_ros.nodes.guard import GuardNode
 from ecovla_ros.nodes.ros import qos
 from ecovla_ros.nodes.ros.interfaces import ActionChunk, LatencyReport, ResetScene
-from ecovla_ros.stage import doctor, running
+from ecovla_ros.stage import controllers, doctor, running
 from ecovla_ros.stage.running import ask
 from ecovla_ros.types import CAMERAS
 
@@ -201,6 +202,26 @@ def test_where_the_nodes_follow_a_slow_simulator_its_clock_counts(ros: Graph) ->
     world.stamped = world_ns
     faults = [str(f) for f in world.run(ros) if f.level == doctor.FAULT]
     assert not faults
+
+
+@pytest.mark.parametrize(("simulated", "follows"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_controller_that_goes_by_another_clock_than_the_guard_is_a_fault(
+    ros: Graph, simulated: bool, follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would refuse every trajectory: its stamps are of another time. control_msgs is on no package index: a text
+    stands for the state by which the real controller is known."""
+    monkeypatch.setattr(controllers, "STATE", "std_msgs/msg/String")
+    follow = [Parameter("use_sim_time", value=follows)]
+    controller = ros.add(rclpy.create_node("joint_trajectory_controller", parameter_overrides=follow))
+    controller.create_publisher(String, "~/controller_state", 1)
+    controller.create_subscription(JointTrajectory, doctor.UNTOLD, lambda _: None, qos.COMMAND)
+    guard = {"use_sim_time": simulated, f"topics.{doctor.CONTROLLER}": f"/{doctor.UNTOLD}"}
+    seen = ros.add(doctor.Doctor(config.Config(), running.Running(guard)))
+    ros.until(lambda: seen.count_subscribers(doctor.UNTOLD) > 0, "the controller")
+    seen.ask_controllers(ros.executor)
+    found = [str(f) for f in seen.findings() if f.level == doctor.FAULT and f.check == "/joint_trajectory_controller"]
+    assert len(found) == (simulated != follows)
+    assert all("valid: one clock" in text for text in found)
 
 
 def test_a_node_that_does_not_say_its_parameters_is_named(ros: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
