@@ -85,6 +85,27 @@ def development(document: Document) -> str:
     return markdown(("method", "ratio", *environments, "triggers"), rows, source(document, command))
 
 
+def pairs(document: Document) -> str:
+    """Each method against itself in another run on the same scenes, tasks pooled."""
+    rows = [
+        [
+            r["environment"],
+            _method(r),
+            f"{100 * r['ratio']:.4g} %",
+            f"{r['this_solved']} and {r['other_solved']} of {r['pairs']}",
+            f"{r['only_this']} and {r['only_other']}",
+            f"{100 * r['difference']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})",
+            number(r["mcnemar_p"]),
+        ]
+        for r in document["rows"]
+    ]
+    head = ("environment", "method", "ratio", "solved with it and without", "by one alone",
+            "difference, points (95 %)", "McNemar p")  # fmt: skip
+    settings = document["settings"]
+    command = f"python -m ecovla_ros.bench.success.paired {settings['this']} {settings['other']}"
+    return markdown(head, rows, source(document, command))
+
+
 def study_latency(document: Document) -> str:
     """Tasks pooled, with the measured times injected: success, how long a solved episode took, and what it costs."""
     rows = []

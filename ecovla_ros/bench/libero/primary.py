@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ecovla_ros import documents
 from ecovla_ros.bench import document
 from ecovla_ros.bench.libero.program import exit_code
 from ecovla_ros.bench.success import journal
-from ecovla_ros.bench.success.statistics import Z95, least_difference, mcnemar
+from ecovla_ros.bench.success.paired import counted
 from ecovla_ros.errors import ConfigError
 
 Row = Mapping[str, Any]
@@ -75,31 +75,14 @@ def beside_of(plan: Mapping[str, Any], part: Mapping[str, Any]) -> list[dict[str
 
 
 def compared(episodes: Sequence[Row], this: str, other: str) -> dict[str, Any]:
-    """Pairs of two methods on the same task and initial state: what each solved, the difference of the rates with its
-    95 % interval (Tango's score, two-sided), and McNemar's exact p. Raises ConfigError without pairs.
-    """
-    solved: dict[str, dict[tuple[str, int], bool]] = {}
+    """Pairs of two methods on the same task and initial state, see `paired.counted`. Raises ConfigError without."""
+    solved: dict[str, dict[Hashable, bool]] = {}
     for episode in episodes:
         solved.setdefault(episode["method"], {})[episode["task"], episode["seed"]] = bool(episode["success"])
     mine, theirs = solved.get(this, {}), solved.get(other, {})
-    pairs = sorted(mine.keys() & theirs.keys())
-    if not pairs:
+    if not mine.keys() & theirs.keys():
         raise ConfigError(f"no initial state was met by both {this} and {other}")
-    won = sum(mine[pair] and not theirs[pair] for pair in pairs)
-    lost = sum(theirs[pair] and not mine[pair] for pair in pairs)
-    return {
-        "this": this,
-        "other": other,
-        "pairs": len(pairs),
-        "this_solved": sum(mine[pair] for pair in pairs),
-        "other_solved": sum(theirs[pair] for pair in pairs),
-        "only_this": won,
-        "only_other": lost,
-        "difference": (won - lost) / len(pairs),
-        "low": least_difference(lost, won, len(pairs), Z95),
-        "high": -least_difference(won, lost, len(pairs), Z95),
-        "mcnemar_p": mcnemar(lost, won),
-    }
+    return {"this": this, "other": other, **counted(mine, theirs)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -96,6 +96,17 @@ def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, commits
 
 
+def unlike(path: Path, other: Path) -> dict[str, tuple[Any, Any]]:
+    """What the settings of two journals say otherwise: name -> here, there. Raises ConfigError."""
+    return {name: (here, there) for name, here, there in _differences(_head(path), _head(other))}
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """What a journal's episodes depend on beside their trial."""
+    _, _, differ = _compare(path, {})
+    return {name: value for name, value, _ in differ}
+
+
 def reusable(path: Path, head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """Episodes of another journal that `head` would give again, and the commits they were made with.
 
