@@ -20,8 +20,11 @@ from ecovla_ros.types import JOINTS, ActionChunk, Floats, Observation
 LIMIT = 10.0
 """Largest pull, lerobot's default."""
 
-ASTRAY_RAD = 0.2
-"""An arm that is farther than this from every row that is due is not following the last chunk."""
+ASTRAY_RAD = 0.1
+"""An arm that is farther than this from where it began and from every row that is due is not following the last chunk.
+A chunk that is drawn begins as far from the arm as that and one row more. The guard refuses what lies farther than
+`control.max_jump_rad`, twice this, and latches when it refuses one chunk after the other.
+"""
 
 NEAR_RAD = 0.02
 """Rows whose distances from the arm differ by no more are equally near: some lag and noise of an arm that stands."""
@@ -61,7 +64,8 @@ class RealTimeChunking:
         self._scale[:rows, :width] = torch.tensor(normaliser.action_std, device=device)[:, :width]
         ramp = np.clip((overlap - np.arange(shape[0])) / (overlap - delay + 1), 0.0, 1.0)
         self._ramp = np.where(np.arange(shape[0]) < delay, 1.0, ramp)
-        self.last: tuple[ActionChunk, str] | None = None
+        self.last: tuple[ActionChunk, str, Floats] | None = None
+        """The last answer, the instruction, and where the arm was, (7,) rad."""
 
     def forget(self) -> None:
         """A new episode: the next chunk follows none."""
@@ -92,28 +96,29 @@ class RealTimeChunking:
         """Largest distance, rad, (), of the joints that are drawn from where they are drawn to; `error` normalised."""
         return (error.abs() * self._scale * (self.weight > 0.0)).max()
 
-    def keep(self, chunk: ActionChunk, instruction: str) -> None:
+    def keep(self, chunk: ActionChunk, obs: Observation) -> None:
         """Remember the answer to a frame; not that to an example, which has no stamp."""
         if chunk.stamp_ns:
-            self.last = (chunk, instruction)
+            self.last = (chunk, obs.instruction, obs.joints)
 
     def _left(self, obs: Observation) -> NDArray[np.float64] | None:
         """Normalised rows (<= H, 8) of the last chunk from the first action of a chunk for `obs` on."""
         if self.last is None:
             return None
-        (chunk, instruction), behind = self.last, (obs.stamp_ns - self.last[0].stamp_ns) * 1e-9
+        (chunk, instruction, began), behind = self.last, (obs.stamp_ns - self.last[0].stamp_ns) * 1e-9
         due = round(behind / self._period_s)
         if behind <= 0.0 or due >= chunk.horizon or instruction != obs.instruction:
             return None
-        first = reached(chunk.joints[: max(due, 1)], obs.joints)
-        if first is None:
+        count = reached(np.vstack((began, chunk.joints[:due])), obs.joints)
+        if count is None:
             return None
-        first = min(first, due)
+        first = count - 1
         return self._normaliser.actions(chunk.joints[first:], chunk.gripper[first:], obs.joints)
 
 
 def reached(joints: Floats, measured: Floats) -> int | None:
-    """How many of the rows (n, 7), rad, that are due the arm has reached; None where it is astray.
+    """How many of the rows (n, 7), rad, from where the arm began to the last that is due, it has reached; None where it
+    is astray.
 
     Where the arm is counts, not the time: a guard that slows a chunk keeps its path and not its pace, and a chunk drawn
     to targets that the arm has not reached would run farther ahead with every frame. Of rows that are as near as the

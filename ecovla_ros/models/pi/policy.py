@@ -199,7 +199,7 @@ class PiPolicy(BatchOnePolicy):
         """As the base; real-time chunking remembers the chunk for the next frame."""
         chunk = super().to_chunk(seen, actions)
         if self.follow is not None:
-            self.follow.keep(chunk, seen.observation.instruction)
+            self.follow.keep(chunk, seen.observation)
         return chunk
 
     def words(self, instruction: str, state: NDArray[np.float64]) -> str:

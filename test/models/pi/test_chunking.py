@@ -10,12 +10,13 @@ import torch
 from support import pi_models as small
 
 from ecovla_ros import build
-from ecovla_ros.config import PolicyConfig
+from ecovla_ros.config import ControlConfig, PolicyConfig
 from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.models.base import DENSE
-from ecovla_ros.models.pi.chunking import RealTimeChunking, reached, strength
+from ecovla_ros.models.pi.chunking import ASTRAY_RAD, NEAR_RAD, RealTimeChunking, reached, strength
+from ecovla_ros.types import ActionChunk
 
 CONFIG = dataclasses.replace(small.SMALL, flow_steps=10)
 PERIOD_NS = 100_000_000
@@ -137,12 +138,37 @@ def test_an_arm_that_is_slowed_is_not_drawn_ahead_of_itself():
     ahead = chunk.joints[1] + 0.09 * np.eye(7)[1]
     cases = ((4, chunk.joints[1], 2), (4, chunk.joints[3], 4), (2, ahead, 2), (0.4, obs.joints, 0))
     for behind, joints, first in cases:
-        of.follow.keep(chunk, obs.instruction)
+        of.follow.keep(chunk, obs)
         now = dataclasses.replace(obs, stamp_ns=obs.stamp_ns + round(behind * PERIOD_NS), joints=joints)
         of.follow.look(now)
         expected = of.normaliser.actions(chunk.joints[first:], chunk.gripper[first:], now.joints)
         assert np.allclose(of.follow.target[: 6 - first].numpy(), expected, atol=1e-5)
         assert (of.follow.weight[: 6 - first] > 0.0).all() and (of.follow.weight[6 - first :] == 0.0).all()
+
+
+@pytest.mark.parametrize("speed", [0.05, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("pace", [0.0, 0.5, 1.0])
+def test_a_chunk_never_runs_away_from_an_arm_that_a_guard_holds_or_slows(speed, pace):
+    """A plan goes on at `speed`, rad/s, for ever, and each chunk is drawn to the one before and nowhere else. The arm
+    stands, or moves at half the pace, or at all of it: what is left of the plan begins two rows ahead of it at most, so
+    that the guard, which refuses what lies too far from the arm, takes it.
+    """
+    made, step = small.normaliser(), speed * 0.1 * np.eye(7)[1]
+    follow = RealTimeChunking(made, 0.1, (6, 8), overlap=6, delay=6, device=torch.device("cpu"))
+    obs = dataclasses.replace(small.observation(CONFIG), joints=np.zeros(7))
+    row, drawn = obs.joints + step, 0
+    for _ in range(40):
+        follow.keep(ActionChunk(obs.stamp_ns, 0.1, row + step * np.arange(6)[:, None], np.zeros(6)), obs)
+        obs = dataclasses.replace(obs, stamp_ns=obs.stamp_ns + PERIOD_NS, joints=obs.joints + pace * step)
+        follow.look(obs)
+        drawn += bool(follow.weight.any())
+        row = made.targets(follow.target[:1].numpy(), obs.joints)[0][0] if follow.weight.any() else obs.joints + step
+        assert np.abs(row - obs.joints).max() <= 2.0 * speed * 0.1 + NEAR_RAD + 1e-5
+    assert drawn == 40, "it follows its plan, be it slowly"
+
+
+def test_what_is_astray_for_a_chunk_is_well_within_what_the_guard_takes():
+    assert ControlConfig().max_jump_rad / 2.0 >= ASTRAY_RAD
 
 
 ELSEWHERE = {
