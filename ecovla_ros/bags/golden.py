@@ -10,8 +10,10 @@ from typing import Any
 
 from ecovla_ros.errors import BagError, unknown
 
-TOLERANCES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
-"""What the policy computes in -> largest difference of joint (rad) and gripper targets that counts as none."""
+TOLERANCES = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 1e-2}
+"""What the policy computes in -> largest difference of joint (rad) and gripper targets that counts as none. Processors
+round in another order: 1.1e-5 was seen in float32 between an AMD EPYC and an Intel Xeon.
+"""
 KEPT = ("stamp_ns", "kind", "triggered", "pattern", "dtype", "held")
 """Beside the chunks, what a golden file keeps of a row."""
 SHOWN = 12

@@ -120,7 +120,7 @@ def test_the_example_makes_golden_actions_and_notices_a_change(pytester: pytest.
     golden.write(file, changed)
     failed = pytester.runpytest_subprocess(*options, "-k", "dense")
     failed.assert_outcomes(failed=1)
-    failed.stdout.fnmatch_lines(["*1 of 10 frames differ*", "*joint_3, row 5*0.01*1e-05*"])
+    failed.stdout.fnmatch_lines(["*1 of 10 frames differ*", "*joint_3, row 5*0.01*0.0001*"])
 
 
 def test_a_golden_file_that_is_none_is_told_before_the_replay(bag: Path, tmp_path: Path, capsys: Any) -> None:
