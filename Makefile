@@ -44,6 +44,7 @@ gpu:  ## tests and benches on a GPU, without setup: torch, triton, transformers,
 	  --device "$(DEVICE)" --only "$(ONLY)" $(ARGS)
 
 EVAL = "$(VENV)/bin/ecovla" eval --seed 10000 --margin 0.02 --processes "$(PROCESSES)" --resume
+BOUND = $(EVAL) --episodes 67 --environments looks,calm,shift --set policy.rtc=8 --json results/table-rtc-release.json
 MOST = --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5
 
 study: results/latency-study.json  ## the success table, 201 to 600 episodes a cell: about eleven hours of a core; goes on where it stopped (PROCESSES)
@@ -53,7 +54,11 @@ study: results/latency-study.json  ## the success table, 201 to 600 episodes a c
 	@$(EVAL) --episodes 67 $(MOST) --environments calm,looks,shift --latency $< --json results/table.json
 	@$(EVAL) --episodes 67 $(MOST) --environments latency --latency $< --json results/table-latency.json
 	@$(EVAL) --episodes 67 --method dense,static,ecovla --ratio 0.5 --environments looks,calm,shift \
-	  --set policy.rtc=8 --json results/table-rtc.json
+	  --set policy.rtc=8 --set policy.rtc_release=never --json results/table-rtc.json
+	@$(BOUND) --method dense,static,ecovla --ratio 0.5
+	@$(BOUND) --method dense,ecovla --ratio 0.25
+	@"$(VENV)/bin/python" -m ecovla_ros.bench.success.paired results/table-rtc-release.json results/table.json \
+	  --json results/rtc-pairs.json
 
 results/latency-study.json:
 	@"$(VENV)/bin/ecovla" bench --method dense,random,wanda,static,ecovla --ratios 0.125,0.25,0.375,0.5 \

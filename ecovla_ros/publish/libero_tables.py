@@ -10,6 +10,9 @@ from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, per
 COMMAND = "python -m ecovla_ros.bench.libero"
 SIGNIFICANT = 0.05
 """Largest p at which a deciding cell says yes or no, unless its plan has another."""
+STARTS = {"weights": "chosen by the weights alone", "own": "calibrated on what the policy was trained on",
+          "none": "that starts from nothing"}  # fmt: skip
+"""Where a pattern starts that no suite was looked at for."""
 SITES = {"lm.mlp": "the language model's MLPs", "expert.mlp": "the action expert's MLPs"}
 
 
@@ -77,14 +80,18 @@ def primary(document: Document) -> str:
     part, wanted = document["settings"]["part"], document["settings"]["wanted"]
     head = ("pairs", "solved", "solved by one alone", "difference, points (95 %)", "McNemar p")
     told = (
-        f"{part['benchmark']}, calibrated on {part['calibration']}, {100 * float(part['ratio']):g} % of the "
-        f"channels of {_sites(part)}"
+        f"{part['benchmark']}, patterns {_start(part)}, {100 * float(part['ratio']):g} % of the "
+        f"channels of {_sites(part)} left out"
     )
-    told += " left out"
     if document["rows"][0]["pairs"] < wanted:
         told += f"; **{document['rows'][0]['pairs']} of {wanted} pairs: not whole, nothing is claimed**"
     command = f"{COMMAND}.primary --plan {document['settings']['plan']}"
     return f"{told}\n\n{markdown(head, rows, source(document, command))}"
+
+
+def _start(part: Mapping[str, Any]) -> str:
+    """What a part's patterns start from."""
+    return STARTS.get(part["calibration"], f"calibrated on {part['calibration']}")
 
 
 def _sites(part: Mapping[str, Any]) -> str:
@@ -104,10 +111,11 @@ def answers(expert: Document, policy: Document, moved: Document, *decided: Docum
         ["How good is a policy trained from it, unpruned?", "; ".join(solved)],
         ["Do the best channels move with task, scene and phase?", _moved(moved)],
     ]
-    asked = (
-        "Does a pattern that follows keep what a fixed one, calibrated elsewhere, loses, with channels of {} left out?"
-    )
-    rows += [[asked.format(_sites(cell["settings"]["part"])), _decided(cell)] for cell in decided]
+    asked = "Does a pattern that follows keep what a fixed one, {}, loses, with channels of {} left out?"
+    for cell in decided:
+        part = cell["settings"]["part"]
+        start = STARTS.get(part["calibration"], "calibrated elsewhere")
+        rows.append([asked.format(start, _sites(part)), _decided(cell)])
     return markdown(("question", "answer"), rows)
 
 
@@ -154,8 +162,10 @@ def parts(*documents: Document, plan: str = "libero-plan") -> str:
                 continue
             name = row["method"] if row["refresh"] == "none" else f"{row['method']} ({row['refresh']})"
             alone = MISSING if row["only_dense"] is None else f"{row['only_dense']} and {row['only_this']}"
+            looks = settings.get("switched", 0)
+            suite = row["environment"] + (f", after {looks} looks of another task" if looks else "")
             rows.append([
-                row["environment"], settings["calibration"], sites, name, f"{100 * row['ratio']:.4g} %", *_solved(row),
+                suite, settings["calibration"], sites, name, f"{100 * row['ratio']:.4g} %", *_solved(row),
                 "-" if row["method"] == "dense" else alone, number(row["mcnemar_p"]), percent(row["trigger_rate"]),
             ])  # fmt: skip
         notes.append(source(document, f"ecovla eval --plan results/{plan}.json"))

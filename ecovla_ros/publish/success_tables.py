@@ -69,22 +69,6 @@ def _study(document: Document, wanted: Sequence[tuple[str, str, float]]) -> str:
     return markdown(columns, rows, source(document, "make study"))
 
 
-def development(document: Document) -> str:
-    """Tasks pooled, of a run on seeds on which choices are made: one column for each environment that it has."""
-    settings = document["settings"]
-    environments = settings["environments"].split(",")
-    rows = []
-    for head, mine in _pooled(document, ()):
-        rates = " / ".join(percent(mine[e]["trigger_rate"]) for e in environments if e in mine)
-        rows.append([*head, *(_study_cell(mine.get(e)) for e in environments), rates])
-    more = "".join(f" --set {text}" for text in settings["set"])
-    command = (
-        f"ecovla eval --method {settings['method']} --ratio {settings['ratio']} --environments "
-        f"{settings['environments']} --episodes {settings['episodes']} --seed {settings['seed']}{more}"
-    )
-    return markdown(("method", "ratio", *environments, "triggers"), rows, source(document, command))
-
-
 def pairs(document: Document) -> str:
     """Each method against itself in another run on the same scenes, tasks pooled."""
     rows = [
@@ -96,11 +80,13 @@ def pairs(document: Document) -> str:
             f"{r['only_this']} and {r['only_other']}",
             f"{100 * r['difference']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})",
             number(r["mcnemar_p"]),
+            f"{number(r['this_seconds_p50'])} and {number(r['other_seconds_p50'])}",
+            f"{number(r['this_jerk_p50'])} and {number(r['other_jerk_p50'])}",
         ]
         for r in document["rows"]
     ]
     head = ("environment", "method", "ratio", "solved with it and without", "by one alone",
-            "difference, points (95 %)", "McNemar p")  # fmt: skip
+            "difference, points (95 %)", "McNemar p", "s until solved, p50", "jerk, rad/s^3, p50")  # fmt: skip
     settings = document["settings"]
     command = f"python -m ecovla_ros.bench.success.paired {settings['this']} {settings['other']}"
     return markdown(head, rows, source(document, command))

@@ -7,6 +7,7 @@ OTHER are result files of `ecovla eval`; their episodes lie beside them.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ from ecovla_ros.bench.success import journal
 from ecovla_ros.bench.success.statistics import Z95, least_difference, mcnemar
 from ecovla_ros.errors import ConfigError, EcovlaError
 
+Episode = Mapping[str, Any]
 CELL = ("environment", "method", "refresh", "ratio")
+MEASURES = ("seconds", "jerk")
+"""Of an episode: how long it took, s, and how smooth it was, see `bench.success.drive`."""
 
 
 def counted(mine: Mapping[Hashable, bool], theirs: Mapping[Hashable, bool]) -> dict[str, Any]:
@@ -42,20 +46,30 @@ def counted(mine: Mapping[Hashable, bool], theirs: Mapping[Hashable, bool]) -> d
     }
 
 
-def compared(this: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compared(this: Sequence[Episode], other: Sequence[Episode]) -> list[dict[str, Any]]:
     """A row for each environment, method, refresh and ratio that both runs have. Raises ConfigError for none."""
     mine, theirs = _cells(this), _cells(other)
     cells = [cell for cell in mine if cell in theirs and mine[cell].keys() & theirs[cell].keys()]
     if not cells:
         raise ConfigError("the two have no episode of the same method and scene; valid: runs of the same seeds")
-    return [{**dict(zip(CELL, cell)), **counted(mine[cell], theirs[cell])} for cell in sorted(cells)]
+    return [{**dict(zip(CELL, cell)), **_row(mine[cell], theirs[cell])} for cell in sorted(cells)]
 
 
-def _cells(episodes: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[Hashable, bool]]:
-    found: dict[tuple[Any, ...], dict[Hashable, bool]] = {}
+def _row(mine: Mapping[Hashable, Episode], theirs: Mapping[Hashable, Episode]) -> dict[str, Any]:
+    """Success of all pairs, and `MEASURES` of those that both solved."""
+    solved = [{key: bool(episode["success"]) for key, episode in some.items()} for some in (mine, theirs)]
+    both = [key for key in mine.keys() & theirs.keys() if solved[0][key] and solved[1][key]]
+    row = {**counted(*solved), "both_solved": len(both)}
+    for name in MEASURES:
+        for who, some in (("this", mine), ("other", theirs)):
+            row[f"{who}_{name}_p50"] = statistics.median(some[key][name] for key in both) if both else None
+    return row
+
+
+def _cells(episodes: Sequence[Episode]) -> dict[tuple[Any, ...], dict[Hashable, Episode]]:
+    found: dict[tuple[Any, ...], dict[Hashable, Episode]] = {}
     for episode in episodes:
-        cell = tuple(episode[name] for name in CELL)
-        found.setdefault(cell, {})[episode["task"], episode["seed"]] = bool(episode["success"])
+        found.setdefault(tuple(episode[name] for name in CELL), {})[episode["task"], episode["seed"]] = episode
     return found
 
 

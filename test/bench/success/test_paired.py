@@ -17,7 +17,8 @@ KEYS = dict.fromkeys(journal.KEYS, "x")
 def episodes(outcomes: str, environment: str = "calm", method: str = "static", first: int = 0) -> list[dict]:
     """One episode a letter, from seed `first` on: s solved, - not."""
     cell = {"environment": environment, "method": method, "refresh": "none", "ratio": 0.5, "task": "apple"}
-    return [{**KEYS, **cell, "seed": first + i, "success": letter == "s"} for i, letter in enumerate(outcomes)]
+    return [{**KEYS, **cell, "seed": first + i, "success": letter == "s", "seconds": 1.0 + i, "jerk": 2.0 * i}
+            for i, letter in enumerate(outcomes)]  # fmt: skip
 
 
 def write(path: Path, rows: list[dict], rtc: int) -> Path:
@@ -36,6 +37,15 @@ def test_either_run_may_be_this_one() -> None:
     assert (here["low"], here["high"]) == pytest.approx((-there["high"], -there["low"]))
     assert here["low"] < here["difference"] == -there["difference"] < here["high"]
     assert here["mcnemar_p"] == there["mcnemar_p"] == 1.0
+
+
+def test_how_long_and_how_smooth_is_of_scenes_that_both_solved() -> None:
+    this, other = episodes("sss-"), [{**row, "seconds": 10.0, "jerk": 1.0} for row in episodes("s-ss")]
+    (row,) = paired.compared(this, other)
+    assert (row["both_solved"], row["this_seconds_p50"], row["other_seconds_p50"]) == (2, 2.0, 10.0)
+    assert (row["this_jerk_p50"], row["other_jerk_p50"]) == (2.0, 1.0)
+    (none,) = paired.compared(episodes("--"), episodes("ss"))
+    assert none["both_solved"] == 0 and none["this_seconds_p50"] is None
 
 
 def test_only_scenes_that_both_met_are_counted_each_in_its_cell() -> None:
