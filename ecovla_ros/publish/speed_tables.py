@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ecovla_ros.bench.speed.families import PAPER_MS
-from ecovla_ros.publish.markdown import Document, command_line, markdown, memory, number, percent, share, source, times
+from ecovla_ros.publish.markdown import (
+    MISSING,
+    Document,
+    command_line,
+    markdown,
+    memory,
+    number,
+    percent,
+    share,
+    source,
+    times,
+)
 
 BENCH_DEFAULTS = {
     "model": "mini",
@@ -103,6 +114,22 @@ GRIPPER = {"all": "all", "open": "gripper stays open", "switch": "closes or open
 def _error(row: Document) -> str:
     joints = "{:.2f} ({:.2f}-{:.2f})".format(*(1e3 * row[k] for k in ("rms_rad", "rms_low_rad", "rms_high_rad")))
     return joints + "; {:.3f} ({:.3f}-{:.3f})".format(*(row[k] for k in ("gripper_rms", "gripper_low", "gripper_high")))
+
+
+def probe(document: Document) -> str:
+    """What a probe may be given: error of joints (mrad) and gripper, one column for each environment."""
+    found: dict[str, dict[str, str]] = {}
+    for r in document["rows"]:
+        if r["phase"] == "all":
+            found.setdefault(r["setting"], {})[r["environment"]] = _error(r)
+    settings = document["settings"]
+    environments = settings["environments"].split(",")
+    rows = [[setting, *(own.get(name, MISSING) for name in environments)] for setting, own in found.items()]
+    command = (
+        f"python -m ecovla_ros.bench.fidelity.probe --environments {settings['environments']} --episodes "
+        f"{settings['episodes']} --seed {settings['seed']} --ratio {settings['ratio']}"
+    )
+    return markdown(("pattern by", *environments), rows, source(document, command))
 
 
 def command(document: Document) -> str:

@@ -258,6 +258,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "h100-device": ("h100-*.json", gpu_tables.device),
     "fidelity": ("fidelity.json", speed_tables.fidelity),
     "fidelity-looks": ("fidelity-looks.json", speed_tables.fidelity_episodes),
+    "probe": ("probe.json", speed_tables.probe),
     "command": ("command.json", speed_tables.command),
     "parity": ("parity.json", speed_tables.parity),
     "demo": ("demo.json", success_tables.demo),
