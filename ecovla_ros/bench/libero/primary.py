@@ -115,7 +115,7 @@ def _run(chosen: argparse.Namespace) -> int:
             more, by = journal.read(there)
             episodes += [{**episode, "method": name} for episode in more if episode["method"] == method]
             commits = list(dict.fromkeys((*commits, *by)))
-            pairs += [(name, against), (method, name)]
+            pairs += [(name, against), (name, "dense"), (method, name)]
     rows = [compared(episodes, this, other) for this, other in pairs]
     for row in rows:
         sys.stdout.write(
