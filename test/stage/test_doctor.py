@@ -217,11 +217,16 @@ def test_a_controller_that_goes_by_another_clock_than_the_guard_is_a_fault(
     controller.create_subscription(JointTrajectory, doctor.UNTOLD, lambda _: None, qos.COMMAND)
     guard = {"use_sim_time": simulated, f"topics.{doctor.CONTROLLER}": f"/{doctor.UNTOLD}"}
     seen = ros.add(doctor.Doctor(config.Config(), running.Running(guard)))
-    ros.until(lambda: seen.count_subscribers(doctor.UNTOLD) > 0, "the controller")
-    seen.ask_controllers(ros.executor)
-    found = [str(f) for f in seen.findings() if f.level == doctor.FAULT and f.check == "/joint_trajectory_controller"]
+    place = seen.place(doctor.CONTROLLER)
+    try:
+        ros.until(lambda: [what for _, what in controllers.readers(seen, place) if what], "the controller")
+        seen.ask_controllers(ros.executor)
+        found = [f for f in seen.findings() if f.level == doctor.FAULT and f.check == "/joint_trajectory_controller"]
+    finally:  # else the next of its name would be taken for it
+        controller.destroy_node()
+        seen.destroy_node()
     assert len(found) == (simulated != follows)
-    assert all("valid: one clock" in text for text in found)
+    assert all("valid: one clock" in str(f) for f in found)
 
 
 def test_a_node_that_does_not_say_its_parameters_is_named(ros: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

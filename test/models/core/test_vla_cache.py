@@ -84,7 +84,7 @@ def test_an_identical_frame_is_dense_to_rounding(family, options, excluded):
     for _ in range(3):
         got, reused = answer(policy, obs)
         assert len(reused) == policy.reuse.counts.counts[-1] > 0
-        assert (got - expected).abs().max() < ROUNDING
+        assert (got - expected).abs().max() < ROUNDING * max(1.0, float(expected.abs().max()))
 
 
 @FAMILIES
@@ -233,7 +233,7 @@ def test_without_a_camera_the_same_count_holds_or_nothing_is_reused(share, reuse
     expected = small.actions(plain, obs, DENSE, small.noise(plain))
     answer(policy, obs)
     got, reused = answer(policy, obs)
-    assert bool(reused) == reuses and (got - expected).abs().max() < ROUNDING
+    assert bool(reused) == reuses and (got - expected).abs().max() < ROUNDING * max(1.0, float(expected.abs().max()))
 
 
 def test_the_state_in_pi05_s_prompt_may_change():
