@@ -47,7 +47,7 @@ EVAL = "$(VENV)/bin/ecovla" eval --seed 10000 --margin 0.02 --processes "$(PROCE
 BOUND = $(EVAL) --episodes 67 --environments looks,calm,shift --set policy.rtc=8 --json results/table-rtc-release.json
 MOST = --method dense,random,wanda,static,ecovla --refresh dense,probe --ratio 0.125,0.25,0.375,0.5
 
-study: results/latency-study.json  ## the success table, 201 to 600 episodes a cell: about eleven hours of a core; goes on where it stopped (PROCESSES)
+study: results/latency-study.json  ## the success table, 201 to 600 episodes a cell: about twelve hours of a core; goes on where it stopped (PROCESSES)
 	@$(EVAL) --episodes 200 --method dense --ratio 0.25 --environments calm,looks --json results/table.json
 	@$(EVAL) --episodes 200 --method dense,ecovla --ratio 0.25 --environments calm,shift --json results/table.json
 	@$(EVAL) --episodes 67 --method dense,static,wanda,ecovla --ratio 0.375 --environments shift,calm --json results/table.json

@@ -135,7 +135,10 @@ class Doctor(Node):
             name = self.place(topic.name)
             if not topic.written:
                 yield from controllers.findings(self, name, topic)
-                yield from controllers.other_clocks(self._clocks, self._running.simulated_time)
+                if (
+                    self._running.guard and self._config.control.stamp_commands == "always"
+                ):  # else it stamps as it finds
+                    yield from controllers.other_clocks(self._clocks, self._running.simulated_time)
                 continue
             ends = [end for end in self.get_publishers_info_by_topic(name) if end.node_name != "doctor"]
             packed = f"{name}{freshness.PACKED}"

@@ -204,19 +204,23 @@ def test_where_the_nodes_follow_a_slow_simulator_its_clock_counts(ros: Graph) ->
     assert not faults
 
 
+@pytest.mark.parametrize("stamped", ["always", "auto", "never"])
 @pytest.mark.parametrize(("simulated", "follows"), [(True, True), (True, False), (False, True), (False, False)])
 def test_a_controller_that_goes_by_another_clock_than_the_guard_is_a_fault(
-    ros: Graph, simulated: bool, follows: bool, monkeypatch: pytest.MonkeyPatch
+    ros: Graph, simulated: bool, follows: bool, stamped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would refuse every trajectory: its stamps are of another time. control_msgs is on no package index: a text
-    stands for the state by which the real controller is known."""
+    """It would refuse every trajectory that says when it begins: the stamp is of another time.
+
+    control_msgs is on no package index: a text stands for the state by which the real controller is known.
+    """
     monkeypatch.setattr(controllers, "STATE", "std_msgs/msg/String")
     follow = [Parameter("use_sim_time", value=follows)]
     controller = ros.add(rclpy.create_node("joint_trajectory_controller", parameter_overrides=follow))
     controller.create_publisher(String, "~/controller_state", 1)
     controller.create_subscription(JointTrajectory, doctor.UNTOLD, lambda _: None, qos.COMMAND)
     guard = {"use_sim_time": simulated, f"topics.{doctor.CONTROLLER}": f"/{doctor.UNTOLD}"}
-    seen = ros.add(doctor.Doctor(config.Config(), running.Running(guard)))
+    settings = config.override(config.Config(), **{"control.stamp_commands": stamped})
+    seen = ros.add(doctor.Doctor(settings, running.Running(guard)))
     place = seen.place(doctor.CONTROLLER)
     try:
         ros.until(lambda: [what for _, what in controllers.readers(seen, place) if what], "the controller")
@@ -225,7 +229,7 @@ def test_a_controller_that_goes_by_another_clock_than_the_guard_is_a_fault(
     finally:  # else the next of its name would be taken for it
         controller.destroy_node()
         seen.destroy_node()
-    assert len(found) == (simulated != follows)
+    assert len(found) == (simulated != follows and stamped == "always")
     assert all("valid: one clock" in str(f) for f in found)
 
 
