@@ -248,6 +248,10 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
         "libero-conditions-*.json",
         partial(libero_tables.parts, plan="libero-conditions"),
     ),
+    "libero-parts-calibrations": (
+        "libero-calibrations-*.json",
+        partial(libero_tables.parts, plan="libero-calibrations"),
+    ),
     "latency": ("latency.json", speed_tables.latency),
     "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
     "latency-mid-bf16": ("latency_mid_bf16.json", speed_tables.latency),
