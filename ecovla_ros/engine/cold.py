@@ -13,7 +13,8 @@ class ColdStart:
     """Whether frames still run dense because no pattern was measured yet. Belongs to the inference thread.
 
     Frames go on adding up over a trigger and over the end of an episode: all of them say something of the channels.
-    If the refresh behind the last of them fails, counting begins anew.
+    If the refresh behind the last of them fails, counting begins anew. So it does in every later episode, where the
+    pattern is one that follows.
     """
 
     def __init__(self, frames: int) -> None:
@@ -34,6 +35,11 @@ class ColdStart:
         """Somebody else gave a pattern or energies."""
         self.over, self._before = True, None
 
+    def begin_anew(self, refresh: Refresh) -> None:
+        """The first pattern, and what came of it, was of another episode."""
+        self._recorded, self._before, self.over = 0, None, False
+        refresh.forget()
+
     def look(self, refresh: Refresh, failed: str) -> None:
         """After the join of a frame: has the first pattern been written? `failed`: why not, if that is known."""
         before = self._before
@@ -41,8 +47,7 @@ class ColdStart:
             return
         fault = failed or (refresh.state.fault if refresh.state is not before else "")
         if fault:
-            self._recorded, self._before = 0, None
-            refresh.forget()
+            self.begin_anew(refresh)
         elif refresh.state is not before:
             self.end()
 

@@ -23,7 +23,7 @@ from ecovla_ros.engine.order import asks_first
 from ecovla_ros.engine.outcome import OUTSTANDING, PHASES, RefreshState
 from ecovla_ros.engine.refresh import Refresh
 from ecovla_ros.engine.sight import Sight
-from ecovla_ros.engine.situation import Situation
+from ecovla_ros.engine.situation import OwnPattern, Situation
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
@@ -87,8 +87,16 @@ class Engine:
         self._refreshes_now: bool | None = False
         self._fault = ""
         """Of the last refresh of an arm that was left before it was told."""
+        self._start: OwnPattern | None = None
+        """The pattern and the histories of an adaptive method that every episode begins from."""
+        self._cold_start = self._anew = False
+        """Whether there were no energies to begin from; and whether an episode is still to begin from its start."""
+        self._takes_turns = False
+        """Whether other arms may have been left: what is in place is theirs too."""
         self._held: list[tuple[str, Any]] = []
         """Jobs of this frame that wait for its trigger: phase, and what on the main stream they come behind."""
+        if self._refresh is not None:
+            self._remember_start(self._refresh)
         self.reset(seed)
 
     def calibrate(self, energies: Mapping[str, Tensor]) -> None:
@@ -101,6 +109,7 @@ class Engine:
         if self._refresh is not None:
             self._refresh.calibrate(energies)
             self._cold.end()
+            self._remember_start(self._refresh)
 
     def warm_up(self, repeats: int = 3) -> None:
         """Run every shape with every plan and its refresh, and measure the tiers if a deadline is set.
@@ -132,12 +141,20 @@ class Engine:
             tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in self._between(refresh)]
             self._deadline = Deadline(self.config.deadline_ms, tiers)
 
-    def reset(self, seed: int) -> None:
+    @torch.inference_mode()
+    def reset(self, seed: int, pattern: bool = True) -> None:
         """A new episode: forget the scene and draw the flow noise, which stays the same for the whole episode.
 
         With one noise per episode the policy is a function of the observation: consecutive chunks of a multi-modal
         policy do not jump between modes, and a replay may start at any frame.
+
+        `pattern`: an adaptive method begins anew from its calibration too (without one, with dense frames), because
+        what a pattern has followed in one task costs success in the next (docs/results/libero.md, "switched").
+        False: the pattern in place is of several arms, and stays.
         """
+        self._anew = self._anew or pattern
+        if self._refresh is not None:
+            self._begin_anew(self._refresh)
         self._noise = flow_noise(self.policy, seed)
         self._trigger.reset()
         self._sight.reset()
@@ -155,12 +172,9 @@ class Engine:
         place, for whoever comes next.
         """
         pattern, fault, refresh = None, "", self._refresh
+        self._takes_turns = True
         if own and refresh is not None:
-            fault = self._settled()
-            self._streams.finish()
-            for _ in range(OUTSTANDING):
-                refresh.poll()
-            self._cold.look(refresh, fault)
+            fault = self._ended(refresh)
             pattern = refresh.leave() if self._cold.over else None  # what is no pattern yet is everybody's
         counts = (self._age, self._since, self._refreshes)
         answer = self.policy.leave() if isinstance(self.policy, TakesTurns) else None
@@ -253,6 +267,7 @@ class Engine:
             self._refresh.adopt(orders)
             if self.config.method not in ADAPTIVE:
                 self._cold.end()
+            self._remember_start(self._refresh)
 
     def settle(self) -> None:
         """Wait until the pattern of the last frame is in place, and the device idle."""
@@ -276,6 +291,39 @@ class Engine:
         except PruningError as error:
             return f"{error}; the last pattern stays"
         return ""
+
+    def _ended(self, refresh: Refresh) -> str:
+        """Every refresh has ended and was counted, and the device is idle; what one of them failed for."""
+        fault = self._settled()
+        self._streams.finish()
+        for _ in range(OUTSTANDING):
+            refresh.poll()
+        self._cold.look(refresh, fault)
+        return fault
+
+    def _remember_start(self, refresh: Refresh) -> None:
+        """What is in place now is what episodes begin from."""
+        if self.config.method in ADAPTIVE:
+            self._start, self._cold_start = refresh.leave(), not self._cold.over
+
+    def _begin_anew(self, refresh: Refresh) -> None:
+        """If that is due: pattern and histories as the engine started with them. Frames that a cold start has added up
+        so far stay; so does what is in place where it is other arms' too, and its start was cold."""
+        if not self._anew or not self._streams.free:
+            return
+        self._anew = False
+        kept = self._cold_start and (self._takes_turns or not self._cold.over)
+        if self._start is None or kept:
+            return
+        self._ended(refresh)
+        if refresh.torn:
+            return
+        before = refresh.state
+        moved = refresh.enter(self._start)
+        refresh.state = RefreshState(pattern_id=before.pattern_id + bool(moved))
+        self._refreshes = 0
+        if self._cold_start:
+            self._cold.begin_anew(refresh)
 
     def _publish(self, refresh: Refresh) -> None:
         """One more refresh that has ended; not before the last one was reported, so that no fault is lost."""
@@ -326,6 +374,7 @@ class Engine:
         failed = self._settled() or told
         if self._refresh is None:
             return failed
+        self._begin_anew(self._refresh)
         if self._refresh.torn:
             raise PruningError("writing a pattern failed half-way, the weights are not valid: load the policy anew")
         self._publish(self._refresh)

@@ -83,7 +83,7 @@ class Offer:
             averaged = Ensemble(self.ensemble, self.alpha) if self.ensemble else None
             return Session(
                 engine, keys, policy.embodiment.other, self.execute, averaged, self.gripper, policy.seed, time.time_ns,
-                self.prompt, key,
+                self.prompt, key, shares=turns is not None and self.patterns != "own",
             )  # fmt: skip
 
         return Replica(session, self.protocol, self.asks(engine.policy.spec.cameras), turns)

@@ -73,6 +73,8 @@ class Session:
     """The instruction of messages that have none."""
     key: str = ""
     """What the session is called in its answers; empty: they do not say."""
+    shares: bool = False
+    """Whether the pattern is that of other sessions too: an episode of this one does not begin it anew."""
     report: FrameReport | None = None
     """Of the frame that the last message had computed; None where it had none."""
     stamp_ns: int = 0
@@ -82,7 +84,7 @@ class Session:
 
     def start(self) -> None:
         """A new episode: forget the last one."""
-        self.engine.reset(self.seed)
+        self.engine.reset(self.seed, pattern=not self.shares)
         self._left, self._text = [], ""
         if self.ensemble is not None:
             self.ensemble.reset()

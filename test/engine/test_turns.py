@@ -55,7 +55,7 @@ def in_turns(engine, own, before=lambda arm, obs: None):
                 left[present] = engine.leave(own)
             engine.enter(left.get(arm, fresh if own else None))
             if arm not in left:
-                engine.reset(0)
+                engine.reset(0, pattern=own)
             present = arm
         obs = next(seen[arm])
         before(arm, obs)

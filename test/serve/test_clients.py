@@ -31,7 +31,7 @@ class Engine:
             chunk=ActionChunk(0, 0.1, np.tile(obs.joints, (4, 1)), np.full(4, obs.gripper)), report=None
         )
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, pattern: bool = True) -> None:
         self.resets += 1
 
 

@@ -54,7 +54,7 @@ class Engine:
         chunk = ActionChunk(0, 0.1, np.tile(obs.joints, (8, 1)), np.full(8, obs.gripper))
         return SimpleNamespace(chunk=chunk, report=None)
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, pattern: bool = True) -> None:
         self.resets += 1
 
 
