@@ -33,6 +33,7 @@ ARGUMENTS = (
     ("engine", "ogre2", "what draws the cameras' pictures; ogre where there is no OpenGL 3.3", ("ogre2", "ogre")),
     ("pace", "1.0", "seconds simulated in a second, at most: less where policy and pictures share few cores", None),
     ("window", "false", "show Gazebo's window", launching.YES_NO),
+    ("expert", "false", "the expert of the built-in simulator drives, instead of the policy", launching.YES_NO),
     ("task", "apple", "first instruction, of the built-in arm: apple, bottle or banana", None),
     ("seed", "0", "where things stand", None),
     ("gripper", "auto", "how to command it; auto: as its controller offers", launching.GRIPPERS),
@@ -65,6 +66,9 @@ def _all(context: LaunchContext) -> list[Any]:
     if not seed.isdecimal():
         raise EcovlaError(f"seed:={seed}; valid: a whole number from 0 on")
     kortex = LaunchConfiguration("arm").perform(context) == "kortex"
+    expert = LaunchConfiguration("expert").perform(context) == "true"
+    if expert and kortex:
+        raise EcovlaError("expert:=true with arm:=kortex: nobody tells where things stand there; valid: arm:=built_in")
     engine, pace = LaunchConfiguration("engine").perform(context), LaunchConfiguration("pace").perform(context)
     try:
         world = gazebo.world(release, int(seed), engine=engine, pace=float(pace))
@@ -96,7 +100,11 @@ def _all(context: LaunchContext) -> list[Any]:
         _bridge(_written("bridge.yaml", yaml.safe_dump(carried))),
         launching.guard("/", parameters=[gripper], remappings=arm),
         launching.metrics(),
-        *launching.policy(remappings=[*pictures, *arm]),
+        *(
+            [launching.node("demonstrator", remappings=arm)]
+            if expert
+            else launching.policy(remappings=[*pictures, *arm])
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""`ecovla gazebo`: measures how the policy does in Gazebo, through ecovla_gazebo.launch.py."""
+"""`ecovla gazebo`: measures how the policy does in Gazebo, or records how the expert does, through the launch file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from ecovla_ros.cli.options import add_json, module_with_ros
+from ecovla_ros.errors import ConfigError
 from ecovla_ros.sim.gazebo import RELEASES
 from ecovla_ros.sim.tasks import TASKS
 
@@ -34,6 +35,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "pictures/ in the folder",
     )  # fmt: skip
     parser.add_argument(
+        "--demonstrations", type=Path, metavar="FOLDER", help="instead: let the built-in simulator's expert drive, and "
+        "record each solved episode as a bag in this folder; the scenes are others than those that are measured",
+    )  # fmt: skip
+    parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="replace one value of gazebo.yaml, for every method; may be given several times",
     )  # fmt: skip
@@ -42,8 +47,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`ecovla gazebo`. Exit code 1 when episodes are left. Raises ConfigError without ROS 2 or Gazebo."""
-    campaign = module_with_ros("ecovla_ros.stage.gazebo", "the campaign")
     arguments = {"release": options.release, "engine": options.engine, "pace": str(options.pace)}
+    tasks = [name.strip() for name in options.tasks.split(",")]
+    if options.demonstrations is not None:
+        if options.pictures or options.json:
+            raise ConfigError("--demonstrations makes no table; valid: without --json and --pictures")
+        expert = module_with_ros("ecovla_ros.stage.gazebo_demonstrations", "the expert")
+        return int(
+            expert.main(
+                options.seeds, options.seconds, options.minutes, options.demonstrations, arguments, tasks, options.set
+            )
+        )
+    campaign = module_with_ros("ecovla_ros.stage.gazebo", "the campaign")
     return int(
         campaign.main(
             options.seeds,
@@ -53,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             options.json,
             arguments,
             options.pictures,
-            [name.strip() for name in options.tasks.split(",")],
+            tasks,
             options.set,
         )
     )

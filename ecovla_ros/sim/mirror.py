@@ -34,11 +34,11 @@ class Mirror(World):
         """What was told is of a scene that is no more."""
         self._told.clear()
 
-    def follow_arm(self, joints: np.ndarray, closed: float) -> None:
-        """Arm joints (7,), rad, and the gripper as it is commanded, 0 open .. 1 closed."""
+    def follow_arm(self, joints: np.ndarray, closed: float, jaws: float | None = None) -> None:
+        """Arm joints (7,), rad; the gripper as it is commanded, 0 open .. 1 closed, and as it is, if that is known."""
         self.data.qpos[self._q] = joints
         self._closed = closed
-        self.data.qpos[self._finger] = closed * JAW_STROKE
+        self.data.qpos[self._finger] = (closed if jaws is None else jaws) * JAW_STROKE
 
     def put(self, name: str, position: Sequence[float], quaternion: Sequence[float]) -> None:
         """An object or goal stands at (3,), m, turned by (w, x, y, z). Raises SimulationError for what is no pose."""
@@ -57,12 +57,25 @@ class Mirror(World):
             self.data.qpos[start : start + 7] = pose
         self._told.add(name)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the pose of every thing was told."""
+        return self._told == set(THINGS)
+
+    def commanded(self) -> np.ndarray:
+        """Joint positions (7,), rad, as they were told: what is commanded over there is not known here."""
+        return np.array(self.data.qpos[self._q])
+
+    def place_all(self) -> None:
+        """Everything stands where it was told to be."""
+        mujoco.mj_kinematics(self.model, self.data)
+
     def solved(self, task: str) -> bool:
         """Whether the task is solved as things stand; False while a thing's pose was never told."""
         self.task = tasks.find(task)
-        if self._told != set(THINGS):
+        if not self.whole:
             return False
-        mujoco.mj_kinematics(self.model, self.data)
+        self.place_all()
         return self.success()
 
     def weight(self, joints: np.ndarray) -> np.ndarray:

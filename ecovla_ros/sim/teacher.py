@@ -34,15 +34,18 @@ class Teacher(Expert):
         super().__init__(world)
         self._before = world.commanded()
 
-    def follow(self) -> None:
-        """A period has passed, whoever drove: find the place in the plan. `rollout` then gives the way on from here."""
+    def follow(self, passed_s: float = PERIOD_S) -> None:
+        """A period has passed, whoever drove: find the place in the plan. `rollout` then gives the way on from here.
+
+        `passed_s`: how long the arm took from where it was at the last call, s.
+        """
         at = self._world.commanded()
         self._look()
         self._tries = min(self._tries, 1)
         if not self.done:
             self._relocate(at)
             self._next(at, self._progress)  # what is reached is left behind
-        self._progress.velocity = (at - self._before) / PERIOD_S
+        self._progress.velocity = (at - self._before) / passed_s
         self._before = at
 
     @property

@@ -47,11 +47,12 @@ class Driver:
 
     def __init__(
         self, node: Node, executor: SingleThreadedExecutor, watch: Watch, simulator: str = "sim",
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, policy: bool = True,
     ) -> None:  # fmt: skip
-        """`simulator`: the node that lays scenes; `clock`: what an episode's length is told by, s."""
+        """`simulator`: the node that lays scenes; `clock`: what an episode's length is told by, s; `policy`: whether it
+        is a policy that drives, with a lifecycle and a scene to forget."""
         self._node, self._executor, self._watch = node, executor, watch
-        self._simulator, self._clock = simulator, clock
+        self._simulator, self._clock, self._policy = simulator, clock, policy
         self._episode: Episode | None = None
         self._answered = self._commands = 0
         self._state, self._reason = "", ""
@@ -92,9 +93,13 @@ class Driver:
         return elapsed
 
     def bring_up(self) -> None:
-        """Wait for the nodes, configure and activate the policy. Raises EcovlaError."""
-        for client, name in ((self._scene, self._simulator), (self._lifecycle, "policy"), (self._enable, "guard")):
+        """Wait for the nodes, configure and activate the policy, if there is one. Raises EcovlaError."""
+        awaited = [(self._scene, self._simulator), (self._enable, "guard")]
+        awaited += [(self._lifecycle, "policy")] if self._policy else []
+        for client, name in awaited:
             self.until(client.service_is_ready, START_S, f"the services of {name}")
+        if not self._policy:
+            return
         for transition, verb in (
             (Transition.TRANSITION_CONFIGURE, "configure"),
             (Transition.TRANSITION_ACTIVATE, "activate"),
@@ -119,7 +124,8 @@ class Driver:
         answer = self._ask(self._scene, ResetScene.Request(task=task, seed=seed), START_S)
         if not answer.success:
             raise EcovlaError(answer.message)
-        self._ask(self._episodes, Trigger.Request(), ANSWER_S)  # the words may be those of the episode before
+        if self._policy:
+            self._ask(self._episodes, Trigger.Request(), ANSWER_S)  # the words may be those of the episode before
         self._ask_anew(self._forget, Trigger.Request())  # the controller commands the arm where the reset put it
         self.spin(SETTLE_S, lambda: True)
         before = self._answered

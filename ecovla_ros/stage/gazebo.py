@@ -111,7 +111,7 @@ class Campaign:
     def _keep(self, row: Row) -> None:
         self._rows.append(row)
         self._in_a_row = 0
-        _tell(row)
+        tell(row)
         if self._strip is not None:
             self._strip.write(self._out / "pictures" / f"{row['method']}-{row['task']}-{row['seed']}.png")
         self._write()
@@ -165,7 +165,8 @@ def version(release: str) -> str:
     return " ".join(run.stdout.split())
 
 
-def _tell(row: Row) -> None:
+def tell(row: Row) -> None:
+    """Print how an episode went."""
     verdict = "solved" if row["success"] else "lifted" if row["lifted"] else "not solved"
     told = f"{row['method']} {row['task']} {row['seed']}: {verdict} after {row['seconds']:.1f} s of simulated time"
     print(f"{told}, {row['real_time_factor']} of real time, {row['guard_states']}", flush=True)

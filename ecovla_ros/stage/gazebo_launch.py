@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,17 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from ecovla_ros import wire
+from ecovla_ros import config, wire
 from ecovla_ros.errors import ConfigError, EcovlaError
 from ecovla_ros.nodes.ros import qos
-from ecovla_ros.nodes.ros.process import Signals
+from ecovla_ros.nodes.ros.process import PARENT, Signals
 from ecovla_ros.sim import gazebo
 from ecovla_ros.sim.props import REST_HEIGHT
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.stage.driver import ANSWER_S, Driver
+from ecovla_ros.stage.children import Child
+from ecovla_ros.stage.driver import ANSWER_S, START_S, Driver
 from ecovla_ros.stage.strip import EpisodeStrip
+from ecovla_ros.stage.summary import Episode
 from ecovla_ros.types import CAMERAS
 
 STOOD_S = 2.0
@@ -41,6 +45,8 @@ STOPPED_S = 1.5
 """A guard that is disabled has brought the arm to rest after so long, of simulated time, s."""
 REST_S, HOME_S = 0.5, 120.0
 """The arm rests at its start pose for so long, of simulated time, and has so long to come there, of ours, s."""
+RECORDED = (*(f"/{camera}/image" for camera in CAMERAS), "/joint_states", "/instruction")
+"""What a demonstration is made of: an episode that is recorded begins when these are listened to."""
 Row = dict[str, Any]
 
 
@@ -56,9 +62,11 @@ class Launched:
     """Gazebo, bridge, controller, guard and policy, as one launch, and our node beside them. A context manager."""
 
     def __init__(
-        self, arguments: Sequence[str], log: Path, signals: Signals, strip: EpisodeStrip | None = None
-    ) -> None:
-        """Start it. `strip` is shown what the cameras see. Raises ConfigError where there is no `ros2`."""
+        self, arguments: Sequence[str], log: Path, signals: Signals, strip: EpisodeStrip | None = None,
+        policy: bool = True,
+    ) -> None:  # fmt: skip
+        """Start it. `strip` is shown what the cameras see; `policy`: as in `Driver`. Raises ConfigError where there is
+        no `ros2`."""
         self._signals, self._log = signals, log
         ros2 = shutil.which("ros2")
         if ros2 is None:
@@ -81,7 +89,7 @@ class Launched:
                 self._node.create_subscription(Image, f"/{camera}/image", self._looker(camera, strip), qos.SENSOR)
         self._go_home: Any = self._node.create_client(Trigger, "gazebo/home")
         self._called_s = time.monotonic()
-        self.driver = Driver(self._node, self._executor, self._watch, "gazebo", lambda: self._simulated_s)
+        self.driver = Driver(self._node, self._executor, self._watch, "gazebo", lambda: self._simulated_s, policy)
 
     def __enter__(self) -> Launched:
         return self
@@ -97,11 +105,15 @@ class Launched:
         self._executor.shutdown()
         self._node.destroy_node()
 
-    def episode(self, task: str, seed: int, limit_s: float) -> Row:
-        """Drive one task; its row. Raises EcovlaError."""
+    def episode(self, task: str, seed: int, limit_s: float, bag: Path | None = None) -> Row:
+        """Drive one task; its row. `bag`: a folder that is made, for every topic. Raises EcovlaError."""
         self._called_s = time.monotonic()
         self._home()
         episode = self.driver.lay(task, seed)
+        with self._recording(bag):
+            return self._drive(episode, limit_s)
+
+    def _drive(self, episode: Episode, limit_s: float) -> Row:
         self._highest.clear()
         states: Counter[str] = Counter()
         last, began, self._begun_s = [0.0], time.monotonic(), self._simulated_s
@@ -114,7 +126,7 @@ class Launched:
 
         self.driver.drive(episode, limit_s, progress)
         seconds = self._simulated_s - self._begun_s
-        thing = TASKS[task].object
+        thing = TASKS[episode.task].object
         total = max(sum(states.values()), 1)
         return {
             **episode.row(),
@@ -122,6 +134,27 @@ class Launched:
             "guard_states": {name: round(count / total, 3) for name, count in sorted(states.items()) if count},
             "real_time_factor": round(seconds / (time.monotonic() - began), 3),
         }
+
+    @contextmanager
+    def _recording(self, bag: Path | None) -> Iterator[None]:
+        """`ecovla_ros record` in a process of its own, as a user would start it. Raises EcovlaError."""
+        if bag is None:
+            yield
+            return
+        profile = str(config.shipped("fastdds.xml"))
+        surroundings = {**os.environ, "FASTDDS_DEFAULT_PROFILES_FILE": profile, PARENT: str(os.getpid())}
+        recorder = Child("record", {"output": str(bag)}, surroundings, self._log.with_name("record.log"))
+        try:
+            self.driver.until(lambda: self._recorded(recorder), START_S, "the recorder to listen")
+            yield
+            recorder.check()
+        finally:
+            recorder.stop()
+
+    def _recorded(self, recorder: Child) -> bool:
+        recorder.check()
+        ears = self._node.get_subscriptions_info_by_topic
+        return all(any(ear.node_name == recorder.name for ear in ears(topic)) for topic in RECORDED)
 
     def _home(self) -> None:
         """The arm is disarmed and at its start pose. Raises EcovlaError."""
