@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -114,32 +115,11 @@ class Engine:
     def warm_up(self, repeats: int = 3) -> None:
         """Run every shape with every plan and its refresh, and measure the tiers if a deadline is set.
 
-        Before the first frame, which then finds patterns, histories and weights as they were. Raises PruningError where
-        a refresh cannot run.
+        Before the first frame, which then finds patterns, histories, weights and what draws tokens as they were. Raises
+        PruningError where a refresh cannot run.
         """
-        refresh = self._refresh
-        plans = [DENSE, *(() if refresh is None else refresh.plans(without_records=self._by_time or not self._ahead))]
-        if refresh is not None and self.cold_frames and refresh.recording not in plans:
-            plans.append(refresh.recording)
-        for obs in self.policy.examples():
-            for plan in plans:
-                with KERNEL_CHOICE.tuning():
-                    self._answer(obs, plan)
-                self._rehearse(plan)
-            with torch.inference_mode():
-                seen = self.policy.encode(obs)
-                if self._watches:
-                    self._sight.rehearse(seen)
-            if seen.reuse is not None:
-                for plan in (p for p in plans if p.record is None):
-                    self._answer(obs, plan, reuse=True)
-        if refresh is not None and self._by_time:
-            ways = (partial(self._answer, obs, of[refresh.home]) for of in (refresh.sparse, refresh.probing))
-            with refresh.undrawn():
-                self._ahead = not asks_first(*ways)
-        if refresh is not None and self.config.deadline_ms > 0:
-            tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in self._between(refresh)]
-            self._deadline = Deadline(self.config.deadline_ms, tiers)
+        with nullcontext() if self._refresh is None else self._refresh.undrawn():
+            self._run_all(self._refresh, repeats)
 
     @torch.inference_mode()
     def reset(self, seed: int, pattern: bool = True) -> None:
@@ -527,6 +507,29 @@ class Engine:
         if self._streams.recorder is not None:
             for phase in filter(refresh.runs_in, PHASES):
                 refresh.capture(phase, plan, self._streams.recorder)
+
+    def _run_all(self, refresh: Refresh | None, repeats: int) -> None:
+        plans = [DENSE, *(() if refresh is None else refresh.plans(without_records=self._by_time or not self._ahead))]
+        if refresh is not None and self.cold_frames and refresh.recording not in plans:
+            plans.append(refresh.recording)
+        for obs in self.policy.examples():
+            for plan in plans:
+                with KERNEL_CHOICE.tuning():
+                    self._answer(obs, plan)
+                self._rehearse(plan)
+            with torch.inference_mode():
+                seen = self.policy.encode(obs)
+                if self._watches:
+                    self._sight.rehearse(seen)
+            if seen.reuse is not None:
+                for plan in (p for p in plans if p.record is None):
+                    self._answer(obs, plan, reuse=True)
+        if refresh is not None and self._by_time:
+            ways = (partial(self._answer, obs, of[refresh.home]) for of in (refresh.sparse, refresh.probing))
+            self._ahead = not asks_first(*ways)
+        if refresh is not None and self.config.deadline_ms > 0:
+            tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in self._between(refresh)]
+            self._deadline = Deadline(self.config.deadline_ms, tiers)
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
         """`prefill`, `act` and `to_chunk`, with nothing beside them."""

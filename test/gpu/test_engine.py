@@ -69,6 +69,19 @@ def test_replayed_frames_are_the_eager_ones_while_the_pattern_changes(name, refr
     assert np.array_equal(eager[0], replayed[0]) and eager[1:] == replayed[1:]
 
 
+@pytest.mark.parametrize("refresh", config.REFRESHES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_episode_is_answered_as_by_an_engine_that_saw_no_other(name, refresh):
+    """Graphs that were captured before are replayed over rows that were put back."""
+    how, runs = prune(name, refresh=refresh), []
+    for count in (0, 5):
+        policy = family(name)
+        earlier = frames(policy, count, seed=1) if count else ()
+        runs.append(answers(captured(policy), how, STREAMS["side"](), frames(policy, 6), before=earlier))
+    (alone, _, kinds), (after, _, same) = runs
+    assert np.array_equal(alone, after) and kinds == same and "refresh" in kinds
+
+
 @needs_cuda
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_gpu_answers_as_the_cpu_does(name, monkeypatch):

@@ -78,11 +78,16 @@ def frames(policy, count, seed=0):
     return scripted[scenes.CALM_FRAMES - count // 2 :][:count]
 
 
-def answers(policy, prune, streams, observations, warm=True):
-    """Chunks (n, H, 8), pattern ids and frame kinds of a new engine over the observations."""
+def answers(policy, prune, streams, observations, warm=True, before=()):
+    """Chunks (n, H, 8), pattern ids and frame kinds of a new engine over the observations; `before`: those of another
+    episode, which comes first."""
     engine = Engine(policy, prune, streams, ahead=CUDA and prune.refresh == "probe")
     if warm:
         engine.warm_up()
+    for obs in before:
+        engine.step(obs)
+    if before:
+        engine.reset(0)
     steps = [engine.step(obs) for obs in observations]
     engine.close()
     chunks = np.stack([np.c_[s.chunk.joints, s.chunk.gripper] for s in steps])

@@ -33,7 +33,7 @@ def settings_of(tokens: int) -> dict[str, tuple[str, Mapping[str, Any]]]:
     found: dict[str, tuple[str, Mapping[str, Any]]] = {"static": ("none", {}), "dense look": ("dense", {})}
     found |= {f"probe, {n} tokens": ("probe", {"prune.probe_tokens": n}) for n in FEW if n < tokens}
     found[f"probe, all {tokens} tokens"] = "probe", {"prune.probe_tokens": tokens}
-    found |= {f"probe, every {n}th refresh dense": ("probe", {"prune.audit": n}) for n in AUDITS}
+    found |= {f"probe, one refresh in {n} dense": ("probe", {"prune.audit": n}) for n in AUDITS}
     found |= {f"probe, also after {n} frames": ("probe", {"prune.max_age": n}) for n in AGES}
     return found
 
