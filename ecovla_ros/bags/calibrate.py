@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ecovla_ros.bags.ahead import ahead
+from ecovla_ros.bags.clock import timed
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
 from ecovla_ros.bags.read import Bag
 from ecovla_ros.config import Config
@@ -67,7 +68,7 @@ def frames(
 
 def _due(bag: Bag, feed: Feed, taken: Taken) -> Iterator[Frame | Held]:
     try:
-        for raw in bag.raw(feed.topics):
+        for raw in timed(bag, feed.topics):
             yield from feed.take(raw)
     except BagError as error:
         taken.damage = str(error)

@@ -17,6 +17,7 @@ from typing import Any
 from ecovla_ros import build
 from ecovla_ros.bags.ahead import ahead
 from ecovla_ros.bags.answers import AnswerBag
+from ecovla_ros.bags.clock import timed
 from ecovla_ros.bags.guarded import Guarded
 from ecovla_ros.bags.inputs import Feed, Frame, Held, choose
 from ecovla_ros.bags.read import Bag
@@ -110,7 +111,7 @@ def _found(bag: Bag, feed: Feed, clock: Callable[[], float]) -> Iterator[tuple[l
     the messages are handed on all the same: memory does not grow with the bag."""
     messages: list[Raw] = []
     try:
-        for raw in bag.raw(feed.topics):
+        for raw in timed(bag, feed.topics):
             messages.append(raw)
             began = clock()
             due = list(feed.take(raw))

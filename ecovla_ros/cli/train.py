@@ -145,13 +145,14 @@ def _settings(options: argparse.Namespace) -> Any:
 def _import(options: argparse.Namespace, demos: Any) -> None:
     """Recorded episodes of bags and LeRobot folders become shards of the data set."""
     from ecovla_ros.bags import inputs
-    from ecovla_ros.bags.demonstrations import demonstrations
+    from ecovla_ros.bags.demonstrations import GRIPPER, demonstrations
     from ecovla_ros.models.data.normalise import ends_of
     from ecovla_ros.train import lerobot
     from ecovla_ros.train.dataset import PERIOD_NS, import_demonstrations
     from ecovla_ros.train.demos import meta_of
+    from ecovla_ros.types import CAMERAS
 
-    topics, settings = inputs.mapping(options.map), settings_of(options)
+    topics, settings = inputs.mapping(options.map, (*CAMERAS, GRIPPER)), settings_of(options)
     sources = [(path, demonstrations(path, topics, settings.node, arm=settings.arm)) for path in options.bags]
     how = lerobot.Reading(
         lerobot.cameras(options.camera), settings.arm.joints, ends_of("gripper", settings.policy.embodiment.gripper),

@@ -19,6 +19,7 @@ from rosgraph_msgs.msg import Clock as ClockMessage
 from std_msgs.msg import String
 
 from ecovla_ros import wire
+from ecovla_ros.bags.clock import timed
 from ecovla_ros.bags.inputs import IMAGES, choose, mapping
 from ecovla_ros.bags.read import Bag
 from ecovla_ros.bags.stamps import clock_offset, stamp_of
@@ -82,12 +83,12 @@ class ReplayNode(Node):
         return self.create_publisher(getattr(importlib.import_module(f"{package}.msg"), message), ending, profile)
 
     def _first_offset(self, topics: list[str]) -> int:
-        for raw in self._bag.raw(topics):
+        for raw in timed(self._bag, topics):
             return clock_offset(stamp_of(raw), raw.time_ns)
         raise BagError(f"'{self._bag.path}' holds no message on {', '.join(topics)}")
 
     def _rewind(self) -> None:
-        self._messages: Iterator[Raw] = self._bag.raw(list(self._outputs))
+        self._messages: Iterator[Raw] = timed(self._bag, list(self._outputs))
         self._next: Raw | None = next(self._messages)
         self._begin_ns = self._next.time_ns
         self._clock_ns = self._begin_ns - CLOCK_NS

@@ -52,8 +52,11 @@ class Demonstrator:
         """Whether it has given up: the object lies where it cannot be grasped."""
         return self._teacher is not None and self._teacher.lost
 
-    def answer(self, state: ArmState) -> ActionChunk | None:
-        """What it would do from `state` on; None before a period has passed, or while a thing's pose is not known."""
+    def answer(self, state: ArmState, still: bool = False) -> ActionChunk | None:
+        """What it would do from `state` on; None before a period has passed, or while a thing's pose is not known.
+
+        `still`: it does nothing, and begins to when it is no longer asked to.
+        """
         passed_s = (state.stamp_ns - self._stamp_ns) * 1e-9
         if not self._begun or 0.0 <= passed_s < PERIOD_S - SLACK_S:
             return None
@@ -66,6 +69,11 @@ class Demonstrator:
         self._mirror.follow_arm(self._joints, self._closed, state.gripper)
         if not self._mirror.whole:
             return None
+        if still:
+            self._teacher = None
+            return ActionChunk(
+                state.stamp_ns, PERIOD_S, np.tile(self._joints, (HORIZON, 1)), np.full(HORIZON, self._target)
+            )
         self._mirror.place_all()
         if self._teacher is None:
             self._teacher = Teacher(self._mirror)

@@ -107,7 +107,7 @@ class Demonstrations:
             raise ConfigError(f"{bag} exists, and {self._folder / FILE} knows nothing of it; valid: another folder")
         _remove(unfinished)
         row = launched.episode(task, seed, self._told["episode_s"], unfinished)
-        if row["success"]:
+        if row["success"] and unfinished.is_dir():
             unfinished.rename(bag)
         else:
             _remove(unfinished)

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Launched:
         self._called_s = time.monotonic()
         self._home()
         episode = self.driver.lay(task, seed)
-        with self._recording(bag):
+        with nullcontext() if bag is None else self._recording(bag):
             return self._drive(episode, limit_s)
 
     def _drive(self, episode: Episode, limit_s: float) -> Row:
@@ -136,11 +136,8 @@ class Launched:
         }
 
     @contextmanager
-    def _recording(self, bag: Path | None) -> Iterator[None]:
+    def _recording(self, bag: Path) -> Iterator[None]:
         """`ecovla_ros record` in a process of its own, as a user would start it. Raises EcovlaError."""
-        if bag is None:
-            yield
-            return
         profile = str(config.shipped("fastdds.xml"))
         surroundings = {**os.environ, "FASTDDS_DEFAULT_PROFILES_FILE": profile, PARENT: str(os.getpid())}
         recorder = Child("record", {"output": str(bag)}, surroundings, self._log.with_name("record.log"))

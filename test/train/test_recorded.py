@@ -11,15 +11,16 @@ import pytest
 
 from ecovla_ros import wire
 from ecovla_ros.bags import sample
-from ecovla_ros.bags.demonstrations import _frames, demonstrations
+from ecovla_ros.bags.demonstrations import GRIPPER, GRIPPER_KIND, GRIPPER_TOPIC, _frames, demonstrations, told
 from ecovla_ros.bags.inputs import Frame
-from ecovla_ros.bags.sample import Sample
-from ecovla_ros.config import NodeConfig
+from ecovla_ros.bags.kinds import Kinds
+from ecovla_ros.bags.sample import START_NS, Sample, TimedMessage
+from ecovla_ros.config import ArmConfig, NodeConfig
 from ecovla_ros.errors import BagError, CheckpointError, ConfigError
 from ecovla_ros.train import demos, lerobot
 from ecovla_ros.train.dataset import Dataset, import_demonstrations
 from ecovla_ros.train.frames import DemoSettings
-from ecovla_ros.types import CAMERAS, Demonstration, Observation
+from ecovla_ros.types import CAMERAS, GEN3, Demonstration, Observation
 
 TEXTS = ("place the apple in the basket", "place the banana in the basket")
 
@@ -170,7 +171,7 @@ def test_a_bag_of_teleoperation_is_a_demonstration(tmp_path):
     events = list(Sample(seconds=3.0, size=32, encoding="rgb8", instruction=TEXTS[0]).events())
     bag = sample.write(tmp_path / "bag", events)
     (episode,) = demonstrations(bag, {}, NodeConfig())
-    frames = [f.observation for f in _frames(bag, {}, NodeConfig(), 0.1, "") if isinstance(f, Frame)]
+    frames = [f.observation for f, _ in _frames(bag, {}, NodeConfig(), 0.1, "") if isinstance(f, Frame)]
     assert len(episode.gripper) == len(frames) - 1 == len(episode.observations) and len(frames) > 25
     wrapped = (episode.joints - np.array([f.joints for f in frames[1:]]) + np.pi) % (2 * np.pi) - np.pi
     assert np.abs(wrapped).max() < 1e-9  # where it was one period later is where it was sent
@@ -193,3 +194,54 @@ def test_a_second_instruction_begins_another_episode(tmp_path):
     found = list(demonstrations(sample.write(tmp_path / "bag", [*first, *second]), {}, NodeConfig()))
     assert [d.observations[0].instruction for d in found] == list(TEXTS)
     assert all(len({o.instruction for o in d.observations}) == 1 for d in found)
+
+
+def with_jaws(tmp_path, name, jaws, commands=(), topic=GRIPPER_TOPIC):
+    """A bag of 3 s whose jaws are where `jaws` (by seconds) says; commands: (seconds, target)."""
+    events = []
+    for event in Sample(seconds=3.0, size=32, encoding="rgb8", instruction=TEXTS[0]).events():
+        if event.topic == "/joint_states":
+            seconds = (event.time_ns - START_NS) / 1e9
+            event.message.position[list(event.message.name).index(GEN3.gripper)] = jaws(seconds) * GEN3.closed_rad
+        events.append(event)
+    for seconds, target in commands:
+        msg = wire.fill_gripper(
+            Kinds().blank(GRIPPER_KIND), target, 0.5, lambda: Kinds().blank("trajectory_msgs/msg/JointTrajectoryPoint")
+        )
+        events.append(TimedMessage(topic, GRIPPER_KIND, START_NS + round(seconds * 1e9), msg))
+    return sample.write(tmp_path / name, sorted(events, key=lambda event: event.time_ns))
+
+
+def grasp(seconds):
+    """Closes at 1 s, is stopped by something at 0.4 of its stroke, opens at 2 s."""
+    return min(max(2.0 * (seconds - 1.0), 0.0), 0.4) if seconds < 2.0 else max(0.4 - 2.0 * (seconds - 2.0), 0.0)
+
+
+def test_jaws_that_something_stops_are_told_to_close_and_not_to_stand_where_they_stand(tmp_path):
+    """Else a policy trained on them would hold what it grasps with no force."""
+    (guessed,) = demonstrations(with_jaws(tmp_path, "guessed", grasp), {}, NodeConfig())
+    assert set(guessed.gripper[11:19]) == {1.0} and set(guessed.gripper[:9]) == {0.0} and guessed.gripper[-1] == 0.0
+    commands = [(1.0, 1.0), (2.0, 0.0)]
+    (known,) = demonstrations(with_jaws(tmp_path, "known", grasp, commands), {}, NodeConfig())
+    assert set(known.gripper[10:19]) == {1.0} and set(known.gripper[21:]) == {0.0} and set(known.gripper[:9]) == {0.0}
+    half = [(1.0, 0.6), (2.0, 0.0)]
+    (told_half,) = demonstrations(with_jaws(tmp_path, "half", grasp, half), {}, NodeConfig())
+    assert told_half.gripper[15] == pytest.approx(0.6), "what was commanded counts, whatever the jaws did"
+
+
+def test_the_grippers_command_may_be_on_a_topic_of_any_name_and_must_be_one(tmp_path):
+    commands = [(1.0, 0.7)]
+    bag = with_jaws(tmp_path, "bag", grasp, commands, "/hand/command")
+    (episode,) = demonstrations(bag, {GRIPPER: "/hand/command"}, NodeConfig())
+    assert episode.gripper[15] == pytest.approx(0.7)
+    for topic, words in (("/wrist/image", "valid for gripper"), ("/nowhere", "/nowhere")):
+        with pytest.raises(BagError, match=words):
+            list(demonstrations(bag, {GRIPPER: topic}, NodeConfig()))
+    with pytest.raises(BagError, match="--map gripper=TOPIC"):
+        list(demonstrations(bag, {GRIPPER: "/hand/command"}, NodeConfig(), arm=ArmConfig(gripper_joint="thumb")))
+
+
+def test_jaws_are_told_where_they_go_when_they_open(tmp_path):
+    measured = np.array([1.0, 1.0, 0.7, 0.4, 0.3, 0.3, 0.31, 0.3])
+    assert told(measured) == pytest.approx(measured[1:])
+    assert told(np.array([0.0, 0.1, 0.2, 0.2, 0.2, 0.1, 0.0])) == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.1, 0.0])
