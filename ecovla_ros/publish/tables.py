@@ -238,6 +238,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "libero-primary-first": ("libero-primary-first.json", libero_tables.primary),
     "libero-primary-all-mlps": ("libero-primary-all-mlps.json", libero_tables.primary),
     "libero-primary-no-demonstrations": ("libero-primary-no-demonstrations.json", libero_tables.primary),
+    "libero-primary-own-calibration": ("libero-primary-own-calibration.json", libero_tables.primary),
     "libero-parts": ("libero-plan-*.json", libero_tables.parts),
     "libero-parts-all-mlps": ("libero-all-mlps-*.json", partial(libero_tables.parts, plan="libero-all-mlps")),
     "libero-parts-no-demonstrations": (

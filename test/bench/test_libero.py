@@ -481,7 +481,14 @@ def test_a_plan_names_only_what_can_be_run_and_tests_on_states_that_chose_nothin
             config.override_texts(config.Config(), [*part.get("set", ()), f"prune.ratio={variant.ratio}"])
     if "primary" not in plan:
         return
-    scan, primary = parts[plan["primary"]["scan"]], parts.get(plan["primary"]["part"])
+    primary = parts.get(plan["primary"]["part"])
+    if "chosen_by" in plan["primary"]:  # by a part of an earlier plan
+        there = plan["primary"]["chosen_by"]
+        assert there["plan"] in plan["earlier"]
+        other = json.loads(path.with_name(there["plan"]).read_text())
+        scan = next(part for part in other["parts"] if part["name"] == there["part"])
+    else:
+        scan = parts[plan["primary"]["scan"]]
     if primary is not None:
         assert primary["ratio"] in scan["ratio"].split(",") and primary["calibration"] == scan["calibration"]
         assert primary.get("set") == scan.get("set")
