@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ecovla_ros.publish.markdown import MISSING, Document, markdown, number, percent, source
@@ -172,6 +173,42 @@ def parts(*documents: Document, plan: str = "libero-plan") -> str:
     head = ("suite", "calibrated on", "sites", "method", "ratio", "solved", "95 % Wilson",
             "solved by dense alone, by this alone", "McNemar p", "triggers")  # fmt: skip
     return markdown(head, rows, "\n".join(dict.fromkeys(notes)))
+
+
+def pairs(*documents: Document) -> str:
+    """Two parts of plans on the same tasks and initial states, each method against itself in the other part."""
+    rows, notes = [], []
+    for document in documents:
+        settings = document["settings"]
+        for row in document["rows"]:
+            if row["method"] == "dense":
+                continue
+            rows.append([
+                f"{_part(settings['this'])} and {_part(settings['other'])}", row["environment"],
+                f"{row['method']} ({row['refresh']})", f"{100 * row['ratio']:.4g} %",
+                f"{row['this_solved']} and {row['other_solved']} of {row['pairs']}",
+                f"{row['only_this']} and {row['only_other']}",
+                f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})",
+                number(row["mcnemar_p"]),
+            ])  # fmt: skip
+        command = f"python -m ecovla_ros.bench.success.paired {settings['this']} {settings['other']}"
+        notes.append(source(document, command))
+    head = (
+        "parts",
+        "suite",
+        "method",
+        "ratio",
+        "solved",
+        "solved by one alone",
+        "difference, points (95 %)",
+        "McNemar p",
+    )
+    return markdown(head, rows, "\n".join(dict.fromkeys(notes)))
+
+
+def _part(file: str) -> str:
+    """The part of a plan whose result is in `file`."""
+    return Path(file).stem.removeprefix("libero-conditions-").removeprefix("libero-calibrations-")
 
 
 def _solved(row: Document) -> tuple[str, str]:
