@@ -117,14 +117,17 @@ KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
 
 
 def policy(config: PolicyConfig, serving: bool = False) -> Any:
-    """Load a policy, or make one of random weights where the name is a shape, and set torch's threads.
+    """Load a policy, or make one of random weights where the name is a shape, and set torch's threads. `serving`: also
+    one of another arm, whose actions nobody here carries out.
 
     Raises ConfigError for an unknown model and CheckpointError for a checkpoint that does not fit.
     """
     if config.model not in MODELS and config.model not in SHAPES:
         raise ConfigError(unknown("model", config.model, (*MODELS, *SHAPES)))
     if config.embodiment.other and not serving:
-        raise ConfigError("policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` only")
+        raise ConfigError(
+            "policy.embodiment.other: a checkpoint of another arm is for `ecovla serve` and `ecovla bench` only"
+        )
     prepare_process(config)
     device, dtype = device_of(config), dtype_of(config)
     if config.mlp_dtype == "float8" and not (float8.runs_on(device) and dtype == torch.bfloat16):

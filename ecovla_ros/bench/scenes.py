@@ -24,10 +24,12 @@ class SceneFrame:
     observation: Observation
 
 
-def stream(spec: PolicySpec, frames: int, seed: int) -> Iterator[SceneFrame]:
-    """`frames` observations of a policy's cameras and first instruction; the same for the same seed."""
+def stream(spec: PolicySpec, frames: int, seed: int, state: int = 0) -> Iterator[SceneFrame]:
+    """`frames` observations of a policy's cameras and first instruction; the same for the same seed. `state`: how many
+    numbers the state of another arm has; 0: a policy of this one."""
     rng = np.random.default_rng(seed)
     text = spec.instructions[0] if spec.instructions else "place the apple in the basket"
+    other = np.zeros(state) if state else None
     before = after = {c: _scene(hw, rng) for c, hw in spec.cameras.items()}
     for i in range(frames):
         at = i % (CALM_FRAMES + CHANGING_FRAMES)
@@ -38,7 +40,7 @@ def stream(spec: PolicySpec, frames: int, seed: int) -> Iterator[SceneFrame]:
         for c in spec.cameras:
             scene = (1 - share) * before[c] + share * after[c] if share else after[c]
             images[c] = np.clip(scene + rng.integers(-4, 5, scene.shape), 0, 255).astype(np.uint8)
-        obs = Observation(i * PERIOD_NS + 1, images, np.zeros(len(CONTINUOUS)), 0.0, text)
+        obs = Observation(i * PERIOD_NS + 1, images, np.zeros(len(CONTINUOUS)), 0.0, text, other)
         yield SceneFrame(CHANGING if share else CALM, obs)
 
 

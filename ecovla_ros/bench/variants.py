@@ -18,6 +18,7 @@ from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.streams import Streams
 from ecovla_ros.errors import ConfigError, unknown
 from ecovla_ros.models.base import Policy
+from ecovla_ros.models.data.statistics import OtherArmUnits
 from ecovla_ros.prune import pattern
 
 TOKENS = ("none", "fastv", "vla-cache")
@@ -80,14 +81,17 @@ class Bench:
         """`first`: a policy to copy weights from instead of loading one. Raises ConfigError if memory is too small."""
         self.settings, self.variants = settings, list(chosen)
         _check_memory(settings, len(self.variants) - (first is not None))
-        policy = first or build.policy(self.variants[0].policy(settings))
+        policy = first or build.policy(self.variants[0].policy(settings), serving=True)
+        units = getattr(policy, "normaliser", None)
+        self.state = units.widths[0] if isinstance(units, OtherArmUnits) else 0
+        """Numbers of the state of another arm; 0: the policy is one of this arm."""
         self.weights_bytes = weights_bytes(policy)
         self.noise = torch.zeros(policy.spec.horizon, policy.spec.action_dim)
         pruned = config.override(settings, **{"prune.method": "static"}).prune
         energies = build.calibration_of(pruned, policy)
         cold = settings.prune.calibration == "none"
         if not energies and not cold and any(v.method != "dense" for v in self.variants):
-            frames = stream(policy.spec, CALIBRATION_FRAMES, seed + 1)
+            frames = stream(policy.spec, CALIBRATION_FRAMES, seed + 1, self.state)
             energies = calibration(policy, (f.observation for f in frames), self.noise)
         self._energies = energies
         self.policies: list[Any] = [policy]
@@ -126,7 +130,7 @@ def weights_bytes(policy: Policy) -> int:
 
 def _copy(policy: Any, settings: config.PolicyConfig) -> Any:
     """Another policy with the same weights, in channel order."""
-    other = build.policy(settings)
+    other = build.policy(settings, serving=True)
     other.model.load_state_dict(policy.model.state_dict())
     return other
 

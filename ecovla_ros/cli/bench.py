@@ -184,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
         _fidelity: options.fidelity,
     }
     measure = next((measure for measure, asked in kinds.items() if asked), _latency)
+    if settings.policy.embodiment.other and measure not in (_latency, _serve):
+        raise ConfigError("policy.embodiment.other: of a checkpoint of another arm the latency alone can be measured")
     rows, columns = measure(options, settings, chosen)
     print_table(rows, columns)
     if options.json:
@@ -281,7 +283,7 @@ def _fidelity(
     if options.episodes:
         recordings = recorded.recordings(settings, options.environment, options.episodes, options.seed)
     else:
-        frames = list(scenes.stream(bench.policies[0].spec, options.frames, options.seed))
+        frames = list(scenes.stream(bench.policies[0].spec, options.frames, options.seed, bench.state))
         recordings = [fidelity.Recording(options.seed, frames)]
     progress = ProgressLine(len(chosen) * max(1, options.episodes * len(TASKS)), "answered")
     return fidelity.measure(bench, recordings, progress.to), FIDELITY

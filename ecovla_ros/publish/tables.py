@@ -249,6 +249,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
         "libero-conditions-*.json",
         partial(libero_tables.parts, plan="libero-conditions"),
     ),
+    "libero-latency": ("latency-libero.json", speed_tables.latency),
     "libero-pairs": ("libero-pairs-*.json", libero_tables.pairs),
     "libero-parts-calibrations": (
         "libero-calibrations-*.json",

@@ -74,7 +74,7 @@ def measure(
     engines = [bench.engine(i, build.side_streams(settings.policy), seed) for i in range(len(chosen))]
     reports: list[list[FrameReport]] = [[] for _ in chosen]
     block = BLOCK if pace == "back-to-back" else 1
-    scripted = list(stream(engines[0].policy.spec, max(frames + warm_up, CALM_FRAMES + COUNTED), seed))
+    scripted = list(stream(engines[0].policy.spec, max(frames + warm_up, CALM_FRAMES + COUNTED), seed, bench.state))
     timed = scripted[: frames + warm_up]
     shares = [_shares(engine, scripted[0], bench) for engine in engines]
     try:

@@ -60,7 +60,7 @@ def rows(settings: config.Config, ratio: float, refresh: str) -> list[dict[str, 
     out = []
     for index, variant in enumerate(chosen):
         engine = bench.engine(index, build.side_streams(settings.policy), 0)
-        found = _recorded(engine, list(stream(engine.policy.spec, CALM_FRAMES - 4 + FRAMES, 0)))
+        found = _recorded(engine, list(stream(engine.policy.spec, CALM_FRAMES - 4 + FRAMES, 0, bench.state)))
         out += of_variant(settings.policy.model, variant, found)
         engine.close()
     return out

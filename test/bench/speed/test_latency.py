@@ -277,3 +277,16 @@ def test_memory_is_that_of_the_device_the_weights_go_to(monkeypatch):
     settings = config.override(config.Config(), **{"policy.model": "pi05", "policy.dtype": "bfloat16"})
     with pytest.raises(ConfigError, match="3.0 GiB are free"):
         variants.Bench(settings, variants.variants(["static"], ["probe"], [0.25]), 0)
+
+
+def test_a_checkpoint_of_another_arm_is_timed_and_nothing_else(capsys):
+    """Its state is of its own width, and its actions are no joints that could be compared."""
+    other = ["--set", "policy.checkpoint=libero", "--set", "policy.embodiment.other=true"]
+    command = ["bench", "--frames", "2", "--warm-up", "1", "--ratios", "0.5", "--method", "static", *other]
+    assert cli.main(command) == 0 and "static" in capsys.readouterr().out
+    for more in (["--fidelity"], ["--sessions", "2"], ["--nodes", "1"]):
+        assert cli.main([*command, *more]) == 2
+        assert "another arm" in capsys.readouterr().err
+    spec = PolicySpec("x", {"wrist": (32, 32)}, 4, 0.1)
+    assert [f.observation.state for f in scenes.stream(spec, 2, 0)] == [None, None]
+    assert all(f.observation.state.shape == (8,) for f in scenes.stream(spec, 2, 0, 8))
