@@ -494,7 +494,7 @@ def test_a_checkpoint_of_another_arm_is_only_served():
     settings = config.Config(
         policy=PolicyConfig(model="cogact", checkpoint="x", embodiment=EmbodimentConfig(other=True))
     )
-    with pytest.raises(ConfigError, match="for `ecovla serve` and `bench` only"):
+    with pytest.raises(ConfigError, match="for `ecovla serve` and `ecovla bench` only"):
         build.engine(settings)
 
 
