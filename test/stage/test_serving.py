@@ -28,7 +28,7 @@ class Engine:
     def step(self, obs):
         return SimpleNamespace(chunk=ActionChunk(0, 0.1, np.tile(obs.joints, (4, 1)), np.full(4, 0.5)), report=None)
 
-    def reset(self, seed):
+    def reset(self, seed, pattern=True):
         pass
 
 
