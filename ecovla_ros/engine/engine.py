@@ -295,10 +295,11 @@ class Engine:
         kept = self._cold_start and (self._takes_turns or not self._cold.over)
         if self._start is None or kept:
             return
-        self._ended(refresh)
+        failed, known = self._ended(refresh), self._last
+        before = refresh.state
+        self._fault = self._fault or failed or (before.fault if before is not known else "")
         if refresh.torn:
             return
-        before = refresh.state
         moved = refresh.enter(self._start)
         refresh.state = RefreshState(pattern_id=before.pattern_id + bool(moved))
         self._refreshes = 0

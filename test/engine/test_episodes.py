@@ -109,6 +109,16 @@ def test_a_refresh_that_has_not_ended_delays_the_new_beginning_and_does_not_prev
     engine.close()
 
 
+def test_the_fault_of_an_episodes_last_refresh_is_told_in_the_next():
+    engine = made(KINDS["every"], Deferred())
+    engine._refresh.prepare = lambda phase, plan: (_ for _ in ()).throw(PruningError("lost"))
+    assert engine.step(FIRST[0]).report.fault == ""
+    del engine._refresh.prepare
+    engine.reset(0)
+    assert "lost" in engine.step(SECOND[0]).report.fault
+    assert engine.step(SECOND[1]).report.fault == ""
+
+
 def test_torn_weights_stay_torn():
     engine = made(PROBE, Inline())
     driven(engine, FIRST)
