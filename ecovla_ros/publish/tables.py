@@ -230,7 +230,7 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "libero-gate": ("libero-gate.json", libero_tables.gate),
     "libero-answers": (
         "libero-expert.json libero-dense.json libero-gate.json libero-primary.json libero-primary-all-mlps.json "
-        "libero-primary-no-demonstrations.json",
+        "libero-primary-no-demonstrations.json libero-primary-own-calibration.json",
         libero_tables.answers,
     ),
     "libero-dense": ("libero-dense.json", libero_tables.dense),
