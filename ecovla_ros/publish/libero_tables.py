@@ -146,7 +146,7 @@ def _decided(document: Document) -> str:
     points = f"{100 * row['difference']:+.1f} points, {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
     solved = f"the fixed pattern {row['other_solved']}, the one that follows {row['this_solved']}"
     return (
-        f"{told}: with {100 * float(part['ratio']):g} % of them left out (the ratio by the plan's rule) "
+        f"{told}: with {100 * float(part['ratio']):g} % of them left out (the ratio by the plan) "
         f"dense solves {dense_solved} of {row['pairs']} episodes, {solved} ({points}; McNemar p "
         f"{number(row['mcnemar_p'])})"
     )
