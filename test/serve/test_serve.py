@@ -545,7 +545,7 @@ def test_a_session_with_an_ensemble_infers_for_every_action():
 def test_the_papers_rows_are_configurations_that_only_serve(name):
     settings = config.load(config.shipped(name))
     assert settings.policy.embodiment.other and settings.policy.model in build.PUBLISHED
-    with pytest.raises(ConfigError, match="serve. only"):
+    with pytest.raises(ConfigError, match="for `ecovla serve` and `ecovla bench` only"):
         build.engine(settings)
 
 
