@@ -88,7 +88,7 @@ def _frames(
     """Frames, each with what the gripper was told last; NaN where nothing is known of that."""
     with Bag(path) as bag:
         topics = choose(bag, mapped, instruction=instruction, default=node.instruction)
-        gripper = _gripper_topic(bag, mapped)
+        gripper = _gripper_topic(bag, mapped) if arm.joints.gripper else []
         first = instruction or node.instruction
         feed = Feed(bag, topics, node, first, rate_hz=1.0 / period_s, arm=arm, repeats=True)
         command = float("nan")

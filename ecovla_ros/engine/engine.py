@@ -167,6 +167,7 @@ class Engine:
             self._last,
             counts,
             fault or self._fault,
+            self._anew,
         )
 
     @torch.inference_mode()
@@ -174,6 +175,7 @@ class Engine:
         """Go on where an arm was left; None: one that has not been seen yet, and finds the pattern that is in place.
         K and V that tokens kept of another arm are not used. Returns how many rows of the weights moved."""
         self._kept_by, self._fault = None, ""
+        self._anew = situation is not None and situation.anew
         self._trigger = Trigger(self.config.p, self.config.window) if situation is None else deepcopy(situation.trigger)
         self._sight.enter(None if situation is None else situation.tokens)
         if isinstance(self.policy, TakesTurns):

@@ -51,3 +51,5 @@ class Situation:
     """Frames since the pattern changed and since a refresh began, and how many refreshes there were."""
     fault: str = ""
     """Of its last refresh, not told yet."""
+    anew: bool = False
+    """Whether its episode is still to begin from the engine's start: a refresh had not ended."""

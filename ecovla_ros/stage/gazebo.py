@@ -48,11 +48,7 @@ def main(
     """Drive every task, variant and seed that `file` has not yet. `arguments`: of the launch; `pictures`: a strip of
     each episode under `out`/pictures; `overrides`: keys over the launch's configuration. Raises EcovlaError.
     """
-    check(overrides)
-    tasks = [find(name).name for name in tasks]
-    told = {"tasks": tasks, "seeds": seeds, "episode_s": limit_s, "launch": dict(arguments),
-            "gazebo": version(arguments["release"]), "world": fingerprint(arguments),
-            **({"set": list(overrides)} if overrides else {})}  # fmt: skip
+    told = described(tasks, seeds, limit_s, arguments, overrides)
     campaign = Campaign(told, out, file, EpisodeStrip(CAMERAS) if pictures else None)
     out.mkdir(parents=True, exist_ok=True)
     signals, end_s = Signals(), time.monotonic() + 60.0 * minutes
@@ -68,6 +64,17 @@ def main(
     if campaign.work:
         print(f"{len(campaign.work)} episodes are left; the same command goes on with them")
     return int(bool(campaign.work))
+
+
+def described(
+    tasks: Sequence[str], seeds: int, limit_s: float, arguments: Mapping[str, str], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """What episodes are driven, and how: the settings of a result file. Raises EcovlaError for an unknown task, and as
+    `check` does."""
+    check(overrides)
+    return {"tasks": [find(name).name for name in tasks], "seeds": seeds, "episode_s": limit_s,
+            "launch": dict(arguments), "gazebo": version(arguments["release"]), "world": fingerprint(arguments),
+            **({"set": list(overrides)} if overrides else {})}  # fmt: skip
 
 
 class Campaign:

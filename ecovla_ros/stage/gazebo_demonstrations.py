@@ -18,7 +18,6 @@ import rclpy
 from ecovla_ros.bench import document
 from ecovla_ros.errors import ConfigError
 from ecovla_ros.nodes.ros.process import Signals, start_ros
-from ecovla_ros.sim.tasks import find
 from ecovla_ros.stage import gazebo
 from ecovla_ros.stage.gazebo_launch import Hung, Launched, Suspended
 
@@ -39,12 +38,7 @@ def main(
 
     Exit code 1 when episodes are left. Raises EcovlaError.
     """
-    gazebo.check(overrides)
-    tasks = [find(name).name for name in tasks]
-    told = {"tasks": tasks, "seeds": scenes, "episode_s": limit_s, "launch": dict(arguments),
-            "gazebo": gazebo.version(arguments["release"]), "world": gazebo.fingerprint(arguments),
-            **({"set": list(overrides)} if overrides else {})}  # fmt: skip
-    made = Demonstrations(told, folder)
+    made = Demonstrations(gazebo.described(tasks, scenes, limit_s, arguments, overrides), folder)
     signals, end_s = Signals(), time.monotonic() + 60.0 * minutes
     start_ros([])
     try:
@@ -107,7 +101,7 @@ class Demonstrations:
             raise ConfigError(f"{bag} exists, and {self._folder / FILE} knows nothing of it; valid: another folder")
         _remove(unfinished)
         row = launched.episode(task, seed, self._told["episode_s"], unfinished)
-        if row["success"] and unfinished.is_dir():
+        if row["success"]:
             unfinished.rename(bag)
         else:
             _remove(unfinished)

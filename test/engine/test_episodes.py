@@ -109,6 +109,24 @@ def test_a_refresh_that_has_not_ended_delays_the_new_beginning_and_does_not_prev
     engine.close()
 
 
+def test_a_beginning_that_is_due_goes_with_its_arm(monkeypatch):
+    """Whoever takes the next turn keeps the pattern it has followed."""
+    engine = made(PROBE, Inline())
+    driven(engine, FIRST)
+    other = engine.leave(own=True)
+    with monkeypatch.context() as held:
+        held.setattr(Inline, "free", False)
+        engine.reset(0)
+        mine = engine.leave(own=True)
+    engine.enter(other)
+    before = engine.patterns()
+    assert engine.step(FIRST[-1]).report.kind == "sparse" and engine.patterns() == before
+    engine.leave(own=True)
+    engine.enter(mine)
+    engine.step(SECOND[0])
+    assert np.array_equal(driven(engine, SECOND[1:])[0], driven(made(PROBE, Inline()), SECOND)[0][1:])
+
+
 def test_the_fault_of_an_episodes_last_refresh_is_told_in_the_next():
     engine = made(KINDS["every"], Deferred())
     engine._refresh.prepare = lambda phase, plan: (_ for _ in ()).throw(PruningError("lost"))

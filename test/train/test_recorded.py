@@ -241,6 +241,12 @@ def test_the_grippers_command_may_be_on_a_topic_of_any_name_and_must_be_one(tmp_
         list(demonstrations(bag, {GRIPPER: "/hand/command"}, NodeConfig(), arm=ArmConfig(gripper_joint="thumb")))
 
 
+def test_an_arm_without_a_gripper_has_no_command_of_one(tmp_path):
+    bag = with_jaws(tmp_path, "bag", grasp, [(1.0, 1.0)])
+    (episode,) = demonstrations(bag, {}, NodeConfig(), arm=ArmConfig(gripper_joint="none"))
+    assert not episode.gripper.any()
+
+
 def test_jaws_are_told_where_they_go_when_they_open(tmp_path):
     measured = np.array([1.0, 1.0, 0.7, 0.4, 0.3, 0.3, 0.31, 0.3])
     assert told(measured) == pytest.approx(measured[1:])
