@@ -46,6 +46,7 @@ def everywhere(
     for watcher in watchers:
         watcher.start()
     more = () if stop is None else (asked.is_set,)
+    folder.mkdir(parents=True, exist_ok=True)
     meeting = folder.resolve() / "rendezvous"  # a relative path in a file URL would be taken for a host
     meeting.unlink(missing_ok=True)
     told = (count, str(meeting), job, (*arguments, queue.put, *more), queue.put, stop is not None)

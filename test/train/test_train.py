@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from support.ranks import tell_rank
 
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.control.kinematics import pose_jacobian
@@ -20,7 +21,7 @@ from ecovla_ros.sim import events
 from ecovla_ros.sim.env import KinovaEnv
 from ecovla_ros.sim.events import Event
 from ecovla_ros.sim.tasks import TASKS
-from ecovla_ros.train import auxiliary, corrections, demos, fit, record, run, together
+from ecovla_ros.train import auxiliary, corrections, demos, fit, parallel, record, run, together
 from ecovla_ros.train.dataset import PLACES, Dataset, ShardWriter, layout
 from ecovla_ros.train.device import device
 from ecovla_ros.train.frames import DemoSettings
@@ -39,6 +40,12 @@ SETTINGS = run.TrainSettings(
     policy_batch=4,
     calibration_frames=4,
 )
+
+
+def test_processes_meet_in_a_folder_that_is_not_there_yet(tmp_path):
+    told = []
+    parallel.everywhere(2, tmp_path / "data" / "demos", told.append, tell_rank)
+    assert sorted(row["rank"] for row in told) == [0, 1]
 
 
 @pytest.fixture(scope="module")
