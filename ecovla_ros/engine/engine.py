@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -61,8 +62,9 @@ class Engine:
         ahead: bool | None = False,
     ) -> None:
         """`ahead`: issue a whole frame before its trigger is read, where the trigger does not change what it computes.
-        Every frame of refresh `probe` then records. For a device, which otherwise stands still; not with VLA-Cache,
-        whose tokens keep nothing over a frame that records. None: as `warm_up` times it (engine/order).
+        Every frame of refresh `probe` then may record: a device finds by itself whether that is wanted. For a device,
+        which otherwise stands still; not with VLA-Cache, whose tokens keep nothing over a frame that records. None: as
+        `warm_up` times it (engine/order).
 
         Raises PruningError where sites, ratios and settings do not fit.
         """
@@ -75,13 +77,14 @@ class Engine:
         if config.method in ("dense", "random"):
             self._cold.end()
         self._trigger = Trigger(config.p, config.window)
-        self._sight = Sight(None if streams.recorder is None else streams.recorder.apart())
         self._bound = policy if isinstance(policy, BoundPolicy) else None
         self._lets_go = self._bound is not None and self._bound.lets_go
         self._watches = config.method == "ecovla" or self._lets_go
         """Whether frames are compared: for a new pattern, or to let go of a chunk."""
         self._ahead = ahead is not False and config.refresh == "probe" and config.method in ADAPTIVE
         self._by_time = ahead is None and self._ahead
+        apart = None if streams.recorder is None else streams.recorder.apart()
+        self._sight = Sight(apart, None if self._refresh is None or not self._ahead else self._refresh.similarity)
         self._deadline: Deadline | None = None
         self._refreshes = 0
         self._kept_by: Plan | None = None
@@ -390,6 +393,8 @@ class Engine:
             plan = refresh.recording if self._next_is_dense() else refresh.probing[tier]
         if plan.record is not None:
             refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
+            known = self._refreshes_now is not None or self._is_old()
+            refresh.want(math.inf if known else self._trigger.bound())
         if self._refreshes_now:
             self._begin(refresh, plan)
         return plan
@@ -428,8 +433,11 @@ class Engine:
     def _wants_refresh(self, decision: Decision, refresh: Refresh) -> bool:
         if self.config.method not in ADAPTIVE or not self._streams.free:
             return False
-        old = 0 < self.config.max_age <= self._since
-        return decision.fired or self.config.method == "every" or old
+        return decision.fired or self.config.method == "every" or self._is_old()
+
+    def _is_old(self) -> bool:
+        """Whether a refresh is due whatever the trigger says."""
+        return 0 < self.config.max_age <= self._since
 
     def _set_aside(self, plan: Plan, phase: str) -> None:
         """The job of the phase that has just been issued; held back where it is not known if a refresh follows."""
@@ -491,6 +499,7 @@ class Engine:
         seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
+            self._refresh.want(-math.inf if self._ahead else math.inf)  # as in most frames of this plan
         self._pass(seen, plan)
         if self._refresh is not None and plan.record is not None:
             self._refresh.forget_tokens(plan)

@@ -10,6 +10,7 @@ is all that may not be interrupted. On CUDA the number of kernels in both is fix
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ecovla_ros.engine.recorder import Recorder
 from ecovla_ros.engine.situation import OwnPattern
 from ecovla_ros.engine.stack import Change, Stack
 from ecovla_ros.errors import PruningError
+from ecovla_ros.kernels import sums
 from ecovla_ros.prune.energy import spread
 from ecovla_ros.prune.site import Plan, Record, Site
 
@@ -62,6 +64,8 @@ class Refresh:
         self._generator = torch.Generator().manual_seed(config.seed)
         self.stacks = [self._stack(group) for group in _by_shape(chosen)]
         self.sparse = tuple(self._plan(tier) for tier in range(len(self.ratios)))
+        self._gate, self._bound = sums.gate(device), math.inf
+        self._bound_on_host = torch.empty(1, pin_memory=device.type == "cuda")
         self.probing = tuple(replace(plan, record=self._records(probe=True)) for plan in self.sparse)
         self.recording = Plan(record=self._records(probe=False))
         self.state = RefreshState()
@@ -144,6 +148,19 @@ class Refresh:
             if self._laid.get(phase) != laid:
                 self._laid[phase], tokens = laid, self._tokens[phase]
                 tokens.copy_(spread(len(tokens), *laid[:1], laid[2], empty), non_blocking=True)
+
+    @property
+    def similarity(self) -> Tensor:
+        """(): where the similarity of a frame belongs whose probing pass is issued before anybody has read it."""
+        return self._gate[0]
+
+    def want(self, below: float) -> None:
+        """Before a probing pass: what it records is wanted if `similarity` is less than `below`, or no number. Where
+        it is not, kernels may leave the records as they are."""
+        if below == self._bound:
+            return
+        self._bound = self._bound_on_host[0] = below
+        self._gate[1:].copy_(self._bound_on_host, non_blocking=True)
 
     def begin(self, plan: Plan) -> None:
         """A refresh follows the pass of `plan`: its outcome has a place, and the next one samples other tokens."""
@@ -280,7 +297,8 @@ class Refresh:
         return Plan(kept, None, bias, 1.0 - left / rows if rows else 0.0)
 
     def _records(self, probe: bool) -> dict[str, Record]:
-        return {key: record for stack in self.stacks for key, record in stack.records(probe).items()}
+        gate = self._gate if probe else None
+        return {key: record for stack in self.stacks for key, record in stack.records(probe, gate).items()}
 
     def _arrange_at_random(self) -> None:
         generator = torch.Generator().manual_seed(self._config.seed)

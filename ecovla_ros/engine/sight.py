@@ -21,9 +21,10 @@ Places = tuple[int, ...]
 class Sight:
     """Compares each frame with the one before (Eq. 5). `compare` issues the work, `read` waits for its one number."""
 
-    def __init__(self, recorder: Recorder | None = None) -> None:
-        """`recorder`: captures the comparison of frames whose tokens lie where those of the warm-up lay."""
-        self._recorder, self._copy = recorder, HostCopy()
+    def __init__(self, recorder: Recorder | None = None, into: Tensor | None = None) -> None:
+        """`recorder`: captures the comparison of frames whose tokens lie where those of the warm-up lay. `into`, ()
+        float32 where the tokens lie: gets s_t too, for those on the device who must not wait for the host."""
+        self._recorder, self._copy, self._into = recorder, HostCopy(), into
         self._stores: dict[Shapes, dict[str, Tensor]] = {}
         """Tokens of the frame before, by cameras: a captured tower writes those of the next frame over its own."""
         self._replays: dict[tuple[Shapes, Places], tuple[Callable[[], None], Tensor]] = {}
@@ -54,7 +55,7 @@ class Sight:
         for _ in range(2):
             self.compare(seen)
         shapes, vision = _shapes(seen.vision), dict(seen.vision)
-        value = torch.zeros((), device=next(iter(vision.values())).device)
+        value = torch.zeros((), device=next(iter(vision.values())).device) if self._into is None else self._into
 
         def run() -> None:
             value.copy_(self._renewed(shapes, vision))
@@ -73,9 +74,12 @@ class Sight:
             self._copy.start(replay[1])
             return
         if self._compared:
-            self._copy.start(self._renewed(shapes, seen.vision))
-        else:
-            self._keep(shapes, seen.vision)
+            found = self._renewed(shapes, seen.vision)
+            self._copy.start(found if self._into is None else self._into.copy_(found))
+            return
+        self._keep(shapes, seen.vision)
+        if self._into is not None:
+            self._into.fill_(torch.nan)
 
     def read(self) -> float:
         """s_t of the frame compared last; NaN where nothing could be compared (see `scene_similarity`)."""

@@ -81,13 +81,13 @@ class Stack:
         own = (self._sums, self.history, self.factor, self.mean, self.partition.channel, self.inputs)
         return sum(t.nbytes for t in (*own, *sum(self.bias.values(), [])) if t is not None)
 
-    def records(self, probe: bool) -> dict[str, Record]:
-        """Where a pass leaves its statistics; with `probe` it also leaves samples."""
+    def records(self, probe: bool, gate: Tensor | None = None) -> dict[str, Record]:
+        """Where a pass leaves its statistics, where `gate` wants them; with `probe` it also leaves samples."""
         out = {}
         for row, site in enumerate(self.sites):
             energy, sampled, *rest = self._sums[:, 0, row]
             parts = self._sums[:, :, row] if self._sums.shape[1] > 1 else None
-            record = Record(energy, rest[0] if rest else None, parts=parts, calls=site.recorded)
+            record = Record(energy, rest[0] if rest else None, parts=parts, calls=site.recorded, gate=gate)
             if probe and self.inputs is not None:
                 record = record._replace(sampled=sampled, inputs=self.inputs[row], tokens=self._tokens)
             out[site.key] = record

@@ -266,6 +266,11 @@ class CudaSide:
         self._jobs.append((job, self.mark() if mark is None else mark))
 
     def release(self) -> None:
+        """What runs behind the frame is issued when its chunk is on the host: nobody waits for its launches then."""
+        if not self._behind_frame:
+            self._issue()
+
+    def _issue(self) -> None:
         if not self._jobs:
             return
         frame = self.mark() if self._behind_frame else None
@@ -281,11 +286,11 @@ class CudaSide:
         self._pending = True
 
     def rest(self) -> None:
-        self.release()
+        self._issue()
 
     def join(self, limit_s: float | None = None) -> None:
         """Order the main stream after the side stream; the host does not wait."""
-        self.release()
+        self._issue()
         if self._pending:
             before, after = self._around[self._waits % len(self._around)]
             before.record()

@@ -29,10 +29,20 @@ def _active(x, KIND: tl.constexpr):
 
 
 @triton.jit
+def _is_open(gate, GATE: tl.constexpr):
+    """Whether what is recorded is wanted (`Sums.gate`)."""
+    wanted = True
+    if GATE:
+        seen = tl.load(gate)
+        wanted = not ((seen >= tl.load(gate + 1)) & (seen < float("inf")))
+    return wanted
+
+
+@triton.jit
 def _gated(
-    x, gate, up, out, energy, total, sampled, valid, tokens, length, channels, width, weight_row, samples,
+    x, gate, up, out, energy, total, sampled, valid, tokens, wanted, length, channels, width, weight_row, samples,
     KIND: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr, SAMPLED: tl.constexpr, VALID: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SAMPLES: tl.constexpr,
+    GATE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SAMPLES: tl.constexpr,
     LINES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     m = tl.arange(0, BLOCK_M)
@@ -45,18 +55,18 @@ def _gated(
         ask_for(gate + lines)
         ask_for(up + lines)
         wait_for_last()
-    if ENERGY:  # asked for early: they are there when the products are done
-        before = tl.load(energy + n, mask=columns, other=0.0)
+    if ENERGY:  # asked for early: they are there when the products are done, and nothing is made of them before
+        on = _is_open(wanted, GATE)
+        noted, counted = columns & on, rows & on
+        before = tl.load(energy + n, mask=noted, other=0.0)
         if TOTAL:
-            total_before = tl.load(total + n, mask=columns, other=0.0)
-        counts = tl.where(rows, 1.0, 0.0)
+            total_before = tl.load(total + n, mask=noted, other=0.0)
         if VALID:
-            counts = tl.load(valid + m, mask=rows, other=0.0)
+            counts = tl.load(valid + m, mask=counted, other=0.0)
         if SAMPLED:
-            sampled_before = tl.load(sampled + n, mask=columns, other=0.0)
+            sampled_before = tl.load(sampled + n, mask=noted, other=0.0)
             s = tl.arange(0, SAMPLES)
-            token = tl.load(tokens + s, mask=s < samples, other=-1).to(tl.int32)
-            times = tl.sum((m[:, None] == token[None, :]).to(tl.float32), 1)
+            token = tl.load(tokens + s, mask=(s < samples) & on, other=-1)
     gates = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     ups = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
@@ -69,14 +79,24 @@ def _gated(
         ups += tl.dot(part, tl.load(up + where, mask=mask, other=0.0), input_precision="ieee")
     hidden = (_active(gates, KIND) * ups).to(out.dtype.element_ty)
     tl.store(out + m[:, None] * channels + n[None, :], hidden, mask=rows[:, None] & columns[None, :])
-    if ENERGY:  # rows beyond the last are 0
-        values = hidden.to(tl.float32)
-        squares = values * values
-        tl.store(energy + n, before + tl.sum(squares * counts[:, None], 0), mask=columns)
-        if TOTAL:
-            tl.store(total + n, total_before + tl.sum(values * counts[:, None], 0), mask=columns)
-        if SAMPLED:
-            tl.store(sampled + n, sampled_before + tl.sum(squares * times[:, None], 0), mask=columns)
+    if ENERGY:  # noqa: SIM102 - one is known when compiled, the other is not
+        if on:  # rows beyond the last are 0
+            values = hidden.to(tl.float32)
+            squares = values * values
+            if not VALID:
+                counts = tl.where(rows, 1.0, 0.0)
+            tl.store(energy + n, before + tl.sum(squares * counts[:, None], 0), mask=columns)
+            if TOTAL:
+                tl.store(total + n, total_before + tl.sum(values * counts[:, None], 0), mask=columns)
+            if SAMPLED:
+                times = _times(m, token)
+                tl.store(sampled + n, sampled_before + tl.sum(squares * times[:, None], 0), mask=columns)
+
+
+@triton.jit
+def _times(row, token):
+    """How often each row is named by `token`, float32."""
+    return tl.sum((row[:, None] == token.to(tl.int32)[None, :]).to(tl.float32), 1)
 
 
 @triton.jit
@@ -101,20 +121,36 @@ def _made(
 
 @triton.jit
 def _columns(
-    x, out, energy, total, sampled, valid, tokens, length, channels, x_row, span, step, samples,
+    x, out, energy, total, sampled, valid, tokens, wanted, length, channels, x_row, span, step, samples,
     GATES: tl.constexpr, KIND: tl.constexpr, STORED: tl.constexpr, ENERGY: tl.constexpr, TOTAL: tl.constexpr,
-    SAMPLED: tl.constexpr, VALID: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, SAMPLES: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr,
+    SAMPLED: tl.constexpr, VALID: tl.constexpr, GATE: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr,
+    SAMPLES: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         let_next_begin()
         wait_for_last()
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = n < channels
-    squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    values = tl.zeros((BLOCK_N,), dtype=tl.float32)
     first = tl.program_id(1) * span
-    for start in tl.range(first, tl.minimum(first + span, length), BLOCK_L, num_stages=STAGES):
+    last = tl.minimum(first + span, length)
+    if ENERGY:
+        on = _is_open(wanted, GATE)
+        noted = columns & on
+        # each stretch of tokens has sums of its own: nobody else adds to them, in whatever order programs run
+        mine = tl.program_id(1).to(tl.int64) * step + n
+        before = tl.load(energy + mine, mask=noted, other=0.0)
+        squares = tl.zeros((BLOCK_L, BLOCK_N), dtype=tl.float32)  # of all blocks of tokens, added up over rows once
+        if TOTAL:
+            total_before = tl.load(total + mine, mask=noted, other=0.0)
+            values = tl.zeros((BLOCK_L, BLOCK_N), dtype=tl.float32)
+        if SAMPLED:
+            sampled_before = tl.load(sampled + mine, mask=noted, other=0.0)
+            s = tl.arange(0, SAMPLES)
+            token = tl.load(tokens + s, mask=(s < samples) & on, other=-1)
+            seen = tl.zeros((BLOCK_L, BLOCK_N), dtype=tl.float32)
+        if not STORED:
+            last = tl.where(on, last, first)  # there is nothing else to do
+    for start in tl.range(first, last, BLOCK_L, num_stages=STAGES):
         row = start + tl.arange(0, BLOCK_L)
         there = row < length
         hidden = _made(x, row, there, channels, x_row, GATES, KIND, BLOCK_L, BLOCK_N)
@@ -125,26 +161,21 @@ def _columns(
         if ENERGY:
             counts = tl.where(there, 1.0, 0.0)
             if VALID:
-                counts = tl.load(valid + row, mask=there, other=0.0)
-            squares += tl.sum(hidden * hidden * counts[:, None], 0)
+                counts = tl.load(valid + row, mask=there & on, other=0.0)
+            if on:
+                square = hidden * hidden
+                squares += square * counts[:, None]
+                if TOTAL:
+                    values += hidden * counts[:, None]
+                if SAMPLED:
+                    seen += square * _times(row, token)[:, None]
+    if ENERGY:  # noqa: SIM102 - one is known when compiled, the other is not
+        if on:
+            tl.store(energy + mine, before + tl.sum(squares, 0), mask=columns)
             if TOTAL:
-                values += tl.sum(hidden * counts[:, None], 0)
-    if ENERGY:
-        # each stretch of tokens has sums of its own: nobody else adds to them, in whatever order programs run
-        mine = tl.program_id(1).to(tl.int64) * step + n
-        tl.store(energy + mine, tl.load(energy + mine, mask=columns, other=0.0) + squares, mask=columns)
-        if TOTAL:
-            tl.store(total + mine, tl.load(total + mine, mask=columns, other=0.0) + values, mask=columns)
-        if SAMPLED:  # noqa: SIM102 - one is known when compiled, the other is not
-            if tl.program_id(1) == 0:
-                s = tl.arange(0, SAMPLES)
-                known = s < samples
-                row = tl.load(tokens + s, mask=known, other=0).to(tl.int32)
-                hidden = _made(x, row, known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
-                if STORED:
-                    hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
-                seen = tl.sum(tl.where(known[:, None], hidden * hidden, 0.0), 0)
-                tl.store(sampled + n, tl.load(sampled + n, mask=columns, other=0.0) + seen, mask=columns)
+                tl.store(total + mine, total_before + tl.sum(values, 0), mask=columns)
+            if SAMPLED:
+                tl.store(sampled + mine, sampled_before + tl.sum(seen, 0), mask=columns)
 
 
 def gated(
@@ -190,8 +221,9 @@ def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int,
 
 
 def _pointers(sums: Sums | None, x: Tensor) -> tuple[Tensor, ...]:
-    """Energy, total, sampled, valid, tokens; x where there is none, which is then not read."""
-    given = (None,) * 5 if sums is None else (sums.energy, sums.total, sums.sampled, sums.valid, sums.tokens)
+    """Energy, total, sampled, valid, tokens, gate; x where there is none, which is then not read."""
+    none = (None,) * 6
+    given = none if sums is None else (sums.energy, sums.total, sums.sampled, sums.valid, sums.tokens, sums.gate)
     return tuple(x if t is None else t for t in given)
 
 
@@ -201,6 +233,7 @@ def _kinds(sums: Sums | None) -> dict[str, bool]:
         "TOTAL": sums is not None and sums.total is not None,
         "SAMPLED": sums is not None and sums.sampled is not None and sums.tokens is not None,
         "VALID": sums is not None and sums.valid is not None,
+        "GATE": sums is not None and sums.gate is not None,
     }
 
 

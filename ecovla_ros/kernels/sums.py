@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 PARTS = 8
@@ -26,6 +27,9 @@ class Sums(NamedTuple):
     parts: Tensor | None = None
     """(kinds, P, R) float32: the buffers above are its part 0; a kernel may add stretches of tokens to parts of their
     own. None: there is one part."""
+    gate: Tensor | None = None
+    """(2,) float32, what was seen and a bound: nothing is added where a number was seen that is at least the bound.
+    None: everything is. For kernels alone; `add` adds."""
 
     @property
     def stretches(self) -> int:
@@ -46,3 +50,8 @@ class Sums(NamedTuple):
             self.total[:rows] += wide.sum(0) if self.valid is None else self.valid @ wide
         if self.sampled is not None and self.tokens is not None:
             self.sampled[:rows] += squares.index_select(0, self.tokens).sum(0)
+
+
+def gate(device: torch.device) -> Tensor:
+    """A gate that is open: what is recorded is added."""
+    return torch.tensor((0.0, torch.inf), device=device)

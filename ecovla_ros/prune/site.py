@@ -91,6 +91,9 @@ class Record(NamedTuple):
     part 0 is `energy`, `sampled` and `total`. What was recorded is the sum over the parts. None: there is one part."""
     calls: int = 0
     """How many calls of the frame, the last ones, record; 0: all."""
+    gate: Tensor | None = None
+    """Where a device finds whether what is recorded is wanted (`kernels.sums.Sums.gate`), and kernels then leave it:
+    a frame is issued before its trigger is known. None: it is wanted."""
 
     def added(self) -> list[Tensor]:
         """Everything a pass adds to."""

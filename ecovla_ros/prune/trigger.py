@@ -44,6 +44,18 @@ class Trigger:
         threshold = quantile(self._history, self._p)
         return Decision(similarity < threshold, similarity, threshold)
 
+    def bound(self) -> float:
+        """What the next similarity must be below to fire, but for rounding; one that is not below surely does not.
+
+        Known before it is, since its own quantile is: of n values the one at place (n - 1) p from below, or a mean of
+        that and the next. s_t is below it only if it is among the ones before that place, or at it with a larger next.
+        """
+        others = sorted(list(self._history)[1 - (self._history.maxlen or 0) :])
+        place = len(others) * self._p
+        below = math.floor(place)
+        first = below if place > below else below - 1
+        return others[first] if 0 <= first < len(others) else -math.inf
+
     def reset(self) -> None:
         """Forget the history: a new episode, or a clock that jumped."""
         self._history.clear()

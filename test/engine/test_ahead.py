@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from kernels.test_kernels import interpret
 from support import all_models as models
 from support.engine_runs import BOTH, PROBE, SCENES, chunks, energies
 from support.toy import Toy
@@ -58,6 +60,64 @@ SETTINGS = {
 def test_going_ahead_changes_nothing_but_the_order(streams, changes):
     config = replace(PROBE, **changes)
     same(frames(Engine(Toy(), config, Inline()), SCENES), frames(Engine(Toy(), config, streams(), ahead=True), SCENES))
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_a_device_finds_that_records_are_wanted_where_a_refresh_follows(changes):
+    """By the similarity and the bound that lie on it: kernels read them, and nobody waits for the host."""
+    engine = Engine(Toy(), replace(PROBE, p=0.4, **changes), Inline(), ahead=True)
+    engine.calibrate(energies(engine.policy))
+    engine.warm_up()
+    found = []
+    for obs in SCENES:
+        ahead = engine._goes_ahead()
+        kind = engine.step(obs).report.kind
+        seen, bound = engine._refresh._gate.tolist()
+        wanted = not (bound <= seen < math.inf)
+        found.append((ahead, kind, wanted))
+        assert wanted or kind != "refresh"
+    assert (
+        changes.get("refresh") == "dense"
+        or changes.get("method") == "every"
+        or {(kind, wanted) for ahead, kind, wanted in found if ahead} == {("refresh", True), ("sparse", False)}
+    )
+
+
+GATED = """
+import numpy as np
+from dataclasses import replace
+from support import all_models as models
+from support.engine_runs import PROBE, chunks
+from ecovla_ros.engine.engine import Engine
+from ecovla_ros.engine.streams import Inline
+from ecovla_ros.kernels import gated_triton
+import torch
+torch.set_num_threads(1)
+runs, asked = [], []
+kernel = gated_triton.gated
+def noted(x, gate, up, activation, sums, shape):
+    out = kernel(x, gate, up, activation, sums, shape)
+    if sums is not None and sums.gate is not None:
+        asked.append(not (sums.gate[1] <= sums.gate[0] < np.inf))
+    return out
+gated_triton.gated = noted
+for ahead in (False, True):
+    asked.clear()
+    policy = models.policy("pi05", bucket=8)
+    groups = tuple(sorted({s.group for s in policy.sites if s.group.endswith(".mlp")}))
+    engine = Engine(policy, replace(PROBE, sites=groups, p=0.5), Inline(), ahead=ahead)
+    steps = [engine.step(models.observation(policy, seed=i // 3)) for i in range(6)]
+    runs.append((chunks(steps), engine.patterns(), [s.report.kind for s in steps]))
+    engine.close()
+(one, first, kinds), (other, second, same) = runs
+assert np.array_equal(one, other) and first == second and kinds == same, kinds
+assert set(kinds[2:]) == {"refresh", "sparse"} and len(set(asked)) == 2, "both kinds of frame were compared"
+"""
+
+
+def test_kernels_leave_records_alone_where_no_refresh_follows_and_nothing_differs():
+    """In Triton's interpreter."""
+    interpret(GATED, "test")
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)

@@ -302,7 +302,10 @@ def test_a_refresh_that_cannot_run_is_found_in_warm_up():
 
 @pytest.mark.parametrize("behind_frame", [False, True])
 def test_a_refresh_begins_where_it_was_set_aside_or_behind_the_whole_frame(monkeypatch, behind_frame):
-    """torch.cuda by a stand-in: what a job waited for was recorded before the action head, or after it."""
+    """torch.cuda by a stand-in: what a job waited for was recorded before the action head, or after it.
+
+    Behind the frame it is issued only once its chunk is on the host.
+    """
     waited = []
     side = SimpleNamespace(wait_event=lambda event: waited.append(event.at), synchronize=lambda: None)
     monkeypatch.setattr(Event, "now", 0.0)
@@ -322,6 +325,8 @@ def test_a_refresh_begins_where_it_was_set_aside_or_behind_the_whole_frame(monke
         made.aside(lambda: lambda: jobs.append(2), head)
         last = head.at
         made.release()
+        assert jobs == ([] if behind_frame else [1, 2])
+        made.rest()
         assert jobs == [1, 2]
         assert all(at > last for at in waited) if behind_frame else waited == [prefill.at, head.at]
         made.join()

@@ -82,6 +82,17 @@ def test_an_episode_is_answered_as_by_an_engine_that_saw_no_other(name, refresh)
     assert np.array_equal(alone, after) and kinds == same and "refresh" in kinds
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_frame_issued_before_its_trigger_is_read_is_the_one_that_waits(name):
+    """A device finds by itself whether what a frame records is wanted."""
+    how, runs = prune(name, method="ecovla", p=0.4), []
+    for ahead in (False, True):
+        policy = family(name)
+        runs.append(answers(captured(policy), how, STREAMS["side"](), frames(policy, COUNT // 2), ahead=ahead))
+    (asked, _, kinds), (ahead, _, same) = runs
+    assert np.array_equal(asked, ahead) and kinds == same and {"refresh", "sparse"} <= set(kinds)
+
+
 @needs_cuda
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_gpu_answers_as_the_cpu_does(name, monkeypatch):

@@ -138,12 +138,22 @@ def test_a_gated_mlp_and_its_sums_equal_the_reference_every_way(call, noted):
             if first is not None:
                 assert torch.equal(first, second), f"{name}: sums run to run"
                 close(first, theirs, 1e-2)
+        if noted is not None:
+            for seen, bound in ((0.5, 0.5), (0.5, 0.6)):
+                gated_sums = sums(channels, length, *noted)._replace(gate=torch.tensor([seen, bound], device="cuda"))
+                assert torch.equal(way(weights, gated_sums), found), f"{name}: recording or not"
+                for first, open_gate in zip(gated_sums[:3], notes[0][:3]):
+                    expected_sums = torch.ones_like(first) if seen >= bound else open_gate
+                    assert torch.equal(first, expected_sums), f"{name}: gate {seen}, {bound}"
     if several == slice(None):
         notes = None if noted is None else sums(channels, length, *noted)
         timed = {name: lambda w, way=way: way(w, notes) for name, way in ways.items()}
         timed["torch"] = lambda w: gated.reference(x, w[0::2], w[1::2], activation)
         label = "" if noted is None else ", recorded"
         TIMES[f"gated {call}{label} {(length, channels, width)}"] = measured(timed, (weights,))
+        if notes is not None:
+            notes = notes._replace(gate=torch.tensor([0.5, 0.5], device="cuda"))
+            TIMES[f"gated {call}, not wanted {(length, channels, width)}"] = measured(timed, (weights,))
 
 
 @pytest.mark.parametrize("length, width", [(50, 1024), (544, 2048), (608, 4096), (34, 768), (512, 1152)])

@@ -57,6 +57,22 @@ for length, channels, width, activation in ((5, 40, 33, "gelu"), (64, 64, 32, "s
                 if ours is not None:
                     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 torch.testing.assert_close(gated.hidden(x, weights, "gelu"), expected, rtol=1e-4, atol=1e-4)
+both = F.linear(x, weights)
+for channels, made in (
+    (50, lambda n: gated_triton.columns(both, "gelu", n, (16, 16, 4, 2))),
+    (50, lambda n: gated_triton.gated(x[:64], weights[0::2], weights[1::2], "gelu", n, (16, 16, 4, 2))),
+    (48, lambda n: gated_triton.columns(x, "plain", n, (16, 16, 4, 2))),
+):
+    plain, always = made(None), sums(channels, 64, True, True, True)
+    always = always._replace(valid=torch.ones(70))
+    made(always)
+    for seen, bound in ((0.5, torch.inf), (0.5, 0.6), (torch.nan, 0.4), (0.5, 0.5), (0.5, 0.4), (0.5, -torch.inf)):
+        noted = sums(channels, 64, True, True, True)._replace(valid=torch.ones(70), gate=torch.tensor([seen, bound]))
+        torch.testing.assert_close(made(noted), plain, rtol=0, atol=0)
+        shut = seen >= bound
+        for ours, theirs in zip(noted[:3], always[:3]):
+            assert torch.equal(ours, torch.ones(channels) if shut else theirs), (seen, bound)
+            assert not torch.equal(theirs, torch.ones(channels))
 noted, wanted = Sums(torch.zeros(48)), Sums(torch.zeros(48))
 wanted.add(x)
 assert gated.activated(x, "plain", noted) is x

@@ -30,6 +30,26 @@ def test_trigger_follows_its_quantile(values, p, window):
         assert trigger.update(s).fired == (s < threshold)
 
 
+@given(
+    st.lists(st.floats(-1, 1, width=32), max_size=60),
+    st.floats(-1, 1, width=32),
+    st.integers(0, 64),
+    st.integers(2, 20),
+)
+def test_what_fires_is_below_a_bound_that_was_known_before(values, next_one, place, window):
+    p = place / 64
+    trigger = Trigger(p, window)
+    for s in values:
+        trigger.update(s)
+    bound, low = trigger.bound(), -2.0
+    assert trigger.bound() == bound, "asking changes nothing"
+    assert not trigger.update(next_one).fired or next_one < bound
+    other = Trigger(p, window)
+    for s in values:
+        other.update(s)
+    assert other.update(low).fired == (low < bound), "and far below it everything fires"
+
+
 def test_trigger_constant_scene_never_fires():
     trigger = Trigger(0.8, 10)
     assert not any(trigger.update(0.99).fired for _ in range(50))

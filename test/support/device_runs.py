@@ -78,10 +78,10 @@ def frames(policy, count, seed=0):
     return scripted[scenes.CALM_FRAMES - count // 2 :][:count]
 
 
-def answers(policy, prune, streams, observations, warm=True, before=()):
+def answers(policy, prune, streams, observations, warm=True, before=(), ahead=CUDA):
     """Chunks (n, H, 8), pattern ids and frame kinds of a new engine over the observations; `before`: those of another
     episode, which comes first."""
-    engine = Engine(policy, prune, streams, ahead=CUDA and prune.refresh == "probe")
+    engine = Engine(policy, prune, streams, ahead=ahead and prune.refresh == "probe")
     if warm:
         engine.warm_up()
     for obs in before:

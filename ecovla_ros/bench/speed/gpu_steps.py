@@ -85,7 +85,7 @@ STEPS = (
         _small_at_40("pi05-reduced", *PI, *PROBE, *FIT),
     ),
     GpuStep(
-        "pi05-behind", "the same, refreshes behind the frame, and the trigger asked when it is faster", 90,
+        "pi05-behind", "the same, refreshes behind the frame, and the trigger asked when it is faster", 120,
         _at_40("pi05", 100, *PI, *PROBE, *FIT, *BEHIND),
     ),
     GpuStep(
@@ -107,6 +107,11 @@ STEPS = (
         _bench("mini", "--ratios", "0.4", "--frames", "100", "--warm-up", "10", "--set", "prune.p=0.2",
                "--refresh", "probe", *EARLY),
         _small_at_40("mini", "--refresh", "probe"),
+    ),
+    GpuStep(
+        "mini-behind", "the shipped policy, refreshes behind the frame, and the trigger asked when it is faster", 60,
+        _bench("mini", "--ratios", "0.4", "--frames", "200", "--warm-up", "10", "--set", "prune.p=0.2", *PROBE,
+               *BEHIND, *EARLY),
     ),
     GpuStep(
         "pi05-sms16-fit", "pi0.5 on 16 multiprocessors, a small GPU, channels kept by time", 90,

@@ -85,7 +85,7 @@ def sums_of(use: SiteUse, valid: Tensor | None) -> Sums | None:
     if record is None:
         return None
     sampled = record.sampled if use.sample is not None and record.inputs is not None else None
-    return Sums(record.energy, record.total, sampled, record.tokens, valid, record.parts)
+    return Sums(record.energy, record.total, sampled, record.tokens, valid, record.parts, record.gate)
 
 
 def _through(block: Any, flow: Flow, table: tuple[Tensor, Tensor], extend: Any, mask: Any, use: Any) -> Flow:
