@@ -103,8 +103,8 @@ class PolicyConfig:
     ask: str = _one_of(
         "late", ("late", "first", "timed"),
         "when the trigger of a frame is asked on CUDA, refresh probe: late, every frame being issued at once, a device "
-        "finding by itself whether to record; first, so that only those record that a refresh follows; timed: as warm-up "
-        "finds faster",
+        "finding by itself whether to record; first, so that only those record that a refresh follows; timed: as "
+        "warm-up finds faster",
     )  # fmt: skip
     graphs: bool = _doc(True, "on CUDA capture prefill and act as graphs, one per plan and shape")
     seed: int = _between(0, 0, 2**31 - 1, "seed of the flow noise")

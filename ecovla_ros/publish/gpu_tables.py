@@ -16,7 +16,7 @@ def policy(*documents: Document) -> str:
             if row.get("scope") == "policy" and row["frames"] == "all":
                 rows.append(_policy_row(row, document))
     head = ("model", "method", "refresh", "ratio", "frames", "policy call, mean ms", "p50 / p95 / p99 ms", "speed-up",
-            "MACs left", "of ideal", "prefill, ms", "action head, ms", "kernels", "frames that trigger")  # fmt: skip
+            "MACs left", "of ideal", "prefill, ms", "action head, ms", "kernels", "frames that trigger", "commit")  # fmt: skip
     return markdown(head, rows, sources(documents))
 
 
@@ -36,6 +36,7 @@ def _policy_row(row: Document, document: Document) -> list[str]:
         *(f"{phases[p]['mean_ms']:.1f}" if p in phases else "-" for p in ("prefill", "act")),
         _kernels(row, document),
         percent(row.get("trigger_rate")),
+        document["commit"][:7],
     ]
 
 

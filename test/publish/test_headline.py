@@ -11,7 +11,7 @@ from ecovla_ros.publish import headline, tables
 from ecovla_ros.publish.markdown import MISSING
 
 KEYS = {"method": "ecovla", "refresh": "probe"}
-FILES = ("table.json", "latency_mid_bf16.json", "h100-pi05.json", "faults.json", "trial.json")
+FILES = ("table.json", "latency_mid_bf16.json", "gpu-pi05.json", "faults.json", "trial.json")
 
 
 def documents(verdict="not inferior", violations=0):

@@ -2,7 +2,8 @@
 
 Regime: batch 1, two cameras; the prefix pass is compute-bound, the action head runs a few tokens many times and is
 bound by overhead and weight traffic. Methods are interleaved frame by frame, forwards and backwards in turn (A B C, C B
-A, ...), so that a drift of the machine hits all alike. Every frame counts: sparse, refresh and dense.
+A, ...), so that a drift of the machine hits all alike; only a reference that is compiled comes after them all. Every
+frame counts: sparse, refresh and dense.
 
 Pace. `paced`: between two frames of a variant there is time enough for its refresh, as on an arm whose policy waits for
 the next image. `back-to-back`: each variant runs a few frames without a pause, and what is left of the refresh then
@@ -100,6 +101,8 @@ def measure(
     finally:
         for engine in engines:
             engine.close()
+    if reference is not None:
+        reference.run_compiled([frame.observation for frame in timed[warm_up:]])
     made = [
         row
         for variant, own, known in zip(chosen, reports, facts)

@@ -247,6 +247,7 @@ def test_the_reference_runs_compiled_too_and_says_where_it_cannot(small_referenc
     obs = small.observation(small.SIGLIP, text=made.policy.spec.instructions[0])
     for _ in range(3):
         made.turn(obs, True)
+    made.run_compiled([obs] * 4)
     assert [len(made.times[n]) for n in ("padded", "exact", "padded, compiled", "exact, compiled")] == [2] * 4
     parts, steps = 2, made.steps
     assert len(ran) == (parts + steps) * 2 * (reference.REHEARSALS + 2)
@@ -257,6 +258,7 @@ def test_the_reference_runs_compiled_too_and_says_where_it_cannot(small_referenc
     broken.append(True)
     other = reference.Reference("small", config.PolicyConfig(device="cpu"), 1, compiler)
     other.turn(obs, True)
+    other.run_compiled([obs])
     rows = other.rows(1.0)
     assert [r["method"] for r in rows] == ["transformers, padded", "transformers, exact"]
     assert rows[0]["compiled_note"] == "RuntimeError: no compiler here"
