@@ -194,8 +194,11 @@ class Engine:
         return self._refresh.enter(situation.pattern)
 
     @torch.inference_mode()
-    def step(self, obs: Observation) -> Step:
-        """Answer one observation. Raises ObservationError, ControlError or PruningError; what is valid stays valid."""
+    def step(self, obs: Observation, rest: bool = True) -> Step:
+        """Answer one observation. `rest` False: the caller says with `rest` when the answer is on its way.
+
+        Raises ObservationError, ControlError or PruningError; what is valid stays valid.
+        """
         watch = self._watch
         watch.start()
         seen = self._encode(obs)
@@ -218,8 +221,15 @@ class Engine:
         self._streams.release()
         chunk, fault = self._to_chunk(seen, plan, fault)
         watch.lap("post")
-        self._streams.rest()
+        if rest:
+            self.rest()
         return Step(chunk, self._report(seen, decision, plan, fault))
+
+    @torch.inference_mode()
+    def rest(self) -> None:
+        """Behind a `step` that was told not to: a refresh may have the time until the next one. Without it that one
+        begins the refresh and waits."""
+        self._streams.rest()
 
     @property
     def sparse_plan(self) -> Plan:

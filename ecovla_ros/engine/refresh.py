@@ -65,7 +65,6 @@ class Refresh:
         self.stacks = [self._stack(group) for group in _by_shape(chosen)]
         self.sparse = tuple(self._plan(tier) for tier in range(len(self.ratios)))
         self._gate, self._bound = sums.gate(device), math.inf
-        self._bound_on_host = torch.empty(1, pin_memory=device.type == "cuda")
         self.probing = tuple(replace(plan, record=self._records(probe=True)) for plan in self.sparse)
         self.recording = Plan(record=self._records(probe=False))
         self.state = RefreshState()
@@ -159,8 +158,8 @@ class Refresh:
         it is not, kernels may leave the records as they are."""
         if below == self._bound:
             return
-        self._bound = self._bound_on_host[0] = below
-        self._gate[1:].copy_(self._bound_on_host, non_blocking=True)
+        self._bound = below
+        self._gate[1].fill_(below)  # a kernel's argument: a copy from the host would wait its turn between kernels
 
     def begin(self, plan: Plan) -> None:
         """A refresh follows the pass of `plan`: its outcome has a place, and the next one samples other tokens."""

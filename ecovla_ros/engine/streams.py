@@ -5,7 +5,7 @@ A job has two halves: called, it computes and writes nothing that a frame reads;
 `mark()` names the place that the main stream has been issued to.
 `aside(job, mark)` sets a job aside; it may start once everything issued before the mark on the main stream is done.
 `release()` says the rest of the frame has been issued: a device may be given what was set aside.
-`rest()` says the frame is over: what was set aside may use the machine until the next `join`.
+`rest()` says the frame is over, its answer on its way: what was set aside may use the machine until the next `join`.
 `join(limit_s)` returns, or orders the main stream, only after every job set aside is done. The next frame joins before
 it reads a pattern or writes a record. A job that raises is reported by `join` as a PruningError, once, after it has
 ended; inference goes on whatever it was. One that has not come to its writing half after `limit_s` is given up: it

@@ -257,8 +257,9 @@ class PolicyNode(LifecycleNode):
         if self._spec.instructions and seen.instruction not in self._spec.instructions:
             raise ObservationError(unknown("instruction", seen.instruction, self._spec.instructions))
         decode_ms = 1e3 * (time.perf_counter() - began)
-        step = self._engine.step(seen)
+        step = self._engine.step(seen, rest=False)
         self._publish(step, decode_ms)
+        self._engine.rest()
 
     def _publish(self, step: Any, decode_ms: float) -> None:
         report = replace(step.report, stages_ms={**step.report.stages_ms, "decode": decode_ms})

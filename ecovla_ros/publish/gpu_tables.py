@@ -16,7 +16,8 @@ def policy(*documents: Document) -> str:
             if row.get("scope") == "policy" and row["frames"] == "all":
                 rows.append(_policy_row(row, document))
     head = ("model", "method", "refresh", "ratio", "frames", "policy call, mean ms", "p50 / p95 / p99 ms", "speed-up",
-            "MACs left", "of ideal", "prefill, ms", "action head, ms", "kernels", "frames that trigger", "commit")  # fmt: skip
+            "MACs left", "of ideal", "prefill, ms", "action head, ms", "kernels", "frames that trigger",
+            "commit")  # fmt: skip
     return markdown(head, rows, sources(documents))
 
 

@@ -22,8 +22,8 @@ from ecovla_ros.engine.streams import Deferred, Inline, Worker
 FACTS = ("triggered", "similarity", "threshold", "pattern_id", "pattern_age", "swaps", "ratio", "fault")
 
 
-def frames(engine, observations):
-    steps = [engine.step(obs) for obs in observations]
+def frames(engine, observations, **how):
+    steps = [engine.step(obs, **how) for obs in observations]
     engine.settle()
     patterns = engine.patterns()
     engine.close()
@@ -60,6 +60,22 @@ SETTINGS = {
 def test_going_ahead_changes_nothing_but_the_order(streams, changes):
     config = replace(PROBE, **changes)
     same(frames(Engine(Toy(), config, Inline()), SCENES), frames(Engine(Toy(), config, streams(), ahead=True), SCENES))
+
+
+@pytest.mark.parametrize("says", [False, True])
+@pytest.mark.parametrize("streams", [Deferred, Worker], ids=["deferred", "gap"])
+def test_a_refresh_may_wait_until_the_answer_is_on_its_way(streams, says):
+    """Whether the caller says so or not: then the next frame begins it."""
+    plain = frames(Engine(Toy(), PROBE, Inline()), SCENES)
+    engine, rested = Engine(Toy(), PROBE, streams(), ahead=True), []
+    rest = engine._streams.rest
+    engine._streams.rest = lambda: (rested.append(1), rest())
+    if says:
+        step = engine.step
+        engine.step = lambda obs, **how: (step(obs, **how), engine.rest())[0]
+    same(plain, frames(engine, SCENES, rest=False))
+    own = streams is Worker  # its join rests too
+    assert own or len(rested) == (len(SCENES) if says else 0)
 
 
 @pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)

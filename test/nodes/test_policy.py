@@ -163,6 +163,18 @@ def test_reordered_joints_reach_the_engine_in_order(ros: Graph) -> None:
     assert bench.engine.seen[0].joints == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 
 
+def test_the_refresh_begins_once_the_chunk_was_published(ros: Graph) -> None:
+    bench, told = Bench(ros, FakeEngine()), []
+    bench.engine.rest = lambda: told.append("rest")
+    publish = bench.node._publish
+    bench.node._publish = lambda *answer: (told.append("publish"), publish(*answer))
+    bench.activate()
+    bench.show()
+    bench.answered()
+    bench.ros.until(lambda: "rest" in told)
+    assert told[:2] == ["publish", "rest"]
+
+
 def test_a_clock_that_jumps_back_starts_anew(ros: Graph) -> None:
     bench = Bench(ros, FakeEngine(), overrides=["node.image_age_s=10.0"])
     bench.activate()

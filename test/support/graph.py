@@ -105,14 +105,14 @@ class FakeEngine:
         spec = SimpleNamespace(name="fake", cameras=dict.fromkeys(CAMERAS, (8, 8)), instructions=instructions)
         self.policy = SimpleNamespace(spec=spec)
         self.seen: list[Observation] = []
-        self.resets = 0
+        self.resets = self.rests = 0
         self.closed = False
         self.failure: Exception | None = None
         self.total_ms = 2.0
         """What its calls are said to take, ms."""
         self.cold_frames = 0
 
-    def step(self, obs: Observation) -> Any:
+    def step(self, obs: Observation, rest: bool = True) -> Any:
         if self.failure is not None:
             raise self.failure
         self.seen.append(obs)
@@ -120,6 +120,9 @@ class FakeEngine:
         return SimpleNamespace(
             chunk=chunk, report=FrameReport(obs.stamp_ns, {"act": 1.0}, self.total_ms, method="dense")
         )
+
+    def rest(self) -> None:
+        self.rests += 1
 
     def reset(self, seed: int) -> None:
         self.resets += 1

@@ -140,7 +140,8 @@ def _device_facts(device: torch.device, part: Part | None) -> dict[str, Any]:
 
 def _timed(engine: Engine, frame: SceneFrame) -> FrameReport:
     """One frame; on CUDA prefill and act by the device's own clock, not by how long issuing them took."""
-    report = engine.step(frame.observation).report
+    report = engine.step(frame.observation, rest=False).report
+    engine.rest()
     if isinstance(engine.policy, Timed):
         return replace(report, stages_ms={**report.stages_ms, **engine.policy.take_ms()})
     return report
