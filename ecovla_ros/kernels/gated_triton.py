@@ -145,9 +145,11 @@ def _columns(
             values = tl.zeros((BLOCK_L, BLOCK_N), dtype=tl.float32)
         if SAMPLED:
             sampled_before = tl.load(sampled + mine, mask=noted, other=0.0)
-            s = tl.arange(0, SAMPLES)
-            token = tl.load(tokens + s, mask=(s < samples) & on, other=-1)
-            seen = tl.zeros((BLOCK_L, BLOCK_N), dtype=tl.float32)
+            s = tl.program_id(1) * SAMPLES + tl.arange(
+                0, SAMPLES
+            )  # a share of them for each stretch, wherever they lie
+            known = (s < samples) & on
+            token = tl.load(tokens + s, mask=known, other=0)
         if not STORED:
             last = tl.where(on, last, first)  # there is nothing else to do
     for start in tl.range(first, last, BLOCK_L, num_stages=STAGES):
@@ -163,18 +165,19 @@ def _columns(
             if VALID:
                 counts = tl.load(valid + row, mask=there & on, other=0.0)
             if on:
-                square = hidden * hidden
-                squares += square * counts[:, None]
+                squares += hidden * hidden * counts[:, None]
                 if TOTAL:
                     values += hidden * counts[:, None]
-                if SAMPLED:
-                    seen += square * _times(row, token)[:, None]
     if ENERGY:  # noqa: SIM102 - one is known when compiled, the other is not
         if on:
             tl.store(energy + mine, before + tl.sum(squares, 0), mask=columns)
             if TOTAL:
                 tl.store(total + mine, total_before + tl.sum(values, 0), mask=columns)
             if SAMPLED:
+                hidden = _made(x, token.to(tl.int32), known, channels, x_row, GATES, KIND, SAMPLES, BLOCK_N)
+                if STORED:
+                    hidden = hidden.to(out.dtype.element_ty).to(tl.float32)
+                seen = tl.where(known[:, None], hidden * hidden, 0.0)
                 tl.store(sampled + mine, sampled_before + tl.sum(seen, 0), mask=columns)
 
 
@@ -211,10 +214,12 @@ def columns(x: Tensor, kind: str, sums: Sums | None, shape: tuple[int, int, int,
     span, step = block_l, 0
     if sums is not None:
         span, step = triton.cdiv(triton.cdiv(length, sums.stretches), block_l) * block_l, sums.step
-    _columns[(triton.cdiv(channels, block_n), triton.cdiv(length, span))](
+    stretches = triton.cdiv(length, span)
+    share = triton.next_power_of_2(max(1, triton.cdiv(_samples(sums), stretches)))
+    _columns[(triton.cdiv(channels, block_n), stretches)](
         x, out, *_pointers(sums, x), length, channels, x.stride(0), span, step, _samples(sums),
         GATES=gates, KIND={"silu": 1, "gelu_exact": 2, "plain": 3}.get(kind, 0), STORED=stored, **_kinds(sums),
-        BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=triton.next_power_of_2(max(1, _samples(sums))),
+        BLOCK_L=block_l, BLOCK_N=block_n, SAMPLES=share,
         STAGES=stages if sums is not None else 1, num_warps=warps, **options(x),
     )  # fmt: skip
     return out
