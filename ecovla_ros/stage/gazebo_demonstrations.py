@@ -27,7 +27,7 @@ TURN = 12
 """Episodes of one launch."""
 FILE = "demonstrations.json"
 UNFINISHED = ".unfinished"
-"""Ends the name of a bag whose episode has not been solved yet."""
+"""Folder for the bag of an episode that has not been solved yet: it and its files have their name from the start."""
 
 
 def main(
@@ -96,15 +96,15 @@ class Demonstrations:
 
     def _episode(self, launched: Launched, task: str, seed: int) -> None:
         bag = self._folder / f"{task}-{seed}"
-        unfinished = bag.with_name(bag.name + UNFINISHED)
+        unfinished = self._folder / UNFINISHED / bag.name
         if bag.exists():
             raise ConfigError(f"{bag} exists, and {self._folder / FILE} knows nothing of it; valid: another folder")
-        _remove(unfinished)
+        _remove(unfinished.parent)
+        unfinished.parent.mkdir()
         row = launched.episode(task, seed, self._told["episode_s"], unfinished)
         if row["success"]:
             unfinished.rename(bag)
-        else:
-            _remove(unfinished)
+        _remove(unfinished.parent)
         self.work.remove((task, seed))
         self._rows.append(row)
         self._in_a_row = 0
@@ -116,7 +116,7 @@ class Demonstrations:
         document.write(self._folder / FILE, self._rows, settings, commits=self._commits)
 
 
-def _remove(bag: Path) -> None:
-    """A bag of ours that was not finished."""
-    if bag.is_dir():
-        shutil.rmtree(bag)
+def _remove(folder: Path) -> None:
+    """What is left of a bag of ours that was not finished."""
+    if folder.is_dir():
+        shutil.rmtree(folder)

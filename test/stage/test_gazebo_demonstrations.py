@@ -56,6 +56,7 @@ class Stand:
         pass
 
     def episode(self, task: str, seed: int, limit_s: float, bag: Path) -> dict[str, Any]:
+        assert bag.name == f"{task}-{seed}", "files of a bag are named after it"
         bag.mkdir()
         (bag / "pictures").write_text(f"{task} {seed}")
         if self.raises:
