@@ -84,7 +84,8 @@ class Engine:
         self._ahead = ahead is not False and config.refresh == "probe" and config.method in ADAPTIVE
         self._by_time = ahead is None and self._ahead
         apart = None if streams.recorder is None else streams.recorder.apart()
-        self._sight = Sight(apart, None if self._refresh is None or not self._ahead else self._refresh.similarity)
+        known = self._refresh if self._ahead else None
+        self._sight = Sight(apart, None if known is None or not known.stacks else known.similarity)
         self._deadline: Deadline | None = None
         self._refreshes = 0
         self._kept_by: Plan | None = None
@@ -218,7 +219,7 @@ class Engine:
         watch.lap("act")
         self._set_aside(plan, "act")
         decision = decision or self._decide_late(plan)
-        self._streams.release()
+        self._streams.release(later=not rest)
         chunk, fault = self._to_chunk(seen, plan, fault)
         watch.lap("post")
         if rest:
@@ -403,11 +404,16 @@ class Engine:
             plan = refresh.recording if self._next_is_dense() else refresh.probing[tier]
         if plan.record is not None:
             refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
-            known = self._refreshes_now is not None or self._is_old()
-            refresh.want(math.inf if known else self._trigger.bound())
+            refresh.want(self._wanted_below())
         if self._refreshes_now:
             self._begin(refresh, plan)
         return plan
+
+    def _wanted_below(self) -> float:
+        """The similarity below which a frame of this plan records."""
+        if self._refreshes_now is None:
+            return math.inf if self._is_old() else self._trigger.bound()
+        return math.inf if self._refreshes_now else -math.inf
 
     def _begin(self, refresh: Refresh, plan: Plan) -> None:
         """One more refresh, behind a frame of `plan`."""

@@ -1,8 +1,9 @@
-"""Whether a frame is issued before its trigger is read: what recording costs every frame, beside what asking costs.
+"""Whether a frame is issued before its trigger is read: what being ready to record costs every frame, beside asking.
 
-A frame that goes ahead records, whether a refresh follows or not. A frame that asks first lets the device stand still
-while the host reads one number and issues the prefill, and records only where a refresh follows. Which costs less is
-a fact of the model and the machine, so recording is timed in warm-up.
+A frame that goes ahead is one that can record: kernels find on the device whether that is wanted, and what is recorded
+without them is recorded whether a refresh follows or not. A frame that asks first lets the device stand still while
+the host reads one number and issues the prefill, and records only where a refresh follows. Which costs less is a fact
+of the model and the machine, so frames of which nothing is wanted are timed both ways in warm-up.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ A job has two halves: called, it computes and writes nothing that a frame reads;
 
 `mark()` names the place that the main stream has been issued to.
 `aside(job, mark)` sets a job aside; it may start once everything issued before the mark on the main stream is done.
-`release()` says the rest of the frame has been issued: a device may be given what was set aside.
+`release(later)` says the rest of the frame has been issued: a device may be given what was set aside, while the host
+waits for the answer. `later`: `rest` comes once the answer is on its way; what begins behind the frame waits for that.
 `rest()` says the frame is over, its answer on its way: what was set aside may use the machine until the next `join`.
 `join(limit_s)` returns, or orders the main stream, only after every job set aside is done. The next frame joins before
 it reads a pattern or writes a record. A job that raises is reported by `join` as a PruningError, once, after it has
@@ -48,7 +49,7 @@ class Streams(Protocol):
 
     def aside(self, job: Job, mark: Any = None) -> None: ...
 
-    def release(self) -> None: ...
+    def release(self, later: bool = False) -> None: ...
 
     def rest(self) -> None: ...
 
@@ -79,7 +80,7 @@ class Inline:
         except Exception as error:  # whatever a refresh raises, the frame goes on; join reports it
             self._error = error
 
-    def release(self) -> None:
+    def release(self, later: bool = False) -> None:
         return
 
     def rest(self) -> None:
@@ -156,7 +157,7 @@ class Worker:
         if self._overlap:
             self.rest()
 
-    def release(self) -> None:
+    def release(self, later: bool = False) -> None:
         return
 
     def rest(self) -> None:
@@ -265,9 +266,8 @@ class CudaSide:
     def aside(self, job: Job, mark: Any = None) -> None:
         self._jobs.append((job, self.mark() if mark is None else mark))
 
-    def release(self) -> None:
-        """What runs behind the frame is issued when its chunk is on the host: nobody waits for its launches then."""
-        if not self._behind_frame:
+    def release(self, later: bool = False) -> None:
+        if not (later and self._behind_frame):
             self._issue()
 
     def _issue(self) -> None:

@@ -177,7 +177,7 @@ def test_the_trigger_is_read_once_the_whole_frame_is_issued():
             issued.append("aside")
             super().aside(job, mark)
 
-        def release(self):
+        def release(self, later=False):
             issued.append("release")
 
     engine = Engine(Toy(), PROBE, Noted(), ahead=True)

@@ -6,9 +6,11 @@ A, ...), so that a drift of the machine hits all alike; only a reference that is
 frame counts: sparse, refresh and dense.
 
 Pace. `paced`: between two frames of a variant there is time enough for its refresh, as on an arm whose policy waits for
-the next image. `back-to-back`: each variant runs a few frames without a pause, and what is left of the refresh then
-delays the next frame: `exposed_ms`. What a refresh costs the frame beside it is more than that wait, as both share one
-device: `refresh_cost_ms`, by which a frame with a refresh takes longer than a sparse one, for every scope.
+the next image; one that runs behind the frame is issued in that pause, as by the node, and is in no policy call.
+`back-to-back`: each variant runs a few frames without a pause, every refresh is issued within the call, and what is
+left of it then delays the next frame: `exposed_ms`. What a refresh costs the frame beside it is more than that wait, as
+both share one device: `refresh_cost_ms`, by which a frame with a refresh takes longer than a sparse one, for every
+scope.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def measure(
             order = range(len(engines)) if turn % 2 == 0 else range(len(engines) - 1, -1, -1)
             for index in order:
                 for i in range(start, min(start + block, len(timed))):
-                    report = _timed(engines[index], timed[i])
+                    report = _timed(engines[index], timed[i], rest=block > 1)
                     if i >= warm_up:
                         reports[index].append(report)
                 engines[index].settle()
@@ -102,7 +104,8 @@ def measure(
         for engine in engines:
             engine.close()
     if reference is not None:
-        reference.run_compiled([frame.observation for frame in timed[warm_up:]])
+        turns = (timed[start] for start in range(0, len(timed), block) if start >= warm_up)
+        reference.run_compiled([frame.observation for frame in turns])
     made = [
         row
         for variant, own, known in zip(chosen, reports, facts)
@@ -138,10 +141,11 @@ def _device_facts(device: torch.device, part: Part | None) -> dict[str, Any]:
     }
 
 
-def _timed(engine: Engine, frame: SceneFrame) -> FrameReport:
+def _timed(engine: Engine, frame: SceneFrame, rest: bool) -> FrameReport:
     """One frame; on CUDA prefill and act by the device's own clock, not by how long issuing them took."""
-    report = engine.step(frame.observation, rest=False).report
-    engine.rest()
+    report = engine.step(frame.observation, rest=rest).report
+    if not rest:
+        engine.rest()
     if isinstance(engine.policy, Timed):
         return replace(report, stages_ms={**report.stages_ms, **engine.policy.take_ms()})
     return report

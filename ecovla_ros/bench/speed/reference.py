@@ -101,8 +101,8 @@ class Reference:
 
     @torch.inference_mode()
     def run_compiled(self, observations: Sequence[Observation]) -> None:
-        """Every compiled way over its turns of `observations`, after a few rehearsals. What fails here is left out, and
-        rows say why.
+        """Every compiled way over its turns of `observations`, one for each turn, after a few rehearsals. What fails
+        here is left out, and rows say why.
 
         Behind everything else of a run: a compiler takes minutes, and with a GPU's memory under graphs of its own,
         engines that were captured before were seen to fail in the frame after it (torch 2.11).
@@ -114,7 +114,8 @@ class Reference:
                 for obs in observations[:: self.every]:
                     self.times[name].append(self._timed(name, obs)[1])
             except (RuntimeError, AssertionError) as error:
-                self.failed = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                said = str(error).strip().splitlines()
+                self.failed = ": ".join([type(error).__name__, *said[:1]])
                 del self.times[name]
 
     def _timed(self, name: str, obs: Observation) -> tuple[Tensor, float]:
