@@ -1,4 +1,4 @@
-"""The table of what was driven in Gazebo."""
+"""The tables of what was driven in Gazebo."""
 
 from __future__ import annotations
 
@@ -34,14 +34,34 @@ def driven(document: Document) -> str:
     head = ("pruning", "task", "solved (95 % Wilson)", "lifted the object", "pairs with dense: lost, won; McNemar p",
             "policy call, p50, ms", "p95, ms", "camera to command, p50, ms simulated",
             "guard: time running, holding; episodes latched", "real-time factor")  # fmt: skip
+    return markdown(head, cells, _notes(document))
+
+
+def _notes(document: Document, *more: str) -> str:
+    """Where the rows come from, and how often Gazebo hung."""
     settings = document["settings"]
     told = {"seeds": settings["seeds"], "seconds": settings["episode_s"], **settings["launch"]}
-    words = [f"--{name} {value}" for name, value in told.items()]
+    words = [*more, *(f"--{name} {value}" for name, value in told.items())]
     command = " ".join(["ecovla gazebo", *words, *(f"--set {text}" for text in settings.get("set", ()))])
     notes = source(document, command)
     if hung := settings.get("hung"):
-        notes += f"\n<sub>Gazebo hung {hung} times; the episode it was in did not count and was driven again.</sub>"
-    return markdown(head, cells, notes)
+        often = "once" if hung == 1 else f"{hung} times"
+        notes += f"\n<sub>Gazebo hung {often}; the episode it was in did not count and was driven again.</sub>"
+    return notes
+
+
+def demonstrated(document: Document) -> str:
+    """A line for all tasks together and each task: how many scenes the expert solved, of which a bag is left."""
+    rows: Sequence[Row] = document["rows"]
+    cells = [
+        [task, _solved(some), _of("lifted", some), _median("seconds", [row for row in some if row["success"]]),
+         _states(some), f"{np.median([row['real_time_factor'] for row in some]):.2f}"]
+        for task in (ALL, *sorted({str(row["task"]) for row in rows}))
+        for some in [[row for row in rows if task in (ALL, row["task"])]]
+    ]  # fmt: skip
+    head = ("task", "solved (95 % Wilson)", "lifted the object", "s of simulated time where solved, p50",
+            "guard: time running, holding; episodes latched", "real-time factor")  # fmt: skip
+    return markdown(head, cells, _notes(document, "--demonstrations FOLDER"))
 
 
 def _solved(rows: Sequence[Row]) -> str:

@@ -56,6 +56,22 @@ def test_a_frame_is_as_fresh_as_it_was_live_at_any_pace(tmp_path: Path, pace: fl
     assert found == plain and len(found) == 20 and not any(held for _, held in found)
 
 
+@pytest.mark.parametrize("late_s", [0.05, 0.5, 1.5])
+@pytest.mark.parametrize("pace", [0.25, 0.5, 4.0])
+def test_a_recorder_may_hear_the_clock_later_than_the_rest(tmp_path: Path, pace: float, late_s: float) -> None:
+    """As one did in Gazebo: stamps tell the time until then."""
+    events = simulated(pace)
+    from_ns = events[0].time_ns + round(late_s * 1e9 / pace)
+    heard = [event for event in events if event.topic != TOPIC or event.time_ns >= from_ns]
+    plain = answered(sample.write(tmp_path / "plain", SAMPLE.events()))
+    path = sample.write(tmp_path / "bag", heard)
+    found = answered(path)
+    assert found == plain and not any(held for _, held in found)
+    with Bag(path) as bag:
+        times = [raw.time_ns for raw in timed(bag, list(choose(bag, {}).values()))]
+    assert np.diff(times).min() >= 0 and (times[-1] - times[0]) / 1e9 == pytest.approx(SAMPLE.seconds, abs=0.15)
+
+
 @pytest.mark.parametrize("pace", [0.25, 1.0])
 def test_demonstrations_of_a_slow_simulator_are_those_of_a_fast_one(tmp_path: Path, pace: float) -> None:
     (plain,) = demonstrations(sample.write(tmp_path / "plain", SAMPLE.events()), {}, NodeConfig())

@@ -31,3 +31,20 @@ def test_rows_are_pooled_and_paired_with_dense_on_the_same_scene() -> None:
     assert counted["ecovla, 25 %", "all"][8].endswith("; 1")
     assert counted["ecovla, 25 %", "all"][4] == "2: 1, 1; 1", "seed 7 was not driven dense: no pair"
     assert counted["ecovla, 25 %", "apple"][4].startswith("1: 1, 0")
+
+
+def test_demonstrations_are_counted_by_task_and_timed_where_they_were_solved():
+    rows = [
+        {**row("expert", "apple", seed, seed != 2), "seconds": 25.0 if seed == 2 else 10.0 + seed} for seed in range(3)
+    ]
+    rows.append({**row("expert", "bottle", 0, False), "seconds": 25.0})
+    document = {
+        "rows": rows, "settings": {"seeds": 3, "episode_s": 25.0, "launch": {"pace": "0.5"}, "hung": 2}, "commit": "c",
+        "machine": {"cpu": "c", "cores": 2}, "versions": {},
+    }  # fmt: skip
+    table = gazebo_tables.demonstrated(document)
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [(line[0], line[1].split(" (")[0], line[3]) for line in cells] == [
+        ("all", "2 of 4", "10.5"), ("apple", "2 of 3", "10.5"), ("bottle", "0 of 1", "-"),
+    ]  # fmt: skip
+    assert "--demonstrations FOLDER" in table and "hung 2 times" in table
