@@ -58,8 +58,8 @@ class BagClock:
     def _stamped(self, stamp_ns: int) -> None:
         if self.follows is None and self._ticks and self._simulated_ns is not None:
             self.follows = abs(stamp_ns - self._simulated_ns) < SAME_NS
-        elif self.follows:
-            self._pass(max(stamp_ns, self._simulated_ns or stamp_ns))
+        elif self.follows and (self._simulated_ns is None or 0 <= stamp_ns - self._simulated_ns < SAME_NS):
+            self._pass(stamp_ns)  # one that is far from the others is of another clock
 
     def _pass(self, now_ns: int) -> None:
         """The simulation is at `now_ns`."""

@@ -145,9 +145,8 @@ def _columns(
             values = tl.zeros((BLOCK_L, BLOCK_N), dtype=tl.float32)
         if SAMPLED:
             sampled_before = tl.load(sampled + mine, mask=noted, other=0.0)
-            s = tl.program_id(1) * SAMPLES + tl.arange(
-                0, SAMPLES
-            )  # a share of them for each stretch, wherever they lie
+            # each stretch takes a share of the sampled tokens, wherever they lie
+            s = tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
             known = (s < samples) & on
             token = tl.load(tokens + s, mask=known, other=0)
         if not STORED:

@@ -72,6 +72,17 @@ def test_a_recorder_may_hear_the_clock_later_than_the_rest(tmp_path: Path, pace:
     assert np.diff(times).min() >= 0 and (times[-1] - times[0]) / 1e9 == pytest.approx(SAMPLE.seconds, abs=0.15)
 
 
+def test_a_stamp_of_another_clock_before_the_first_tick_moves_no_time(tmp_path: Path) -> None:
+    events = simulated(0.5)
+    late = [e for e in events if e.topic != TOPIC or e.time_ns >= events[0].time_ns + 10**9]
+    stamped = [e for e in late if e.topic.endswith("joint_states")]
+    assert stamped
+    wire.set_stamp(stamped[3].message.header.stamp, START_NS + 10**9 * 10**6)
+    with Bag(sample.write(tmp_path / "bag", late)) as bag:
+        times = [raw.time_ns for raw in timed(bag, list(choose(bag, {}).values()))]
+    assert np.diff(times).min() >= 0 and (times[-1] - times[0]) / 1e9 == pytest.approx(SAMPLE.seconds, abs=0.15)
+
+
 @pytest.mark.parametrize("pace", [0.25, 1.0])
 def test_demonstrations_of_a_slow_simulator_are_those_of_a_fast_one(tmp_path: Path, pace: float) -> None:
     (plain,) = demonstrations(sample.write(tmp_path / "plain", SAMPLE.events()), {}, NodeConfig())
