@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,6 +28,29 @@ class Recorder(Protocol):
         ...
 
 
+@functools.cache
+def _workspaces(device: torch.device) -> torch.cuda.MemPool:
+    """Memory of the workspaces that captured products write to; as long as the process."""
+    with torch.cuda.device(device):
+        return torch.cuda.MemPool()
+
+
+@torch.inference_mode()
+def claim_workspace(stream: torch.cuda.Stream) -> None:
+    """Let the products of a stream have their workspace in memory that nobody else is ever given.
+
+    cuBLAS writes partial sums to a workspace that torch keeps for each stream, and a captured graph bakes its address.
+    Whoever compiles a model with CUDA graphs in the same process (`torch.compile`, mode "reduce-overhead") gives all
+    workspaces back to torch's allocator, before and after each of its captures
+    (torch/_inductor/cudagraph_trees.py, `clear_cublas_manager`): out of the common pool, the memory would then be
+    somebody else's, or nobody's, while graphs of ours still write to it.
+    """
+    with torch.cuda.stream(stream), torch.cuda.use_mem_pool(_workspaces(stream.device), stream.device):
+        square = torch.zeros((16, 16), dtype=torch.bfloat16, device=stream.device)
+        torch.addmm(square[0], square, square)  # cuBLASLt, which has a workspace of its own in some versions
+        torch.mm(square, square)
+
+
 class CudaRecorder:
     """CUDA graphs out of one memory pool, captured on one stream, whose priority their kernels keep.
 
@@ -40,9 +64,11 @@ class CudaRecorder:
         self._device = device
         self._stream = stream or torch.cuda.Stream(device, priority=high)
         self._pool = torch.cuda.graph_pool_handle()
+        claim_workspace(self._stream)
 
     def capture(self, run: Callable[[], Any], warm_ups: int = WARM_UPS) -> tuple[Callable[[], None], Any]:
         self._stream.wait_stream(torch.cuda.current_stream())
+        claim_workspace(self._stream)
         with torch.cuda.stream(self._stream):
             for _ in range(warm_ups):
                 run()

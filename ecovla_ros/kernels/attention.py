@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.kernels.launch import block_bytes
+from ecovla_ros.kernels.launch import block_bytes, knows_descriptors
 
 FILLED = 132
 """Blocks that fill a large GPU: as many multiprocessors as an H100 has."""
@@ -116,9 +116,16 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
         return kernel.Shape(block, step, max(1, min(-(-keys // step), filled // blocks)), warps, stages)
 
     few = [cut(32, 64, 4, 2), cut(32, 64, 4, 2, FILLED // 2), cut(16, 64, 4, 2), cut(32, 32, 4, 2, 2 * FILLED)]
-    few += [cut(64, 64, 4, 2), cut(64, 128, 8, 1), cut(16, 128, 4, 1)]
+    few += [cut(64, 64, 4, 2), cut(64, 128, 8, 1), cut(16, 128, 4, 1), cut(32, 64, 8, 2)]
     few += [s._replace(alone=True) for s in few if s.splits > 1 and s.rows <= 32]
     many = [cut(64, 64, 4, 2), cut(128, 64, 8, 2), cut(64, 32, 4, 3), cut(64, 64, 4, 2, 2 * FILLED), cut(32, 64, 4, 2)]
+    many.append(cut(64, 64, 8, 2))
+    if knows_descriptors(q):
+        some = [cut(32, 64, 8, 1), cut(32, 64, 8, 1)._replace(turned=True), cut(64, 64, 8, 1)]
+        few += [s._replace(described=True) for s in some]
+        some = [cut(64, 64, 4, 2), cut(64, 64, 8, 2), cut(128, 64, 8, 2), cut(128, 64, 8, 2, 1)]
+        some += [cut(64, 64, 8, 1, 2 * FILLED), cut(32, 64, 4, 2)._replace(turned=True)]
+        many += [s._replace(described=True) for s in some]
     if not wide:
         many.append(cut(128, 64, 4, 3))
     shapes = list(dict.fromkeys(few if rows * groups * segments <= 2048 else many))
@@ -128,5 +135,6 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
 
 def _bytes(shape: Any, width: int) -> int:
     """Shared memory of one block, about: its queries, and the keys and values that are under way."""
-    held: int = shape.rows + 2 * shape.keys * (shape.stages if shape.rows >= 64 else 1)
+    ahead = shape.rows >= 64 or shape.turned
+    held: int = shape.rows + 2 * shape.keys * (shape.stages if ahead else 1)
     return held * width + 4096

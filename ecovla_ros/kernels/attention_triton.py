@@ -13,8 +13,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ecovla_ros.kernels.launch import options
+from ecovla_ros.kernels.launch import knows_descriptors, options
 from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
 
 
@@ -30,7 +31,16 @@ class Shape(NamedTuple):
     stages: int
     alone: bool = False
     """Whether the last program of some rows merges their parts: no second kernel, and a counter for each of them."""
+    turned: bool = False
+    """Whether keys, and not queries, are the tall side of both products: a tensor core of Hopper takes 64 rows of that
+    side and as few as 8 of the other, so that blocks of few queries, of which there are more, cost no idle rows."""
+    described: bool = False
+    """Whether keys and values come by descriptor, which one thread asks for: no warp counts addresses. From Hopper on,
+    and where they lie so (`describable`); elsewhere they are loaded as ever."""
 
+
+MERGED = 4096
+"""Values of all parts that one program merges, about: 16 for each of its threads."""
 
 COUNTERS = 1024
 """Blocks of rows that may be counted at once."""
@@ -53,13 +63,20 @@ def counters(like: Tensor) -> Tensor | None:
     return _counters[key]
 
 
+def describable(t: Tensor) -> bool:
+    """Whether keys or values (G, S, head_dim) can be read by descriptor."""
+    apart = all(stride * t.element_size() % 16 == 0 and stride > 0 for stride in t.stride()[:-1])
+    return knows_descriptors(t) and t.stride(2) == 1 and apart and t.data_ptr() % 16 == 0 and t.shape[2] <= 256
+
+
 @triton.jit
 def _attend(
     q, k, v, out, top, weight, merged, counter, gap, positions, length, keys, chunk, scale,
     q_row, q_head, k_group, k_row, v_group, v_row, out_split, STEP: tl.constexpr,
     GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
     GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
-    ALONE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
+    ALONE: tl.constexpr, TURNED: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         let_next_begin()
@@ -85,31 +102,61 @@ def _attend(
     first, last = keys, keys
     if GAP:
         first, last = tl.load(gap), tl.load(gap + 1)
-    k += group * k_group + segment * keys * k_row
-    v += group * v_group + segment * keys * v_row
+    if not DESCRIBED:
+        k += group * k_group + segment * keys * k_row
+        v += group * v_group + segment * keys * v_row
     highest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    sums = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    if TURNED:
+        queries = tl.trans(queries)
+        totals = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)  # summed over its keys at the end: no barrier a step
+        sums = tl.zeros((BLOCK_D, BLOCK_M), dtype=tl.float32)
+    else:
+        sums = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     for step in range(start, end, BLOCK_N):
         n = step + tl.arange(0, BLOCK_N)
         known = n < end
         part = known[:, None] & inside[None, :]
-        some_keys = tl.load(k + n[:, None] * k_row + d[None, :] * STEP, mask=part, other=0.0)
-        scores = tl.dot(queries, tl.trans(some_keys), input_precision="ieee") * scale
+        if DESCRIBED:
+            some_keys = k.load([group, segment * keys + step, 0]).reshape(BLOCK_N, BLOCK_D)
+        else:
+            some_keys = tl.load(k + n[:, None] * k_row + d[None, :] * STEP, mask=part, other=0.0)
         if GAP:
             known = known & ((n < first) | (n >= last))
-        seen = known[None, :] & there[:, None]
-        if CAUSAL:
-            seen = seen & (n[None, :] <= at[:, None])
-        scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
+        if TURNED:
+            scores = tl.dot(some_keys, queries, input_precision="ieee") * scale
+            seen = known[:, None] & there[None, :]
+            if CAUSAL:
+                seen = seen & (n[:, None] <= at[None, :])
+            scores = tl.where(seen, scores, float("-inf"))
+            higher = tl.maximum(highest, tl.max(scores, 0))
+        else:
+            scores = tl.dot(queries, tl.trans(some_keys), input_precision="ieee") * scale
+            seen = known[None, :] & there[:, None]
+            if CAUSAL:
+                seen = seen & (n[None, :] <= at[:, None])
+            scores = tl.where(seen, scores, float("-inf"))
+            higher = tl.maximum(highest, tl.max(scores, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
-        shares = tl.exp2(scores - base[:, None])
         keep = tl.exp2(highest - base)
-        total = total * keep + tl.sum(shares, 1)
-        values = tl.load(v + n[:, None] * v_row + d[None, :] * STEP, mask=part, other=0.0)
-        sums = sums * keep[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
+        if DESCRIBED:
+            values = v.load([group, segment * keys + step, 0]).reshape(BLOCK_N, BLOCK_D)
+        else:
+            values = tl.load(v + n[:, None] * v_row + d[None, :] * STEP, mask=part, other=0.0)
+        if TURNED:
+            shares = tl.exp2(scores - base[None, :])
+            totals = totals * keep[None, :] + shares
+            sums = sums * keep[None, :] + tl.dot(
+                tl.trans(values), shares.to(values.dtype), input_precision="ieee"
+            )  # fmt: skip
+        else:
+            shares = tl.exp2(scores - base[:, None])
+            total = total * keep + tl.sum(shares, 1)
+            sums = sums * keep[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
         highest = higher
+    if TURNED:
+        total = tl.sum(totals, 0)
+        sums = tl.trans(sums)
     target = place * (GROUPS * RANK) + head
     where = target[:, None] * WIDTH + d[None, :]
     writes = there[:, None] & inside[None, :]
@@ -148,28 +195,30 @@ def _attend(
 @triton.jit
 def _merge(
     parts, top, weight, out, rows, SPLITS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_R: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         let_next_begin()
         wait_for_last()
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    d, split = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_S)
     there = row < rows
-    d = tl.arange(0, BLOCK_D)
     where = row[:, None] * WIDTH + d[None, :]
     writes = there[:, None] & (d < WIDTH)[None, :]
-    highest = tl.full((BLOCK_R,), float("-inf"), dtype=tl.float32)
-    for split in tl.static_range(SPLITS):
-        highest = tl.maximum(highest, tl.load(top + split * rows + row, mask=there, other=float("-inf")))
+    # A program has few values of each part, and many threads: so each thread asks for all it needs before it uses any.
+    # With more, the assembler lets loads wait for one another, and a program takes as many round trips to the cache.
+    noted = (split < SPLITS)[:, None] & there[None, :]
+    notes = split[:, None] * rows + row[None, :]
+    tops = tl.load(top + notes, mask=noted, other=float("-inf"))
+    weights = tl.load(weight + notes, mask=noted, other=0.0)
+    given = (split < SPLITS)[:, None, None] & writes[None, :, :]
+    sums = tl.load(parts + split[:, None, None] * rows * WIDTH + where[None, :, :], mask=given, other=0.0)
+    highest = tl.max(tops, 0)
     highest = tl.where(highest == float("-inf"), 0.0, highest)
-    total = tl.zeros((BLOCK_R,), dtype=tl.float32)
-    sums = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
-    for split in tl.static_range(SPLITS):
-        share = tl.exp2(tl.load(top + split * rows + row, mask=there, other=float("-inf")) - highest)
-        total += share * tl.load(weight + split * rows + row, mask=there, other=0.0)
-        sums += share[:, None] * tl.load(parts + split * rows * WIDTH + where, mask=writes, other=0.0)
-    given = sums / tl.where(total > 0.0, total, 1.0)[:, None]
-    tl.store(out + where, given.to(out.dtype.element_ty), mask=writes)
+    shares = tl.exp2(tops - highest[None, :])
+    total = tl.sum(shares * weights, 0)
+    merged = tl.sum(sums * shares[:, :, None], 0) / tl.where(total > 0.0, total, 1.0)[:, None]
+    tl.store(out + where, merged.to(out.dtype.element_ty), mask=writes)
 
 
 def attention(
@@ -198,19 +247,24 @@ def attention(
     wanted = shape.alone and splits > 1 and blocks * groups * segments <= COUNTERS
     counter = counters(q) if wanted else None
     alone = counter is not None
+    described = shape.described and describable(k) and describable(v)
+    block = [1, shape.keys, block_d]
+    lying = [TensorDescriptor(t, list(t.shape), list(t.stride()), block) for t in (k, v)] if described else [k, v]
     _attend[(blocks, groups * segments, splits)](
-        q, k, v, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
+        q, *lying, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
         out, q if counter is None else counter,
         q if gap is None else gap, q if positions is None else positions, length, keys, chunk,
         width**-0.5 * 1.4426950408889634,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width, STEP=q.stride(2),
         GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
-        PLACED=positions is not None, SPLIT=splits > 1, ALONE=alone, BLOCK_M=shape.rows, BLOCK_N=shape.keys,
+        PLACED=positions is not None, SPLIT=splits > 1, ALONE=alone, TURNED=shape.turned, DESCRIBED=described,
+        BLOCK_M=shape.rows, BLOCK_N=shape.keys,
         num_warps=shape.warps, num_stages=shape.stages, **options(q),
     )  # fmt: skip
     if splits > 1 and not alone:
-        block = 2 if rows <= 2048 else 8
-        _merge[(triton.cdiv(rows, block),)](
+        block_s = triton.next_power_of_2(splits)
+        together = 1 if rows <= 2048 else max(1, min(4, MERGED // (block_s * block_d)))
+        _merge[(triton.cdiv(rows, together),)](
             parts,
             notes[0],
             notes[1],
@@ -219,7 +273,9 @@ def attention(
             SPLITS=splits,
             WIDTH=width,
             BLOCK_D=block_d,
-            BLOCK_R=block,
+            BLOCK_R=together,
+            BLOCK_S=block_s,
+            num_warps=8,
             **options(q),
         )
     return out

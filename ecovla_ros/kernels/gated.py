@@ -84,7 +84,10 @@ def hidden(x: Tensor, weights: Tensor, activation: str, sums: Sums | None = None
 FEW = 64
 """Tokens of one block: up to so many are one kernel."""
 
-FUSED = ((32, 128, 4, 4), (16, 128, 4, 4), (32, 64, 4, 6), (16, 256, 4, 3), (16, 128, 4, 6), (32, 128, 8, 4))
+FUSED = (
+    (32, 128, 4, 4), (16, 128, 4, 4), (32, 64, 4, 6), (16, 256, 4, 3), (16, 128, 4, 6), (32, 128, 8, 4),
+    (16, 128, 8, 4),
+)  # fmt: skip
 """Channels and inputs of a block, warps, stages."""
 
 COLUMNS = ((64, 32, 4, 3), (32, 64, 4, 3), (32, 32, 2, 4), (64, 64, 8, 2))

@@ -37,6 +37,11 @@ def _can(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (9, 0)
 
 
+def knows_descriptors(like: Tensor) -> bool:
+    """Whether a block can be asked for by descriptor on the device of `like`: from Hopper on, and interpreted."""
+    return not like.is_cuda or _can(like.get_device())
+
+
 def block_bytes(like: Tensor) -> int:
     """Shared memory that one block may have on the device of `like`; without end where Triton is interpreted."""
     return _block_bytes(like.get_device()) if like.is_cuda else 1 << 30

@@ -32,15 +32,25 @@ def _norm(
     inside = n < width
     value = tl.load(x + row * width + n, mask=inside, other=0.0)
     kind = value.dtype
-    value = value.to(tl.float32)
+    # all is asked for before the first sum over the row, at whose barrier whatever comes behind it would wait
+    if GAIN:
+        gains = tl.load(gain + n, mask=inside, other=0.0)
+    if SHIFT:
+        shifts = tl.load(shift + n, mask=inside, other=0.0)
     if BRANCH:
+        if BIAS:
+            biases = tl.load(bias + n, mask=inside, other=0.0)
+        if GATE:
+            gates = tl.load(gate + n, mask=inside, other=0.0)
         added = tl.load(branch + row * width + n, mask=inside, other=0.0).to(tl.float32)
         for part in tl.static_range(1, PARTS):
             added += tl.load(branch + part * part_size + row * width + n, mask=inside, other=0.0).to(tl.float32)
+    value = value.to(tl.float32)
+    if BRANCH:
         if BIAS:
-            added += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
+            added += biases.to(tl.float32)
         if GATE:
-            added *= tl.load(gate + n, mask=inside, other=0.0).to(tl.float32)
+            added *= gates.to(tl.float32)
         rounded = (value + added).to(kind)
         if program < length:
             tl.store(summed + row * width + n, rounded, mask=inside)
@@ -49,14 +59,23 @@ def _norm(
         value = tl.where(inside, value - tl.sum(value, 0) / width, 0.0)
     value *= tl.rsqrt(tl.sum(value * value, 0) / width + eps)
     if GAIN:
-        value *= tl.load(gain + n, mask=inside, other=0.0).to(tl.float32) + offset
+        value *= gains.to(tl.float32) + offset
     if SHIFT:
-        value += tl.load(shift + n, mask=inside, other=0.0).to(tl.float32)
+        value += shifts.to(tl.float32)
     if program < length:
         tl.store(out + row * width + n, value.to(kind), mask=inside)
     if ASIDE:  # noqa: SIM102 - known when the kernel is compiled
         if program >= length:
             tl.store(aside + (program - length) * width + n, value.to(kind), mask=inside)
+
+
+FEW = 256
+"""Rows of which each may have sixteen warps, and all still run at once on a large GPU."""
+
+
+def _warps(length: int, width: int) -> int:
+    """Many, so that a thread has few values of each operand and asks for all of them before it uses any."""
+    return 4 if width <= 512 else 16 if length <= FEW and width >= 1024 else 8
 
 
 def add_and_norm(
@@ -87,6 +106,6 @@ def add_and_norm(
         given(tokens), length, width, eps, offset, length * width,
         BRANCH=branch is not None, GATE=gate is not None, BIAS=bias is not None, GAIN=gain is not None,
         SHIFT=shift is not None, CENTRED=centred, ASIDE=aside is not None, PARTS=parts,
-        BLOCK=triton.next_power_of_2(width), num_warps=4 if width <= 2048 else 8, **options(x),
+        BLOCK=triton.next_power_of_2(width), num_warps=_warps(length, width), **options(x),
     )  # fmt: skip
     return summed, out

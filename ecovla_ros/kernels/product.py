@@ -15,10 +15,13 @@ from ecovla_ros.kernels.norm import add_and_norm
 FEW = 64
 """Rows of one block: above, the library's kernels are as good as any."""
 
-PARTS = ((32, 128, 4, 4, 4), (64, 64, 8, 4, 4), (64, 128, 4, 4, 4), (32, 128, 8, 4, 3), (32, 64, 4, 4, 6))
+PARTS = (
+    (32, 128, 4, 4, 4), (64, 64, 8, 4, 4), (64, 128, 4, 4, 4), (32, 128, 8, 4, 3), (32, 64, 4, 4, 6),
+    (32, 128, 4, 8, 4), (64, 64, 8, 8, 4),
+)  # fmt: skip
 """Outputs and inputs of a block, parts of the sum, warps, stages."""
 
-WHOLE = ((16, 256, 1, 4, 3), (16, 128, 1, 4, 5), (32, 128, 1, 4, 4), (32, 64, 1, 4, 6))
+WHOLE = ((16, 256, 1, 4, 3), (16, 128, 1, 4, 5), (32, 128, 1, 4, 4), (32, 64, 1, 4, 6), (32, 128, 1, 8, 4))
 
 
 def branch(hidden: Tensor, weights: Tensor) -> Tensor:

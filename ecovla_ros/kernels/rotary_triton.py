@@ -71,6 +71,14 @@ def _project(
         ask_for(weights + lines)
         ask_for(weights + HALF * weight_row + lines)
         wait_for_last()
+    # the tables are asked for before the products, and are there when these are done; values are not turned
+    written = rows[:, None] & columns[None, :]
+    turns = written & (which >= groups)
+    table = m[:, None] * (2 * HALF) + h[None, :]
+    cos_one = tl.load(cos + table, mask=turns, other=0.0)
+    cos_other = tl.load(cos + table + HALF, mask=turns, other=0.0)
+    sin_one = tl.load(sin + table, mask=turns, other=0.0)
+    sin_other = tl.load(sin + table + HALF, mask=turns, other=0.0)
     left = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     right = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
@@ -84,14 +92,10 @@ def _project(
         right += tl.dot(part, some, input_precision="ieee")
     kind = queries.dtype.element_ty
     one, other = left.to(kind), right.to(kind)  # rounded as a product rounds
-    written = rows[:, None] & columns[None, :]
     if which >= groups:
-        table = m[:, None] * (2 * HALF) + h[None, :]
         left, right = one.to(tl.float32), other.to(tl.float32)
-        turned = left * tl.load(cos + table, mask=written, other=0.0).to(tl.float32)
-        turned += right * tl.load(sin + table, mask=written, other=0.0).to(tl.float32)
-        back = right * tl.load(cos + table + HALF, mask=written, other=0.0).to(tl.float32)
-        back += left * tl.load(sin + table + HALF, mask=written, other=0.0).to(tl.float32)
+        turned = left * cos_one.to(tl.float32) + right * sin_one.to(tl.float32)
+        back = right * cos_other.to(tl.float32) + left * sin_other.to(tl.float32)
         one, other = turned.to(kind), back.to(kind)
     if which < groups:
         target = values + which * values_group + m[:, None] * values_row + h[None, :]

@@ -10,6 +10,7 @@ import torch
 from support.device_runs import CUDA, FAMILIES, STREAMS, answers, captured, family, frames, needs_cuda, settings
 
 from ecovla_ros import build, config
+from ecovla_ros.engine.recorder import CudaRecorder
 from ecovla_ros.engine.streams import Inline
 from ecovla_ros.kernels.choice import KernelChoice
 
@@ -116,3 +117,23 @@ def test_every_family_runs_beside_its_refresh(name):
         captured(policy), prune(name, method="ecovla", p=0.3), STREAMS["side"](), frames(policy, COUNT // 4)
     )
     assert np.isfinite(chunks).all() and patterns[-1] >= 1 and "refresh" in kinds
+
+
+@needs_cuda
+def test_a_captured_product_writes_to_nobody_elses_memory():
+    """As after `torch.compile` with CUDA graphs in the same process, which takes every workspace away."""
+    left, right = (torch.randn(n, m, device="cuda", dtype=torch.bfloat16) for n, m in ((50, 16384), (16384, 2048)))
+    bias = torch.randn(2048, device="cuda", dtype=torch.bfloat16)
+    replay, out = CudaRecorder(torch.device("cuda")).capture(
+        lambda: [left @ right, torch.addmm(bias, left, right), (left[:8] @ right)[:, :64]]
+    )
+    replay()
+    expected = [t.clone() for t in out]
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    others = [torch.full((1 << n,), 7, dtype=torch.uint8, device="cuda") for n in range(20, 28) for _ in range(8)]
+    for _ in range(3):
+        replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(out, expected))
+    assert all((other == 7).all() for other in others), "memory that was given to others"

@@ -104,8 +104,8 @@ class Reference:
         """Every compiled way over its turns of `observations`, one for each turn, after a few rehearsals. What fails
         here is left out, and rows say why.
 
-        Behind everything else of a run: a compiler takes minutes, and with a GPU's memory under graphs of its own,
-        engines that were captured before were seen to fail in the frame after it (torch 2.11).
+        Behind everything else of a run: a compiler takes minutes, and engines that were captured before were seen to
+        fail in the frame after it (torch 2.11; see `engine.recorder.claim_workspace`, which was written since).
         """
         for name in [n for n in self.times if _is_compiled(n)]:
             try:
