@@ -64,6 +64,35 @@ def demonstrated(document: Document) -> str:
     return markdown(head, cells, _notes(document, "--demonstrations FOLDER"))
 
 
+def taught(trained: Document, *others: Document) -> str:
+    """What training changed: the trained policy beside each other run, on the scenes that both met."""
+    mine: Sequence[Row] = trained["rows"]
+    cells = []
+    for other in others:
+        theirs = {_place(row): bool(row["success"]) for row in other["rows"]}
+        for method in sorted({str(row["method"]) for row in mine}):
+            for task in (ALL, *sorted({str(row["task"]) for row in other["rows"]})):
+                met = [row for row in mine if row["method"] == method and task in (ALL, row["task"])]
+                pairs = [(bool(row["success"]), theirs[_place(row)]) for row in met if _place(row) in theirs]
+                won, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+                solved = (sum(a for a, _ in pairs), sum(b for _, b in pairs))
+                counts = [f"{count}" for count in (len(pairs), *solved, won, lost)]
+                cells.append([_short(other), method, task, *counts, number(mcnemar(lost, won))])
+    head = ("shipped policy, machine and commit", "pruning", "task", "scenes that both met",
+            "solved by the trained one", "by the shipped one", "only by the trained one", "only by the shipped one",
+            "McNemar p")  # fmt: skip
+    return markdown(head, cells, "\n".join(_notes(document) for document in (trained, *others)))
+
+
+def _place(row: Row) -> tuple[str, str, int]:
+    return str(row["method"]), str(row["task"]), int(row["seed"])
+
+
+def _short(document: Document) -> str:
+    commit = (document.get("commits") or [document["commit"]])[-1]
+    return f"{document['machine']['cpu']}, {str(commit)[:10]}"
+
+
 def _solved(rows: Sequence[Row]) -> str:
     low, high = wilson(sum(bool(row["success"]) for row in rows), len(rows))
     return f"{_of('success', rows)} ({100 * low:.0f}-{100 * high:.0f} %)"

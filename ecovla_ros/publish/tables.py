@@ -280,6 +280,8 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "serve": ("serve*.json", serving_tables.serve),
     "gazebo": ("gazebo.json", gazebo_tables.driven),
     "gazebo-rtc": ("gazebo-rtc.json", gazebo_tables.driven),
+    "gazebo-trained": ("gazebo-trained.json", gazebo_tables.driven),
+    "gazebo-taught": ("gazebo-trained.json gazebo-shipped.json gazebo.json", gazebo_tables.taught),
     "gazebo-demonstrations": ("gazebo-demonstrations.json", gazebo_tables.demonstrated),
     "link": ("link.json", serving_tables.link),
     "shards": ("shards.json", serving_tables.shards),

@@ -48,3 +48,21 @@ def test_demonstrations_are_counted_by_task_and_timed_where_they_were_solved():
         ("all", "2 of 4", "10.5"), ("apple", "2 of 3", "10.5"), ("bottle", "0 of 1", "-"),
     ]  # fmt: skip
     assert "--demonstrations FOLDER" in table and "hung 2 times" in table
+
+
+def test_a_trained_policy_is_paired_with_each_other_run_on_the_scenes_that_both_met():
+    trained = [row("dense", "banana", seed, seed != 3) for seed in range(4)] + [row("ecovla", "banana", 0, True)]
+    trained.append(row("dense", "apple", 0, True))
+    shipped = [row("dense", "banana", seed, seed == 3) for seed in (1, 2, 3, 9)] + [row("ecovla", "banana", 0, True)]
+    one, other = (
+        {"rows": rows, "settings": {"seeds": 4, "episode_s": 25.0, "launch": {}}, "commit": "abc",
+         "machine": {"cpu": "this one", "cores": 2}, "versions": {}}
+        for rows in (trained, shipped)
+    )  # fmt: skip
+    table = gazebo_tables.taught(one, other)
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [line[1:8] for line in cells] == [
+        ["dense", "all", "3", "2", "1", "2", "1"], ["dense", "banana", "3", "2", "1", "2", "1"],
+        ["ecovla", "all", "1", "1", "1", "0", "0"], ["ecovla", "banana", "1", "1", "1", "0", "0"],
+    ]  # fmt: skip
+    assert all(line[0] == "this one, abc" for line in cells)
