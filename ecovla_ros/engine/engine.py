@@ -213,6 +213,7 @@ class Engine:
         handoff = self.policy.prefill(seen, plan)
         self._kept_by = None if plan.record is not None else plan
         watch.lap("prefill")
+        self._sight.fetch()  # behind what a device would otherwise wait for
         self._set_aside(plan, "prefill")
         decision = self._let_go(decision, plan)
         self._host_copy.start(self.policy.act(seen, handoff, plan, self._noise))
@@ -229,8 +230,10 @@ class Engine:
     @torch.inference_mode()
     def rest(self) -> None:
         """Behind a `step` that was told not to: a refresh may have the time until the next one. Without it that one
-        begins the refresh and waits."""
+        begins the refresh and waits. What the next frame needs and is known already is made ready."""
         self._streams.rest()
+        if self._refresh is not None and self._cold.over and self._refreshes_now is False:
+            self._make_ready(self._refresh)
 
     @property
     def sparse_plan(self) -> Plan:
@@ -332,6 +335,8 @@ class Engine:
         seen = self.policy.encode(obs)
         if self._watches:
             self._sight.compare(seen)
+            if self._lets_go:  # the trigger is read before the action head is issued
+                self._sight.fetch()
         return seen
 
     def _goes_ahead(self) -> bool:
@@ -408,6 +413,13 @@ class Engine:
         if self._refreshes_now:
             self._begin(refresh, plan)
         return plan
+
+    def _make_ready(self, refresh: Refresh) -> None:
+        """While nobody waits: records are zeroed, and a frame that goes ahead finds the bound of its trigger set. What
+        it needs otherwise (another arm's trigger, an old pattern) it still sets itself."""
+        if self._goes_ahead():
+            refresh.clear()
+            refresh.want(self._trigger.bound())
 
     def _wanted_below(self) -> float:
         """The similarity below which a frame of this plan records."""

@@ -74,6 +74,8 @@ class Refresh:
         self._lengths = dict.fromkeys(PHASES, 1)
         self._frames = 1
         """Passes whose records are added up, and the tokens of all of them by phase."""
+        self._clean = False
+        """Whether nothing was added to the records since they were zeroed."""
         self._offsets: dict[str, float] = {}
         """Where the next probe's tokens lie between one another (see prune/energy `spread`); empty: to be drawn."""
         self._laid: dict[str, tuple[int, range, float]] = {}
@@ -134,8 +136,9 @@ class Refresh:
         `prefix` tokens in the prefill, of which those in `padding` are none, and `horizon` in the action head. Tokens
         are drawn once for each refresh: passes that record and are followed by none sample the same ones again.
         """
-        for stack in () if more else self.stacks:
-            stack.clear()
+        if not more:
+            self.clear()
+        self._clean = False
         before, self._frames = (self._lengths, self._frames + 1) if more else (dict.fromkeys(PHASES, 0), 1)
         self._lengths = {"prefill": before["prefill"] + prefix - len(padding), "act": before["act"] + horizon}
         if not plan.kept:
@@ -147,6 +150,12 @@ class Refresh:
             if self._laid.get(phase) != laid:
                 self._laid[phase], tokens = laid, self._tokens[phase]
                 tokens.copy_(spread(len(tokens), *laid[:1], laid[2], empty), non_blocking=True)
+
+    def clear(self) -> None:
+        """Zero what passes add to, unless that was done since the last one."""
+        for stack in () if self._clean else self.stacks:
+            stack.clear()
+        self._clean = True
 
     @property
     def similarity(self) -> Tensor:

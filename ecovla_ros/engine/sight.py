@@ -19,7 +19,8 @@ Places = tuple[int, ...]
 
 
 class Sight:
-    """Compares each frame with the one before (Eq. 5). `compare` issues the work, `read` waits for its one number."""
+    """Compares each frame with the one before (Eq. 5). `compare` issues the work, `fetch` the copy of its one number to
+    the host, `read` waits for that."""
 
     def __init__(self, recorder: Recorder | None = None, into: Tensor | None = None) -> None:
         """`recorder`: captures the comparison of frames whose tokens lie where those of the warm-up lay. `into`, ()
@@ -30,10 +31,12 @@ class Sight:
         self._replays: dict[tuple[Shapes, Places], tuple[Callable[[], None], Tensor]] = {}
         self._before: Shapes = ()
         self._compared = False
+        self._found: Tensor | None = None
+        """s_t of the frame compared last, until it is on its way to the host."""
 
     def reset(self) -> None:
         """Forget the scene: nothing is known of the frame before the next one."""
-        self._before, self._compared = (), False
+        self._before, self._compared, self._found = (), False, None
 
     def leave(self) -> dict[str, Tensor] | None:
         """A copy of the tokens of the last frame, to come back to; None where there was none."""
@@ -54,11 +57,12 @@ class Sight:
             return
         for _ in range(2):
             self.compare(seen)
+            self.fetch()
         shapes, vision = _shapes(seen.vision), dict(seen.vision)
         value = torch.zeros((), device=next(iter(vision.values())).device) if self._into is None else self._into
 
         def run() -> None:
-            value.copy_(self._renewed(shapes, vision))
+            self._renewed(shapes, vision, value)
 
         if (key := (shapes, _places(vision))) not in self._replays:
             self._replays[key] = self._recorder.capture(run, warm_ups=0)[0], value
@@ -66,43 +70,56 @@ class Sight:
 
     def compare(self, seen: Seen) -> None:
         """Begin to compare `seen` with the frame before. Nothing is waited for."""
-        shapes = _shapes(seen.vision)
+        shapes, self._found = _shapes(seen.vision), None
         self._compared, self._before = shapes == self._before, shapes
         replay = self._replays.get((shapes, _places(seen.vision))) if self._compared else None
         if replay is not None:
             replay[0]()
-            self._copy.start(replay[1])
+            self._found = replay[1]
             return
         if self._compared:
-            found = self._renewed(shapes, seen.vision)
-            self._copy.start(found if self._into is None else self._into.copy_(found))
+            self._found = self._renewed(shapes, seen.vision, self._into)
             return
         self._keep(shapes, seen.vision)
         if self._into is not None:
             self._into.fill_(torch.nan)
 
+    def fetch(self) -> None:
+        """Let s_t of the frame compared last be on its way to the host, behind what was issued so far. Before the next
+        `compare`; again does nothing."""
+        found, self._found = self._found, None
+        if found is not None:
+            self._copy.start(found)
+
     def read(self) -> float:
         """s_t of the frame compared last; NaN where nothing could be compared (see `scene_similarity`)."""
+        self.fetch()
         return float(self._copy.take()) if self._compared else float("nan")
 
-    def _renewed(self, shapes: Shapes, vision: Mapping[str, Tensor]) -> Tensor:
-        """s_t of frames of equal shapes; the tokens are kept for the next."""
+    def _renewed(self, shapes: Shapes, vision: Mapping[str, Tensor], into: Tensor | None) -> Tensor:
+        """s_t of frames of equal shapes, in `into` if there is one; the tokens are kept for the next."""
         before = self._stores[shapes]
         if all(triton_runs_on(tokens) and tokens.stride(1) == 1 for tokens in vision.values()):
-            found: Tensor = renewed(list(vision.values()), [before[name] for name in vision])
-            return found
+            return renewed(list(vision.values()), [before[name] for name in vision], into)
         similarity = scene_similarity(vision, before)
         assert similarity is not None, "equal shapes can be compared"
         self._keep(shapes, vision)
-        return similarity
+        return similarity if into is None else into.copy_(similarity)
 
     def _keep(self, shapes: Shapes, vision: Mapping[str, Tensor]) -> None:
         if shapes not in self._stores:
-            self._stores[shapes] = {
-                name: torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in vision.items()
-            }
+            self._stores[shapes] = _store(vision)
         for name, tokens in vision.items():
             self._stores[shapes][name].copy_(tokens)
+
+
+def _store(vision: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Room for tokens like these; one block where all cameras have as many, which one kernel then compares."""
+    first = next(iter(vision.values()))
+    if all(t.shape == first.shape and t.dtype == first.dtype for t in vision.values()):
+        block = torch.empty((len(vision), *first.shape), dtype=first.dtype, device=first.device)
+        return dict(zip(vision, block))
+    return {name: torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in vision.items()}
 
 
 def _shapes(vision: Mapping[str, Tensor]) -> Shapes:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 
-def renewed(now: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+def renewed(now: Sequence[Tensor], before: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
     """Mean cosine similarity, () float32, of all tokens `now` (N, D) with those `before`, camera by camera, which are
-    then overwritten with those of now: the next frame is compared with them."""
-    compare = importlib.import_module("ecovla_ros.kernels.likeness_triton").compare
+    then overwritten with those of now: the next frame is compared with them. `into`: gets it; None: a new tensor."""
+    kernels = importlib.import_module("ecovla_ros.kernels.likeness_triton")
     found = torch.empty(sum(len(tokens) for tokens in now), dtype=torch.float32, device=now[0].device)
-    first = 0
-    for tokens, kept in zip(now, before):
-        compare(tokens, kept, found[first : first + len(tokens)])
-        first += len(tokens)
-    return found.mean()
+    kernels.compare(now, before, found)
+    out = found.new_empty(()) if into is None else into
+    kernels.mean(found, out)
+    return out

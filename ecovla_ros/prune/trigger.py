@@ -35,12 +35,15 @@ class Trigger:
             raise PruningError(f"trigger window T = {window} frames; valid: 2 or more")
         self._p = p
         self._history: deque[float] = deque(maxlen=window)
+        self._bound: float | None = None
+        """As `bound` found it since the history last changed."""
 
     def update(self, similarity: float) -> Decision:
         """Take s_t into the history and decide."""
         if not math.isfinite(similarity):
             return Decision(True, similarity, float("nan"))
         self._history.append(similarity)
+        self._bound = None
         threshold = quantile(self._history, self._p)
         return Decision(similarity < threshold, similarity, threshold)
 
@@ -50,15 +53,18 @@ class Trigger:
         Known before it is, since its own quantile is: of n values the one at place (n - 1) p from below, or a mean of
         that and the next. s_t is below it only if it is among the ones before that place, or at it with a larger next.
         """
-        others = sorted(list(self._history)[1 - (self._history.maxlen or 0) :])
-        place = len(others) * self._p
-        below = math.floor(place)
-        first = below if place > below else below - 1
-        return others[first] if 0 <= first < len(others) else -math.inf
+        if self._bound is None:
+            others = sorted(list(self._history)[1 - (self._history.maxlen or 0) :])
+            place = len(others) * self._p
+            below = math.floor(place)
+            first = below if place > below else below - 1
+            self._bound = others[first] if 0 <= first < len(others) else -math.inf
+        return self._bound
 
     def reset(self) -> None:
         """Forget the history: a new episode, or a clock that jumped."""
         self._history.clear()
+        self._bound = None
 
 
 def quantile(values: Collection[float], p: float) -> float:

@@ -87,8 +87,9 @@ def test_a_device_finds_that_records_are_wanted_where_a_refresh_follows(changes)
     found = []
     for obs in SCENES:
         ahead = engine._goes_ahead()
-        kind = engine.step(obs).report.kind
+        kind = engine.step(obs, rest=False).report.kind
         seen, bound = engine._refresh._gate.tolist()
+        engine.rest()
         wanted = not (bound <= seen < math.inf)
         found.append((ahead, kind, wanted))
         assert wanted or kind != "refresh"
@@ -97,6 +98,27 @@ def test_a_device_finds_that_records_are_wanted_where_a_refresh_follows(changes)
         or changes.get("method") == "every"
         or {(kind, wanted) for ahead, kind, wanted in found if ahead} == {("refresh", True), ("sparse", False)}
     )
+
+
+@pytest.mark.parametrize("changes", [{}, {"tiers": (0.25,)}, {"compensate": True}], ids=["probe", "tiers", "means"])
+def test_what_a_frame_needs_is_ready_before_it_where_no_refresh_is_under_way(changes):
+    """So that nothing stands between its towers and its prefill."""
+    engine = Engine(Toy(), replace(PROBE, **changes), Inline(), ahead=True)
+    engine.calibrate(energies(engine.policy))
+    refresh, zeroed, told = engine._refresh, [], []
+    for stack in refresh.stacks:
+        stack.clear = lambda clear=stack.clear: (zeroed.append(1), clear())
+    for obs in SCENES:
+        ready, bound = engine._goes_ahead(), refresh._bound
+        zeroed.clear()
+        kind = engine.step(obs, rest=False).report.kind
+        told.append((kind, not zeroed and refresh._bound == bound if ready else None))
+        engine.rest()
+        if kind == "sparse" and engine._goes_ahead():
+            assert not any(stack._sums.any() for stack in refresh.stacks), "zeroed behind the answer"
+    behind_sparse = [ready for (before, _), (_, ready) in zip(told, told[1:]) if before == "sparse"]
+    assert all(behind_sparse) and len(behind_sparse) > 10
+    assert {kind for kind, _ in told} == {"sparse", "refresh"}
 
 
 GATED = """

@@ -425,6 +425,33 @@ assert counted, "some were merged by the last program of their rows"
 """)
 
 
+def test_tokens_are_compared_as_torch_does_and_kept():
+    """Cameras in one block, three apart, and of several forms; a row that is zero; a place for what is found."""
+    interpret("""
+import torch
+import torch.nn.functional as F
+from ecovla_ros.kernels.likeness import renewed
+from ecovla_ros.kernels.likeness_triton import _steps
+g = torch.Generator().manual_seed(0)
+def drawn(*shapes): return [torch.randn(*shape, generator=g) for shape in shapes]
+block = torch.randn(2, 9, 20, generator=g)
+assert _steps(list(block)) == 180 and _steps([block[1], block[0]]) == -180 and _steps([block[0]]) == 0
+assert _steps([block[0], block[0][:4]]) is None and _steps([block[0], block[0].double()]) is None
+three = torch.randn(7, 9, 20, generator=g)
+assert _steps([three[0], three[1], three[5]]) is None, "not equally far apart"
+cases = [*block], [*block.flip(0)], [three[0], three[1], three[5]], drawn((9, 20), (4, 20), (4, 33)), drawn((5, 16))
+for now in cases:
+    before = [torch.randn(t.shape, generator=g) for t in now]
+    before[0][2] = 0
+    expected = torch.cat([F.cosine_similarity(a, b, dim=-1) for a, b in zip(now, before)]).mean()
+    kept, place = [b.clone() for b in before], torch.zeros(())
+    torch.testing.assert_close(renewed(now, kept), expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(now, kept))
+    assert renewed(now, [b.clone() for b in before], place) is place
+    torch.testing.assert_close(place, expected, rtol=1e-5, atol=1e-6)
+""")
+
+
 def test_stretches_of_tokens_are_summed_apart_and_give_the_same():
     interpret("""
 import torch
