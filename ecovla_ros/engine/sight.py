@@ -115,10 +115,10 @@ class Sight:
 
 def _store(vision: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Room for tokens like these; one block where all cameras have as many, which one kernel then compares."""
-    first = next(iter(vision.values()))
-    if all(t.shape == first.shape and t.dtype == first.dtype for t in vision.values()):
-        block = torch.empty((len(vision), *first.shape), dtype=first.dtype, device=first.device)
-        return dict(zip(vision, block))
+    kinds = {(t.shape, t.dtype, t.device) for t in vision.values()}
+    if len(kinds) == 1:
+        shape, dtype, device = kinds.pop()
+        return dict(zip(vision, torch.empty((len(vision), *shape), dtype=dtype, device=device)))
     return {name: torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in vision.items()}
 
 

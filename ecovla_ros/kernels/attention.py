@@ -121,11 +121,9 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
     many = [cut(64, 64, 4, 2), cut(128, 64, 8, 2), cut(64, 32, 4, 3), cut(64, 64, 4, 2, 2 * FILLED), cut(32, 64, 4, 2)]
     many.append(cut(64, 64, 8, 2))
     if knows_descriptors(q):
-        some = [cut(32, 64, 8, 1), cut(32, 64, 8, 1)._replace(turned=True), cut(64, 64, 8, 1)]
-        few += [s._replace(described=True) for s in some]
+        few += [s._replace(described=True) for s in (cut(32, 64, 8, 1), cut(64, 64, 8, 1))]
         some = [cut(64, 64, 4, 2), cut(64, 64, 8, 2), cut(128, 64, 8, 2), cut(128, 64, 8, 2, 1)]
-        some += [cut(64, 64, 8, 1, 2 * FILLED), cut(32, 64, 4, 2)._replace(turned=True)]
-        many += [s._replace(described=True) for s in some]
+        many += [s._replace(described=True) for s in (*some, cut(64, 64, 8, 1, 2 * FILLED))]
     if not wide:
         many.append(cut(128, 64, 4, 3))
     shapes = list(dict.fromkeys(few if rows * groups * segments <= 2048 else many))
@@ -135,6 +133,5 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
 
 def _bytes(shape: Any, width: int) -> int:
     """Shared memory of one block, about: its queries, and the keys and values that are under way."""
-    ahead = shape.rows >= 64 or shape.turned
-    held: int = shape.rows + 2 * shape.keys * (shape.stages if ahead else 1)
+    held: int = shape.rows + 2 * shape.keys * (shape.stages if shape.rows >= 64 else 1)
     return held * width + 4096

@@ -31,9 +31,6 @@ class Shape(NamedTuple):
     stages: int
     alone: bool = False
     """Whether the last program of some rows merges their parts: no second kernel, and a counter for each of them."""
-    turned: bool = False
-    """Whether keys, and not queries, are the tall side of both products: a tensor core of Hopper takes 64 rows of that
-    side and as few as 8 of the other, so that blocks of few queries, of which there are more, cost no idle rows."""
     described: bool = False
     """Whether keys and values come by descriptor, which one thread asks for: no warp counts addresses. From Hopper on,
     and where they lie so (`describable`); elsewhere they are loaded as ever."""
@@ -75,8 +72,7 @@ def _attend(
     q_row, q_head, k_group, k_row, v_group, v_row, out_split, STEP: tl.constexpr,
     GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
     GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
-    ALONE: tl.constexpr, TURNED: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    EARLY: tl.constexpr,
+    ALONE: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         let_next_begin()
@@ -107,12 +103,7 @@ def _attend(
         v += group * v_group + segment * keys * v_row
     highest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    if TURNED:
-        queries = tl.trans(queries)
-        totals = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)  # summed over its keys at the end: no barrier a step
-        sums = tl.zeros((BLOCK_D, BLOCK_M), dtype=tl.float32)
-    else:
-        sums = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    sums = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     for step in range(start, end, BLOCK_N):
         n = step + tl.arange(0, BLOCK_N)
         known = n < end
@@ -121,42 +112,24 @@ def _attend(
             some_keys = k.load([group, segment * keys + step, 0]).reshape(BLOCK_N, BLOCK_D)
         else:
             some_keys = tl.load(k + n[:, None] * k_row + d[None, :] * STEP, mask=part, other=0.0)
+        scores = tl.dot(queries, tl.trans(some_keys), input_precision="ieee") * scale
         if GAP:
             known = known & ((n < first) | (n >= last))
-        if TURNED:
-            scores = tl.dot(some_keys, queries, input_precision="ieee") * scale
-            seen = known[:, None] & there[None, :]
-            if CAUSAL:
-                seen = seen & (n[:, None] <= at[None, :])
-            scores = tl.where(seen, scores, float("-inf"))
-            higher = tl.maximum(highest, tl.max(scores, 0))
-        else:
-            scores = tl.dot(queries, tl.trans(some_keys), input_precision="ieee") * scale
-            seen = known[None, :] & there[:, None]
-            if CAUSAL:
-                seen = seen & (n[None, :] <= at[:, None])
-            scores = tl.where(seen, scores, float("-inf"))
-            higher = tl.maximum(highest, tl.max(scores, 1))
+        seen = known[None, :] & there[:, None]
+        if CAUSAL:
+            seen = seen & (n[None, :] <= at[:, None])
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
+        shares = tl.exp2(scores - base[:, None])
         keep = tl.exp2(highest - base)
+        total = total * keep + tl.sum(shares, 1)
         if DESCRIBED:
             values = v.load([group, segment * keys + step, 0]).reshape(BLOCK_N, BLOCK_D)
         else:
             values = tl.load(v + n[:, None] * v_row + d[None, :] * STEP, mask=part, other=0.0)
-        if TURNED:
-            shares = tl.exp2(scores - base[None, :])
-            totals = totals * keep[None, :] + shares
-            sums = sums * keep[None, :] + tl.dot(
-                tl.trans(values), shares.to(values.dtype), input_precision="ieee"
-            )  # fmt: skip
-        else:
-            shares = tl.exp2(scores - base[:, None])
-            total = total * keep + tl.sum(shares, 1)
-            sums = sums * keep[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
+        sums = sums * keep[:, None] + tl.dot(shares.to(values.dtype), values, input_precision="ieee")
         highest = higher
-    if TURNED:
-        total = tl.sum(totals, 0)
-        sums = tl.trans(sums)
     target = place * (GROUPS * RANK) + head
     where = target[:, None] * WIDTH + d[None, :]
     writes = there[:, None] & inside[None, :]
@@ -257,8 +230,8 @@ def attention(
         width**-0.5 * 1.4426950408889634,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width, STEP=q.stride(2),
         GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
-        PLACED=positions is not None, SPLIT=splits > 1, ALONE=alone, TURNED=shape.turned, DESCRIBED=described,
-        BLOCK_M=shape.rows, BLOCK_N=shape.keys,
+        PLACED=positions is not None, SPLIT=splits > 1, ALONE=alone, DESCRIBED=described, BLOCK_M=shape.rows,
+        BLOCK_N=shape.keys,
         num_warps=shape.warps, num_stages=shape.stages, **options(q),
     )  # fmt: skip
     if splits > 1 and not alone:

@@ -84,13 +84,14 @@ def attention_calls() -> None:
     from ecovla_ros.kernels.attention import attention
 
     gap = some(2, dtype=torch.int32)
-    for length, heads, groups, keys, width, how in (
+    cases: Any = (
         (50, 8, 1, 594, 256, {"gap": gap}),
         (544, 8, 1, 544, 256, {"gap": gap}),
         (288, 32, 32, 288, 128, {"gap": gap, "causal": True}),
         (34, 12, 12, 34, 64, {"segments": 2}),
-    ):
-        attention(some(length, heads, width), some(groups, keys, width), some(groups, keys, width), **how)  # type: ignore[arg-type]
+    )
+    for length, heads, groups, keys, width, how in cases:
+        attention(some(length, heads, width), some(groups, keys, width), some(groups, keys, width), **how)
 
 
 def mlp_calls() -> None:
