@@ -30,7 +30,7 @@ from ecovla_ros.engine.streams import Streams
 from ecovla_ros.engine.timing import Stopwatch
 from ecovla_ros.errors import ControlError, PruningError
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.models.base import DENSE, BoundPolicy, Plan, Policy, Seen, TakesTurns
+from ecovla_ros.models.base import DENSE, BoundPolicy, LookingPolicy, Plan, Policy, Seen, TakesTurns
 from ecovla_ros.prune.trigger import Decision, Trigger
 from ecovla_ros.types import ActionChunk, FrameReport, Observation
 
@@ -78,14 +78,14 @@ class Engine:
             self._cold.end()
         self._trigger = Trigger(config.p, config.window)
         self._bound = policy if isinstance(policy, BoundPolicy) else None
+        self._looking = policy if isinstance(policy, LookingPolicy) else None
         self._lets_go = self._bound is not None and self._bound.lets_go
         self._watches = config.method == "ecovla" or self._lets_go
         """Whether frames are compared: for a new pattern, or to let go of a chunk."""
         self._ahead = ahead is not False and config.refresh == "probe" and config.method in ADAPTIVE
         self._by_time = ahead is None and self._ahead
-        apart = None if streams.recorder is None else streams.recorder.apart()
         known = self._refresh if self._ahead else None
-        self._sight = Sight(apart, None if known is None or not known.stacks else known.similarity)
+        self._sight = Sight(None if known is None or not known.stacks else known.similarity)
         self._deadline: Deadline | None = None
         self._refreshes = 0
         self._kept_by: Plan | None = None
@@ -332,11 +332,21 @@ class Engine:
 
     def _encode(self, obs: Observation) -> Seen:
         """The towers, and the comparison with the frame before (Eq. 5), of which nothing is read yet."""
-        seen = self.policy.encode(obs)
+        seen = self._look(obs)
         if self._watches:
             self._sight.compare(seen)
             if self._lets_go:  # the trigger is read before the action head is issued
                 self._sight.fetch()
+        return seen
+
+    def _look(self, obs: Observation) -> Seen:
+        """The towers, and behind them the device's part of the comparison, where frames are compared."""
+        if not self._watches:
+            return self.policy.encode(obs)
+        if self._looking is not None:
+            return self._looking.encode_and(obs, self._sight.renew)
+        seen = self.policy.encode(obs)
+        self._sight.renew(seen.vision)
         return seen
 
     def _goes_ahead(self) -> bool:
@@ -523,7 +533,7 @@ class Engine:
         """Run one observation with a plan and nothing else; ms. `reuse`: with K and V of the last one."""
         watch = self._watch
         watch.start()
-        seen = self.policy.encode(obs)
+        seen = self._look(obs)
         seen = seen if reuse else replace(seen, reuse=None)
         if self._refresh is not None and plan.record is not None:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
@@ -548,6 +558,14 @@ class Engine:
             for phase in filter(refresh.runs_in, PHASES):
                 refresh.capture(phase, plan, self._streams.recorder)
 
+    def _rehearse_sight(self, obs: Observation) -> Seen:
+        """One observation compared with itself, as two frames are, and then forgotten."""
+        for _ in range(2):
+            seen = self._encode(obs)
+        self._sight.read()
+        self._sight.reset()
+        return seen
+
     def _run_all(self, refresh: Refresh | None, repeats: int) -> None:
         plans = [DENSE, *(() if refresh is None else refresh.plans(without_records=self._by_time or not self._ahead))]
         if refresh is not None and self.cold_frames and refresh.recording not in plans:
@@ -558,9 +576,7 @@ class Engine:
                     self._answer(obs, plan)
                 self._rehearse(plan)
             with torch.inference_mode():
-                seen = self.policy.encode(obs)
-                if self._watches:
-                    self._sight.rehearse(seen)
+                seen = self._rehearse_sight(obs)
             if seen.reuse is not None:
                 for plan in (p for p in plans if p.record is None):
                     self._answer(obs, plan, reuse=True)

@@ -1,6 +1,7 @@
 """Vision towers, prefill and act as captured graphs. The engine sees an ordinary policy.
 
-The towers are one graph for each set of cameras, prefill and act one for each plan and shape: a frame issues the three
+The towers, and what is to be done with their tokens (the comparison with the last frame), are one graph for each set
+of cameras, prefill and act one for each plan and shape: a frame issues the three
 one behind the other and waits for nothing between them. While the towers run the host tokenises the prompt.
 
 A graph bakes addresses, not contents. Weights are swapped in place, records, biases and K/V lie in buffers that are
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ecovla_ros.engine.recorder import Recorder
 from ecovla_ros.models.base import (
+    Behind,
     BoundPolicy,
     Plan,
     Policy,
@@ -58,8 +60,11 @@ class Graphed:
     def __init__(self, policy: Policy, recorder: Recorder) -> None:
         self.inner = policy
         self._recorder = recorder
+        self._staged = policy if isinstance(policy, StagedPolicy) else None
         self._captured: dict[tuple[Plan, int, bool], Captured] = {}
-        self._looks: dict[tuple[str, ...], tuple[Staged, Callable[[], None], Mapping[str, Tensor]]] = {}
+        self._looks: dict[
+            tuple[tuple[str, ...], Behind | None], tuple[Staged, Callable[[], None], Mapping[str, Tensor]]
+        ] = {}
 
     @property
     def spec(self) -> PolicySpec:
@@ -86,21 +91,31 @@ class Graphed:
         """The policy's."""
         return self.inner.examples()
 
-    @torch.inference_mode()
     def encode(self, obs: Observation) -> Seen:
         """Stage the frame and replay the towers, where the policy can do these apart; else the policy's."""
-        if not isinstance(self.inner, StagedPolicy):
-            return self.inner.encode(obs)
-        staged = self.inner.stage(obs)
-        key = tuple(staged.images)
+        return self._encode(obs, None)
+
+    def encode_and(self, obs: Observation, behind: Behind) -> Seen:
+        """As `encode`; `behind` is captured with the towers."""
+        return self._encode(obs, behind)
+
+    @torch.inference_mode()
+    def _encode(self, obs: Observation, behind: Behind | None) -> Seen:
+        if self._staged is None:
+            seen = self.inner.encode(obs)
+            if behind is not None:
+                behind(seen.vision)
+            return seen
+        staged = self._staged.stage(obs)
+        key = tuple(staged.images), behind
         if key not in self._looks:
             images = {name: image if image.is_cuda else image.clone() for name, image in staged.images.items()}
             own = replace(staged, images=images)  # on a device the same memory every frame
-            self._looks[key] = (own, *self._recorder.capture(partial(self.inner.look, own)))
+            self._looks[key] = (own, *self._recorder.capture(partial(_look, self._staged, own, behind)))
         own, replay, vision = self._looks[key]
         _hand_over(list(own.images.values()), list(staged.images.values()))
         replay()
-        return self.inner.seen(staged, vision)
+        return self._staged.seen(staged, vision)
 
     def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """The policy's."""
@@ -174,6 +189,13 @@ class Graphed:
             noise = torch.zeros((spec.horizon, spec.action_dim), device=seen.prefix.device)
             self._captured[key] = Captured(own, noise)
         return self._captured[key]
+
+
+def _look(policy: StagedPolicy, staged: Staged, behind: Behind | None) -> Mapping[str, Tensor]:
+    vision = policy.look(staged)
+    if behind is not None:
+        behind(vision)
+    return vision
 
 
 def _inputs(seen: Seen) -> list[Tensor]:

@@ -23,10 +23,6 @@ class Recorder(Protocol):
         """
         ...
 
-    def apart(self) -> Recorder:
-        """Another one, whose work may run beside what this one captured."""
-        ...
-
 
 @functools.cache
 def _workspaces(device: torch.device) -> torch.cuda.MemPool:
@@ -79,10 +75,6 @@ class CudaRecorder:
             value = run()
         return graph.replay, value
 
-    def apart(self) -> Recorder:
-        """One with a memory pool and a stream of its own."""
-        return CudaRecorder(self._device)
-
 
 class EagerRecorder:
     """Runs the function itself: what a CPU has in the place of a graph, with the same copies into the same tensors."""
@@ -96,10 +88,6 @@ class EagerRecorder:
                 old.copy_(new)
 
         return replay, value
-
-    def apart(self) -> Recorder:
-        """Itself: nothing is shared."""
-        return self
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,19 @@ from torch import Tensor
 from ecovla_ros.prune.site import DENSE, Plan, Site
 from ecovla_ros.types import ActionChunk, Observation
 
-__all__ = ["DENSE", "BoundPolicy", "Plan", "Policy", "PolicySpec", "Seen", "Site", "Staged", "StagedPolicy"]
+__all__ = [
+    "DENSE",
+    "Behind",
+    "BoundPolicy",
+    "LookingPolicy",
+    "Plan",
+    "Policy",
+    "PolicySpec",
+    "Seen",
+    "Site",
+    "Staged",
+    "StagedPolicy",
+]
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,20 @@ class StagedPolicy(Policy, Protocol):
 
     def seen(self, staged: Staged, vision: Mapping[str, Tensor]) -> Seen:
         """What `encode` gives: the rest of the host's work, done while the towers run. Raises ObservationError."""
+        ...
+
+
+Behind = Callable[[Mapping[str, Tensor]], None]
+"""Device work on camera -> vision tokens (N, D), over the same memory every time."""
+
+
+@runtime_checkable
+class LookingPolicy(Policy, Protocol):
+    """A policy that takes device work along behind its towers: where these are captured, in the same graph."""
+
+    def encode_and(self, obs: Observation, behind: Behind) -> Seen:
+        """As `encode`; `behind` runs on the vision tokens, also of a frame whose instruction or state is then found to
+        be wrong. Raises ObservationError."""
         ...
 
 

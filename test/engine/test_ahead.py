@@ -18,6 +18,7 @@ from ecovla_ros.engine.engine import Engine
 from ecovla_ros.engine.graphs import Graphed
 from ecovla_ros.engine.recorder import EagerRecorder
 from ecovla_ros.engine.streams import Deferred, Inline, Worker
+from ecovla_ros.errors import ObservationError
 
 FACTS = ("triggered", "similarity", "threshold", "pattern_id", "pattern_age", "swaps", "ratio", "fault")
 
@@ -252,18 +253,30 @@ def test_a_refresh_that_was_captured_is_replayed_and_does_the_same():
 
 @pytest.mark.parametrize("family", ["pi0", "cogact"])
 def test_a_comparison_that_was_captured_says_the_same(family):
-    class Captures(Inline):
-        recorder = EagerRecorder()
-
     observations = [models.observation(models.policy(family), seed=i // 3) for i in range(9)]
     config = replace(PROBE, sites=("lm.mlp",), p=0.5)
-    runs, replayed = [], []
-    for streams in (Inline(), Captures()):
-        engine = Engine(Graphed(models.policy(family), EagerRecorder()), config, streams)
+    runs, captured = [], []
+    for wrap in (lambda policy: policy, lambda policy: Graphed(policy, EagerRecorder())):
+        engine = Engine(wrap(models.policy(family)), config, Inline())
         engine.warm_up()
-        for key, (replay, value) in list(engine._sight._replays.items()):
-            engine._sight._replays[key] = (lambda r=replay: (replayed.append(1), r())[1]), value
+        for policy in (engine.policy,) if isinstance(engine.policy, Graphed) else ():
+            captured.append((policy, policy.graphs))
         runs.append(frames(engine, observations))
     same(*runs)
-    assert len(replayed) == 8, "all frames but the first, whose scene is new"
+    assert all(policy.graphs == graphs for policy, graphs in captured), "captured in warm-up, with the towers"
     assert {s.report.triggered for s in runs[0][0]} == {True, False}
+
+
+@pytest.mark.parametrize("wrap", [lambda policy: policy, lambda policy: Graphed(policy, EagerRecorder())],
+                         ids=["plain", "captured"])  # fmt: skip
+def test_a_frame_that_was_refused_for_its_words_is_still_the_last_one_that_was_seen(wrap):
+    policy = models.policy("pi0")
+    engine = Engine(wrap(policy), replace(PROBE, sites=("lm.mlp",)), Inline())
+    engine.warm_up()
+    one, other = (models.observation(policy, seed=i) for i in range(2))
+    engine.step(one)
+    apart = engine.step(other).report.similarity
+    engine.step(one)
+    with pytest.raises(ObservationError):
+        engine.step(replace(other, instruction=" "))
+    assert apart < engine.step(other).report.similarity == pytest.approx(1.0, abs=1e-5)

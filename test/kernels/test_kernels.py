@@ -218,8 +218,10 @@ frames += [Looked(a=frames[-1].vision["a"]), Looked(a=r(7, 40)), Looked(a=r(7, 4
 ours, theirs = Sight(), Sight()
 for frame in frames:
     before = {name: tokens.clone() for name, tokens in frame.vision.items()}
+    ours.renew(frame.vision)
     ours.compare(frame)
     with reference_alone():
+        theirs.renew(frame.vision)
         theirs.compare(frame)
     torch.testing.assert_close(ours.read(), theirs.read(), rtol=1e-5, atol=1e-6, equal_nan=True)
     kept = ours.leave()
