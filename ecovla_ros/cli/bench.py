@@ -237,6 +237,13 @@ def _latency(
         reference = Reference(options.model, settings.policy, options.reference, compiler)
     progress = ProgressLine(options.frames + options.warm_up, "frames")
     traces: list[latency.Traces] | None = [] if options.profile else None
+    settled = {**plain(options), "config": asdict(settings)}
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        """What was measured is on disk before a compiler or a profiler may end the process."""
+        if options.json:
+            document.write(options.json, rows, settled)
+
     rows = latency.measure(
         settings,
         chosen,
@@ -249,10 +256,10 @@ def _latency(
         options.save_pattern,
         part,
         traces,
+        keep,
     )
     if options.profile:
-        profiled = profile.of_variants(options.model, chosen, traces or [])
-        document.write(options.profile, profiled, {**plain(options), "config": asdict(settings)})
+        document.write(options.profile, profile.of_variants(options.model, chosen, traces or []), settled)
     return rows, (*LATENCY[:-1], *(("sms", "kernels", "of_reached") if "sms" in rows[0] else ()), LATENCY[-1])
 
 

@@ -532,6 +532,8 @@ class Engine:
     def _answer(self, obs: Observation, plan: Plan, reuse: bool = False) -> float:
         """Run one observation with a plan and nothing else; ms. `reuse`: with K and V of the last one."""
         watch = self._watch
+        if self._refresh is not None:
+            self._refresh.clear()  # as behind the answer before
         watch.start()
         seen = self._look(obs)
         seen = seen if reuse else replace(seen, reuse=None)
@@ -539,8 +541,6 @@ class Engine:
             self._refresh.watch(plan, len(seen.prefix), self.policy.spec.horizon, seen.padding)
             self._refresh.want(-math.inf if self._ahead else math.inf)  # as in most frames of this plan
         self._pass(seen, plan)
-        if self._refresh is not None and plan.record is not None:
-            self._refresh.forget_tokens(plan)
         return watch.total_ms()
 
     @torch.inference_mode()
@@ -586,6 +586,8 @@ class Engine:
         if refresh is not None and self.config.deadline_ms > 0:
             tiers = [min(self._answer(obs, plan) for _ in range(repeats)) for plan in self._between(refresh)]
             self._deadline = Deadline(self.config.deadline_ms, tiers)
+        if refresh is not None:
+            refresh.forget_tokens()
 
     def _pass(self, seen: Seen, plan: Plan) -> ActionChunk:
         """`prefill`, `act` and `to_chunk`, with nothing beside them."""

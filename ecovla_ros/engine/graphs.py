@@ -11,7 +11,7 @@ whatever the pattern, the image or the noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,19 +20,9 @@ import torch
 from torch import Tensor
 
 from ecovla_ros.engine.recorder import Recorder
-from ecovla_ros.models.base import (
-    Behind,
-    BoundPolicy,
-    Plan,
-    Policy,
-    PolicySpec,
-    Seen,
-    Site,
-    Staged,
-    StagedPolicy,
-    TakesTurns,
-)
-from ecovla_ros.types import ActionChunk, Observation
+from ecovla_ros.engine.wrapped import WrappedPolicy
+from ecovla_ros.models.base import Behind, Plan, Policy, Seen, Staged, StagedPolicy
+from ecovla_ros.types import Observation
 
 INPUTS = ("prefix", "state", "valid", "gap", "reuse")
 """Fields of an encoded frame that a pass reads."""
@@ -50,7 +40,7 @@ class Captured:
     actions: Any = None
 
 
-class Graphed:
+class Graphed(WrappedPolicy):
     """A policy whose towers, `prefill` and `act` are replayed. Capturing belongs to `warm_up`: see `Engine.warm_up`.
 
     A shape that was not captured then (free text of an unforeseen length) is captured when it first comes; that frame
@@ -58,7 +48,7 @@ class Graphed:
     """
 
     def __init__(self, policy: Policy, recorder: Recorder) -> None:
-        self.inner = policy
+        super().__init__(policy)
         self._recorder = recorder
         self._staged = policy if isinstance(policy, StagedPolicy) else None
         self._captured: dict[tuple[Plan, int, bool], Captured] = {}
@@ -67,29 +57,10 @@ class Graphed:
         ] = {}
 
     @property
-    def spec(self) -> PolicySpec:
-        """The policy's."""
-        return self.inner.spec
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        """The policy's."""
-        return self.inner.sites
-
-    @property
-    def device(self) -> torch.device:
-        """The policy's."""
-        return self.inner.device
-
-    @property
     def graphs(self) -> int:
         """How many graphs were captured."""
         passes = sum((c.prefill is not None) + (c.act is not None) for c in self._captured.values())
         return len(self._looks) + passes
-
-    def examples(self) -> Iterator[Observation]:
-        """The policy's."""
-        return self.inner.examples()
 
     def encode(self, obs: Observation) -> Seen:
         """Stage the frame and replay the towers, where the policy can do these apart; else the policy's."""
@@ -116,42 +87,6 @@ class Graphed:
         _hand_over(list(own.images.values()), list(staged.images.values()))
         replay()
         return self._staged.seen(staged, vision)
-
-    def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
-        """The policy's."""
-        return self.inner.to_chunk(seen, actions)
-
-    def leave(self) -> Any:
-        """The policy's."""
-        return self.inner.leave() if isinstance(self.inner, TakesTurns) else None
-
-    def enter(self, left: Any) -> None:
-        """The policy's."""
-        if isinstance(self.inner, TakesTurns):
-            self.inner.enter(left)
-
-    def warm_up(self) -> None:
-        """The policy's."""
-        self.inner.warm_up()
-
-    def mark(self, seen: Seen) -> None:
-        """The policy's."""
-        self.inner.mark(seen)
-
-    @property
-    def lets_go(self) -> bool:
-        """The policy's; False where it knows nothing of chunks before."""
-        return isinstance(self.inner, BoundPolicy) and self.inner.lets_go
-
-    def let_go(self) -> None:
-        """The policy's: what it writes is read by the captured pass."""
-        if isinstance(self.inner, BoundPolicy):
-            self.inner.let_go()
-
-    def forget_chunk(self) -> None:
-        """The policy's."""
-        if isinstance(self.inner, BoundPolicy):
-            self.inner.forget_chunk()
 
     @torch.inference_mode()
     def prefill(self, seen: Seen, plan: Plan) -> Any:

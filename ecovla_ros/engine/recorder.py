@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -25,10 +27,17 @@ class Recorder(Protocol):
 
 
 @functools.cache
-def _workspaces(device: torch.device) -> torch.cuda.MemPool:
-    """Memory of the workspaces that captured products write to; as long as the process."""
-    with torch.cuda.device(device):
-        return torch.cuda.MemPool()
+def _workspaces(device: torch.device) -> torch.cuda.MemPool | None:
+    """Memory of the workspaces that captured products write to; None where the allocator has no pools of one's own
+    (`PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync`)."""
+    try:
+        with torch.cuda.device(device):
+            pool = torch.cuda.MemPool()
+    except RuntimeError:
+        return None
+    # For good: its end would give memory back, which on a device that has failed ends the process without a word.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
+    return pool
 
 
 @torch.inference_mode()
@@ -41,7 +50,9 @@ def claim_workspace(stream: torch.cuda.Stream) -> None:
     (torch/_inductor/cudagraph_trees.py, `clear_cublas_manager`): out of the common pool, the memory would then be
     somebody else's, or nobody's, while graphs of ours still write to it.
     """
-    with torch.cuda.stream(stream), torch.cuda.use_mem_pool(_workspaces(stream.device), stream.device):
+    pool = _workspaces(stream.device)
+    apart = nullcontext() if pool is None else torch.cuda.use_mem_pool(pool, stream.device)
+    with torch.cuda.stream(stream), apart:
         square = torch.zeros((16, 16), dtype=torch.bfloat16, device=stream.device)
         torch.addmm(square[0], square, square)  # cuBLASLt, which has a workspace of its own in some versions
         torch.mm(square, square)

@@ -173,12 +173,12 @@ class Refresh:
     def begin(self, plan: Plan) -> None:
         """A refresh follows the pass of `plan`: its outcome has a place, and the next one samples other tokens."""
         self._outcomes.begin()
-        self.forget_tokens(plan)
-
-    def forget_tokens(self, plan: Plan) -> None:
-        """The next pass that records draws the tokens it samples anew, if this plan sampled some."""
         if plan.kept:
-            self._offsets = {}
+            self.forget_tokens()
+
+    def forget_tokens(self) -> None:
+        """The next pass that samples tokens draws them anew."""
+        self._offsets = {}
 
     @contextmanager
     def undrawn(self) -> Iterator[None]:
@@ -210,9 +210,12 @@ class Refresh:
         return self._job(phase, plan, self._outcomes.spare(), rehearsed=True)
 
     def capture(self, phase: str, plan: Plan, recorder: Recorder) -> None:
-        """Record the job of a phase, after a rehearsal; nothing runs. It is replayed where every history is known."""
+        """Record the job of a phase, after a rehearsal; nothing runs. It is replayed where every history is known. Not
+        a job that probes what goes by the frame (`Site.of_frame`): that one is issued anew every time."""
         stacks, key = self._of(phase), self._key(phase, plan)
-        if key in self._graphs:
+        records = plan.record or {}
+        of_frame = [site.key for stack in stacks for site in stack.sites if site.of_frame]
+        if key in self._graphs or any(records[k].inputs is not None for k in of_frame if k in records):
             return
 
         def run() -> None:

@@ -13,10 +13,14 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ecovla_ros.kernels.launch import knows_descriptors, options
 from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
+
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # before Triton 3.4, which torch 2.8 brings: `knows_descriptors` says so
+    TensorDescriptor = None
 
 
 class Shape(NamedTuple):

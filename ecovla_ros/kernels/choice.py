@@ -182,7 +182,7 @@ def _copy(tensor: Tensor) -> Tensor:
 def _replayed_ms(way: Callable[..., object], sets: Sequence[Sequence[Tensor]]) -> tuple[float, object]:
     """Device time of one call, of `CALLS` that were captured one after the other over sets of weights in turn, ms, and
     what the last of them gave."""
-    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side, graph = launch.timing_stream(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):  # libraries choose kernels and Triton compiles

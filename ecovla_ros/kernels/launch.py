@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ecovla_ros.kernels.available import installed
 
 EARLY = [False]
 """Whether kernels of this process are launched early, where the hardware can: as `choose` found it."""
@@ -38,8 +41,24 @@ def _can(index: int) -> bool:
 
 
 def knows_descriptors(like: Tensor) -> bool:
-    """Whether a block can be asked for by descriptor on the device of `like`: from Hopper on, and interpreted."""
-    return not like.is_cuda or _can(like.get_device())
+    """Whether a block can be asked for by descriptor on the device of `like`: from Hopper on, and interpreted; with
+    Triton 3.4 or newer."""
+    return _triton_knows_descriptors() and (not like.is_cuda or _can(like.get_device()))
+
+
+@functools.cache
+def _triton_knows_descriptors() -> bool:
+    return installed() and importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
+
+
+def timing_stream() -> torch.cuda.Stream:
+    """The stream that warm-up times on, one for all: products keep a workspace for each stream they ever ran on."""
+    return _timing_stream(torch.cuda.current_device())
+
+
+@functools.cache
+def _timing_stream(index: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(torch.device("cuda", index))
 
 
 def block_bytes(like: Tensor) -> int:

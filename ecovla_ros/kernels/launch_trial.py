@@ -73,7 +73,7 @@ def _chain(device: torch.device) -> tuple[Callable[[], Tensor], list[Sums]]:
 
 def _captured(run: Callable[[], Tensor], sums: list[Sums]) -> tuple[list[Tensor], float]:
     """What a replay gives and adds, and its median time, ms."""
-    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side, graph = launch.timing_stream(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         run()

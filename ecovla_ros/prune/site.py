@@ -50,6 +50,9 @@ class Site:
     activation: str = ""
     """Of a gated MLP, whose X_int is activation(x gate^T) * (x up^T) and nothing else: a probe of many such sites runs
     as one kernel. Empty: a probe asks `hidden`."""
+    of_frame: bool = False
+    """Whether `hidden` goes by the last pass, its length and padding too: a captured refresh would for ever go by the
+    pass that it was captured behind."""
 
     def recording(self, steps: int) -> Site:
         """This site with the last `steps` of its calls alone recorded; 0: all."""

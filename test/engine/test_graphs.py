@@ -33,8 +33,8 @@ SHORT_AND_LONG = ("the apple in", small.TEXTS[0])
 """Three tokens and six: padded to four and to eight."""
 
 
-def bucketed():
-    policy = small.policy(bucket=4)
+def bucketed(bucket=4):
+    policy = small.policy(bucket=bucket)
     policy.spec = replace(policy.spec, instructions=SHORT_AND_LONG)
     return policy
 
@@ -55,6 +55,46 @@ def test_prompts_of_two_buckets_each_have_their_graphs_and_heads_their_probe(sit
     assert np.array_equal(plain, pi_run(graphed, config))
     passes = 2 * 2 * 4  # prefill and act, two buckets, four plans: dense, sparse, and two that record
     assert graphed.graphs == passes + 1, "and the towers, once for all prompts"
+
+
+class Baking(EagerRecorder):
+    """Bakes what a job finds in the policy when it is captured, as a graph bakes lengths and addresses."""
+
+    def __init__(self, policy):
+        self._policy = policy
+
+    def capture(self, run, warm_ups=3):
+        policy, baked = self._policy, self._policy._last
+
+        def replay():
+            now, policy._last = policy._last, baked
+            run()
+            policy._last = now
+
+        return replay, None
+
+
+@pytest.mark.parametrize("bucket", [4, 8], ids=["another bucket", "another padding"])
+@pytest.mark.parametrize("site", ["lm.heads", "expert.heads", "lm.mlp"])
+def test_a_captured_refresh_goes_by_the_frame_before_it_and_not_by_the_one_it_was_captured_behind(site, bucket):
+    """Heads are probed over the K and V of a frame, as many as it has; MLPs know of no length."""
+    config = PruneConfig(method="every", ratio=0.5, sites=(site,), probe_tokens=16, hysteresis=0.0)
+    found = []
+    for captures in (False, True):
+        policy, streams = bucketed(bucket), Inline()
+        streams.recorder = Baking(policy) if captures else None
+        engine, jobs = Engine(Graphed(policy, EagerRecorder()), config, streams), []
+        engine.warm_up()
+        job = engine._refresh._job
+        engine._refresh._job = lambda *a, job=job, jobs=jobs, **k: (jobs.append(1), job(*a, **k))[1]
+        for i in range(8):
+            engine.step(small.observation(seed=i, text=SHORT_AND_LONG[1]))
+        engine.settle()
+        found.append((engine._refresh.stacks[0].history.clone(), engine.patterns()))
+        engine.close()
+        assert len(jobs) == (1 if captures and site == "lm.mlp" else 8), "the first one's history is not known"
+    (history, patterns), (baked, those) = found
+    assert torch.equal(history, baked) and patterns == those
 
 
 def test_warm_up_captures_all_there_is_and_frames_capture_nothing():

@@ -229,6 +229,24 @@ for frame in frames:
 """)
 
 
+def test_a_triton_that_knows_no_descriptors_does_without():
+    """Before 3.4, which torch 2.8 brings."""
+    interpret("""
+import sys
+import torch
+import triton.runtime.interpreter  # this one knows them
+known = sys.modules["triton.tools.tensor_descriptor"]
+sys.modules["triton.tools.tensor_descriptor"] = None
+from ecovla_ros.kernels import attention, attention_triton, launch
+q, k = torch.randn(3, 2, 16), torch.randn(1, 9, 16)
+assert not launch.knows_descriptors(q)
+sys.modules["triton.tools.tensor_descriptor"] = known
+shape = attention_triton.Shape(16, 16, 2, 4, 2, described=True)
+found = attention_triton.attention(q, k, k, shape)
+torch.testing.assert_close(found, attention.reference(q, k, k), rtol=1e-4, atol=1e-4)
+""")
+
+
 def test_the_row_swap_equals_its_reference():
     interpret("""
 import torch

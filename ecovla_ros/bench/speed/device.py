@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ecovla_ros.engine.wrapped import WrappedPolicy
 from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.models.base import Plan, Policy, Seen
 from ecovla_ros.types import Observation
@@ -109,11 +110,11 @@ def bound_ms(
     return {"prefill": parts[1], "act": parts[2], "policy": sum(parts)}
 
 
-class Timed:
+class Timed(WrappedPolicy):
     """A policy whose prefill and act are timed by CUDA events; everything else is the policy's."""
 
     def __init__(self, policy: Any) -> None:
-        self.inner = policy
+        super().__init__(policy)
         self._events = {name: [torch.cuda.Event(enable_timing=True) for _ in range(2)] for name in ("prefill", "act")}
 
     def __getattr__(self, name: str) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -217,6 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(o.good for o in outcomes) else 1
 
 
+def until_ended() -> int:
+    """`main` of a process that SIGTERM ends as Ctrl-C does: with the step that runs, which would go on measuring."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return main()
+
+
 def _fits(device: str) -> bool:
     """Whether the machine has the device; says what it found."""
     import torch
@@ -278,6 +285,9 @@ def _run(step: GpuStep, program: Sequence[str], file: Path, device: str, limit_s
         except subprocess.TimeoutExpired:
             gpu_table.end(process)
             return f"not done after {limit_s:.0f} s"
+        except BaseException:  # nothing goes on measuring beside the next call
+            gpu_table.end(process)
+            raise
         finally:
             said.close()
     if tests and report.is_file():
@@ -314,4 +324,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_ended())

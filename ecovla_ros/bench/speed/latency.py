@@ -63,11 +63,12 @@ def measure(
     save_pattern: str | Path | None = None,
     part: Part | None = None,
     traces: list[Traces] | None = None,
+    keep: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `ecovla bench`. Raises ConfigError for an unknown pace and whatever the model raises.
 
     `part`: of the GPU that this process was held to, see `green_context.enter`. `traces`: takes one entry for each
-    variant, of the frames whose kernels are counted.
+    variant, of the frames whose kernels are counted. `keep` gets all rows that are known before anything is compiled.
     """
     if pace not in PACES:
         raise ConfigError(unknown("pace", pace, PACES))
@@ -103,16 +104,12 @@ def measure(
     finally:
         for engine in engines:
             engine.close()
-    if reference is not None:
-        turns = (timed[start] for start in range(0, len(timed), block) if start >= warm_up)
-        reference.run_compiled([frame.observation for frame in turns])
-    made = [
+    measured = [
         row
-        for variant, own, known in zip(chosen, reports, facts)
-        for row in rows.of_variant(variant, own, reports[0], known)
+        for variant, answered, known in zip(chosen, reports, facts)
+        for row in rows.of_variant(variant, answered, reports[0], known)
     ]
     dense = float(np.mean([r.total_ms for r in reports[0]]))
-    made += [] if reference is None else reference.rows(dense)
     common |= {
         "model": settings.policy.model,
         "dtype": str(build.dtype_of(settings.policy)).removeprefix("torch."),
@@ -120,7 +117,16 @@ def measure(
         "graphs": settings.policy.graphs and device.type == "cuda",
         "pace": pace,
     }
-    return [{**common, **row} for row in made]
+
+    def with_reference() -> list[dict[str, Any]]:
+        return [{**common, **row} for row in (*measured, *(() if reference is None else reference.rows(dense)))]
+
+    if keep is not None:
+        keep(with_reference())
+    if reference is not None:
+        turns = (timed[start] for start in range(0, len(timed), block) if start >= warm_up)
+        reference.run_compiled([frame.observation for frame in turns])
+    return with_reference()
 
 
 def _device_facts(device: torch.device, part: Part | None) -> dict[str, Any]:

@@ -180,8 +180,6 @@ class BatchOnePolicy:
 
     def to_chunk(self, seen: Seen, actions: Tensor) -> ActionChunk:
         """Normalised actions (H, action_dim) to joint targets around the observed joints, in new arrays."""
-        if self.reuse is not None:
-            self.reuse.note()
         values = actions[:, : self.normaliser.widths[1]].float().cpu().numpy()
         chunk: ActionChunk = self.normaliser.chunk(values, seen.observation, self.spec.period_s)
         return chunk

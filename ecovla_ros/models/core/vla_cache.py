@@ -133,12 +133,11 @@ class Reuse:
         return span, extends[-1]
 
     def mark(self, seen: Seen) -> None:
-        """The prefill of `seen` has just run: its K and V are there."""
+        """The prefill of `seen` has just run: its K and V are there. The attention of the pass begins its way to the
+        host, ahead of the frame's chunk: whoever has that has both."""
         self._made = (seen.observation, seen.reuse is not None)
-
-    def note(self) -> None:
-        """Begin to bring the attention of the pass to the host. It is there once the frame's chunk is."""
-        self._scores.copy_(self._looked, non_blocking=True)
+        if not (self._looked.is_cuda and torch.cuda.is_current_stream_capturing()):  # who replays it marks again
+            self._scores.copy_(self._looked, non_blocking=True)
 
     def _look(self, block: Any, span: Span, keys: Tensor, use: Use, rows: slice) -> None:
         scores = span.looks(block.attention, keys, rows, use.heads)[self.first : self.first + len(self._looked)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
+from ecovla_ros.models.core.staging import Upload
 from ecovla_ros.models.data.normalise import Normaliser
 from ecovla_ros.types import JOINTS, ActionChunk, Floats, Observation
 
@@ -63,7 +64,8 @@ class RealTimeChunking:
         """Radians of one unit of a normalised joint action; 0 for what is no joint."""
         self._scale[:rows, :width] = torch.tensor(normaliser.action_std, device=device)[:, :width]
         ramp = np.clip((overlap - np.arange(shape[0])) / (overlap - delay + 1), 0.0, 1.0)
-        self._ramp = np.where(np.arange(shape[0]) < delay, 1.0, ramp)
+        self._ramp = torch.tensor(np.where(np.arange(shape[0]) < delay, 1.0, ramp), device=device).float()
+        self._upload = Upload((shape[0], len(JOINTS) + 1), torch.float32, device)
         self.last: tuple[ActionChunk, str, Floats] | None = None
         """The last answer, the instruction, and where the arm was, (7,) rad."""
 
@@ -82,8 +84,8 @@ class RealTimeChunking:
         if rows is None:
             return
         width = rows.shape[1]
-        self.target[: len(rows), :width] = torch.from_numpy(rows).to(self.target)
-        self.weight[: len(rows), :width] = torch.from_numpy(self._ramp[: len(rows), None]).to(self.weight)
+        self.target[: len(rows), :width] = self._upload.copy(rows.astype(np.float32))
+        self.weight[: len(rows), :width] = self._ramp[: len(rows), None]
 
     def pull(self, x_t: Tensor, velocity: Tensor, t: float) -> Tensor:
         """The velocity (H, action_dim) at time `t`, drawn towards the last chunk; float32."""

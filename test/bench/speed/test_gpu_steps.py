@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.kortex_robot import until
 
 from ecovla_ros.bench import document
 from ecovla_ros.bench.speed import gpu_steps, latency, profile, rows
@@ -39,6 +43,25 @@ def test_a_step_that_fails_or_hangs_stops_no_other_and_is_told_by_the_exit_code(
     assert "failed" in states["fails"] and "why not" in states["fails"]
     assert "timed out" in states["hangs"] and "wrote no file" in states["silent"]
     assert (tmp_path / "gpu-good.json").is_file() and "done" in (tmp_path / "gpu-good.log").read_text()
+
+
+def test_a_run_that_is_ended_leaves_nothing_running(tmp_path):
+    """By Ctrl-C, or by whoever stops it: the next one would measure beside it."""
+    began = tmp_path / "began"
+    step = f"import os, pathlib, time; pathlib.Path({str(began)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    program = (
+        "import sys; from ecovla_ros.bench.speed import gpu_steps\n"
+        f"gpu_steps.STEPS = (gpu_steps.GpuStep('one', 'made up', 60.0, on_cpu=('-c', {step!r})),)\n"
+        "sys.exit(gpu_steps.until_ended())"
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        began.unlink(missing_ok=True)
+        arguments = ["--device", "cpu", "--folder", str(tmp_path)]
+        process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
+        until(lambda: began.is_file() and began.read_text(), "the step runs")
+        process.send_signal(number)
+        assert process.wait(20) != 0
+        until(lambda: not Path("/proc", began.read_text()).exists(), "the step has ended")
 
 
 def test_what_is_done_is_kept_until_the_code_changes(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,7 +239,7 @@ def test_the_reference_runs_compiled_too_and_says_where_it_cannot(small_referenc
         def compiled(*inputs, **more):
             ran.append(method.__qualname__)
             if broken:
-                raise RuntimeError("no compiler here\nmore")
+                raise broken[0]("no compiler here\nmore")
             return method(*inputs, **more)
 
         return compiled
@@ -255,13 +256,46 @@ def test_the_reference_runs_compiled_too_and_says_where_it_cannot(small_referenc
     ran.clear()
     made._way("padded", obs)
     assert not ran, "as transformers has it"
-    broken.append(True)
+    broken.append(TypeError)
     other = reference.Reference("small", config.PolicyConfig(device="cpu"), 1, compiler)
     other.turn(obs, True)
     other.run_compiled([obs])
     rows = other.rows(1.0)
     assert [r["method"] for r in rows] == ["transformers, padded", "transformers, exact"]
-    assert rows[0]["compiled_note"] == "RuntimeError: no compiler here"
+    assert rows[0]["compiled_note"] == "TypeError: no compiler here"
+
+
+def test_rows_outlive_a_profiler_that_sees_nothing(tmp_path):
+    """As on a machine that lets nobody read its counters, and on a CPU."""
+    file = tmp_path / "out.json"
+    more = ["--method", "dense", "--frames", "2", "--json", str(file), "--profile", str(tmp_path / "profile.json")]
+    assert cli.main(["bench", *more]) == 2
+    assert json.loads(file.read_text())["rows"] and not (tmp_path / "profile.json").exists()
+
+
+def test_what_is_measured_is_on_disk_before_anything_compiles(monkeypatch, tmp_path):
+    """Whatever ends the process then, and with the compiled ways' rows where nothing does."""
+    pytest.importorskip("transformers")
+    file, found = tmp_path / "out.json", []
+    monkeypatch.setattr(reference, "COMPILE", lambda method: method)
+    measure = ["bench", "--model", "pi0-reduced", "--reference", "1", "--compiled", "--method", "dense",
+               "--frames", "2", "--warm-up", "1", "--json", str(file)]  # fmt: skip
+    run = reference.Reference.run_compiled
+
+    def looks(self, observations):
+        found.append(json.loads(file.read_text()))
+        run(self, observations)
+
+    monkeypatch.setattr(reference.Reference, "run_compiled", looks)
+    assert cli.main(measure) == 0
+    before, after = ([row["method"] for row in d["rows"]] for d in (found[0], json.loads(file.read_text())))
+    assert before[-2:] == ["transformers, padded", "transformers, exact"]
+    assert after == [*before, "transformers, padded, compiled", "transformers, exact, compiled"]
+    monkeypatch.setattr(reference.Reference, "run_compiled", lambda *_: sys.exit(9))
+    file.unlink()
+    with pytest.raises(SystemExit):
+        cli.main(measure)
+    assert [row["method"] for row in json.loads(file.read_text())["rows"]] == before
 
 
 def test_the_reference_agrees_with_ours_whatever_the_bucket(small_reference):
