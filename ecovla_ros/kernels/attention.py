@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecovla_ros.kernels.choice import KERNEL_CHOICE
-from ecovla_ros.kernels.launch import block_bytes, knows_descriptors
+from ecovla_ros.kernels.launch import block_bytes
 
 FILLED = 132
 """Blocks that fill a large GPU: as many multiprocessors as an H100 has."""
@@ -120,10 +120,12 @@ def _shapes(kernel: Any, q: Tensor, k: Tensor, segments: int) -> list[Any]:
     few += [s._replace(alone=True) for s in few if s.splits > 1 and s.rows <= 32]
     many = [cut(64, 64, 4, 2), cut(128, 64, 8, 2), cut(64, 32, 4, 3), cut(64, 64, 4, 2, 2 * FILLED), cut(32, 64, 4, 2)]
     many.append(cut(64, 64, 8, 2))
-    if knows_descriptors(q):
-        few += [s._replace(described=True) for s in (cut(32, 64, 8, 1), cut(64, 64, 8, 1))]
+    if segments == 1 and kernel.describable(k):
+        some = [cut(32, 64, 8, 1), cut(64, 64, 8, 1), cut(32, 64, 4, 2), cut(32, 64, 8, 2), cut(64, 64, 8, 2)]
+        few += [s._replace(described=True) for s in some]
         some = [cut(64, 64, 4, 2), cut(64, 64, 8, 2), cut(128, 64, 8, 2), cut(128, 64, 8, 2, 1)]
-        many += [s._replace(described=True) for s in (*some, cut(64, 64, 8, 1, 2 * FILLED))]
+        some += [cut(64, 64, 8, 1, 2 * FILLED), cut(64, 32, 4, 2, 2 * FILLED), cut(64, 64, 4, 1, 2 * FILLED)]
+        many += [s._replace(described=True) for s in some]
     if not wide:
         many.append(cut(128, 64, 4, 3))
     shapes = list(dict.fromkeys(few if rows * groups * segments <= 2048 else many))

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ecovla_ros.kernels.launch import knows_descriptors, options
-from ecovla_ros.kernels.launch_triton import let_next_begin, wait_for_last
+from ecovla_ros.kernels.launch_triton import ask_for, let_next_begin, wait_for_last
 
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -72,16 +72,22 @@ def describable(t: Tensor) -> bool:
 
 @triton.jit
 def _attend(
-    q, k, v, out, top, weight, merged, counter, gap, positions, length, keys, chunk, scale,
+    q, k, v, key_memory, value_memory, out, top, weight, merged, counter, gap, positions, length, keys, chunk, scale,
     q_row, q_head, k_group, k_row, v_group, v_row, out_split, STEP: tl.constexpr,
     GROUPS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
     GAP: tl.constexpr, CAUSAL: tl.constexpr, PLACED: tl.constexpr, SPLIT: tl.constexpr,
-    ALONE: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
+    ALONE: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    segment, group, split = tl.program_id(1) // GROUPS, tl.program_id(1) % GROUPS, tl.program_id(2)
     if EARLY:
         let_next_begin()
+        if SPLIT:  # keys of a prefix lie in memory: since they were read last, all weights were
+            line = tl.minimum(tl.arange(0, LINES) * 64, WIDTH - 1) * STEP
+            first_keys = segment * keys + tl.minimum(split * chunk + tl.arange(0, BLOCK_N), keys - 1)
+            ask_for(key_memory + group * k_group + first_keys[:, None] * k_row + line[None, :])
+            ask_for(value_memory + group * v_group + first_keys[:, None] * v_row + line[None, :])
         wait_for_last()
-    segment, group, split = tl.program_id(1) // GROUPS, tl.program_id(1) % GROUPS, tl.program_id(2)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = row < length * RANK
     place = segment * length + row // RANK
@@ -224,18 +230,19 @@ def attention(
     wanted = shape.alone and splits > 1 and blocks * groups * segments <= COUNTERS
     counter = counters(q) if wanted else None
     alone = counter is not None
-    described = shape.described and describable(k) and describable(v)
+    # a block that reaches into the next segment is not masked: what lies there may be no number
+    described = shape.described and segments == 1 and describable(k) and describable(v)
     block = [1, shape.keys, block_d]
     lying = [TensorDescriptor(t, list(t.shape), list(t.stride()), block) for t in (k, v)] if described else [k, v]
     _attend[(blocks, groups * segments, splits)](
-        q, *lying, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
+        q, *lying, k, v, parts, notes if splits == 1 else notes[0], notes if splits == 1 else notes[1],
         out, q if counter is None else counter,
         q if gap is None else gap, q if positions is None else positions, length, keys, chunk,
         width**-0.5 * 1.4426950408889634,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), rows * width, STEP=q.stride(2),
         GROUPS=groups, RANK=heads // groups, WIDTH=width, BLOCK_D=block_d, GAP=gap is not None, CAUSAL=causal,
         PLACED=positions is not None, SPLIT=splits > 1, ALONE=alone, DESCRIBED=described, BLOCK_M=shape.rows,
-        BLOCK_N=shape.keys,
+        BLOCK_N=shape.keys, LINES=max(1, block_d // 64),
         num_warps=shape.warps, num_stages=shape.stages, **options(q),
     )  # fmt: skip
     if splits > 1 and not alone:

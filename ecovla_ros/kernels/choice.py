@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ecovla_ros.errors import PruningError
 from ecovla_ros.kernels import launch
 
 COLD_BYTES = 160 * 2**20
@@ -86,7 +87,8 @@ class KernelChoice:
                 return next(iter(ways))
             launch.choose(like.device)
             self.times_ms[key] = times = self._times(key, ways, cold)
-            fast = [name for name in ways if times.get(name, math.inf) <= (1 + SAME) * min(times.values())]
+            best = min(times.values(), default=math.inf)
+            fast = [name for name in ways if name in times and times[name] <= (1 + SAME) * best]
             self.chosen[key] = fast[0] if fast else next(iter(ways))
         return self.chosen[key]
 
@@ -94,7 +96,10 @@ class KernelChoice:
         """Out of the file if it was of the same ways; else measured, and put there."""
         text = f"{key} of {', '.join(ways)}"
         if text not in self._kept:
-            self._kept[text] = measured(ways, cold)
+            times = measured(ways, cold)
+            if not times:  # the first way then runs, and says itself what is wrong
+                return times
+            self._kept[text] = times
             self._unsaved = True
         return self._kept[text]
 
@@ -124,7 +129,7 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
 
 
 def _are_times(times: object) -> bool:
-    return isinstance(times, dict) and all(isinstance(t, float) and t > 0 for t in times.values())
+    return isinstance(times, dict) and bool(times) and all(isinstance(t, float) and t > 0 for t in times.values())
 
 
 def _write(file: Path, kept: Mapping[str, object]) -> None:
@@ -140,7 +145,10 @@ def _write(file: Path, kept: Mapping[str, object]) -> None:
 
 def measured(ways: Mapping[str, Callable[..., object]], cold: Sequence[Tensor] = ()) -> dict[str, float]:
     """Device time of one call of each way, ms. A way that cannot run here (memory of a block, a type) is left out, and
-    one that gives something else than the first that can, at its last call of many."""
+    one that gives something else than the first that can, at its last call of many.
+
+    Raises PruningError if the device itself has failed: nothing runs on it after that.
+    """
     size = sum(t.numel() * t.element_size() for t in cold)
     copies = max(2, min(CALLS, COLD_BYTES // max(size, 1) + 1)) if size else 1
     sets = [cold] + [[_copy(t) for t in cold] for _ in range(copies - 1)]
@@ -149,13 +157,32 @@ def measured(ways: Mapping[str, Callable[..., object]], cold: Sequence[Tensor] =
     for name, way in ways.items():
         try:
             time_ms, given = _replayed_ms(way, sets)
-            reference = given if not found else reference
+            reference = _kept_apart(given) if not found else reference
             if agree(given, reference):
                 found[name] = time_ms
         except Exception as error:  # noqa: BLE001 - what a kernel cannot do here differs by device, driver and version
             if "out of memory" in str(error):
                 raise
+            _must_be_well(name, error)
     return found
+
+
+def _must_be_well(name: str, error: Exception) -> None:
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    except RuntimeError as broken:
+        raise PruningError(
+            f"the GPU failed in a kernel that was tried, '{name}', and nothing runs on it any more: {error}; valid: "
+            "policy.kernels=torch, which runs none of ours"
+        ) from broken
+
+
+def _kept_apart(given: object) -> object:
+    """Copies: a way may give what it writes to every time, and so does the next one."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    return type(given)(map(_kept_apart, given)) if isinstance(given, (tuple, list)) else given
 
 
 def agree(given: object, reference: object) -> bool:
@@ -189,7 +216,8 @@ def _replayed_ms(way: Callable[..., object], sets: Sequence[Sequence[Tensor]]) -
             way(*sets[0])
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+    captured = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
+    with torch.cuda.stream(torch.cuda.current_stream()), captured:  # it stays on `side` where it cannot be ended
         for i in range(CALLS):
             given = way(*sets[i % len(sets)])
     graph.replay()

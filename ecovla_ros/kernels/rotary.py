@@ -40,18 +40,23 @@ def project(x: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, 
     `weights` (N, D): the rows of V of every group, then of K, then of Q of every head. As a product and `place`, or for
     few rows in one kernel, where warm-up has timed that as faster. `keys`, `values` (G, L, head_dim) are written to.
     """
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"apart": partial(_apart, x, cos, sin, keys, values)}
+    ways: dict[str, Callable[[Tensor], Written]] = {"apart": partial(_apart, x, cos, sin, keys, values)}
     if len(x) <= FEW:
         kernel = importlib.import_module("ecovla_ros.kernels.rotary_triton").project
         ways |= {str(shape): partial(_at_once, kernel, x, cos, sin, keys, values, shape) for shape in PROJECTED}
     key = ("project", len(x), *weights.shape, *keys.shape)
-    return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)
+    return ways[KERNEL_CHOICE.of(key, x, ways, (weights,))](weights)[0]
 
 
-def _apart(x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+Written = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values: what a way makes, and by which ways are compared."""
+
+
+def _apart(x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, weights: Tensor) -> Written:
     groups, _, head_dim = keys.shape
     parts = linear(x, weights).unflatten(-1, (-1, head_dim))
-    return place(parts[:, 2 * groups :], parts[:, groups : 2 * groups], parts[:, :groups], cos, sin, keys, values)
+    queries = place(parts[:, 2 * groups :], parts[:, groups : 2 * groups], parts[:, :groups], cos, sin, keys, values)
+    return queries, keys, values
 
 
 def _at_once(
@@ -63,8 +68,8 @@ def _at_once(
     values: Tensor,
     shape: object,
     weights: Tensor,
-) -> Tensor:
-    return kernel(x, weights, cos, sin, keys, values, shape)
+) -> Written:
+    return kernel(x, weights, cos, sin, keys, values, shape), keys, values
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from support.device_runs import needs_cuda
 from ecovla_ros.kernels import attention, float8, gated, launch, likeness, norm, product, rotary, rows
 from ecovla_ros.kernels.available import reference_alone
 from ecovla_ros.kernels.choice import KERNEL_CHOICE, measured
-from ecovla_ros.kernels.sums import Sums
+from ecovla_ros.kernels.sums import PARTS, Sums
 from ecovla_ros.models.core import layers
 from ecovla_ros.models.core.cache import Cache
 from ecovla_ros.models.core.keys import Keys
@@ -81,7 +81,9 @@ def test_attention_is_attention_every_way(call, dtype, limit):
     expected = attention.reference(q.double(), k.double(), v.double(), **how)
     ran, refused, ways = 0, [], {}
     shapes = attention._shapes(kernel, q, k, how.get("segments", 1))
-    for shape in shapes if call.startswith("pi0.5") else shapes[:2]:
+    kinds = list(dict.fromkeys((s.alone, s.described, s.warps) for s in shapes))
+    one_of_each = [next(s for s in shapes if (s.alone, s.described, s.warps) == kind) for kind in kinds]
+    for shape in shapes if call.startswith("pi0.5") else one_of_each:
         try:
             found = kernel.attention(q, k, v, shape, **how)
         except Exception as error:  # a shape may ask for more memory than a block has
@@ -102,6 +104,15 @@ def sums(channels, length, sampled, padded):
     tokens = torch.arange(0, length, max(1, length // 32), device="cuda")[:32] if sampled else None
     valid = (torch.arange(length, device="cuda") < length - length // 8).float() if padded else None
     return Sums(ones[0], ones[1], ones[2] if sampled else None, tokens, valid)
+
+
+def in_parts(notes):
+    """The same with a part of its own for each stretch of tokens, as a refresh has them; all but the first are 0."""
+    parts = torch.zeros(3, PARTS, len(notes.energy), device="cuda")
+    parts[:, 0] = 1.0
+    energy, sampled, total = parts[:, 0]
+    sampled = None if notes.sampled is None else sampled
+    return notes._replace(energy=energy, total=total, sampled=sampled, parts=parts)
 
 
 GATED = {
@@ -138,6 +149,12 @@ def test_a_gated_mlp_and_its_sums_equal_the_reference_every_way(call, noted):
             if first is not None:
                 assert torch.equal(first, second), f"{name}: sums run to run"
                 close(first, theirs, 1e-2)
+        if noted is not None and name.startswith("columns"):
+            apart = in_parts(sums(channels, length, *noted))
+            assert torch.equal(way(weights, apart), found), f"{name}: in one part or in many"
+            close(apart.parts.sum(1)[0], wanted.energy, 1e-2)
+            close(apart.parts.sum(1)[1], wanted.sampled, 1e-2)
+            close(apart.parts.sum(1)[2], wanted.total, 1e-2)
         if noted is not None:
             for seen, bound in ((0.5, 0.5), (0.5, 0.6)):
                 gated_sums = sums(channels, length, *noted)._replace(gate=torch.tensor([seen, bound], device="cuda"))

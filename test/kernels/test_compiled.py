@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not installed(), reason="needs Triton, which torch brings along on Linux")
-@pytest.mark.parametrize("capability", [86, 90, 120], ids=["RTX 30", "H100", "RTX 50"])
+@pytest.mark.parametrize("capability", [86, 89, 90, 120], ids=["RTX 30", "RTX 40", "H100", "RTX 50"])
 def test_every_way_compiles_for_a_gpu_that_is_not_here(capability: int) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'test'}"

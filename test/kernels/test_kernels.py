@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -369,6 +370,46 @@ def test_the_fastest_way_is_found_once_for_each_device(monkeypatch):
     )
 
 
+def test_where_no_way_can_be_timed_the_first_one_runs_and_nothing_is_kept(monkeypatch, tmp_path):
+    """It then says itself what is wrong; the next process is not told that there are no ways."""
+    refused, device = [], SimpleNamespace(is_cuda=True, dtype=torch.float32, device="cuda:0")
+    monkeypatch.setattr(choice, "_replayed_ms", lambda way, sets: refused.append(1) or (1.0, torch.tensor(torch.nan)))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(launch, "choose", lambda device: False)
+    for process in (1, 2):
+        found = choice.KernelChoice()
+        found.keep(tmp_path / "kernels.json")
+        with found.tuning():
+            assert found.of(("k", 1), device, {"a": torch.neg, "b": torch.abs}) == "a"
+        assert len(refused) == 2 * process
+    (tmp_path / "kernels.json").write_text(json.dumps({f"{('k', 1, 'cuda:0', torch.float32)} of a, b": {}}))
+    found.keep(tmp_path / "kernels.json")
+    with found.tuning():
+        assert found.of(("k", 2), device, {"a": torch.neg, "b": torch.abs}) == "a"
+
+
+def test_a_gpu_that_fails_in_a_way_that_is_tried_is_named(monkeypatch):
+    """Every later way would fail too, and whoever calls CUDA next would be blamed."""
+
+    def fails(*ignored):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(choice, "_replayed_ms", fails)
+    assert choice.measured({"a": torch.neg}) == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(PruningError, match=r"'a'.*illegal memory.*policy.kernels=torch"):
+        choice.measured({"a": torch.neg})
+
+
+def test_ways_are_compared_by_all_they_write(monkeypatch):
+    """Also where each writes to the same memory."""
+    room = torch.zeros(3)
+    ways = {"one": lambda: room.fill_(1.0), "two": lambda: room.fill_(2.0), "same": lambda: room.fill_(1.0)}
+    monkeypatch.setattr(choice, "_replayed_ms", lambda way, sets: (1.0, (None, way())))
+    assert list(choice.measured(ways)) == ["one", "same"]
+
+
 def test_ways_agree_when_they_differ_by_rounding_alone():
     g = torch.Generator().manual_seed(0)
     a = torch.randn(40, 8, generator=g)
@@ -428,6 +469,13 @@ for length, heads, groups, keys, width, how, shape in (
     for more in (dict(described=True), dict(described=True, alone=True)):
         again = kernel(q, k, v, shape._replace(**more), **how)
         torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
+    if how.get("segments", 1) > 1:  # a block that reaches into the next segment makes nothing of what lies there
+        half = len(k[0]) // 2
+        broken = v.clone()
+        broken[:, half:] = torch.nan
+        for described in (False, True):
+            own = kernel(q, k, broken, shape._replace(described=described), **how)
+            torch.testing.assert_close(own[: length // 2], expected[: length // 2], rtol=1e-4, atol=1e-5)
     for _ in range(2):  # a call leaves its counters as it found them
         alone = kernel(q, k, v, shape._replace(alone=True), **how)
         torch.testing.assert_close(alone, found, rtol=1e-6, atol=1e-6)

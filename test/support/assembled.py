@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = {80: 166912, 86: 101376, 90: 232448, 100: 232448, 120: 101376}
+BLOCK_BYTES = {80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 """Shared memory that a block may ask for, by compute capability: CUDA's programming guide, technical specifications."""
 BF16, META = torch.bfloat16, torch.device("meta")
 
