@@ -29,10 +29,12 @@ class Recorder(Protocol):
 @functools.cache
 def _workspaces(device: torch.device) -> torch.cuda.MemPool | None:
     """Memory of the workspaces that captured products write to; None where the allocator has no pools of one's own
-    (`PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync`)."""
+    (`PYTORCH_CUDA_ALLOC_CONF`: backend cudaMallocAsync, and in some versions of torch expandable segments)."""
     try:
         with torch.cuda.device(device):
             pool = torch.cuda.MemPool()
+        with torch.cuda.use_mem_pool(pool, device):
+            pass
     except RuntimeError:
         return None
     # For good: its end would give memory back, which on a device that has failed ends the process without a word.
