@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,22 @@ def test_replayed_frames_are_the_eager_ones_while_the_pattern_changes(name, refr
     for make in (lambda policy: policy, captured):
         policy = family(name)
         runs.append(answers(make(policy), how, Inline(), frames(policy, 6)))
+    eager, replayed = runs
+    assert eager[1][-1] >= 3, "the pattern changes"
+    assert np.array_equal(eager[0], replayed[0]) and eager[1:] == replayed[1:]
+
+
+@pytest.mark.parametrize("name", ["pi0", "pi05"])
+def test_heads_are_probed_over_the_keys_of_their_own_frame(name):
+    """Whatever prompt the graphs were captured with, and however long that of the frame is."""
+    how, runs = prune(name, sites=("lm.heads", "expert.heads")), []
+    for make, streams in ((lambda policy: policy, "inline"), (captured, "side")):
+        policy = family(name)
+        told = (policy.spec.instructions[0], policy.spec.instructions[0].rsplit(" ", 2)[0])
+        policy.spec = replace(policy.spec, instructions=told)  # both are captured, the longer one first
+        observed = [replace(obs, instruction=told[i // 3 % 2]) for i, obs in enumerate(frames(policy, 12))]
+        runs.append(answers(make(policy), how, STREAMS[streams](), observed))
+        assert len({len(policy.encode(obs).prefix) for obs in observed}) == 2
     eager, replayed = runs
     assert eager[1][-1] >= 3, "the pattern changes"
     assert np.array_equal(eager[0], replayed[0]) and eager[1:] == replayed[1:]
