@@ -78,7 +78,8 @@ class Engine:
             self._cold.end()
         self._trigger = Trigger(config.p, config.window)
         self._bound = policy if isinstance(policy, BoundPolicy) else None
-        self._looking = policy if isinstance(policy, LookingPolicy) else None
+        own = hasattr(type(policy), "encode_and")  # what an instance passes on is not of a wrapper that encodes itself
+        self._looking = policy if own and isinstance(policy, LookingPolicy) else None
         self._lets_go = self._bound is not None and self._bound.lets_go
         self._watches = config.method == "ecovla" or self._lets_go
         """Whether frames are compared: for a new pattern, or to let go of a chunk."""
@@ -332,7 +333,11 @@ class Engine:
 
     def _encode(self, obs: Observation) -> Seen:
         """The towers, and the comparison with the frame before (Eq. 5), of which nothing is read yet."""
-        seen = self._look(obs)
+        try:
+            seen = self._look(obs)
+        except Exception:
+            self._sight.reset()  # it may have been seen and not answered: a change that came with it is not lost
+            raise
         if self._watches:
             self._sight.compare(seen)
             if self._lets_go:  # the trigger is read before the action head is issued

@@ -1,7 +1,7 @@
 """Vision towers, prefill and act as captured graphs. The engine sees an ordinary policy.
 
-The towers, and what is to be done with their tokens (the comparison with the last frame), are one graph for each set
-of cameras, prefill and act one for each plan and shape: a frame issues the three
+The towers and the comparison of their tokens with those of the last frame are one graph for each set of cameras (and
+for each engine, where several share a policy), prefill and act one for each plan and shape: a frame issues the three
 one behind the other and waits for nothing between them. While the towers run the host tokenises the prompt.
 
 A graph bakes addresses, not contents. Weights are swapped in place, records, biases and K/V lie in buffers that are

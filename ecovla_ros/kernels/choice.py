@@ -182,7 +182,7 @@ def _kept_apart(given: object) -> object:
     """Copies: a way may give what it writes to every time, and so does the next one."""
     if isinstance(given, Tensor):
         return given.clone()
-    return type(given)(map(_kept_apart, given)) if isinstance(given, (tuple, list)) else given
+    return tuple(map(_kept_apart, given)) if isinstance(given, (tuple, list)) else given
 
 
 def agree(given: object, reference: object) -> bool:

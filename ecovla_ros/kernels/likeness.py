@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 
-def renewed(now: Sequence[Tensor], before: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
+def renewed(now: Sequence[Tensor], before: Sequence[Tensor], into: Tensor) -> Tensor:
     """Mean cosine similarity, () float32, of all tokens `now` (N, D) with those `before`, camera by camera, which are
-    then overwritten with those of now: the next frame is compared with them. `into`: gets it; None: a new tensor."""
+    then overwritten with those of now: the next frame is compared with them. Written to `into`, () float32."""
     kernels = importlib.import_module("ecovla_ros.kernels.likeness_triton")
     found = torch.empty(sum(len(tokens) for tokens in now), dtype=torch.float32, device=now[0].device)
     kernels.compare(now, before, found)
-    out = found.new_empty(()) if into is None else into
-    kernels.mean(found, out)
-    return out
+    kernels.mean(found, into)
+    return into

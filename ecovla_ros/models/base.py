@@ -152,11 +152,11 @@ Behind = Callable[[Mapping[str, Tensor]], None]
 
 @runtime_checkable
 class LookingPolicy(Policy, Protocol):
-    """A policy that takes device work along behind its towers: where these are captured, in the same graph."""
+    """A policy that takes device work along behind its towers: where these are captured, in the same graph. One without
+    it does as well: the work then follows `encode`."""
 
     def encode_and(self, obs: Observation, behind: Behind) -> Seen:
-        """As `encode`; `behind` runs on the vision tokens, also of a frame whose instruction or state is then found to
-        be wrong. Raises ObservationError."""
+        """As `encode`; `behind` runs on the vision tokens. It may have run where ObservationError is raised."""
         ...
 
 

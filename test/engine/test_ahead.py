@@ -269,14 +269,45 @@ def test_a_comparison_that_was_captured_says_the_same(family):
 
 @pytest.mark.parametrize("wrap", [lambda policy: policy, lambda policy: Graphed(policy, EagerRecorder())],
                          ids=["plain", "captured"])  # fmt: skip
-def test_a_frame_that_was_refused_for_its_words_is_still_the_last_one_that_was_seen(wrap):
+def test_a_change_that_came_with_a_frame_that_was_refused_is_not_lost(wrap):
+    """The towers have seen it, and nobody was answered: nothing is known of the frame before the next one."""
     policy = models.policy("pi0")
     engine = Engine(wrap(policy), replace(PROBE, sites=("lm.mlp",)), Inline())
     engine.warm_up()
     one, other = (models.observation(policy, seed=i) for i in range(2))
-    engine.step(one)
-    apart = engine.step(other).report.similarity
-    engine.step(one)
-    with pytest.raises(ObservationError):
-        engine.step(replace(other, instruction=" "))
-    assert apart < engine.step(other).report.similarity == pytest.approx(1.0, abs=1e-5)
+    steps = [engine.step(one).report for _ in range(3)]
+    assert [report.triggered for report in steps] == [True, False, False]
+    for refused in (replace(other, instruction=" "), replace(other, images={})):
+        with pytest.raises(ObservationError):
+            engine.step(refused)
+        assert engine.step(other).report.triggered
+        assert not engine.step(other).report.triggered
+
+
+def test_a_policy_that_encodes_in_its_own_way_is_asked():
+    """A subclass, and a wrapper that passes everything else on."""
+    asked = []
+
+    class Own(type(models.policy("pi0"))):
+        def encode(self, obs):
+            asked.append("own")
+            return super().encode(obs)
+
+    class Around:
+        def __init__(self, policy):
+            self._policy = policy
+
+        def __getattr__(self, name):
+            return getattr(self._policy, name)
+
+        def encode(self, obs):
+            asked.append("around")
+            return self._policy.encode(obs)
+
+    made = models.policy("pi0")
+    made.__class__ = Own
+    for policy, expected in ((made, ["own"]), (Around(models.policy("pi0")), ["around"])):
+        engine = Engine(policy, replace(PROBE, sites=("lm.mlp",)), Inline())
+        asked.clear()
+        engine.step(models.observation(policy))
+        assert asked == expected

@@ -252,11 +252,11 @@ def test_a_product_that_ends_with_gelu_is_the_product_and_the_gelu(length, chann
 def test_tokens_are_compared_as_torch_does_and_kept(length, width):
     now, before = ([drawn(length, width, seed=s + i) for i in range(2)] for s in (0, 2))
     expected = torch.cat([F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(now, before)]).mean()
-    kept = [t.clone() for t in before]
-    torch.testing.assert_close(likeness.renewed(now, kept), expected, rtol=1e-5, atol=1e-6)
+    kept, into = [t.clone() for t in before], torch.zeros((), device="cuda")
+    torch.testing.assert_close(likeness.renewed(now, kept, into), expected, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(now, kept))
     ways = {
-        "one pass": lambda a, b: likeness.renewed([a], [b]),
+        "one pass": lambda a, b: likeness.renewed([a], [b], into),
         "torch": lambda a, b: F.cosine_similarity(a.float(), b.float(), dim=-1).mean() + b.copy_(a)[0, 0],
     }
     TIMES[f"tokens compared {(length, width)}"] = measured(ways, (now[0], before[0]))

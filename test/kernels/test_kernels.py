@@ -513,7 +513,7 @@ for now in cases:
     before[0][2] = 0
     expected = torch.cat([F.cosine_similarity(a, b, dim=-1) for a, b in zip(now, before)]).mean()
     kept, place = [b.clone() for b in before], torch.zeros(())
-    torch.testing.assert_close(renewed(now, kept), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(renewed(now, kept, torch.zeros(())), expected, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(now, kept))
     assert renewed(now, [b.clone() for b in before], place) is place
     torch.testing.assert_close(place, expected, rtol=1e-5, atol=1e-6)

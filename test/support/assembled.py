@@ -132,8 +132,9 @@ def refresh_calls() -> None:
         some(2, 64, dtype=torch.int64), some(2, 64, dtype=torch.int64), some(2, 64, dtype=torch.bool)
     )
     ranked(some(2, 4096, dtype=torch.float32), 2464, 1, 64, 0.05)
-    renewed([some(256, 2048)] * 2, [some(256, 2048)] * 2)
-    renewed([some(256, 1152), some(256, 2048)], [some(256, 1152), some(256, 2048)])
+    into = some(dtype=torch.float32)
+    renewed([some(256, 2048)] * 2, [some(256, 2048)] * 2, into)
+    renewed([some(256, 1152), some(256, 2048)], [some(256, 1152), some(256, 2048)], into)
     activated(some(50, 2048), "plain", Sums(some(2048, dtype=torch.float32)))
     activated(some(512, 4304), "gelu_exact")
 

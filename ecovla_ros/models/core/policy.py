@@ -118,10 +118,9 @@ class BatchOnePolicy:
 
     def encode_and(self, obs: Observation, behind: Behind) -> Seen:
         """As `encode`; `behind` runs on the vision tokens. Raises ObservationError."""
-        staged = self.stage(obs)
-        vision = self.look(staged)
-        behind(vision)
-        return self.seen(staged, vision)
+        seen = self.encode(obs)
+        behind(seen.vision)
+        return seen
 
     def stage(self, obs: Observation) -> Staged:
         """Images checked, resized and on their way to the device. Raises ObservationError: a wrong camera or image."""

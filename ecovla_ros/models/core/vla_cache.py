@@ -71,7 +71,7 @@ class ReuseCounts:
 
 
 class Reuse:
-    """Belongs to the inference thread: `choose` while a frame is encoded, `run` in its prefill, then `mark`, `note`."""
+    """Belongs to the inference thread: `choose` while a frame is encoded, `run` in its prefill, then `mark`."""
 
     def __init__(self, counts: ReuseCounts, patches: int, cameras: int, first: int, device: torch.device) -> None:
         """`patches`: of one image along a side. `first`: where the vision tokens begin in the sequence."""
