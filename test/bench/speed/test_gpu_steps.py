@@ -50,7 +50,8 @@ def test_a_run_that_is_ended_leaves_nothing_running(tmp_path):
     began = tmp_path / "began"
     step = f"import os, pathlib, time; pathlib.Path({str(began)!r}).write_text(str(os.getpid())); time.sleep(60)"
     program = (
-        "import sys; from ecovla_ros.bench.speed import gpu_steps\n"
+        "import signal, sys; from ecovla_ros.bench.speed import gpu_steps\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background has it ignored
         f"gpu_steps.STEPS = (gpu_steps.GpuStep('one', 'made up', 60.0, on_cpu=('-c', {step!r})),)\n"
         "sys.exit(gpu_steps.until_ended())"
     )
