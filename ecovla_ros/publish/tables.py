@@ -259,6 +259,10 @@ TABLES: dict[str, tuple[str, Callable[..., str]]] = {
     "latency-mid-fp32": ("latency_mid_fp32.json", speed_tables.latency),
     "latency-mid-bf16": ("latency_mid_bf16.json", speed_tables.latency),
     "latency-back-to-back": ("latency_back_to_back.json", speed_tables.latency),
+    **{
+        f"latency-xeon-{name}": (f"latency-xeon-{name}.json", speed_tables.latency)
+        for name in ("mid-fp32", "mid-bf16", "back-to-back", "mini")
+    },
     "gpu": ("gpu-*.json", gpu_tables.policy),
     "gpu-device": ("gpu-*.json", gpu_tables.device),
     "h100": ("h100-*.json", gpu_tables.policy),
