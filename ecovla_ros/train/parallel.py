@@ -53,8 +53,8 @@ def everywhere(
     ended: Exception | None = None
     try:
         torch.multiprocessing.spawn(_enter, told, nprocs=count, join=True)
-    except torch.multiprocessing.ProcessExitedException as error:
-        ended = error
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
+        ended = error  # of the first that ended: where another one said what is wrong, this one only lost its peer
     finally:
         over.set()
         queue.put(None)
@@ -89,6 +89,7 @@ def _enter(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     try:
+        dist.barrier()  # one that fails at once is gone while others still look for it
         job(rank, *arguments)
     except EcovlaError as error:  # as one line, and not as the trace of a process
         tell(error)

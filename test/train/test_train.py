@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from support.ranks import tell_rank
+from support.ranks import fail_first_and_end_last, tell_rank
 
 from ecovla_ros.config import PruneConfig
 from ecovla_ros.control.kinematics import pose_jacobian
@@ -46,6 +46,11 @@ def test_processes_meet_in_a_folder_that_is_not_there_yet(tmp_path):
     told = []
     parallel.everywhere(2, tmp_path / "data" / "demos", told.append, tell_rank)
     assert sorted(row["rank"] for row in told) == [0, 1]
+
+
+def test_what_is_wrong_in_one_process_is_said_and_not_that_another_lost_it(tmp_path):
+    with pytest.raises(CheckpointError, match="the demonstration is broken"):
+        parallel.everywhere(2, tmp_path, print, fail_first_and_end_last)
 
 
 @pytest.fixture(scope="module")
