@@ -73,10 +73,7 @@ class Graphed(WrappedPolicy):
     @torch.inference_mode()
     def _encode(self, obs: Observation, behind: Behind | None) -> Seen:
         if self._staged is None:
-            seen = self.inner.encode(obs)
-            if behind is not None:
-                behind(seen.vision)
-            return seen
+            return self.inner.encode(obs) if behind is None else super().encode_and(obs, behind)
         staged = self._staged.stage(obs)
         key = tuple(staged.images), behind
         if key not in self._looks:

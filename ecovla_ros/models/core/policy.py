@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecovla_ros.errors import ConfigError
-from ecovla_ros.models.base import DENSE, Behind, Plan, PolicySpec, Seen, Site, Staged
+from ecovla_ros.models.base import DENSE, Plan, PolicySpec, Seen, Site, Staged
 from ecovla_ros.models.core.fastv import TokenPruning
 from ecovla_ros.models.core.staging import Images, Upload, Words
 from ecovla_ros.models.core.vla_cache import Reuse, ReuseCounts
@@ -115,12 +115,6 @@ class BatchOnePolicy:
         """Check, resize, run the vision towers, embed prompt and state. Raises ObservationError."""
         staged = self.stage(obs)
         return self.seen(staged, self.look(staged))
-
-    def encode_and(self, obs: Observation, behind: Behind) -> Seen:
-        """As `encode`; `behind` runs on the vision tokens. Raises ObservationError."""
-        seen = self.encode(obs)
-        behind(seen.vision)
-        return seen
 
     def stage(self, obs: Observation) -> Staged:
         """Images checked, resized and on their way to the device. Raises ObservationError: a wrong camera or image."""
